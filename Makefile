@@ -1,0 +1,48 @@
+# `make demo` and `make test` work on a fresh machine that has python3 (3.11 or newer) and make.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+SEEDS ?= 1
+
+.PHONY: demo test lint types docs check clean
+
+demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
+	$(PY) -m spikeloom.recipes.digits --seeds $(SEEDS)
+
+test: $(VENV)/.dev  ## all tests
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev  ## format and lint
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: $(VENV)/.dev  ## static types
+	$(VENV)/bin/mypy
+
+docs: $(VENV)/.dev  ## the documentation, warnings are errors
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs build/docs
+
+check: lint types docs test  ## what CI runs
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "spikeloom needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# Torch first and by its pin alone: nothing may pull another build of it.
+$(VENV)/.torch: constraints.txt | $(VENV)/.python
+	$(PY) -m pip install -q --disable-pip-version-check torch -c constraints.txt
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

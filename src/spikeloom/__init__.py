@@ -1,0 +1,56 @@
+"""spikeloom: spiking neural networks in PyTorch. Write one time step, train over time.
+
+>>> import torch
+>>> import spikeloom as sl
+>>> net = sl.Network(torch.nn.Linear(4, 8), sl.LIF(), torch.nn.Linear(8, 2))
+>>> net(torch.rand(10, 3, 4)).shape  # [T, B, features] in, from rest; nothing to reset
+torch.Size([10, 3, 2])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import decode, encode, loss, metrics, surrogate
+from .core import Loop, Network, Replacement, Result, Stream, TemporalModule, detach, replace, static
+from .neuron import IF, LI, LIF, PLIF, Leaky, Neuron, Synaptic
+
+if TYPE_CHECKING:
+    from . import plot
+
+__version__ = "0.1.0"
+
+_LAZY = ("plot", "recipes")  # loaded on first use: they import more than torch
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'spikeloom' has no attribute {name!r}")
+
+
+__all__ = [
+    "IF",
+    "LI",
+    "LIF",
+    "PLIF",
+    "Leaky",
+    "Loop",
+    "Network",
+    "Neuron",
+    "Replacement",
+    "Result",
+    "Stream",
+    "Synaptic",
+    "TemporalModule",
+    "decode",
+    "detach",
+    "encode",
+    "loss",
+    "metrics",
+    "plot",
+    "replace",
+    "static",
+    "surrogate",
+]

@@ -1,0 +1,216 @@
+"""Declared numbers: the constants and learnable parameters that an equation reads.
+
+A module that has an equation (a neuron, a surrogate) declares its numbers once; each may be a float,
+a tensor (one value per channel or per neuron) or an ``nn.Parameter`` (learnable). While the equation
+runs, every number is a tensor that broadcasts against one time step, so that ``dynamics`` never looks
+at a shape and a float can change without a recompilation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+Number = float | Tensor | nn.Parameter
+POSITIVE = (sys.float_info.min, math.inf)
+
+
+class Declared(nn.Module):
+    """Base of modules with declared numbers.
+
+    ``self.numbers(tau=2.0, rho=nn.Parameter(...))`` declares them; ``module.tau = 3.0`` changes one.
+    A float is kept as a 0-dimensional float64 tensor, which promotes nothing: changing it recompiles
+    nothing, and ``.half()``, ``.to_empty()`` or a meta device do not touch its value.
+
+    Shapes of a number: ``[]``; ``[C]``, which belongs to dimension 1 of the step ``[B, C, *]`` (its
+    channels or features); anything else broadcasts against the step without its batch dimension.
+    """
+
+    limits: ClassVar[dict[str, tuple[float, float]]] = {}
+    """Smallest and largest value that a number may be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._declared: dict[str, float | None] = {}  # the value of a float; None for tensors
+
+    def numbers(self, **values: Number) -> None:
+        """Declares the numbers of this module's equation, each a float, a Tensor or an nn.Parameter."""
+        for name, value in values.items():
+            if name not in self._declared and hasattr(self, name):
+                raise ValueError(f"{type(self).__name__}: {name!r} is an attribute already; choose another name")
+            self._declare(name, value)
+
+    def bind(self, step_shape: torch.Size, dtype: torch.dtype) -> Self:
+        """A read-only view of this module whose numbers broadcast against one step ``[B, *]``.
+
+        Equations run on such views. Numbers read from one are tensors; writing any attribute raises.
+        """
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        for name in self._declared:
+            view.__dict__[name] = self._broadcast(name, step_shape, dtype)
+        for name, child in self._modules.items():
+            if isinstance(child, Declared):
+                view.__dict__[name] = child.bind(step_shape, dtype)
+        view.__dict__["_bound"] = True
+        return view
+
+    def constants(self) -> dict[str, Any]:
+        """The numbers that are not learnable and the options that the equation depends on."""
+        found: dict[str, Any] = {}
+        for name, value in self._declared.items():
+            if value is not None:
+                found[name] = value
+            elif name in self._buffers:
+                found[name] = _fingerprint(getattr(self, name))
+        return found
+
+    def _declare(self, name: str, value: Number) -> None:
+        who = f"{type(self).__name__}.{name}"
+        if isinstance(value, (int, float, Tensor)):
+            self._check_limits(name, value, who)
+        if isinstance(value, nn.Parameter):
+            _check_dtype(value, who)
+            self._forget(name)
+            self.register_parameter(name, value)
+            self._declared[name] = None
+        elif isinstance(value, Tensor) and value.ndim > 0:
+            _check_dtype(value, who)
+            if value.requires_grad:
+                raise TypeError(f"{who}: got a tensor that requires a gradient; wrap it in nn.Parameter to learn it")
+            self._forget(name)
+            self.register_buffer(name, value.detach().clone(), persistent=False)
+            self._declared[name] = None
+        elif isinstance(value, Tensor) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            self._declare_float(name, float(value))
+        else:
+            raise TypeError(f"{who}: expected a float, a Tensor or an nn.Parameter, got {type(value).__name__}")
+
+    def _check_limits(self, name: str, value: Number, who: str) -> None:
+        if isinstance(value, Tensor) and (value.is_meta or value.numel() == 0):
+            return
+        low, high = self.limits.get(name, (-math.inf, math.inf))
+        values = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        least, most = float(values.min()), float(values.max())
+        if not (low <= least and most <= high):  # also refuses NaN
+            raise ValueError(f"{who}: expected {_interval(low, high)}, got {least if least == most else value}")
+
+    def _declare_float(self, name: str, value: float) -> None:
+        if self._declared.get(name) is not None:  # in place: compiled code and captured graphs see the new value
+            with torch.no_grad():
+                getattr(self, name).fill_(value)
+        else:
+            self._forget(name)
+            self.register_buffer(name, _scalar(value, torch.device("cpu")), persistent=False)
+        self._declared[name] = value
+
+    def _forget(self, name: str) -> None:
+        self._declared.pop(name, None)
+        self._parameters.pop(name, None)
+        self._buffers.pop(name, None)
+        self._non_persistent_buffers_set.discard(name)
+
+    def _broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        number: Tensor = getattr(self, name)
+        if self._declared[name] is not None:
+            return number
+        shape = number.shape
+        if len(shape) == 1 and len(step_shape) >= 2:
+            fits = shape[0] in (1, step_shape[1])
+            number = number.reshape(shape + (1,) * (len(step_shape) - 2))
+        else:
+            per_sample = step_shape[1:]
+            fits = len(shape) <= len(per_sample) and all(
+                n in (1, m) for n, m in zip(reversed(shape), reversed(per_sample), strict=False)
+            )
+        if not fits:
+            raise ValueError(
+                f"{type(self).__name__}.{name}: a number of shape {list(shape)} does not fit a step of shape "
+                f"{list(step_shape)} [B, *]; a 1-D number has one value per channel (dimension 1 of the step), "
+                f"other shapes broadcast against {list(step_shape[1:])}"
+            )
+        return number.to(dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in self._declared.items():
+            if value is not None:
+                device = self._buffers[name].device  # type: ignore[union-attr]  # declared floats are buffers
+                self._buffers[name] = _scalar(value, torch.device("cpu") if device.type == "meta" else device)
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_bound"):
+            raise AttributeError(
+                f"{type(self).__name__}: dynamics wrote self.{name}, but it must be pure; "
+                "return what changes over time as a state and declare it with self.states(...)"
+            )
+        if name in self.__dict__.get("_declared", ()):
+            self._declare(name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self.__dict__.get("_declared", {}).pop(name, None)
+        super().__delattr__(name)
+
+
+def describe(module: Declared) -> str:
+    """``tau=2.0, rho=learnable [64]``: the declared numbers, for ``extra_repr``."""
+    parts = []
+    for name, value in module._declared.items():
+        if value is not None:
+            parts.append(f"{name}={value:g}")
+        else:
+            kind = "learnable " if name in module._parameters else "constant "
+            parts.append(f"{name}={kind}{list(getattr(module, name).shape)}")
+    return ", ".join(parts)
+
+
+def encode_constants(constants: dict[str, Any]) -> Tensor:
+    """JSON in a uint8 tensor: fits every checkpoint format that holds tensors only."""
+    return torch.tensor(list(json.dumps(constants, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def decode_constants(saved: Tensor) -> dict[str, Any]:
+    """The inverse of :func:`encode_constants`; ValueError if ``saved`` is something else."""
+    try:
+        found = json.loads(bytes(saved.tolist()).decode())
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"expected constants stored by spikeloom, got {type(saved).__name__}") from error
+    if not isinstance(found, dict):
+        raise ValueError("expected constants stored by spikeloom, got other JSON")
+    return found
+
+
+def _scalar(value: float, device: torch.device) -> Tensor:
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+    return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _interval(low: float, high: float) -> str:
+    if (low, high) == (-math.inf, math.inf):
+        return "a number"
+    if (low, high) == (POSITIVE[0], math.inf):
+        return "a positive number"
+    return f"a number of at least {low:g}" if high == math.inf else f"a number from {low:g} to {high:g}"
+
+
+def _check_dtype(value: Tensor, who: str) -> None:
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{who}: expected a floating-point tensor, got {value.dtype}")
+
+
+def _fingerprint(value: Tensor) -> list[Any]:
+    """Values of a small constant tensor, shape and digest of a large one."""
+    plain = value.detach().to("cpu", torch.float32).contiguous()
+    if plain.numel() <= 64:
+        return [list(plain.shape), plain.flatten().tolist()]
+    return [list(plain.shape), hashlib.sha256(plain.numpy().tobytes()).hexdigest()]

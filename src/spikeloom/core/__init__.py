@@ -1,0 +1,24 @@
+"""The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
+
+from .call import Repeated, State, detach
+from .loop import Loop
+from .module import TemporalModule, check_state, sequence_size
+from .network import Network, Result, static
+from .replace import Replacement, replace
+from .stream import Stream
+
+__all__ = [
+    "Loop",
+    "Network",
+    "Repeated",
+    "Replacement",
+    "Result",
+    "State",
+    "Stream",
+    "TemporalModule",
+    "check_state",
+    "detach",
+    "replace",
+    "sequence_size",
+    "static",
+]

@@ -1,0 +1,216 @@
+"""The call: what one run of a Network, Stream or Loop carries, and where the running one is found.
+
+Time is folded into the batch while plain layers run. The call knows how to fold and unfold, and it holds
+the state of every temporal module, so that no module holds any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .._time import valid_steps
+
+if TYPE_CHECKING:
+    from .module import TemporalModule
+
+State = Any
+"""A pytree of tensors, or None. Tensors whose dimension 0 is B belong to samples."""
+
+_running = threading.local()  # a ContextVar cannot be traced by Dynamo, an attribute on modules breaks threads
+
+
+def active() -> Call | None:
+    """The call that runs in this thread, or None."""
+    call: Call | None = getattr(_running, "call", None)
+    return call
+
+
+@contextmanager
+def activate(call: Call) -> Iterator[Call]:
+    """Makes ``call`` the running one of this thread."""
+    previous = active()
+    _running.call = call
+    try:
+        yield call
+    finally:
+        _running.call = previous
+
+
+class Repeated(NamedTuple):
+    """A sequence of T equal steps, kept as the one step ``x`` ``[B, *]``."""
+
+    x: Tensor
+    T: int
+
+
+class Call:
+    """State, folding and options of one run.
+
+    Args:
+        T, B: steps and batch.
+        paths: names of the temporal modules.
+        incoming: states by key, or None to start every module at rest.
+        lengths: valid steps per sample ``[B]`` or None.
+        wanted: what to record: names by path.
+        stepping: True when the modules are to run one step (T is 1).
+    """
+
+    def __init__(
+        self,
+        T: int,
+        B: int,
+        *,
+        paths: Mapping[TemporalModule, str],
+        incoming: Mapping[str, State] | None = None,
+        lengths: Tensor | None = None,
+        wanted: Mapping[str, tuple[str, ...]] | None = None,
+        stepping: bool = False,
+    ) -> None:
+        self.T, self.B = T, B
+        self.paths, self.incoming, self.lengths = paths, incoming, lengths
+        self.wanted = wanted or {}
+        self.stepping = stepping
+        self.repeated = False  # the next temporal module gets its input as one step, see Network
+        self.outgoing: dict[str, State] = {}
+        self.recorded: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        # Only valid steps are folded, so that plain layers (batch norm!) never see padding.
+        self._index = None if lengths is None else valid_steps(lengths, T).flatten().nonzero().squeeze(1)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the folded tensors: T*B, or the number of valid steps."""
+        return self.T * self.B if self._index is None else self._index.shape[0]
+
+    def fold(self, x: Tensor) -> Tensor:
+        """``[T, B, *]`` to ``[rows, *]``."""
+        x = x.flatten(0, 1)
+        return x if self._index is None else x.index_select(0, self._index)
+
+    def unfold(self, x: Tensor, who: str) -> Tensor:
+        """``[rows, *]`` to ``[T, B, *]``, 0 at the steps past a sample's length."""
+        if x.ndim == 0 or x.shape[0] != self.rows:
+            rows = f"T*B = {self.T}*{self.B}" if self._index is None else "the sum of lengths"
+            raise ValueError(
+                f"{who}: got {list(x.shape)}, expected dimension 0 to be {rows} = {self.rows}: inside a Network "
+                "time is folded into the batch, and layers must keep those rows apart. For a module that is "
+                "called once per step, use sl.Loop"
+            )
+        if self._index is not None:
+            x = x.new_zeros((self.T * self.B, *x.shape[1:])).index_copy(0, self._index, x)
+        return x.reshape(self.T, self.B, *x.shape[1:])
+
+    def fold_tree(self, tree: Any) -> Any:
+        """Folds every tensor of a pytree."""
+        return map_tensors(self.fold, tree)
+
+    def unfold_tree(self, tree: Any, who: str) -> Any:
+        """Unfolds every tensor of a pytree; an error names the leaf."""
+        if isinstance(tree, Tensor):
+            return self.unfold(tree, who)
+        leaves, spec = pytree.tree_flatten_with_path(tree)
+        return pytree.tree_unflatten(
+            [
+                self.unfold(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf
+                for path, leaf in leaves
+            ],
+            spec,
+        )
+
+    def run(self, module: TemporalModule, xs: tuple[Any, ...]) -> Any:
+        """Runs a temporal module on folded inputs with the state that this call holds for it."""
+        key, path = self._key(module)
+        state = self._incoming(key)
+        names = self.wanted.get(path, ())
+        recordings = tuple(n for n in names if n != "output")
+        if self.stepping:
+            if state is not None:
+                module.check_state(state, *xs)
+            y, new = module.step(*xs, state=state)
+            recorded = {n: new[n] for n in recordings}
+            unfolded = y
+        else:
+            sequences = self._sequences(xs, path)
+            if state is not None:
+                module.check_state(state, *(first_step(x) for x in sequences))
+            out = module.sequence(*sequences, state=state, lengths=self.lengths, record=recordings)
+            unfolded, new, recorded = out if recordings else (*out, {})
+            y = self.fold_tree(unfolded)
+        self.outgoing[key] = new
+        for name in recordings:
+            self.recorded[f"{key}.{name}"] = recorded[name]
+        if "output" in names:
+            self.recorded[f"{key}.output"] = unfolded
+        return y
+
+    def _sequences(self, xs: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+        if self.repeated:
+            self.repeated = False
+            return tuple(Repeated(x, self.T) for x in xs)
+        return tuple(self.unfold_tree(x, f"input of {path!r}") for x in xs)
+
+    def _key(self, module: TemporalModule) -> tuple[str, str]:
+        path = self.paths.get(module)
+        if path is None:
+            raise RuntimeError(
+                f"{type(module).__name__} is not part of the network that is being called: it was created or "
+                "attached during the call, or belongs to another network. Make it a submodule before the call"
+            )
+        n = self._counts.get(path, 0)  # one module called twice has two states
+        self._counts[path] = n + 1
+        return (path if n == 0 else f"{path}#{n}"), path
+
+    def _incoming(self, key: str) -> State:
+        if self.incoming is None:
+            return None
+        if key not in self.incoming:
+            raise ValueError(
+                f"the given state has nothing for {key!r}, only for {sorted(self.incoming)}; pass a state that this "
+                "network returned, or state=None to start at rest"
+            )
+        return self.incoming[key]
+
+    def check_all_used(self) -> None:
+        """Raises if a given state or a wanted recording was not met during the run."""
+        unused = sorted(set(self.incoming or ()) - set(self.outgoing))
+        if unused:
+            raise ValueError(f"the given state has entries for {unused}, which this call did not run")
+        never = sorted(path for path in self.wanted if path not in self._counts)
+        if never:
+            raise ValueError(f"cannot record {never}: this call did not run them")
+
+    def note_ran(self, path: str) -> None:
+        """Tells this call that a module ran inside a call of its own (a Loop's step)."""
+        self._counts.setdefault(path, 0)
+
+
+def map_tensors(function: Any, tree: Any) -> Any:
+    """``function`` of every tensor of a pytree; other leaves stay."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    return pytree.tree_map_only(torch.Tensor, function, tree)
+
+
+def first_step(x: Any) -> Any:
+    """Step 0 of a sequence, a pytree of sequences or a Repeated."""
+    return x.x if isinstance(x, Repeated) else map_tensors(lambda t: t[0], x)
+
+
+def detach(state: State) -> State:
+    """The same state, cut from the graph of the steps before it (truncated backpropagation).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(2, 3), sl.LIF())
+    >>> y, result = net(torch.rand(4, 1, 2), return_state=True)
+    >>> result.state["1"]["v"].requires_grad, sl.detach(result.state)["1"]["v"].requires_grad
+    (True, False)
+    """
+    return map_tensors(lambda t: t.detach(), state)

@@ -1,0 +1,85 @@
+"""Loop: any module, step by step, inside a network. Slow and exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .call import Call, State, activate, active
+from .module import TemporalModule, run_steps, sequence_size
+from .paths import temporal_paths
+
+
+class Loop(TemporalModule):
+    """Calls ``module`` once per step, so that layers inside it may feed back into each other.
+
+    Neurons inside ``module`` are called like layers, on ``[B, *]``. For feedback, let ``module`` be a
+    :class:`TemporalModule` whose state is what comes back:
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Feedback(sl.TemporalModule):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.up, self.back = torch.nn.Linear(3, 5), torch.nn.Linear(5, 5)
+    ...         self.neuron = sl.LIF()
+    ...     def initial_state(self, x_t):
+    ...         return x_t.new_zeros(x_t.shape[0], 5)
+    ...     def step(self, x_t, state=None):
+    ...         last = self.initial_state(x_t) if state is None else state
+    ...         y = self.neuron(self.up(x_t) + self.back(last))
+    ...         return y, y
+    >>> net = sl.Network(sl.Loop(Feedback()), torch.nn.Linear(5, 2))
+    >>> net(torch.rand(6, 4, 3)).shape
+    torch.Size([6, 4, 2])
+
+    The state is a dictionary with the state of each temporal module inside, by path.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        for inner, path in temporal_paths(module).items():
+            if not inner.causal:
+                raise ValueError(f"{type(inner).__name__} at {path!r} is not causal and cannot run step by step")
+
+    def check_state(self, state: State, *x_t: Any) -> None:
+        """The modules inside check their own states when they run."""
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """``module`` at each step of ``[T, B, *]``: ``(y, state)``."""
+        outer = active()
+        paths = outer.paths if outer is not None and self in outer.paths else temporal_paths(self.module)
+        wanted = {}
+        if outer is not None and outer.wanted:
+            inside = {
+                paths[m] for m in self.modules() if isinstance(m, TemporalModule) and m in paths and m is not self
+            }
+            wanted = {path: names for path, names in outer.wanted.items() if path in inside}
+        steps: list[dict[str, Tensor]] = []
+        total = sequence_size(xs, "Loop")[1]
+
+        def step(x_t: tuple[Any, ...], incoming: State) -> tuple[Any, State]:
+            B = pytree.tree_leaves(x_t)[0].shape[0]
+            if wanted and total != B:
+                raise ValueError("recording inside a Loop is not possible with lengths; record outside it")
+            call = Call(1, B, paths=paths, incoming=incoming, wanted=wanted, stepping=True)
+            with activate(call):
+                y = self.module(*x_t)
+            call.check_all_used()
+            call.unfold_tree(y, f"output of {type(self.module).__name__} in a Loop")
+            steps.append(call.recorded)
+            return y, call.outgoing
+
+        y, new = run_steps(step, xs, state, lengths)
+        if outer is not None and wanted:
+            for path in wanted:
+                outer.note_ran(path)
+            for key in steps[0]:
+                outer.recorded[key] = torch.stack([s[key] for s in steps])
+        return y, new

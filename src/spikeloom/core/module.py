@@ -1,0 +1,171 @@
+"""TemporalModule: what knows time. Everything else in a network is a plain layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._time import check_lengths
+from .call import Repeated, State, active, map_tensors
+
+
+class TemporalModule(nn.Module):
+    """Base of modules whose output at a step depends on other steps.
+
+    A subclass defines ``step`` or ``sequence`` (or both; each has a default made of the other) and, if it
+    has state, ``initial_state``:
+
+    * ``initial_state(*x_t)``: the state at rest for step inputs ``[B, *]``, a pytree of tensors or None;
+    * ``step(*x_t, state=None) -> (y_t, state)`` on ``[B, *]``;
+    * ``sequence(*xs, state=None, lengths=None, record=()) -> (y, state)`` on ``[T, B, *]``; where ``record``
+      names something, ``(y, state, {name: [T, B, *]})``.
+
+    ``state=None`` means rest. Tensors of a state whose dimension 0 is B belong to samples; others are shared.
+    Inside a network the module is called like a layer, ``module(x)``; elsewhere call ``sequence`` or ``step``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Delay(sl.TemporalModule):
+    ...     def initial_state(self, x_t):
+    ...         return torch.zeros_like(x_t)
+    ...     def step(self, x_t, state=None):
+    ...         return (self.initial_state(x_t) if state is None else state), x_t
+    >>> sl.Network(Delay())(torch.tensor([[1.0], [2.0], [3.0]])).flatten()
+    tensor([0., 1., 2.])
+    """
+
+    causal: bool = True
+    """False: the module needs the whole sequence; streams and split runs raise."""
+
+    takes_repeated: bool = False
+    """True: ``sequence`` also accepts a :class:`Repeated` input."""
+
+    transparent: bool = False
+    """True: inside a call the module only passes its inputs to its ``body`` (networks)."""
+
+    recordable: tuple[str, ...] = ()
+    """Names that ``record`` may ask for, besides ``output``."""
+
+    def initial_state(self, *x_t: Any) -> State:
+        """The state at rest for step inputs ``[B, *]``; None for a module without state."""
+        return None
+
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
+        """One step: inputs ``[B, *]``, returns ``(y_t, state)``."""
+        self._needs("sequence")
+        xs = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t)
+        y, new = self.sequence(*xs, state=state)
+        return map_tensors(lambda t: t.squeeze(0), y), new
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps: inputs ``[T, B, *]``, returns ``(y, state)`` with y ``[T, B, *]``."""
+        self._needs("step")
+        return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths, record)
+
+    def check_state(self, state: State, *x_t: Any) -> None:
+        """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""
+        check_state(type(self).__name__, state, self.initial_state(*x_t))
+
+    def forward(self, *xs: Any) -> Any:
+        """Inside a Network or Stream: folded inputs ``[T*B, *]``, folded outputs."""
+        call = active()
+        if call is None:
+            shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in xs)
+            raise RuntimeError(
+                f"{type(self).__name__} got {shapes} outside a Network: wrap the model in sl.Network, or call "
+                ".sequence(x) on [T, B, *] or .step(x_t, state=...)"
+            )
+        return call.run(self, xs)
+
+    def _needs(self, method: str) -> None:
+        if getattr(type(self), method) is getattr(TemporalModule, method):
+            raise NotImplementedError(f"{type(self).__name__} must define step or sequence")
+
+
+def check_state(who: str, state: State, expected: State) -> None:
+    """Raises unless ``state`` has the structure, shapes, dtypes and devices of ``expected``."""
+    got, got_spec = pytree.tree_flatten(state)
+    want, want_spec = pytree.tree_flatten(expected)
+    if got_spec != want_spec:
+        raise ValueError(f"{who}: the given state has another structure: got {got_spec}, expected {want_spec}")
+    for g, w in zip(got, want, strict=True):
+        if not isinstance(w, Tensor):
+            continue
+        if not isinstance(g, Tensor):
+            raise TypeError(f"{who}: the given state holds {type(g).__name__} where a tensor is expected")
+        if (g.shape, g.dtype, g.device) != (w.shape, w.dtype, w.device):
+            raise ValueError(
+                f"{who}: the given state is {list(g.shape)} {g.dtype} on {g.device}, but this input needs "
+                f"{list(w.shape)} {w.dtype} on {w.device}; start at rest (state=None, stream.reset()) or convert it"
+            )
+
+
+def run_steps(
+    step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | None, record: tuple[str, ...] = ()
+) -> tuple[Any, ...]:
+    """Runs ``step(x_t, state) -> (y_t, state)`` over time, only on the samples that are still going.
+
+    Returns what :meth:`TemporalModule.sequence` returns. Outputs past a sample's length are 0.
+    """
+    xs = tuple(x.x.expand(x.T, *x.x.shape) if isinstance(x, Repeated) else x for x in xs)
+    T, B = sequence_size(xs)
+    if lengths is not None:
+        lengths = check_lengths(lengths, T, B)
+    ys, recorded = [], []
+    for t in range(T):
+        x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
+        going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
+        if going is None or going.shape[0] == B:
+            y_t, state = step(x_t, state)
+        else:
+            y_t, state = _step_some(step, x_t, state, going, B)
+        ys.append(y_t)
+        recorded.append({name: state[name] for name in record})
+    y = pytree.tree_map(lambda *steps: torch.stack(steps), *ys) if not isinstance(ys[0], Tensor) else torch.stack(ys)
+    if not record:
+        return y, state
+    return y, state, {name: torch.stack([r[name] for r in recorded]) for name in record}
+
+
+def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: int) -> tuple[Any, State]:
+    """One step of the samples ``going``; the others keep their state and put out 0."""
+
+    def per_sample(t: Tensor) -> bool:
+        return t.ndim > 0 and t.shape[0] == B
+
+    picked = map_tensors(lambda t: t[going.to(t.device)] if per_sample(t) else t, state)
+    y, new = step(tuple(map_tensors(lambda t: t[going.to(t.device)], x) for x in x_t), picked)
+    y = map_tensors(lambda t: t.new_zeros((B, *t.shape[1:])).index_copy(0, going.to(t.device), t), y)
+    old_leaves, spec = pytree.tree_flatten(state)
+    new_leaves = pytree.tree_leaves(new)
+    merged = [
+        old.index_copy(0, going.to(old.device), n) if isinstance(old, Tensor) and per_sample(old) else n
+        for old, n in zip(old_leaves, new_leaves, strict=True)
+    ]
+    return y, pytree.tree_unflatten(merged, spec)
+
+
+def sequence_size(xs: tuple[Any, ...], who: str = "sequence") -> tuple[int, int]:
+    """``(T, B)`` shared by all tensors ``[T, B, *]`` of a pytree; raises if there is none or they differ."""
+    found: tuple[int, int] | None = None
+    for path, leaf in pytree.tree_leaves_with_path(xs):
+        if not isinstance(leaf, Tensor):
+            continue
+        name = f"{who}: input {pytree.keystr(path)}"
+        if leaf.ndim < 2 or leaf.shape[0] == 0 or leaf.shape[1] == 0:
+            raise ValueError(f"{name} must be [T, B, *] with T > 0 and B > 0, got {list(leaf.shape)}")
+        size = (leaf.shape[0], leaf.shape[1])
+        if found is not None and size != found:
+            raise ValueError(
+                f"{name} has T, B = {size}, but an earlier one has {found}; give all sequences the same T and B, "
+                "and pass what does not change over time as sl.static(x) or as a keyword argument"
+            )
+        found = size
+    if found is None:
+        raise ValueError(f"{who}: got no tensor to read T and B from")
+    return found

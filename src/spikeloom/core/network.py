@@ -1,0 +1,261 @@
+"""Network: runs plain layers over time by folding it into the batch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._time import check_lengths
+from .call import Call, State, activate, active, map_tensors
+from .module import TemporalModule, sequence_size
+from .paths import temporal_paths
+from .prefix import run_prefix, splits_at
+from .stream import Stream
+
+
+class Result(NamedTuple):
+    """What a call gives besides its output.
+
+    ``state``: the state of every temporal module after the last step, by path; pass it to the next call.
+    ``record``: the recordings, ``{"2.v": [T, B, *]}``, part of the autograd graph.
+    """
+
+    state: dict[str, State]
+    record: dict[str, Tensor]
+
+
+class static:  # noqa: N801  # a marker that reads like a function at the call
+    """Marks a positional argument of a Network that has no time dimension: it is passed on as it is.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Scaled(torch.nn.Module):
+    ...     def forward(self, x, gain):
+    ...         return x * gain
+    >>> sl.Network(Scaled())(torch.ones(2, 1, 3), sl.static(torch.tensor(5.0)))[1]
+    tensor([[5., 5., 5.]])
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Network(TemporalModule):
+    """Runs a model of plain layers and temporal modules on sequences.
+
+    Args:
+        modules: one module, or several that run one after another (``nn.Sequential``; an ``OrderedDict`` too).
+        batch_first: take and give ``[B, T, *]`` instead of ``[T, B, *]``.
+        static_prefix: compute the layers before the first temporal module once, not T times, when the input
+            is the same at every step (see below).
+
+    ``y = net(x)`` runs ``x`` ``[T, B, *]`` from rest. Plain layers see ``[T*B, *]``, temporal modules
+    ``[T, B, *]``. Nothing is kept between calls, so there is nothing to reset.
+
+    * ``net(image, repeat=T)`` presents ``[B, *]`` at each of T steps (direct coding).
+    * ``y, result = net(x, return_state=True, state=previous)`` carries the state on.
+    * ``y, result = net(x, record=("2.v", "*.output"))`` also gives states and outputs of temporal modules;
+      names are ``<path>.<state>`` or ``<path>.output`` and may hold wildcards.
+    * ``net(x, lengths=n)`` runs a ragged batch: only valid steps are computed, outputs past them are 0.
+    * Keyword arguments and ``sl.static(...)`` reach the model as they are; pytrees go in and out.
+
+    Where the model is an ``nn.Sequential`` and the input does not change over time, the leading layers that
+    treat rows one by one run once on ``[B, *]``; batch norm's running variance then counts B samples.
+
+    Inside another network's call a Network is transparent.
+
+    Raises TypeError for modules that mix rows of a batch (``nn.LSTM`` without ``batch_first=True``, ...).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(4, 3), sl.LIF())
+    >>> net(torch.rand(10, 2, 4)).shape
+    torch.Size([10, 2, 3])
+    """
+
+    transparent = True
+
+    def __init__(self, *modules: nn.Module, batch_first: bool = False, static_prefix: bool = True) -> None:
+        super().__init__()
+        if not modules:
+            raise TypeError("Network needs at least one module")
+        if len(modules) > 1 or isinstance(modules[0], (OrderedDict, TemporalModule)):
+            self.body: nn.Module = nn.Sequential(*modules)
+        else:
+            self.body = modules[0]
+        self.batch_first = batch_first
+        self.static_prefix = static_prefix
+        self._plan: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
+        self._paths()
+
+    def forward(
+        self,
+        *args: Any,
+        state: Mapping[str, State] | None = None,
+        lengths: Tensor | None = None,
+        repeat: int | None = None,
+        record: tuple[str, ...] = (),
+        return_state: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Runs the network; see the class."""
+        if active() is not None:
+            if state is not None or lengths is not None or repeat is not None or record or return_state:
+                raise TypeError("options of a Network inside another network's call: give them to the outer call")
+            return self.body(*args, **kwargs)
+        if self.batch_first and repeat is None:
+            args = tuple(map_tensors(_swap, a) if not isinstance(a, static) else a for a in args)
+        y, call = self._run(args, kwargs, state=state, lengths=lengths, repeat=repeat, record=record)
+        recorded = call.recorded
+        if self.batch_first:
+            y, recorded = map_tensors(_swap, y), {k: map_tensors(_swap, v) for k, v in recorded.items()}
+        return (y, Result(call.outgoing, recorded)) if return_state or record else y
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """As a temporal module: ``[T, B, *]`` in and out whatever ``batch_first`` says."""
+        y, call = self._run(xs, {}, state=state, lengths=lengths, repeat=None, record=record)
+        return (y, call.outgoing, call.recorded) if record else (y, call.outgoing)
+
+    def step(self, *x_t: Any, state: State = None, **kwargs: Any) -> tuple[Any, State]:
+        """One step on ``[B, *]``: ``(y_t, state)``. Keyword arguments reach the model."""
+        self._check_causal("run step by step")
+        sized = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t if not isinstance(x, static))
+        _, B = sequence_size(sized, "Network.step")
+        call = Call(1, B, paths=self._paths(), incoming=state, stepping=True)
+        with activate(call):
+            y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
+        call.check_all_used()
+        call.unfold_tree(y, "output")
+        return y, call.outgoing
+
+    def check_state(self, state: State, *x_t: Any) -> None:
+        """The modules inside check their own states when they run."""
+
+    def stream(self) -> Stream:
+        """A :class:`Stream` that runs this network one step at a time and keeps the state."""
+        self._check_causal("be streamed")
+        return Stream(self)
+
+    def _run(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        state: Mapping[str, State] | None,
+        lengths: Tensor | None,
+        repeat: int | None,
+        record: tuple[str, ...],
+    ) -> tuple[Any, Call]:
+        paths = self._paths()
+        if state is not None:
+            self._check_causal("continue from a state")
+        sequences = tuple(a for a in args if not isinstance(a, static))
+        if repeat is not None:
+            T, B = _repeat_size(sequences, repeat)
+        else:
+            T, B = sequence_size(sequences, "Network")
+        if lengths is not None:
+            lengths = check_lengths(lengths, T, B)
+            lengths = None if bool((lengths == T).all()) else lengths.to(_device(sequences))
+        call = Call(T, B, paths=paths, incoming=state, lengths=lengths, wanted=_wanted(record, paths))
+        with activate(call):
+            y = self._body(call, args, kwargs, repeat)
+        call.check_all_used()
+        return call.unfold_tree(y, "output"), call
+
+    def _body(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], repeat: int | None) -> Any:
+        if (
+            self.static_prefix
+            and call.lengths is None
+            and len(args) == 1
+            and not kwargs
+            and isinstance(args[0], Tensor)
+        ):
+            x = args[0]
+            once = x if repeat is not None else (x[0] if call.T > 1 and x.stride(0) == 0 else None)
+            if once is not None and splits_at(self.body, call.paths):
+                return run_prefix(self.body, once, call)
+        if repeat is not None:
+            T = call.T
+            args = tuple(a if isinstance(a, static) else map_tensors(lambda t: t.expand(T, *t.shape), a) for a in args)
+        return self.body(*(a.value if isinstance(a, static) else call.fold_tree(a) for a in args), **kwargs)
+
+    def _paths(self) -> dict[TemporalModule, str]:
+        """Names of the temporal modules, found anew when the structure of the body has changed."""
+        if torch.compiler.is_compiling():
+            return temporal_paths(self.body)
+        modules = _flat(self.body)
+        plan = self._plan
+        if (
+            plan is None
+            or len(plan[0]) != len(modules)
+            or any(a is not b for a, b in zip(plan[0], modules, strict=True))
+        ):
+            plan = self._plan = (modules, temporal_paths(self.body))
+        return plan[1]
+
+    def _check_causal(self, what: str) -> None:
+        for module, path in self._paths().items():
+            if not module.causal:
+                raise ValueError(
+                    f"{type(module).__name__} at {path!r} is not causal: it needs the whole sequence, so the network "
+                    f"cannot {what}; call net(x) on whole sequences"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_plan": None}
+
+    def extra_repr(self) -> str:
+        return "batch_first=True" if self.batch_first else ""
+
+
+def _swap(x: Tensor) -> Tensor:
+    if x.ndim < 2:
+        raise ValueError(f"Network: expected [B, T, *], got {list(x.shape)}")
+    return x.transpose(0, 1)
+
+
+def _flat(module: nn.Module) -> list[nn.Module]:
+    found = [module]
+    for child in module._modules.values():
+        if child is not None:
+            found += _flat(child)
+    return found
+
+
+def _device(tree: Any) -> torch.device:
+    device: torch.device = next(x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)).device
+    return device
+
+
+def _repeat_size(sequences: tuple[Any, ...], repeat: int) -> tuple[int, int]:
+    if isinstance(repeat, bool) or repeat < 1:
+        raise ValueError(f"repeat must be a number of steps of at least 1, got {repeat}")
+    return repeat, sequence_size(tuple(map_tensors(lambda t: t.unsqueeze(0), s) for s in sequences), "Network")[1]
+
+
+def _wanted(record: tuple[str, ...], paths: Mapping[TemporalModule, str]) -> dict[str, tuple[str, ...]]:
+    """Splits ``"path.name"`` patterns into names by path; an error lists what there is."""
+    if isinstance(record, str):
+        raise TypeError(f"record takes a tuple of names, got a string; write record=({record!r},)")
+    wanted: dict[str, tuple[str, ...]] = {}
+    for pattern in record:
+        found = False
+        for module, path in paths.items():
+            for name in ("output", *module.recordable):
+                if fnmatchcase(f"{path}.{name}", pattern):
+                    found = True
+                    if name not in wanted.get(path, ()):
+                        wanted[path] = (*wanted.get(path, ()), name)
+        if not found:
+            known = [f"{p}.{n}" for m, p in paths.items() for n in ("output", *m.recordable)]
+            raise ValueError(f"cannot record {pattern!r}; this network has {', '.join(known) or 'no temporal module'}")
+    return wanted

@@ -1,0 +1,80 @@
+"""What does not change over time is computed once: the static prefix of a Sequential."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .call import Call
+from .module import TemporalModule
+
+# Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
+# subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
+# variance.
+_ROW_WISE_NAMES = """
+    Identity Linear Bilinear Embedding Flatten Unflatten
+    Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
+    BatchNorm1d BatchNorm2d BatchNorm3d GroupNorm LayerNorm RMSNorm LocalResponseNorm
+    InstanceNorm1d InstanceNorm2d InstanceNorm3d
+    MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool1d LPPool2d
+    AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d AdaptiveMaxPool3d
+    ReLU ReLU6 LeakyReLU PReLU ELU SELU CELU GELU SiLU Mish Sigmoid Tanh Hardtanh Hardsigmoid Hardswish
+    Softplus Softsign Tanhshrink Threshold Softmax LogSoftmax
+    ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d ReflectionPad1d ReflectionPad2d
+    ReplicationPad1d ReplicationPad2d Upsample PixelShuffle PixelUnshuffle Unfold Fold
+"""
+_ROW_WISE = frozenset(getattr(nn, name) for name in _ROW_WISE_NAMES.split())
+_DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+
+
+def splits_at(body: nn.Module, paths: Mapping[TemporalModule, str]) -> int:
+    """Number of leading children of a Sequential that need to run only once on an unchanging input; 0 if none.
+
+    A Sequential whose first child is a neuron counts as 1: the neuron takes the one step as it is.
+    """
+    if type(body) is not nn.Sequential or _has_hooks(body):
+        return 0
+    count = 0
+    for child in body:
+        if not _row_wise(child):
+            return count or int(_takes_repeated(child) and child in paths)
+        count += 1
+    return count
+
+
+def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
+    """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
+    layers = list(body.children())
+    i = 0
+    while i < len(layers) and _row_wise(layers[i]):
+        x = layers[i](x)
+        i += 1
+    if i < len(layers) and _takes_repeated(layers[i]):
+        call.repeated = True
+        x = layers[i](x)
+        i += 1
+    else:
+        x = call.fold(x.expand(call.T, *x.shape))
+    for layer in layers[i:]:
+        x = layer(x)
+    return x
+
+
+def _takes_repeated(module: nn.Module) -> bool:
+    return isinstance(module, TemporalModule) and module.takes_repeated and not _has_hooks(module)
+
+
+def _row_wise(module: nn.Module) -> bool:
+    if _has_hooks(module):
+        return False
+    if type(module) is nn.Sequential:
+        return all(_row_wise(child) for child in module)
+    return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )

@@ -1,0 +1,148 @@
+"""The one call through which every neuron's sequence runs.
+
+Here it is the plain PyTorch loop, which defines what every faster form has to compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from .._time import check_lengths, trailing, valid_steps
+from ..core import Repeated
+
+States = tuple[Tensor, ...]
+
+
+class Dynamics(Protocol):
+    """What the scan needs of a neuron."""
+
+    def bind(self, step_shape: torch.Size, dtype: torch.dtype) -> Self: ...
+    def dynamics(self, *x_and_states: Tensor) -> Tensor | tuple[Tensor, ...]: ...
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of the state for an input dtype: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def output_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of the spikes for an input dtype: the same, or the state's for integers and booleans."""
+    return dtype if dtype.is_floating_point else state_dtype(dtype)
+
+
+def scan(
+    neuron: Dynamics,
+    xs: tuple[Tensor | Repeated, ...],
+    states: States,
+    *,
+    lengths: Tensor | None = None,
+    record: tuple[int, ...] = (),
+) -> tuple[Tensor, States, tuple[Tensor, ...]]:
+    """Runs ``neuron.dynamics`` over time.
+
+    Args:
+        xs: inputs ``[T, B, *]``, or Repeated; the first gives the shape and dtype of the output.
+        states: initial states ``[B, *]``, in dynamics' order, of dtype ``state_dtype(xs[0].dtype)``.
+        lengths: valid steps per sample. Past them the state stays, output and recordings are 0.
+        record: indices of the states to record.
+
+    Returns ``(spikes [T, B, *], final states, recordings [T, B, *])``.
+    """
+    first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
+    dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
+    bound = neuron.bind(first.shape, dtype)
+    with full_precision(first.device):
+        if torch.compiler.is_exporting() and lengths is None and not record:
+            return _scan_exported(bound, xs, states, dtype, out_dtype)
+        return _scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
+
+
+def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
+    """One step of ``neuron.dynamics`` on ``[B, *]``: ``(spikes, states)``."""
+    dtype = state_dtype(xs[0].dtype)
+    with full_precision(xs[0].device):
+        spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
+    return spikes.to(output_dtype(xs[0].dtype)), new
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Turns autocast off: states are never computed in a reduced precision."""
+    if torch.is_autocast_enabled(device.type):
+        with torch.autocast(device.type, enabled=False):
+            yield
+    else:
+        yield
+
+
+def _scan_eager(
+    bound: Dynamics,
+    xs: tuple[Tensor | Repeated, ...],
+    states: States,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    lengths: Tensor | None,
+    record: tuple[int, ...],
+) -> tuple[Tensor, States, tuple[Tensor, ...]]:
+    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
+    steps = [(x.x,) * T if isinstance(x, Repeated) else x.unbind(0) for x in xs]
+    valid = None
+    if lengths is not None:
+        first = steps[0][0]
+        lengths = check_lengths(lengths, T, first.shape[0], device=first.device)
+        valid = trailing(valid_steps(lengths, T), first.ndim + 1).unbind(0)
+    outputs: list[Tensor] = []
+    recordings: tuple[list[Tensor], ...] = tuple([] for _ in record)
+    for t in range(T):
+        x_t = tuple(x[t].to(dtype) for x in steps)
+        if valid is not None:  # masked before dynamics too: a NaN in the padding must not reach a gradient
+            x_t = tuple(torch.where(valid[t], x, 0) for x in x_t)
+        spikes, new = _dynamics(bound, x_t, states)
+        seen = new
+        if valid is not None:
+            spikes = torch.where(valid[t], spikes, 0)
+            seen = tuple(torch.where(valid[t], n, 0) for n in new)
+            new = tuple(torch.where(valid[t], n, old) for n, old in zip(new, states, strict=True))
+        states = new
+        outputs.append(spikes.to(out_dtype))
+        for recording, i in zip(recordings, record, strict=True):
+            recording.append(seen[i])
+    return torch.stack(outputs), states, tuple(torch.stack(r) for r in recordings)
+
+
+def _scan_exported(
+    bound: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States, dtype: torch.dtype, out_dtype: torch.dtype
+) -> tuple[Tensor, States, tuple[Tensor, ...]]:
+    """The same as a higher-order operator: a loop over a symbolic T cannot be unrolled by torch.export."""
+    from torch._higher_order_ops.scan import scan as scan_operator
+
+    sequences = [x.x.expand(x.T, *x.x.shape) if isinstance(x, Repeated) else x for x in xs]
+
+    def step(carry: list[Tensor], x_t: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        spikes, new = _dynamics(bound, tuple(x.to(dtype) for x in x_t), tuple(carry))
+        return [n.clone() for n in new], spikes.to(out_dtype, copy=True)
+
+    final, outputs = scan_operator(step, list(states), sequences)
+    return outputs, tuple(final), ()
+
+
+def _dynamics(bound: Dynamics, x_t: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
+    out = bound.dynamics(*x_t, *states)
+    out = (out,) if isinstance(out, Tensor) else out
+    if len(out) != 1 + len(states):
+        raise ValueError(
+            f"{type(bound).__name__}.dynamics returned {len(out)} values, expected {1 + len(states)}: the output and "
+            f"{len(states)} new states, in the order of self.states(...)"
+        )
+    for tensor in out:
+        if tensor.shape != x_t[0].shape:
+            raise ValueError(
+                f"{type(bound).__name__}.dynamics returned shape {list(tensor.shape)} for a step of shape "
+                f"{list(x_t[0].shape)}; outputs and states must have the shape of the step"
+            )
+    return out[0], out[1:]

@@ -1,0 +1,223 @@
+"""Neuron: one step, purely. Everything else about a neuron derives from ``dynamics``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .._numbers import Declared, Number, decode_constants, describe, encode_constants
+from ..core import Repeated, State, TemporalModule
+from ..kernel import one_step, scan, state_dtype
+from ..surrogate import ATan, Surrogate
+
+Reset = Literal["hard", "soft", "none"]
+_RESETS = ("hard", "soft", "none")
+_GRADIENT_ONLY = ("detach_reset",)
+
+
+class Neuron(Declared, TemporalModule):
+    """Base of neurons that are defined by the equation of one time step.
+
+    A subclass calls ``super().__init__()``, declares its numbers and its states, and defines ``dynamics``::
+
+        self.numbers(tau=2.0, rho=nn.Parameter(torch.ones(features)))   # float, Tensor or nn.Parameter
+        self.states(v=0.0)                                              # in dynamics' order, values at rest
+        def dynamics(self, x, v): ... return spike, v                   # pure, elementwise, [B, *]
+
+    Inside ``dynamics`` every number is a tensor that broadcasts against the step: use ``torch.exp``, not
+    ``math.exp``, and ``torch.where``, not ``if``. ``self.fire(u)`` is the step function with the surrogate
+    gradient, ``self.reset_voltage(h, spike)`` the reset.
+
+    Args:
+        reset: ``"hard"`` sets v to ``v_reset``, ``"soft"`` subtracts ``v_threshold``, ``"none"`` does nothing.
+        detach_reset: no gradient through the spike inside the reset.
+        strict: fire at ``u > 0`` instead of ``u >= 0``.
+        surrogate: a :class:`spikeloom.surrogate.Surrogate`; None is ``ATan(2)``.
+
+    The state is float64 for float64 input and float32 for any other; spikes have the dtype of the input.
+    Numbers that are not learnable travel in checkpoints: loading other values raises.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Adaptive(sl.Neuron):
+    ...     def __init__(self, features):
+    ...         super().__init__(surrogate=sl.surrogate.Sigmoid(4.0))
+    ...         self.numbers(tau=3.0, rho=torch.nn.Parameter(torch.linspace(0.7, 0.98, features)))
+    ...         self.states(v=0.0, a=0.0)
+    ...     def dynamics(self, x, v, a):
+    ...         v = v + (x * torch.exp(-a) - v) / self.tau
+    ...         s = self.fire(v - 0.3 * a - 1.0)
+    ...         return s, v - s, a * self.rho + s * (1 - self.rho)
+    >>> sl.Network(torch.nn.Linear(3, 5), Adaptive(5))(torch.rand(8, 2, 3)).shape
+    torch.Size([8, 2, 5])
+    """
+
+    takes_repeated = True
+    v_threshold: Tensor
+    v_reset: Tensor
+    surrogate: Surrogate
+
+    def __init__(
+        self,
+        *,
+        reset: Reset = "hard",
+        detach_reset: bool = False,
+        strict: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__()
+        if reset not in _RESETS:
+            raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(_RESETS)}; got {reset!r}")
+        if surrogate is not None and not isinstance(surrogate, Surrogate):
+            raise TypeError(
+                f"{type(self).__name__}: surrogate must be an instance, such as sl.surrogate.ATan(2.0), got "
+                f"{surrogate!r}"
+            )
+        self.reset, self.detach_reset, self.strict = reset, detach_reset, strict
+        self.surrogate = ATan() if surrogate is None else surrogate
+        self._rest: dict[str, str] = {}  # state -> the number that holds its value at rest
+
+    def states(self, **at_rest: Number | str) -> None:
+        """Declares the states, in dynamics' order, with their values at rest.
+
+        A value is a number (float, Tensor, nn.Parameter) or the name of a declared number.
+        """
+        for name, value in at_rest.items():
+            if not isinstance(value, str):
+                self.numbers(**{f"{name}_rest": value})
+                value = f"{name}_rest"
+            elif value not in self._declared:
+                raise ValueError(
+                    f"{type(self).__name__}: state {name!r} rests at {value!r}, which is no declared number"
+                )
+            self._rest[name] = value
+        self.recordable = tuple(self._rest)
+
+    def dynamics(self, *x_and_states: Any, **none: Any) -> Any:
+        """``(x, *states) -> (spike, *new states)``, all of the shape of the step ``[B, *]``."""
+        raise NotImplementedError(f"{type(self).__name__} must define dynamics(self, x, *states)")
+
+    def fire(self, u: Tensor) -> Tensor:
+        """Spikes where ``u`` (voltage minus threshold) is at least 0, with the surrogate gradient."""
+        spikes: Tensor = self.surrogate(u, self.strict)
+        return spikes
+
+    def reset_voltage(self, h: Tensor, spike: Tensor) -> Tensor:
+        """``h`` after the reset: ``(1-s) h + s v_reset``, ``h - s v_threshold`` or ``h``."""
+        if self.reset == "none":
+            return h
+        if self.detach_reset:
+            spike = spike.detach()
+        if self.reset == "soft":
+            return h - spike * self.v_threshold
+        return (1 - spike) * h + spike * self.v_reset
+
+    def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
+        """The states at rest, ``{name: [B, *]}``."""
+        dtype = state_dtype(x_t[0].dtype)
+        bound = self.bind(x_t[0].shape, dtype)
+        zero = torch.zeros_like(x_t[0], dtype=dtype)
+        return {name: zero + getattr(bound, number) for name, number in self._rest.items()}
+
+    def sequence(
+        self,
+        *xs: Tensor | Repeated,
+        state: State = None,
+        lengths: Tensor | None = None,
+        record: tuple[str, ...] = (),
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, *]``: ``(spikes, state)``, and the recorded states where ``record`` names some.
+
+        Raises ValueError for empty or too small inputs, a state that does not fit, an unknown recording.
+        """
+        first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
+        if first.ndim < (1 if isinstance(xs[0], Repeated) else 2) or 0 in first.shape[:2]:
+            raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
+        x_t = first if isinstance(xs[0], Repeated) else first[0]
+        names = tuple(self._rest)
+        for name in record:
+            if name not in names:
+                raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {', '.join(names) or 'nothing'}")
+        start = self._start(state, x_t)
+        indices = tuple(names.index(n) for n in record)
+        y, final, recordings = scan(self, xs, start, lengths=lengths, record=indices)
+        new = dict(zip(names, final, strict=True))
+        return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
+
+    def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of ``[B, *]``: ``(spikes, state)``."""
+        y, new = one_step(self, x_t, self._start(state, x_t[0]))
+        return y, dict(zip(self._rest, new, strict=True))
+
+    def check_state(self, state: State, *x_t: Tensor) -> None:
+        """Raises ValueError unless ``state`` is ``{name: [B, *]}`` in the state's dtype, on the input's device."""
+        who, names = type(self).__name__, list(self._rest)
+        if not isinstance(state, dict) or list(state) != names:
+            got = list(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(f"{who}: expected a state with {names}, got {got}")
+        x, dtype = x_t[0], state_dtype(x_t[0].dtype)
+        for name, value in state.items():
+            if (value.shape, value.dtype, value.device) != (x.shape, dtype, x.device):
+                raise ValueError(
+                    f"{who}: the given state {name!r} is {list(value.shape)} {value.dtype} on {value.device}, but this "
+                    f"input needs {list(x.shape)} {dtype} on {x.device}; start at rest (state=None, stream.reset()) "
+                    "or convert it"
+                )
+
+    def constants(self) -> dict[str, Any]:
+        """The constant numbers and the options that the forward pass depends on; checkpoints carry them."""
+        options = {name: value for name, value in self._options().items() if name not in _GRADIENT_ONLY}
+        return {"neuron": type(self).__name__, "spiking": self.surrogate.spiking, **options, **super().constants()}
+
+    def _options(self) -> dict[str, Any]:
+        """Public attributes that are plain values: what ``dynamics`` may depend on besides numbers."""
+        plain = (bool, int, float, str, type(None))
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if not name.startswith("_") and name != "training" and isinstance(value, plain)
+        }
+
+    def get_extra_state(self) -> Tensor:
+        """The constants, for ``state_dict``."""
+        return encode_constants(self.constants())
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: constants are compared, not set, see ``_load_from_state_dict``."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        saved = state_dict.get(f"{prefix}_extra_state")
+        if saved is not None:
+            error_messages: list[str] = args[-1]
+            error_messages += [f"{prefix}{m}" for m in _mismatches(saved, self.constants())]
+
+    def _start(self, state: State, x_t: Tensor) -> tuple[Tensor, ...]:
+        if state is None:
+            state = self.initial_state(x_t)
+        else:
+            self.check_state(state, x_t)
+        return tuple(state[name] for name in self._rest)
+
+    def extra_repr(self) -> str:
+        options = "".join(f", {name}={value!r}" for name, value in self._options().items() if name != "leak_to")
+        return (describe(self) + options).lstrip(", ") + f", surrogate={self.surrogate!r}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _mismatches(saved: Any, mine: dict[str, Any]) -> list[str]:
+    try:
+        theirs = decode_constants(saved)
+    except ValueError as error:
+        return [f"_extra_state: {error}"]
+    return [
+        f"{name} is {theirs.get(name, 'absent')} in the checkpoint but {mine.get(name, 'absent')} in this neuron: the "
+        "weights belong to other dynamics. Construct the neuron with the checkpoint's value, or drop the keys that "
+        "end in '_extra_state' and load with strict=False"
+        for name in sorted(theirs.keys() | mine.keys())
+        if name not in theirs or name not in mine or theirs[name] != mine[name]
+    ]

@@ -1,0 +1,111 @@
+"""Pictures of spike trains, membranes and training runs, drawn with matplotlib (extra ``plot``).
+
+Every function draws into ``ax`` (None makes a new figure) and returns it; nothing is shown or saved unasked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+_INK = "#1f2430"
+
+
+def raster(spikes: Tensor, *, max_neurons: int = 100, ax: Axes | None = None, title: str = "") -> Axes:
+    """Raster of one sample ``[T, *]``: steps to the right, neurons upwards, a mark for each spike.
+
+    A layer of more than ``max_neurons`` is thinned evenly, and the title says so.
+    """
+    if spikes.ndim < 2:
+        raise ValueError(f"plot.raster: expected the spikes of one sample, [T, *], got {list(spikes.shape)}")
+    ax = _axes(ax)
+    flat = spikes.detach().flatten(1).cpu()
+    T, total = flat.shape
+    shown = torch.linspace(0, total - 1, min(total, max_neurons)).long()
+    marks = flat[:, shown].ne(0).T.numpy()
+    ax.imshow(marks, aspect="auto", origin="lower", interpolation="nearest", cmap="binary", vmin=0, vmax=1)
+    for t in range(T + 1 if T <= 50 else 0):
+        ax.axvline(t - 0.5, color="white", lw=2.0)  # a gap between steps
+    ax.set(xlabel="step", ylabel="neuron")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ticks = torch.linspace(0, len(shown) - 1, min(5, len(shown))).long()
+    ax.set_yticks(ticks.tolist(), [f"{int(shown[i]):,}" for i in ticks])
+    thinned = f" ({len(shown):,} of {total:,} neurons)" if len(shown) < total else ""
+    ax.set_title(f"{title}{thinned}", loc="left", fontsize=10)
+    return ax
+
+
+def traces(
+    v: Tensor,
+    *,
+    labels: Sequence[str] | None = None,
+    highlight: int | None = None,
+    v_threshold: float | None = None,
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """Voltages of one sample, a line for each neuron of ``[T, N]``; ``highlight`` draws one of them bold."""
+    if v.ndim != 2:
+        raise ValueError(f"plot.traces: expected the voltages of one sample, [T, N], got {list(v.shape)}")
+    ax = _axes(ax)
+    values, colours = v.detach().cpu(), plt.get_cmap("tab10")
+    for n in range(values.shape[1]):
+        bold = highlight in (None, n)
+        ax.plot(
+            values[:, n].numpy(),
+            color=colours(n % 10),
+            lw=2.0 if bold else 1.0,
+            alpha=1.0 if bold else 0.55,
+            label=labels[n] if labels else str(n),
+        )
+    if v_threshold is not None:
+        ax.axhline(v_threshold, color=_INK, lw=0.8, ls="--")
+    ax.set(xlabel="step", ylabel="v")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_title(title, loc="left", fontsize=10)
+    if values.shape[1] <= 12:
+        ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def firing_rates(rates: Mapping[str, float], *, ax: Axes | None = None, title: str = "") -> Axes:
+    """A bar for each layer: spikes per neuron and step."""
+    ax = _axes(ax)
+    bars = ax.barh(list(rates), list(rates.values()), color="#3f7fbf")
+    ax.bar_label(bars, labels=[f" {100 * r:.1f} %" for r in rates.values()], fontsize=9)
+    ax.invert_yaxis()
+    ax.set(xlabel="spikes per neuron and step", xlim=(0, max([*rates.values(), 1e-3]) * 1.2))
+    ax.set_title(title, loc="left", fontsize=10)
+    return ax
+
+
+def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
+    """Loss and accuracies over epochs; ``history`` has ``epoch``, ``loss`` and ``*_accuracy`` in each row."""
+    ax = _axes(ax)
+    epochs = [row["epoch"] for row in history]
+    ax.plot(epochs, [row["loss"] for row in history], color=_INK, label="training loss")
+    ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right = ax.twinx()
+    for name in [key for key in history[0] if key.endswith("accuracy")]:
+        right.plot(epochs, [100 * row[name] for row in history], label=name.replace("_", " "))
+    right.set(ylabel="accuracy (%)")
+    lines = [*ax.get_lines(), *right.get_lines()]
+    ax.legend(lines, [str(line.get_label()) for line in lines], frameon=False, loc="center right", fontsize=9)
+    return ax
+
+
+def figure(rows: int = 1, *, width: float = 7.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:
+    """A figure with ``rows`` panels below each other, laid out tightly."""
+    fig, axes = plt.subplots(rows, 1, figsize=(width, height * rows), layout="constrained", squeeze=False)
+    return fig, list(axes[:, 0])
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return figure()[1][0] if ax is None else ax

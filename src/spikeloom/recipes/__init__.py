@@ -1,0 +1,1 @@
+"""Training loops worth copying: plain PyTorch, one file each. ``python -m spikeloom.recipes.digits``."""

@@ -1,0 +1,167 @@
+"""Schedules that sharpen (or soften) surrogates over epochs.
+
+A schedule sets the ``scale`` of all surrogates in a module; call ``step()`` once an epoch. Setting a scale
+recompiles nothing. ``state_dict()`` holds the epoch, and loading it sets the scales again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from .functions import StraightThrough, Surrogate
+
+
+class Schedule:
+    """Base: ``scale = value(epoch)`` for every surrogate of ``target``.
+
+    Args:
+        target: a module (all surrogates inside it are driven) or an iterable of surrogates.
+
+    Raises ValueError if there is no surrogate to drive, or one whose scale is learnable.
+    """
+
+    def __init__(self, target: nn.Module | Iterable[Surrogate]) -> None:
+        found = target.modules() if isinstance(target, nn.Module) else target
+        self.surrogates = [s for s in found if isinstance(s, Surrogate) and not isinstance(s, StraightThrough)]
+        if not self.surrogates:
+            raise ValueError(f"{type(self).__name__}: found no surrogate with a scale in {type(target).__name__}")
+        if any("scale" in s._parameters for s in self.surrogates):
+            raise ValueError(f"{type(self).__name__}: a surrogate's scale is learnable; a schedule would overwrite it")
+        self.epoch = 0
+        self._set()
+
+    def value(self, epoch: int) -> float:
+        """The scale at an epoch, counted from 0."""
+        raise NotImplementedError(f"{type(self).__name__} must define value(epoch)")
+
+    @property
+    def scale(self) -> float:
+        """The scale in use."""
+        return self.value(self.epoch)
+
+    def step(self) -> None:
+        """Goes to the next epoch."""
+        self.epoch += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Returns to the epoch of a checkpoint and sets the scales."""
+        self.epoch = int(state["epoch"])
+        self._set()
+
+    def _set(self) -> None:
+        for surrogate in self.surrogates:
+            surrogate.scale = self.scale  # type: ignore[assignment]  # Declared takes floats
+
+
+class LinearSchedule(Schedule):
+    """``start + (end - start) min(1, epoch / epochs)``."""
+
+    def __init__(
+        self, target: nn.Module | Iterable[Surrogate], *, start: float = 1.0, end: float = 5.0, epochs: int
+    ) -> None:
+        self.start, self.end, self.epochs = _positive(start, "start"), _positive(end, "end"), _count(epochs)
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        return self.start + (self.end - self.start) * min(1.0, epoch / self.epochs)
+
+
+class PolynomialSchedule(Schedule):
+    """``start + (end - start) min(1, epoch / epochs)^power``."""
+
+    def __init__(
+        self,
+        target: nn.Module | Iterable[Surrogate],
+        *,
+        start: float = 1.0,
+        end: float = 5.0,
+        epochs: int,
+        power: float = 2.0,
+    ) -> None:
+        self.start, self.end, self.epochs = _positive(start, "start"), _positive(end, "end"), _count(epochs)
+        self.power = _positive(power, "power")
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        return self.start + (self.end - self.start) * float(min(1.0, epoch / self.epochs) ** self.power)
+
+
+class ExponentialSchedule(Schedule):
+    """``start gamma^epoch``."""
+
+    def __init__(self, target: nn.Module | Iterable[Surrogate], *, start: float = 1.0, gamma: float = 1.05) -> None:
+        self.start, self.gamma = _positive(start, "start"), _positive(gamma, "gamma")
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        return self.start * float(self.gamma**epoch)
+
+
+class StepSchedule(Schedule):
+    """``start gamma^floor(epoch / step_size)``."""
+
+    def __init__(
+        self, target: nn.Module | Iterable[Surrogate], *, start: float = 1.0, gamma: float = 2.0, step_size: int
+    ) -> None:
+        self.start, self.gamma = _positive(start, "start"), _positive(gamma, "gamma")
+        self.step_size = _count(step_size)
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        return self.start * float(self.gamma ** (epoch // self.step_size))
+
+
+class CosineSchedule(Schedule):
+    """``end + (start - end) (1 + cos(pi e / epochs)) / 2`` with ``e = epoch mod epochs`` (warm restarts)
+    or, with ``restart=False``, ``e = min(epoch, epochs)``."""
+
+    def __init__(
+        self,
+        target: nn.Module | Iterable[Surrogate],
+        *,
+        start: float = 1.0,
+        end: float = 5.0,
+        epochs: int,
+        restart: bool = False,
+    ) -> None:
+        self.start, self.end, self.epochs = _positive(start, "start"), _positive(end, "end"), _count(epochs)
+        self.restart = restart
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        e = epoch % self.epochs if self.restart else min(epoch, self.epochs)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * e / self.epochs)) / 2
+
+
+class EvolvedAlpha(Schedule):
+    """snetx's rule: ``base (1 + e_max epoch / epochs)``, held after the last epoch."""
+
+    def __init__(
+        self, target: nn.Module | Iterable[Surrogate], *, base: float = 1.0, e_max: float = 3.0, epochs: int
+    ) -> None:
+        self.base, self.e_max, self.epochs = _positive(base, "base"), float(e_max), _count(epochs)
+        super().__init__(target)
+
+    def value(self, epoch: int) -> float:
+        return self.base * (1 + self.e_max * min(1.0, epoch / self.epochs))
+
+
+def _positive(value: float, name: str) -> float:
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)
+
+
+def _count(value: int) -> int:
+    if value < 1:
+        raise ValueError(f"expected at least 1 epoch, got {value}")
+    return int(value)

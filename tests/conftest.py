@@ -1,0 +1,45 @@
+"""Shared by all tests: seeds, helpers that compare, the golden files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import spikeloom as sl
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Reads a golden file once: peer -> {name: tensor}."""
+    files = {}
+
+    def read(peer):
+        if peer not in files:
+            with np.load(REFERENCE / f"{peer}.npz") as data:
+                files[peer] = {k: torch.from_numpy(data[k]) for k in data.files if data[k].dtype.kind in "fiu"}
+        return files[peer]
+
+    return read
+
+
+@pytest.fixture
+def conv_net():
+    """conv - batch norm - LIF - pool - flatten - linear - LIF on [T, B, 1, 8, 8]."""
+    nn = torch.nn
+    return sl.Network(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        sl.LIF(v_threshold=0.3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+        sl.LIF(v_threshold=0.1),
+    )

@@ -1,0 +1,119 @@
+"""Spikes, states and all gradients against the peers' golden files (tests/reference/make_golden.py)."""
+
+import pytest
+import torch
+
+import spikeloom as sl
+
+ATAN = sl.surrogate.ATan
+
+
+def run(neuron, data, learned=()):
+    x = data["x"].clone().requires_grad_()
+    y, _, recorded = neuron.sequence(x, record=("v",))
+    loss = (data["gs"] * y).sum() + (data["gv"] * recorded["v"]).sum()
+    return y, recorded["v"], torch.autograd.grad(loss, [x, *learned])
+
+
+def error(a, b):
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def compare(name, data, neuron, learned=(), tolerance=2e-6):
+    y, v, grads = run(neuron, data, learned)
+    wanted = [data[f"{name}/grad_x"], *(data[f"{name}/grad_{i}"] for i in range(len(learned)))]
+    assert torch.equal(y.detach(), data[f"{name}/spikes"].to(y.dtype))
+    assert error(v.detach(), data[f"{name}/states"]) <= tolerance
+    for got, want in zip(grads, wanted, strict=True):
+        assert error(got, want) <= tolerance
+        assert torch.cosine_similarity(got.flatten(), want.flatten(), dim=0) >= 1 - 1e-6
+
+
+def differs(name, data, neuron, tolerance=2e-6):
+    """A twin with a wrong mapping must be far off."""
+    _, v, grads = run(neuron, data)
+    far = max(error(v.detach(), data[f"{name}/states"]), error(grads[0], data[f"{name}/grad_x"]))
+    assert far > 10 * tolerance
+
+
+RESETS = {"hard": {}, "hard_low": {"v_reset": -0.2}, "soft": {"reset": "soft"}}
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("detach", [False, True])
+def test_if_is_spikingjellys(golden, reset, detach):
+    data = golden("spikingjelly")
+    neuron = sl.IF(v_threshold=0.8, detach_reset=detach, **RESETS[reset])
+    compare(f"IF-{reset}-{detach}", data, neuron)
+    differs(f"IF-{reset}-{detach}", data, sl.IF(v_threshold=0.8, detach_reset=not detach, **RESETS[reset]))
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("decay", [True, False])
+def test_lif_is_spikingjellys(golden, reset, detach, decay):
+    data, name = golden("spikingjelly"), f"LIF-{decay}-{reset}-{detach}"
+    options = dict(v_threshold=0.8, detach_reset=detach, **RESETS[reset])
+    compare(name, data, sl.LIF(tau=2.5, decay_input=decay, **options))
+    differs(name, data, sl.LIF(tau=2.5, decay_input=not decay, **options))
+    differs(name, data, sl.LIF(tau=2.5 / 1.5, decay_input=decay, **options))  # snetx's tau
+
+
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("decay", [True, False])
+def test_plif_is_spikingjellys(golden, reset, detach, decay):
+    data, name = golden("spikingjelly"), f"PLIF-{decay}-{reset}-{detach}"
+    neuron = sl.PLIF(tau=2.5, decay_input=decay, v_threshold=0.8, detach_reset=detach, **RESETS[reset])
+    compare(name, data, neuron, [neuron.w])
+
+
+@pytest.mark.parametrize("delay", [True, False])
+@pytest.mark.parametrize("reset", ["soft", "hard", "none"])
+def test_leaky_is_snntorchs(golden, reset, delay):
+    data, name = golden("snntorch"), f"Leaky-{reset}-{delay}"
+    if name == "Leaky-soft-False":
+        # No parity: snnTorch misses the second spike of a residual above threshold, see test_traces.
+        assert f"{name}/spikes" not in data
+        return
+    beta = torch.nn.Parameter(torch.tensor(0.6))
+    neuron = sl.Leaky(beta=beta, v_threshold=0.8, reset=reset, reset_delay=delay)
+    compare(name, data, neuron, [neuron.beta])
+    if reset != "none":
+        differs(name, data, sl.Leaky(beta=0.6, v_threshold=0.8, reset=reset, reset_delay=not delay))
+        differs(name, data, sl.Leaky(beta=0.6, v_threshold=0.8, reset=reset, reset_delay=delay, detach_reset=not delay))
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard", "none"])
+def test_synaptic_is_snntorchs(golden, reset):
+    data = golden("snntorch")
+    alpha, beta = torch.nn.Parameter(torch.tensor(0.7)), torch.nn.Parameter(torch.tensor(0.6))
+    neuron = sl.Synaptic(alpha=alpha, beta=beta, v_threshold=0.8, reset=reset)
+    compare(f"Synaptic-{reset}", data, neuron, [neuron.alpha, neuron.beta])
+    differs(f"Synaptic-{reset}", data, sl.Synaptic(alpha=0.6, beta=0.6, v_threshold=0.8, reset=reset))
+
+
+@pytest.mark.parametrize(("v_leak", "v_reset"), [(0.0, 0.0), (0.1, -0.2)])
+def test_lif_is_norses(golden, v_leak, v_reset):
+    data, name = golden("norse"), f"LIF-{v_leak}-{v_reset}"
+    options = dict(
+        tau=2.5, v_threshold=0.8, v_leak=v_leak, v_reset=v_reset, surrogate=sl.surrogate.FastSigmoid(1.0)
+    )  # norse ignores its alpha
+    compare(name, data, sl.LIF(strict=True, **options))
+    differs(name, data, sl.LIF(**{**options, "v_leak": v_leak + 0.01}))
+
+
+def test_li_is_norses(golden):
+    data = golden("norse")
+    y, v, (grad,) = run(sl.LI(tau=2.5, v_leak=0.1), data)
+    assert error(v.detach(), data["LI/states"]) <= 2e-6
+    assert torch.equal(y, v)
+    assert error(grad, data["LI/grad_x"]) <= 2e-6
+    differs("LI", data, sl.LI(tau=2.5))
+
+
+def test_golden_inputs_spike_neither_never_nor_always(golden):
+    for peer in ("spikingjelly", "snntorch"):
+        rates = [float(v.float().mean()) for k, v in golden(peer).items() if k.endswith("/spikes") and "loss" not in k]
+        assert rates
+        assert all(0.05 < r < 0.95 for r in rates)

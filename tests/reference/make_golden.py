@@ -1,0 +1,167 @@
+"""Makes the golden files beside it: outputs and gradients of the peers for random inputs.
+
+Run it in an environment of its own, never in the project's:
+
+    python -m venv peers
+    peers/bin/pip install torch==2.13.0 numpy scipy matplotlib tqdm h5py nir nirtorch loguru
+    peers/bin/pip install --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0
+    peers/bin/python tests/reference/make_golden.py
+
+Every case stores what the peer gave for the shared input x [T, B, N]: spikes, state after each step, and the
+gradients of sum(gs * spikes) + sum(gv * states) with respect to x and to what the peer learns.
+"""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+T, B, N = 20, 3, 7
+
+
+def shared():
+    g = torch.Generator().manual_seed(20261120)
+    x = 0.6 + torch.randn(T, B, N, generator=g, dtype=torch.float64)
+    return x.float(), torch.randn(T, B, N, generator=g), torch.randn(T, B, N, generator=g)
+
+
+def finish(store, name, x, spikes, states, learned=()):
+    _, gs, gv = shared()
+    loss = (gs * spikes).sum() + (gv * states).sum()
+    grads = torch.autograd.grad(loss, [x, *learned])
+    store[f"{name}/spikes"] = spikes.detach().numpy().astype(np.uint8)
+    store[f"{name}/states"] = states.detach().numpy()
+    store[f"{name}/grad_x"] = grads[0].numpy()
+    for i, grad in enumerate(grads[1:]):
+        store[f"{name}/grad_{i}"] = grad.numpy()
+    rate = float(spikes.mean())
+    print(f"{name}: {100 * rate:.0f} % spikes")
+
+
+def save(peer, store):
+    x, gs, gv = shared()
+    store.update(x=x.numpy(), gs=gs.numpy(), gv=gv.numpy())
+    np.savez_compressed(HERE / f"{peer}.npz", version=version(peer), torch=torch.__version__, **store)
+
+
+def spikingjelly():
+    from spikingjelly.activation_based import neuron, surrogate
+
+    store = {}
+    for v_reset, reset in ((0.0, "hard"), (-0.2, "hard_low"), (None, "soft")):
+        for detach in (False, True):
+            common = dict(v_reset=v_reset, detach_reset=detach, step_mode="m", store_v_seq=True)
+            cases = {f"IF-{reset}-{detach}": (neuron.IFNode, {})}
+            for decay in (True, False):
+                cases[f"LIF-{decay}-{reset}-{detach}"] = (neuron.LIFNode, dict(tau=2.5, decay_input=decay))
+                cases[f"PLIF-{decay}-{reset}-{detach}"] = (
+                    neuron.ParametricLIFNode,
+                    dict(init_tau=2.5, decay_input=decay),
+                )
+            for name, (cls, options) in cases.items():
+                node = cls(v_threshold=0.8, surrogate_function=surrogate.ATan(alpha=2.0), **options, **common)
+                x = shared()[0].requires_grad_()
+                spikes = node(x)
+                finish(store, name, x, spikes, node.v_seq, [node.w] if cls is neuron.ParametricLIFNode else [])
+    for cls in ("Sigmoid", "ATan", "PiecewiseQuadratic", "Erf"):
+        u = torch.linspace(-3, 3, 61, requires_grad=True)
+        store[f"surrogate-{cls}"] = torch.autograd.grad(getattr(surrogate, cls)()(u).sum(), u)[0].numpy()
+    save("spikingjelly", store)
+
+
+def snntorch():
+    import snntorch as snn
+    from snntorch import functional as sf
+    from snntorch import surrogate
+
+    store = {}
+    names = {"subtract": "soft", "zero": "hard", "none": "none"}
+    for mechanism, reset in names.items():
+        # Parity ends at a late or absent reset: at once, snnTorch misses spikes of a residual above threshold.
+        for delay in (True, False):
+            if not delay and mechanism == "subtract":
+                continue
+            node = snn.Leaky(
+                beta=torch.tensor(0.6), learn_beta=True, threshold=0.8, reset_mechanism=mechanism, reset_delay=delay
+            )
+            x = shared()[0].requires_grad_()
+            mem, spikes, mems = torch.zeros(B, N), [], []
+            for t in range(T):
+                spike, mem = node(x[t], mem)
+                spikes.append(spike)
+                mems.append(mem)
+            finish(store, f"Leaky-{reset}-{delay}", x, torch.stack(spikes), torch.stack(mems), [node.beta])
+        node = snn.Synaptic(
+            alpha=torch.tensor(0.7),
+            beta=torch.tensor(0.6),
+            learn_alpha=True,
+            learn_beta=True,
+            threshold=0.8,
+            reset_mechanism=mechanism,
+        )
+        x = shared()[0].requires_grad_()
+        syn, mem, spikes, mems = torch.zeros(B, N), torch.zeros(B, N), [], []
+        for t in range(T):
+            spike, syn, mem = node(x[t], syn, mem)
+            spikes.append(spike)
+            mems.append(mem)
+        finish(store, f"Synaptic-{reset}", x, torch.stack(spikes), torch.stack(mems), [node.alpha, node.beta])
+    u = torch.linspace(-3, 3, 60, requires_grad=True)  # no exact 0: snnTorch fires at u > 0
+    store["surrogate-FastSigmoid"] = torch.autograd.grad(surrogate.fast_sigmoid()(u).sum(), u)[0].numpy()
+
+    spikes = (shared()[0] > 1.2).float()
+    membranes, target = shared()[1], torch.tensor([2, 6, 0])
+    store["loss/target"], store["loss/spikes"] = target.numpy(), spikes.numpy().astype(np.uint8)
+    losses = {
+        "rate_cross_entropy": sf.ce_rate_loss()(spikes, target),
+        "count_cross_entropy": sf.ce_count_loss()(spikes, target),
+        "max_membrane_cross_entropy": sf.ce_max_membrane_loss()(membranes, target),
+        "count_mse": sf.mse_count_loss(correct_rate=0.8, incorrect_rate=0.2)(spikes, target),
+        "membrane_mse": sf.mse_membrane_loss(on_target=1.1, off_target=0.2)(membranes, target),
+        "first_spike_negate": sf.ce_temporal_loss(inverse="negate")(spikes, target),
+        "first_spike_reciprocal": sf.ce_temporal_loss(inverse="reciprocal")(spikes, target),
+        "accuracy_rate": torch.tensor(sf.accuracy_rate(spikes, target)),
+    }
+    store.update({f"loss/{name}": value.numpy() for name, value in losses.items()})
+    s = spikes.clone().requires_grad_()
+    store["loss/first_spike_grad"] = torch.autograd.grad(sf.ce_temporal_loss()(s, target), s)[0].numpy()
+    save("snntorch", store)
+
+
+def norse():
+    from norse.torch.functional.leaky_integrator_box import LIBoxParameters, LIBoxState, li_box_feed_forward_step
+    from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
+
+    store = {}
+    tau = 2.5  # in steps of dt = 1
+    for v_leak, v_reset in ((0.0, 0.0), (0.1, -0.2)):
+        p = LIFBoxParameters(
+            tau_mem_inv=torch.tensor(1 / tau),
+            v_leak=torch.tensor(v_leak),
+            v_th=torch.tensor(0.8),
+            v_reset=torch.tensor(v_reset),
+        )
+        x = shared()[0].requires_grad_()
+        state, spikes, vs = LIFBoxFeedForwardState(v=torch.full((B, N), v_leak)), [], []
+        for t in range(T):
+            spike, state = lif_box_feed_forward_step(x[t], state, p, dt=1.0)
+            spikes.append(spike)
+            vs.append(state.v)
+        finish(store, f"LIF-{v_leak}-{v_reset}", x, torch.stack(spikes), torch.stack(vs))
+    p = LIBoxParameters(tau_mem_inv=torch.tensor(1 / tau), v_leak=torch.tensor(0.1))
+    x = shared()[0].requires_grad_()
+    state, vs = LIBoxState(v=torch.full((B, N), 0.1)), []
+    for t in range(T):
+        v, state = li_box_feed_forward_step(x[t], state, p, dt=1.0)
+        vs.append(v)
+    finish(store, "LI", x, torch.stack(vs), torch.stack(vs))
+    store["LI/spikes"] = torch.stack(vs).detach().numpy()
+    save("norse", store)
+
+
+if __name__ == "__main__":
+    spikingjelly()
+    snntorch()
+    norse()
