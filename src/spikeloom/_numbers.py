@@ -38,7 +38,8 @@ class Declared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._declared: dict[str, float | None] = {}  # the value of a float; None for tensors
+        self._declared: dict[str, bool] = {}  # name -> is it a float?
+        self._floats: dict[str, float] = {}  # their values; compiled code must not read them
 
     def numbers(self, **values: Number) -> None:
         """Declares the numbers of this module's equation, each a float, a Tensor or an nn.Parameter."""
@@ -65,9 +66,9 @@ class Declared(nn.Module):
     def constants(self) -> dict[str, Any]:
         """The numbers that are not learnable and the options that the equation depends on."""
         found: dict[str, Any] = {}
-        for name, value in self._declared.items():
-            if value is not None:
-                found[name] = value
+        for name, is_float in self._declared.items():
+            if is_float:
+                found[name] = self._floats[name]
             elif name in self._buffers:
                 found[name] = _fingerprint(getattr(self, name))
         return found
@@ -80,14 +81,14 @@ class Declared(nn.Module):
             _check_dtype(value, who)
             self._forget(name)
             self.register_parameter(name, value)
-            self._declared[name] = None
+            self._declared[name] = False
         elif isinstance(value, Tensor) and value.ndim > 0:
             _check_dtype(value, who)
             if value.requires_grad:
                 raise TypeError(f"{who}: got a tensor that requires a gradient; wrap it in nn.Parameter to learn it")
             self._forget(name)
             self.register_buffer(name, value.detach().clone(), persistent=False)
-            self._declared[name] = None
+            self._declared[name] = False
         elif isinstance(value, Tensor) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             self._declare_float(name, float(value))
         else:
@@ -103,23 +104,24 @@ class Declared(nn.Module):
             raise ValueError(f"{who}: expected {_interval(low, high)}, got {least if least == most else value}")
 
     def _declare_float(self, name: str, value: float) -> None:
-        if self._declared.get(name) is not None:  # in place: compiled code and captured graphs see the new value
+        if self._declared.get(name):  # in place: compiled code and captured graphs see the new value
             with torch.no_grad():
                 getattr(self, name).fill_(value)
         else:
             self._forget(name)
             self.register_buffer(name, _scalar(value, torch.device("cpu")), persistent=False)
-        self._declared[name] = value
+        self._declared[name], self._floats[name] = True, value
 
     def _forget(self, name: str) -> None:
         self._declared.pop(name, None)
+        self._floats.pop(name, None)
         self._parameters.pop(name, None)
         self._buffers.pop(name, None)
         self._non_persistent_buffers_set.discard(name)
 
     def _broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
         number: Tensor = getattr(self, name)
-        if self._declared[name] is not None:
+        if self._declared[name]:
             return number
         shape = number.shape
         if len(shape) == 1 and len(step_shape) >= 2:
@@ -140,10 +142,9 @@ class Declared(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in self._declared.items():
-            if value is not None:
-                device = self._buffers[name].device  # type: ignore[union-attr]  # declared floats are buffers
-                self._buffers[name] = _scalar(value, torch.device("cpu") if device.type == "meta" else device)
+        for name, value in self._floats.items():
+            device = self._buffers[name].device  # type: ignore[union-attr]  # declared floats are buffers
+            self._buffers[name] = _scalar(value, torch.device("cpu") if device.type == "meta" else device)
         return self
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -158,16 +159,18 @@ class Declared(nn.Module):
             super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        self.__dict__.get("_declared", {}).pop(name, None)
-        super().__delattr__(name)
+        if name in self.__dict__.get("_declared", ()):
+            self._forget(name)
+        else:
+            super().__delattr__(name)
 
 
 def describe(module: Declared) -> str:
     """``tau=2.0, rho=learnable [64]``: the declared numbers, for ``extra_repr``."""
     parts = []
-    for name, value in module._declared.items():
-        if value is not None:
-            parts.append(f"{name}={value:g}")
+    for name, is_float in module._declared.items():
+        if is_float:
+            parts.append(f"{name}={module._floats[name]:g}")
         else:
             kind = "learnable " if name in module._parameters else "constant "
             parts.append(f"{name}={kind}{list(getattr(module, name).shape)}")

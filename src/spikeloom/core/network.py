@@ -251,7 +251,8 @@ def _wanted(record: tuple[str, ...], paths: Mapping[TemporalModule, str]) -> dic
         found = False
         for module, path in paths.items():
             for name in ("output", *module.recordable):
-                if fnmatchcase(f"{path}.{name}", pattern):
+                full = f"{path}.{name}"
+                if full == pattern or ("*" in pattern and fnmatchcase(full, pattern)):
                     found = True
                     if name not in wanted.get(path, ()):
                         wanted[path] = (*wanted.get(path, ()), name)

@@ -71,4 +71,5 @@ def refuse(module: nn.Module, path: str) -> None:
 def _is_wrapped(parent: nn.Module, name: str) -> bool:
     if isinstance(parent, TemporalModule) and parent.transparent:
         return name == "body"
-    return name in _WRAPPERS and type(parent).__module__.startswith("torch.")
+    container = isinstance(parent, (nn.Sequential, nn.ModuleDict, nn.ModuleList))  # the user chose their names
+    return name in _WRAPPERS and not container and type(parent).__module__.startswith("torch.")

@@ -1,0 +1,239 @@
+"""With the rest of PyTorch: compile, export, deepcopy, pickle, autocast, functorch, DDP, checkpoints."""
+
+import copy
+import io
+import pickle
+import shutil
+import socket
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
+
+import spikeloom as sl
+
+
+# PyTorch's own, raised inside torch.compile and torch.func.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning"),
+]
+
+
+def dense_net():
+    return sl.Network(
+        nn.Linear(5, 6),
+        sl.LIF(v_threshold=0.2),
+        nn.Linear(6, 4),
+        sl.PLIF(shape=4, v_threshold=0.2),
+        nn.Linear(4, 3),
+        sl.LI(),
+    )
+
+
+@pytest.fixture
+def fresh_dynamo():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
+def test_compile_fullgraph_gives_the_same_with_gradients(fresh_dynamo):
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    y, result = net(x, return_state=True, record=("1.v",))
+    (y.square().sum() + result.record["1.v"].sum()).backward()
+    wanted = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    z, again = compiled(x, return_state=True, record=("1.v",))
+    (z.square().sum() + again.record["1.v"].sum()).backward()
+    torch.testing.assert_close(z, y)
+    torch.testing.assert_close(again.state["3"]["v"], result.state["3"]["v"])
+    for g, p in zip(wanted, net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, g)
+    assert fresh_dynamo["stats"]["unique_graphs"] == 1
+
+
+def test_twelve_changes_of_numbers_and_scales_are_one_compile(fresh_dynamo):
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for k in range(12):
+        net.body[1].tau = 1.5 + 0.1 * k
+        net.body[3].v_threshold = 0.1 + 0.05 * k
+        net.body[1].surrogate.scale = 1.0 + k
+        torch.testing.assert_close(compiled(x), net(x))
+    assert fresh_dynamo["stats"]["unique_graphs"] == 1
+
+
+def test_compile_with_a_static_prefix_and_a_residual_block(fresh_dynamo):
+    net = sl.Network(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(v_threshold=0.2), nn.Flatten(), nn.Linear(144, 2)
+    ).eval()
+    image = torch.rand(2, 1, 8, 8)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(image, repeat=4), net(image, repeat=4))
+
+
+def test_compiled_with_inductor_trains_the_same(fresh_dynamo):
+    if shutil.which("g++") is None:
+        pytest.skip("inductor needs g++, which this machine lacks")
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    net(x).sum().backward()
+    wanted = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    torch.compile(net, fullgraph=True)(x).sum().backward()
+    for g, p in zip(wanted, net.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, g, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside torch.export")
+def test_export_with_dynamic_steps_and_batch(tmp_path):
+    net = sl.Network(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(v_threshold=0.2), nn.Flatten(), nn.Linear(144, 2), sl.LI()
+    )
+    net.eval()
+    T, B = torch.export.Dim("T", min=1, max=256), torch.export.Dim("B", min=1, max=256)
+    x = torch.rand(4, 3, 1, 8, 8)
+    with torch.no_grad():
+        exported = torch.export.export(net, (x,), dynamic_shapes={"args": ({0: T, 1: B},)}, strict=True)
+    torch.export.save(exported, tmp_path / "net.pt2")
+    loaded = torch.export.load(tmp_path / "net.pt2").module()
+    for t, b in ((4, 3), (1, 1), (9, 2), (30, 5)):
+        x = torch.rand(t, b, 1, 8, 8)
+        torch.testing.assert_close(loaded(x), net(x))
+
+
+def test_deepcopy_and_pickle(conv_net):
+    conv_net.eval()
+    x = torch.rand(3, 2, 1, 8, 8)
+    wanted = conv_net(x)
+    for other in (copy.deepcopy(conv_net), pickle.loads(pickle.dumps(conv_net))):
+        assert torch.equal(other(x), wanted)
+        other.body[2].v_threshold = 100.0
+        assert not torch.equal(other(x, record=("2.output",))[1].record["2.output"], wanted)
+        assert torch.equal(conv_net(x), wanted)
+
+
+def test_saved_whole_and_by_weights_only(tmp_path, conv_net):
+    torch.save(conv_net.state_dict(), tmp_path / "w.pt")
+    other = copy.deepcopy(conv_net)
+    for p in other.parameters():
+        p.data.zero_()
+    other.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True))
+    x = torch.rand(3, 2, 1, 8, 8)
+    assert torch.equal(other.eval()(x), conv_net.eval()(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_half_precision_keep_the_state_in_float32(dtype):
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    with torch.autocast("cpu", dtype=dtype):
+        y, result = net(x, return_state=True, record=("1.output",))
+    assert result.record["1.output"].dtype == dtype
+    assert y.dtype == dtype
+    assert {v.dtype for s in result.state.values() for v in s.values()} == {torch.float32}
+    y.float().sum().backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
+    half = dense_net().to(dtype)
+    y, result = half(x.to(dtype), return_state=True)
+    assert y.dtype == dtype
+    assert result.state["1"]["v"].dtype == torch.float32
+    # the neuron itself computes in float32: half-precision input, exact voltage
+    xs = torch.full((3, 1), 0.1, dtype=dtype)
+    _, state = sl.IF().sequence(xs)
+    assert float(state["v"]) == float(xs[0].float() + xs[0].float() + xs[0].float())
+
+
+def test_autocast_is_off_inside_dynamics():
+    class Multiplies(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states(v=0.0)
+
+        def dynamics(self, x, v):
+            assert not torch.is_autocast_enabled("cpu")
+            return x, v + x
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert sl.Network(Multiplies())(torch.ones(2, 1)).sum() == 2
+
+
+def test_func_grad_jvp_and_vmap_agree_with_autograd():
+    net, x = dense_net().double(), torch.randn(4, 3, 5, dtype=torch.float64)
+    params = dict(net.named_parameters())
+
+    def loss(p, x):
+        return functional_call(net, p, (x,)).square().sum()
+
+    by_func = grad(loss)(params, x)
+    loss(params, x).backward()
+    for name, p in params.items():
+        torch.testing.assert_close(by_func[name], p.grad)
+    tangent = torch.randn_like(x)
+    _, forward = jvp(lambda x: loss(params, x), (x,), (tangent,))
+    gradient = grad(loss, argnums=1)(params, x)
+    torch.testing.assert_close(forward, (gradient * tangent).sum())
+    per_sample = vmap(grad(loss), (None, 1))(params, x.unsqueeze(2))
+    for name in params:
+        torch.testing.assert_close(per_sample[name].sum(0), by_func[name])
+
+
+def test_forward_mode_and_double_backward_of_a_learnable_scale():
+    scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+    neuron = sl.LIF(surrogate=sl.surrogate.ATan(scale)).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+
+    def loss(s):
+        return functional_call(sl.Network(neuron), {"body.0.surrogate.scale": s}, (x,)).sum()
+
+    value, forward = jvp(loss, (scale.detach(),), (torch.ones((), dtype=torch.float64),))
+    torch.testing.assert_close(forward, grad(loss)(scale.detach()))
+    assert forward != 0
+    hessian = torch.func.hessian(loss)(scale.detach())
+    assert hessian.isfinite()
+
+
+def _worker(rank, port, queue):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    net = nn.parallel.DistributedDataParallel(dense_net())
+    x = torch.randn(4, 6, 5)
+    net(x[:, rank * 3 : rank * 3 + 3]).mean().backward()
+    if rank == 0:
+        queue.put([p.grad.numpy() for p in net.parameters()])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_two_processes_average_the_gradients_of_one(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    context = mp.get_context("spawn")
+    queue = context.SimpleQueue()
+    processes = mp.start_processes(_worker, (port, queue), nprocs=2, start_method="spawn", join=False)
+    got = queue.get()
+    while not processes.join():
+        pass
+    torch.manual_seed(0)
+    net = dense_net()
+    net(torch.randn(4, 6, 5)).mean().backward()
+    for g, p in zip(got, net.parameters(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(g), p.grad, atol=1e-7, rtol=1e-5)
+
+
+def test_safetensors_round_trip(tmp_path, conv_net):
+    safetensors = pytest.importorskip("safetensors.torch", reason="the extra 'demo' is not installed")
+    safetensors.save_file(conv_net.state_dict(), tmp_path / "w.safetensors")
+    loaded = safetensors.load_file(tmp_path / "w.safetensors")
+    other = copy.deepcopy(conv_net)
+    other.load_state_dict(loaded)
+    buffer = io.BytesIO()
+    torch.save(loaded, buffer)
+    assert set(loaded) == set(conv_net.state_dict())
