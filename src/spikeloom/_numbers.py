@@ -98,8 +98,8 @@ class Declared(nn.Module):
         if isinstance(value, Tensor) and (value.is_meta or value.numel() == 0):
             return
         low, high = self.limits.get(name, (-math.inf, math.inf))
-        values = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        least, most = float(values.min()), float(values.max())
+        least = float(value.detach().min()) if isinstance(value, Tensor) else value
+        most = float(value.detach().max()) if isinstance(value, Tensor) else value
         if not (low <= least and most <= high):  # also refuses NaN
             raise ValueError(f"{who}: expected {_interval(low, high)}, got {least if least == most else value}")
 
@@ -124,8 +124,10 @@ class Declared(nn.Module):
         if self._declared[name]:
             return number
         shape = number.shape
+        if shape.numel() == 1:
+            return number.reshape(()).to(dtype)
         if len(shape) == 1 and len(step_shape) >= 2:
-            fits = shape[0] in (1, step_shape[1])
+            fits = shape[0] == step_shape[1]
             number = number.reshape(shape + (1,) * (len(step_shape) - 2))
         else:
             per_sample = step_shape[1:]

@@ -15,7 +15,6 @@ from torch.func import functional_call, grad, jvp, vmap
 
 import spikeloom as sl
 
-
 # PyTorch's own, raised inside torch.compile and torch.func.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
@@ -192,7 +191,7 @@ def test_forward_mode_and_double_backward_of_a_learnable_scale():
     def loss(s):
         return functional_call(sl.Network(neuron), {"body.0.surrogate.scale": s}, (x,)).sum()
 
-    value, forward = jvp(loss, (scale.detach(),), (torch.ones((), dtype=torch.float64),))
+    _, forward = jvp(loss, (scale.detach(),), (torch.ones((), dtype=torch.float64),))
     torch.testing.assert_close(forward, grad(loss)(scale.detach()))
     assert forward != 0
     hessian = torch.func.hessian(loss)(scale.detach())

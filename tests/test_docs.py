@@ -1,0 +1,39 @@
+"""Every python block of README, CONTRIBUTING and docs runs; a text block right after it is its output."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if "```python" in f.read_text()], ids=lambda f: f.name)
+def test_code_blocks_run_and_print_what_they_say(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text, namespace, printed = file.read_text(), {"__name__": "__main__"}, None
+    for block in FENCE.finditer(text):
+        language, code = block.groups()
+        if language == "python":
+            line = text[: block.start(2)].count("\n")
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile("\n" * line + code, str(file), "exec"), namespace)
+            printed = output.getvalue()
+        elif language == "text":
+            assert printed is not None, "a text block without a python block before it"
+            assert printed.strip() == code.strip()
+            printed = None
+
+
+def test_local_links_lead_somewhere():
+    broken = []
+    for file in FILES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", file.read_text()):
+            if not (file.parent / target).exists():
+                broken.append(f"{file.name}: {target}")
+    assert not broken

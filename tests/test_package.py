@@ -1,0 +1,105 @@
+"""The package itself: what an import does, the direction of imports, the public names."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import spikeloom as sl
+
+SOURCE = Path(sl.__file__).parent
+
+# A layer may import from those before it (design: imports point downwards only).
+LAYERS = [
+    {"_time", "_numbers"},
+    {"surrogate", "encode", "decode", "loss", "metrics"},
+    {"core"},
+    {"kernel"},
+    {"neuron"},
+    {"plot"},
+    {"recipes"},
+]
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_import_prints_nothing_loads_little_and_probes_no_device():
+    code = """
+import torch, sys
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = None  # calling one would fail
+before = set(sys.modules)
+import spikeloom as sl
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+assert new <= {"spikeloom", "hashlib", "_hashlib", "_blake2", "_sha2"} | sys.stdlib_module_names, new
+assert not hasattr(sys.modules["spikeloom"], "__path__") or "spikeloom.plot" not in sys.modules
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_plot_and_recipes_load_on_first_use():
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    done = run("import spikeloom as sl, sys; assert 'matplotlib' not in sys.modules; print(sl.plot.raster.__name__)")
+    assert (done.returncode, done.stdout.strip()) == (0, "raster"), done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sl.nothing
+
+
+def test_imports_point_downwards_only():
+    rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+    wrong = []
+    for file in SOURCE.rglob("*.py"):
+        parts = file.relative_to(SOURCE).with_suffix("").parts
+        if parts[0] in ("__init__", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                names = [node.module] if node.module else [a.name for a in node.names]
+                depth = len(parts) - node.level  # 0: the package itself
+                if depth == 0:
+                    for name in names:
+                        target = name.split(".")[0]
+                        if target != parts[0] and rank[target] > rank[parts[0]]:
+                            wrong.append(f"{file.name} imports {target}")
+    assert not wrong
+    assert {f.name.removesuffix(".py") for f in SOURCE.iterdir() if f.name not in ("__pycache__", "py.typed")} == {
+        "__init__",
+        *rank,
+    }
+
+
+def test_every_public_name_has_a_docstring():
+    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics):
+        names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+        for name in names:
+            value = getattr(module, name)
+            if callable(value) and getattr(value, "__module__", "").startswith("spikeloom"):
+                assert value.__doc__, name
+
+
+def test_version_is_that_of_the_metadata():
+    from importlib.metadata import version
+
+    assert sl.__version__ == version("spikeloom")
+    citation = (SOURCE.parents[1] / "CITATION.cff").read_text()
+    assert re.search(rf"^version: {re.escape(sl.__version__)}$", citation, re.MULTILINE)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_on_a_gpu_as_on_the_cpu():
+    net = sl.Network(torch.nn.Linear(5, 6), sl.LIF(v_threshold=0.2), torch.nn.Linear(6, 3), sl.PLIF(shape=3), sl.LI())
+    x = torch.randn(6, 4, 5)
+    wanted, state = net(x, return_state=True)
+    net.cuda()
+    got, other = net(x.cuda(), return_state=True)
+    torch.testing.assert_close(got.cpu(), wanted, atol=1e-5, rtol=1e-5)
+    assert other.state["1"]["v"].device.type == "cuda"
+    with pytest.raises(ValueError, match="on cpu, but this input needs"):
+        net(x.cuda(), state=state.state)
