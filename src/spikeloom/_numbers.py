@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 Number = float | Tensor | nn.Parameter
+_UNDECLARED = (Tensor, list, dict, set)  # attributes that an equation may not depend on
 POSITIVE = (sys.float_info.min, math.inf)
 
 
@@ -54,7 +55,10 @@ class Declared(nn.Module):
         Equations run on such views. Numbers read from one are tensors; writing any attribute raises.
         """
         view = object.__new__(type(self))
-        view.__dict__.update(self.__dict__)
+        for name, value in self.__dict__.items():
+            if name[0] == "_" or not isinstance(value, _UNDECLARED):
+                view.__dict__[name] = value
+        view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
         for name in self._declared:
             view.__dict__[name] = self._broadcast(name, step_shape, dtype)
         for name, child in self._modules.items():
@@ -148,6 +152,14 @@ class Declared(nn.Module):
             device = self._buffers[name].device  # type: ignore[union-attr]  # declared floats are buffers
             self._buffers[name] = _scalar(value, torch.device("cpu") if device.type == "meta" else device)
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if self.__dict__.get("_bound"):
+            raise AttributeError(
+                f"{type(self).__name__}: dynamics read self.{name}, which is not declared; declare a number with "
+                f"self.numbers({name}=...), and keep other constants as plain values (bool, int, float, str, tuple)"
+            )
+        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if self.__dict__.get("_bound"):

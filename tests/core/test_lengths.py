@@ -114,3 +114,12 @@ def test_bad_lengths_raise(lengths, error, message):
         sl.LIF().sequence(torch.randn(7, 3, 4), lengths=lengths)
     with pytest.raises(error, match=message):
         sl.decode.rate(torch.rand(7, 3, 4), lengths=lengths)
+
+
+def test_recording_inside_a_loop_of_a_ragged_batch():
+    model, x = net().eval(), ragged(4, fill=0.0)
+    _, result = model(x, lengths=LENGTHS, record=("4.module.v",))
+    for b, n in enumerate(LENGTHS):
+        _, r = model(x[:n, b : b + 1], record=("4.module.v",))
+        torch.testing.assert_close(result.record["4.module.v"][:n, b], r.record["4.module.v"][:, 0], atol=1e-6, rtol=0)
+        assert (result.record["4.module.v"][n:, b] == 0).all()

@@ -202,6 +202,9 @@ def test_a_state_that_does_not_fit_raises(conv_net):
         conv_net(x, state={**result.state, "9": None})
     with pytest.raises(ValueError, match=r"expected a state with \['v'\], got \['u'\]"):
         conv_net(x, state={**result.state, "2": {"u": result.state["2"]["v"]}})
+    again = sl.Synaptic(alpha=0.5, beta=0.5)
+    _, state = again.sequence(x[..., 0])
+    assert again.sequence(x[..., 0], state=dict(reversed(state.items())))[1].keys() == state.keys()  # order is free
     with pytest.raises(ValueError, match="needs"):
         sl.Network(Accumulate())(ramp(2, 3), state={"0": {"total": torch.zeros(2, 1)}})
 

@@ -162,3 +162,13 @@ def test_repeat_with_lengths():
     for b, n in enumerate(lengths):
         torch.testing.assert_close(cut[:n, b], whole[:n, b])
         assert (cut[n:, b] == 0).all()
+
+
+def test_the_prefix_reaches_into_nested_sequentials():
+    flat = model()
+    nested = sl.Network(nn.Sequential(nn.Sequential(*flat[:2]), flat[2], flat[3]), nn.Sequential(*TAIL)).eval()
+    with LargestBatch() as seen:
+        y = nested(IMAGE, repeat=6)
+    assert seen.conv == [3]
+    assert torch.equal(y, sl.Network(*flat, *TAIL).eval()(IMAGE, repeat=6))
+    assert list(nested(IMAGE, repeat=6, return_state=True)[1].state) == ["0.2"]

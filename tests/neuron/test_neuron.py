@@ -260,6 +260,17 @@ def test_dynamics_must_be_pure_and_complete():
 
     with pytest.raises(AttributeError, match=r"dynamics wrote self.seen, but it must be pure"):
         broken(writes).sequence(x)
+    for undeclared in (torch.ones(1), [1.0], {"a": 1.0}, nn.Parameter(torch.ones(1))):
+        neuron = broken(lambda self, x, v: (x * self.gain, v))
+        neuron.gain = undeclared
+        with pytest.raises(AttributeError, match=r"dynamics read self.gain, which is not declared"):
+            neuron.sequence(x)
+    neuron = broken(lambda self, x, v: (x * self.gain[1], v))
+    neuron.gain = (1.0, 2.0)
+    assert float(neuron.sequence(x)[0].sum()) == 4.0
+    for in_place in (lambda self, x, v: (x, v.add_(x)), lambda self, x, v: (x.mul_(2), v)):
+        with pytest.raises(ValueError, match="dynamics changed x or a state in place"):
+            broken(in_place).sequence(torch.ones(2, 1))
     with pytest.raises(ValueError, match="returned 1 values, expected 2"):
         broken(lambda self, x, v: x).sequence(x)
     with pytest.raises(ValueError, match=r"returned shape \[\] for a step of shape \[1\]"):

@@ -7,7 +7,7 @@ the state of every temporal module, so that no module holds any.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -186,9 +186,11 @@ class Call:
         if never:
             raise ValueError(f"cannot record {never}: this call did not run them")
 
-    def note_ran(self, path: str) -> None:
-        """Tells this call that a module ran inside a call of its own (a Loop's step)."""
-        self._counts.setdefault(path, 0)
+    def adopt(self, recorded: Mapping[str, Tensor], ran: Iterable[str]) -> None:
+        """Takes over what a Loop recorded in calls of its own, and notes that the modules at ``ran`` did run."""
+        self.recorded.update(recorded)
+        for path in ran:
+            self._counts.setdefault(path, 1)
 
 
 def map_tensors(function: Any, tree: Any) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .call import Call, State, activate, active
-from .module import TemporalModule, run_steps, sequence_size
+from .module import TemporalModule, run_steps
 from .paths import temporal_paths
 
 
@@ -61,25 +60,17 @@ class Loop(TemporalModule):
                 paths[m] for m in self.modules() if isinstance(m, TemporalModule) and m in paths and m is not self
             }
             wanted = {path: names for path, names in outer.wanted.items() if path in inside}
-        steps: list[dict[str, Tensor]] = []
-        total = sequence_size(xs, "Loop")[1]
 
         def step(x_t: tuple[Any, ...], incoming: State) -> tuple[Any, State]:
             B = pytree.tree_leaves(x_t)[0].shape[0]
-            if wanted and total != B:
-                raise ValueError("recording inside a Loop is not possible with lengths; record outside it")
             call = Call(1, B, paths=paths, incoming=incoming, wanted=wanted, stepping=True)
             with activate(call):
                 y = self.module(*x_t)
             call.check_all_used()
             call.unfold_tree(y, f"output of {type(self.module).__name__} in a Loop")
-            steps.append(call.recorded)
-            return y, call.outgoing
+            return (y, call.recorded), call.outgoing
 
-        y, new = run_steps(step, xs, state, lengths)
+        (y, recorded), new = run_steps(step, xs, state, lengths)
         if outer is not None and wanted:
-            for path in wanted:
-                outer.note_ran(path)
-            for key in steps[0]:
-                outer.recorded[key] = torch.stack([s[key] for s in steps])
+            outer.adopt(recorded, wanted)
         return y, new

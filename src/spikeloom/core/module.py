@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
-from .call import Repeated, State, active, map_tensors
+from .call import State, active, map_tensors
 
 
 class TemporalModule(nn.Module):
@@ -112,7 +112,6 @@ def run_steps(
 
     Returns what :meth:`TemporalModule.sequence` returns. Outputs past a sample's length are 0.
     """
-    xs = tuple(x.x.expand(x.T, *x.x.shape) if isinstance(x, Repeated) else x for x in xs)
     T, B = sequence_size(xs)
     if lengths is not None:
         lengths = check_lengths(lengths, T, B)
@@ -126,10 +125,12 @@ def run_steps(
             y_t, state = _step_some(step, x_t, state, going, B)
         ys.append(y_t)
         recorded.append({name: state[name] for name in record})
-    y = pytree.tree_map(lambda *steps: torch.stack(steps), *ys) if not isinstance(ys[0], Tensor) else torch.stack(ys)
-    if not record:
-        return y, state
-    return y, state, {name: torch.stack([r[name] for r in recorded]) for name in record}
+    y = pytree.tree_map(_stack, *ys)
+    return (y, state, pytree.tree_map(_stack, *recorded)) if record else (y, state)
+
+
+def _stack(*steps: Any) -> Any:
+    return torch.stack(steps) if isinstance(steps[0], Tensor) else steps[0]
 
 
 def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: int) -> tuple[Any, State]:

@@ -15,7 +15,7 @@ from .._time import check_lengths
 from .call import Call, State, activate, active, map_tensors
 from .module import TemporalModule, sequence_size
 from .paths import temporal_paths
-from .prefix import run_prefix, splits_at
+from .prefix import has_prefix, run_prefix
 from .stream import Stream
 
 
@@ -65,8 +65,8 @@ class Network(TemporalModule):
     * ``net(x, lengths=n)`` runs a ragged batch: only valid steps are computed, outputs past them are 0.
     * Keyword arguments and ``sl.static(...)`` reach the model as they are; pytrees go in and out.
 
-    Where the model is an ``nn.Sequential`` and the input does not change over time, the leading layers that
-    treat rows one by one run once on ``[B, *]``; batch norm's running variance then counts B samples.
+    Where the model is an ``nn.Sequential`` (of Sequentials) and the input does not change over time, the leading
+    layers that treat rows one by one run once on ``[B, *]``; batch norm's running variance then counts B samples.
 
     Inside another network's call a Network is transparent.
 
@@ -181,7 +181,7 @@ class Network(TemporalModule):
         ):
             x = args[0]
             once = x if repeat is not None else (x[0] if call.T > 1 and x.stride(0) == 0 else None)
-            if once is not None and splits_at(self.body, call.paths):
+            if once is not None and has_prefix(self.body, call.paths):
                 return run_prefix(self.body, once, call)
         if repeat is not None:
             T = call.T

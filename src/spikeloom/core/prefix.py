@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,24 +29,20 @@ _ROW_WISE = frozenset(getattr(nn, name) for name in _ROW_WISE_NAMES.split())
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
-def splits_at(body: nn.Module, paths: Mapping[TemporalModule, str]) -> int:
-    """Number of leading children of a Sequential that need to run only once on an unchanging input; 0 if none.
+def has_prefix(body: nn.Module, paths: Mapping[TemporalModule, str]) -> bool:
+    """Whether a body has leading layers that need to run only once on an unchanging input.
 
-    A Sequential whose first child is a neuron counts as 1: the neuron takes the one step as it is.
+    A neuron in the first place counts: it takes the one step as it is.
     """
-    if type(body) is not nn.Sequential or _has_hooks(body):
-        return 0
-    count = 0
-    for child in body:
-        if not _row_wise(child):
-            return count or int(_takes_repeated(child) and child in paths)
-        count += 1
-    return count
+    if not _plain_sequential(body):
+        return False
+    first = next(_layers(body), None)
+    return first is not None and (_row_wise(first) or (_takes_repeated(first) and first in paths))
 
 
 def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
-    layers = list(body.children())
+    layers = list(_layers(body))
     i = 0
     while i < len(layers) and _row_wise(layers[i]):
         x = layers[i](x)
@@ -62,6 +58,19 @@ def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     return x
 
 
+def _layers(body: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a Sequential in order, those of Sequentials inside it among them."""
+    for child in body.children():
+        if _plain_sequential(child):
+            yield from _layers(child)
+        else:
+            yield child
+
+
+def _plain_sequential(module: nn.Module) -> bool:
+    return type(module) is nn.Sequential and not _has_hooks(module)
+
+
 def _takes_repeated(module: nn.Module) -> bool:
     return isinstance(module, TemporalModule) and module.takes_repeated and not _has_hooks(module)
 
@@ -69,8 +78,6 @@ def _takes_repeated(module: nn.Module) -> bool:
 def _row_wise(module: nn.Module) -> bool:
     if _has_hooks(module):
         return False
-    if type(module) is nn.Sequential:
-        return all(_row_wise(child) for child in module)
     return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
 
 

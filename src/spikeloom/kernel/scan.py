@@ -132,7 +132,12 @@ def _scan_exported(
 
 
 def _dynamics(bound: Dynamics, x_t: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
+    versions = _versions((*x_t, *states))
     out = bound.dynamics(*x_t, *states)
+    if _versions((*x_t, *states)) != versions:
+        raise ValueError(
+            f"{type(bound).__name__}.dynamics changed x or a state in place; write v = v + x, not v += x or v.add_(x)"
+        )
     out = (out,) if isinstance(out, Tensor) else out
     if len(out) != 1 + len(states):
         raise ValueError(
@@ -146,3 +151,9 @@ def _dynamics(bound: Dynamics, x_t: tuple[Tensor, ...], states: States) -> tuple
                 f"{list(x_t[0].shape)}; outputs and states must have the shape of the step"
             )
     return out[0], out[1:]
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> list[int] | None:
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return None  # in-place changes are not counted there
+    return [t._version for t in tensors]

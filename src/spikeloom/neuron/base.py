@@ -154,7 +154,7 @@ class Neuron(Declared, TemporalModule):
     def check_state(self, state: State, *x_t: Tensor) -> None:
         """Raises ValueError unless ``state`` is ``{name: [B, *]}`` in the state's dtype, on the input's device."""
         who, names = type(self).__name__, list(self._rest)
-        if not isinstance(state, dict) or list(state) != names:
+        if not isinstance(state, dict) or set(state) != set(names):
             got = list(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"{who}: expected a state with {names}, got {got}")
         x, dtype = x_t[0], state_dtype(x_t[0].dtype)
