@@ -60,7 +60,7 @@ class Declared(nn.Module):
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
         for name in self._declared:
-            view.__dict__[name] = self._broadcast(name, step_shape, dtype)
+            view.__dict__[name] = self.broadcast(name, step_shape, dtype)
         for name, child in self._modules.items():
             if isinstance(child, Declared):
                 view.__dict__[name] = child.bind(step_shape, dtype)
@@ -79,6 +79,9 @@ class Declared(nn.Module):
 
     def _declare(self, name: str, value: Number) -> None:
         who = f"{type(self).__name__}.{name}"
+        if isinstance(value, nn.Parameter) and name in self._parameters:  # loading with assign=True
+            self._parameters[name] = value
+            return
         if isinstance(value, (int, float, Tensor)):
             self._check_limits(name, value, who)
         if isinstance(value, nn.Parameter):
@@ -123,7 +126,8 @@ class Declared(nn.Module):
         self._buffers.pop(name, None)
         self._non_persistent_buffers_set.discard(name)
 
-    def _broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A declared number, shaped to broadcast against one step ``[B, *]``; ValueError if it does not fit."""
         number: Tensor = getattr(self, name)
         if self._declared[name]:
             return number
@@ -154,7 +158,7 @@ class Declared(nn.Module):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if self.__dict__.get("_bound"):
+        if self.__dict__.get("_bound") and name not in self._modules:
             raise AttributeError(
                 f"{type(self).__name__}: dynamics read self.{name}, which is not declared; declare a number with "
                 f"self.numbers({name}=...), and keep other constants as plain values (bool, int, float, str, tuple)"

@@ -111,3 +111,29 @@ def test_truncated_backpropagation_stops_at_the_cut():
     y = net(x[2:], state=sl.detach(result.state))
     y[-1].sum().backward()
     assert x.grad.flatten().tolist() == [0.0, 0.0, 0.5, 1.0]
+
+
+def test_layers_that_work_in_place_do_not_reach_states_or_recordings():
+    x = torch.tensor([-1.0, 2.0, -4.0]).view(3, 1, 1)
+    net = sl.Network(sl.LI(tau=2.0), nn.ReLU(inplace=True))
+    y, result = net(x, return_state=True, record=("0.output", "0.v"))
+    assert y.flatten().tolist() == [0.0, 0.75, 0.0]
+    assert result.record["0.output"].flatten().tolist() == [-0.5, 0.75, -1.625]
+    assert result.record["0.v"].flatten().tolist() == [-0.5, 0.75, -1.625]
+    assert result.state["0"]["v"].flatten().tolist() == [-1.625]
+    stream = net.stream()
+    assert [float(stream(x_t)) for x_t in x] == [0.0, 0.75, 0.0]
+    assert float(stream.state["0"]["v"]) == -1.625
+
+    class Last(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states(v=0.0)
+
+        def dynamics(self, x, v):
+            return v, x
+
+    x = torch.ones(1, 1)
+    _, state = Last().step(x)
+    x.zero_()
+    assert float(state["v"]) == 1.0

@@ -314,6 +314,16 @@ def test_checkpoints_carry_the_constants():
         sl.IF().load_state_dict({"_extra_state": torch.tensor([1, 2], dtype=torch.uint8)})
 
 
+def test_loading_with_assign_keeps_numbers_and_their_order():
+    trained = sl.LIF(tau=nn.Parameter(torch.tensor(2.0)), v_threshold=nn.Parameter(torch.ones(3)))
+    trained.tau.data.fill_(0.9)  # training may leave the range that a constant must be in
+    other = sl.LIF(tau=nn.Parameter(torch.tensor(3.0)), v_threshold=nn.Parameter(torch.zeros(3)))
+    other.load_state_dict(trained.state_dict(), assign=True)
+    assert [n for n, _ in other.named_parameters()] == ["tau", "v_threshold"]
+    x = torch.randn(5, 2, 3)
+    assert torch.equal(other.sequence(x)[1]["v"], trained.sequence(x)[1]["v"])
+
+
 def test_large_constants_travel_as_a_digest():
     a, b = torch.rand(40, 40), torch.rand(40, 40)
     state = sl.IF(v_threshold=a).state_dict()

@@ -146,8 +146,8 @@ class Call:
         self.outgoing[key] = new
         for name in recordings:
             self.recorded[f"{key}.{name}"] = recorded[name]
-        if "output" in names:
-            self.recorded[f"{key}.output"] = unfolded
+        if "output" in names:  # a copy: the next layer may work in place
+            self.recorded[f"{key}.output"] = map_tensors(torch.clone, unfolded)
         return y
 
     def _sequences(self, xs: tuple[Any, ...], path: str) -> tuple[Any, ...]:

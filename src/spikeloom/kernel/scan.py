@@ -67,7 +67,8 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[
     dtype = state_dtype(xs[0].dtype)
     with full_precision(xs[0].device):
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
-    return spikes.to(output_dtype(xs[0].dtype)), new
+    y = spikes.to(output_dtype(xs[0].dtype))
+    return y, _apart(new, (*xs, y))
 
 
 @contextmanager
@@ -112,7 +113,8 @@ def _scan_eager(
         outputs.append(spikes.to(out_dtype))
         for recording, i in zip(recordings, record, strict=True):
             recording.append(seen[i])
-    return torch.stack(outputs), states, tuple(torch.stack(r) for r in recordings)
+    last = tuple(x[-1] for x in steps)
+    return torch.stack(outputs), _apart(states, last), tuple(torch.stack(r) for r in recordings)
 
 
 def _scan_exported(
@@ -151,6 +153,11 @@ def _dynamics(bound: Dynamics, x_t: tuple[Tensor, ...], states: States) -> tuple
                 f"{list(x_t[0].shape)}; outputs and states must have the shape of the step"
             )
     return out[0], out[1:]
+
+
+def _apart(states: States, others: tuple[Tensor, ...]) -> States:
+    """``states`` that share no memory with ``others``: a layer that works in place must not change a state."""
+    return tuple(s.clone() if any(s is other for other in others) else s for s in states)
 
 
 def _versions(tensors: tuple[Tensor, ...]) -> list[int] | None:

@@ -117,9 +117,8 @@ class Neuron(Declared, TemporalModule):
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
         """The states at rest, ``{name: [B, *]}``."""
         dtype = state_dtype(x_t[0].dtype)
-        bound = self.bind(x_t[0].shape, dtype)
         zero = torch.zeros_like(x_t[0], dtype=dtype)
-        return {name: zero + getattr(bound, number) for name, number in self._rest.items()}
+        return {name: zero + self.broadcast(number, zero.shape, dtype) for name, number in self._rest.items()}
 
     def sequence(
         self,
