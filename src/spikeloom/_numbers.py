@@ -102,7 +102,7 @@ class Declared(nn.Module):
             raise TypeError(f"{who}: expected a float, a Tensor or an nn.Parameter, got {type(value).__name__}")
 
     def _check_limits(self, name: str, value: Number, who: str) -> None:
-        if isinstance(value, Tensor) and (value.is_meta or value.numel() == 0):
+        if isinstance(value, Tensor) and (name not in self.limits or value.is_meta or value.numel() == 0):
             return
         low, high = self.limits.get(name, (-math.inf, math.inf))
         least = float(value.detach().min()) if isinstance(value, Tensor) else value

@@ -149,6 +149,57 @@ def test_autocast_and_half_precision_keep_the_state_in_float32(dtype):
     assert float(state["v"]) == float(xs[0].float() + xs[0].float() + xs[0].float())
 
 
+def test_meta_and_fake_tensors_give_shapes():
+    assert dense_net().to("meta")(torch.randn(4, 3, 5, device="meta")).shape == (4, 3, 3)
+    with torch._subclasses.FakeTensorMode():
+        assert dense_net()(torch.randn(4, 3, 5)).shape == (4, 3, 3)
+
+
+@torch.no_grad()
+def test_a_compiled_body_and_a_compiled_step(fresh_dynamo):
+    net, x = dense_net().eval(), torch.randn(4, 3, 5)
+    inside = sl.Network(torch.compile(net.body, backend="aot_eager"))
+    for t in (4, 2, 3, 4):
+        torch.testing.assert_close(inside(x[:t]), net(x[:t]))
+    assert list(inside(x, return_state=True)[1].state) == ["1", "3", "5"]
+    step, state, ys = torch.compile(net.step, backend="aot_eager", fullgraph=True), None, []
+    for x_t in x:
+        y, state = step(x_t, state=state)
+        ys.append(y)
+    torch.testing.assert_close(torch.stack(ys), net(x))
+
+
+def test_an_ensemble_by_vmap():
+    nets, x, base = [dense_net() for _ in range(3)], torch.randn(4, 3, 5), dense_net()
+    params, buffers = torch.func.stack_module_state(nets)
+    y = vmap(lambda p, b: functional_call(base, (p, b), (x,)))(params, buffers)
+    torch.testing.assert_close(y, torch.stack([net(x) for net in nets]), atol=1e-6, rtol=1e-6)
+
+
+def test_a_parametrised_number_is_learned():
+    class Above1(nn.Module):
+        def forward(self, w):
+            return 1 + nn.functional.softplus(w)
+
+        def right_inverse(self, tau):
+            return torch.log(torch.expm1(tau - 1))
+
+    neuron, x = sl.LIF(tau=nn.Parameter(torch.tensor(2.0))), torch.randn(4, 3, 5)
+    wanted = neuron.sequence(x)[1]["v"]
+    nn.utils.parametrize.register_parametrization(neuron, "tau", Above1())
+    v = neuron.sequence(x)[1]["v"]
+    torch.testing.assert_close(v, wanted)
+    v.sum().backward()
+    assert neuron.parametrizations.tau.original.grad != 0
+
+
+def test_inference_mode():
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    with torch.inference_mode():
+        y = net(x.clone())
+    assert torch.equal(y, net(x))
+
+
 def test_autocast_is_off_inside_dynamics():
     class Multiplies(sl.Neuron):
         def __init__(self):

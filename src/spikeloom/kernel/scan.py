@@ -74,7 +74,7 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """Turns autocast off: states are never computed in a reduced precision."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         with torch.autocast(device.type, enabled=False):
             yield
     else:
@@ -161,6 +161,6 @@ def _apart(states: States, others: tuple[Tensor, ...]) -> States:
 
 
 def _versions(tensors: tuple[Tensor, ...]) -> list[int] | None:
-    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
-        return None  # in-place changes are not counted there
-    return [t._version for t in tensors]
+    if torch.compiler.is_compiling():
+        return None
+    return [-1 if t.is_inference() else t._version for t in tensors]  # inference tensors count no changes

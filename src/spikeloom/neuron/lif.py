@@ -34,7 +34,7 @@ def declare_voltage(neuron: Neuron, v_threshold: Number, v_reset: Number) -> Non
 class LeakyVoltage(Neuron):
     """What LIF and PLIF share: a voltage that leaks to v_leak if given, else to v_reset (hard reset), else to 0."""
 
-    def leak(self, v_leak: Number | None) -> None:
+    def _declare_leak(self, v_leak: Number | None) -> None:
         """Declares the leak and the state ``v``, which rests at v_leak where given, else at v_reset."""
         if v_leak is not None:
             self.numbers(v_leak=v_leak)
@@ -123,7 +123,7 @@ class LIF(LeakyVoltage):
         self.numbers(tau=tau)
         declare_voltage(self, v_threshold, v_reset)
         self.decay_input = decay_input
-        self.leak(v_leak)
+        self._declare_leak(v_leak)
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if self.decay_input:

@@ -55,7 +55,7 @@ class PLIF(LeakyVoltage):
         self.numbers(w=nn.Parameter(_initial_w(tau, shape)))
         declare_voltage(self, v_threshold, v_reset)
         self.decay_input = decay_input
-        self.leak(v_leak)
+        self._declare_leak(v_leak)
 
     @property
     def tau(self) -> Tensor:
