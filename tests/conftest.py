@@ -1,5 +1,6 @@
 """Shared by all tests: seeds, helpers that compare, the golden files."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 import spikeloom as sl
 
 REFERENCE = Path(__file__).parent / "reference"
+# Kernels compiled by tests stay in the clone, and out of the user's cache.
+os.environ.setdefault("SPIKELOOM_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
 
 
 @pytest.fixture(autouse=True)

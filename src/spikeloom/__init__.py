@@ -1,4 +1,4 @@
-"""spikeloom: spiking neural networks in PyTorch. Write one time step, train over time.
+"""spikeloom: spiking neural networks in PyTorch. Write one time step, train at kernel speed.
 
 >>> import torch
 >>> import spikeloom as sl
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, surrogate
 from .core import Loop, Network, Replacement, Result, Stream, TemporalModule, detach, replace, static
+from .kernel import BackendError, backend
 from .neuron import IF, LI, LIF, PLIF, Leaky, Neuron, Synaptic
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "LI",
     "LIF",
     "PLIF",
+    "BackendError",
     "Leaky",
     "Loop",
     "Network",
@@ -44,6 +46,7 @@ __all__ = [
     "Stream",
     "Synaptic",
     "TemporalModule",
+    "backend",
     "decode",
     "detach",
     "encode",

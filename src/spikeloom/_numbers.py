@@ -54,16 +54,20 @@ class Declared(nn.Module):
 
         Equations run on such views. Numbers read from one are tensors; writing any attribute raises.
         """
+        view = self.bind_to({name: self.broadcast(name, step_shape, dtype) for name in self._declared})
+        for name, child in self._modules.items():
+            if isinstance(child, Declared):
+                view.__dict__[name] = child.bind(step_shape, dtype)
+        return view
+
+    def bind_to(self, numbers: dict[str, Tensor]) -> Self:
+        """A read-only view of this module with the given tensors as its numbers."""
         view = object.__new__(type(self))
         for name, value in self.__dict__.items():
             if name[0] == "_" or not isinstance(value, _UNDECLARED):
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
-        for name in self._declared:
-            view.__dict__[name] = self.broadcast(name, step_shape, dtype)
-        for name, child in self._modules.items():
-            if isinstance(child, Declared):
-                view.__dict__[name] = child.bind(step_shape, dtype)
+        view.__dict__.update(numbers)
         view.__dict__["_bound"] = True
         return view
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
+from . import build, compiled
+from .backend import BackendError, chosen, note, say_once
 
 States = tuple[Tensor, ...]
 
@@ -55,11 +57,57 @@ def scan(
     """
     first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
+    if not torch.compiler.is_compiling() and _choose(neuron, xs, states) == "c":
+        return _scan_c(neuron, xs, states, dtype, out_dtype, lengths, record)
     bound = neuron.bind(first.shape, dtype)
     with full_precision(first.device):
         if torch.compiler.is_exporting() and lengths is None and not record:
             return _scan_exported(bound, xs, states, dtype, out_dtype)
         return _scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
+
+
+def _choose(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States) -> str:
+    """``"c"`` or ``"eager"``; raises BackendError where C was asked for and cannot run."""
+    name = chosen()
+    if name == "eager":
+        note(neuron, "eager", "chosen")
+        return "eager"
+    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
+    reason = compiled.why_not(neuron, tensors, states)
+    if not reason:
+        try:
+            build.ready()
+        except build.BuildError as error:
+            reason = str(error)
+            say_once(f"C kernels are not available, neurons run as PyTorch loops: {error}")
+        else:
+            note(neuron, "c", "")
+            return "c"
+    if name == "c":
+        raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {reason}")
+    if ".dynamics" in reason:
+        say_once(f"{reason}; it runs as a PyTorch loop")
+    note(neuron, "eager", reason)
+    return "eager"
+
+
+def _scan_c(
+    neuron: Dynamics,
+    xs: tuple[Tensor | Repeated, ...],
+    states: States,
+    dtype: torch.dtype,
+    out_dtype: torch.dtype,
+    lengths: Tensor | None,
+    record: tuple[int, ...],
+) -> tuple[Tensor, States, tuple[Tensor, ...]]:
+    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
+    repeated = tuple(isinstance(x, Repeated) for x in xs)
+    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
+    if lengths is not None:
+        lengths = check_lengths(lengths, T, states[0].shape[0] if states else tensors[0].shape[1]).contiguous()
+    with full_precision(tensors[0].device):
+        y, final, recorded = compiled.run(neuron, tensors, repeated, T, states, lengths, record, dtype)
+    return y.to(out_dtype), final, recorded
 
 
 def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:

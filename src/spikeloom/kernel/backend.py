@@ -1,0 +1,81 @@
+"""Which backend runs a neuron: chosen by itself, for a block of code, or for the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+Backend = Literal["auto", "eager", "c"]
+
+logger = logging.getLogger("spikeloom")
+_local = threading.local()
+_said: set[str] = set()
+
+
+class BackendError(RuntimeError):
+    """A backend was forced that cannot run; the message says why."""
+
+
+@contextmanager
+def backend(name: Backend) -> Iterator[None]:
+    """Chooses the backend of every neuron that runs inside the block, in this thread.
+
+    Args:
+        name: ``"eager"`` (the PyTorch loop), ``"c"`` (generated C kernels; raises where they cannot run) or ``"auto"``
+            (kernels where they can run, else eager, said once through logging).
+
+    Outside such a block ``SPIKELOOM_BACKEND`` decides, and without it ``auto``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> with sl.backend("eager"):
+    ...     y = sl.Network(sl.LIF())(torch.rand(5, 2, 3))
+    """
+    checked = _check(name, "backend")
+    previous = getattr(_local, "name", None)
+    _local.name = checked
+    try:
+        yield
+    finally:
+        _local.name = previous
+
+
+def chosen() -> Backend:
+    """The backend in force."""
+    name: Backend | None = getattr(_local, "name", None)
+    return name if name is not None else _check(os.environ.get("SPIKELOOM_BACKEND", "auto"), "SPIKELOOM_BACKEND")
+
+
+def say_once(message: str) -> None:
+    """Logs a warning the first time."""
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)
+
+
+@contextmanager
+def watching() -> Iterator[list[tuple[object, str, str]]]:
+    """Collects (neuron, backend, reason) of everything that runs in the block."""
+    previous, found = getattr(_local, "watch", None), []  # type: ignore[var-annotated]
+    _local.watch = found
+    try:
+        yield found
+    finally:
+        _local.watch = previous
+
+
+def note(neuron: object, name: str, reason: str) -> None:
+    """Tells whoever watches what ran a neuron."""
+    watch = getattr(_local, "watch", None)
+    if watch is not None:
+        watch.append((neuron, name, reason))
+
+
+def _check(name: str, where: str) -> Backend:
+    if name not in get_args(Backend):
+        raise ValueError(f"{where} must be one of {', '.join(get_args(Backend))}; got {name!r}")
+    return name  # type: ignore[return-value]  # just checked

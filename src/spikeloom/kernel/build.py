@@ -1,0 +1,117 @@
+"""build: compiles C source with the system's compiler and keeps the result in a cache that only its owner can write."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+ABI = 1
+_FLAGS = "-std=gnu11 -O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
+_lock = threading.Lock()
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+class BuildError(Exception):
+    """There is no working compiler, or it failed; the message says which."""
+
+
+def load(source: str) -> ctypes.CDLL:
+    """The shared library of ``source``, from memory, from the cache, or compiled now. Raises BuildError."""
+    key = hashlib.sha256(f"{ABI}\n{_toolchain()}\n{source}".encode()).hexdigest()[:32]
+    with _lock:
+        if key not in _loaded:
+            folder = cache_folder()
+            library, digest = folder / f"{key}.so", folder / f"{key}.sha256"
+            if not _trusted(library, digest):
+                _compile(source, library, digest)
+            _loaded[key] = ctypes.CDLL(str(library))
+        return _loaded[key]
+
+
+def ready() -> None:
+    """Raises BuildError where there is no compiler."""
+    _toolchain()
+
+
+def compiler() -> str | None:
+    """The C compiler: ``CC`` if set, else the first of cc, gcc, clang; None if there is none."""
+    named = os.environ.get("CC")
+    if named:
+        return shutil.which(named)
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+
+def cache_folder() -> Path:
+    """``$SPIKELOOM_CACHE`` or ``spikeloom`` in the user's cache folder, made with mode 0700.
+
+    Where it belongs to somebody else, or others may write to it, a fresh temporary folder takes its place.
+    """
+    named = os.environ.get("SPIKELOOM_CACHE")
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikeloom"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return _private_folder()
+
+
+@functools.cache
+def _private_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="spikeloom-"))
+
+
+@functools.cache
+def _toolchain() -> str:
+    """What a binary depends on besides its source: compiler, flags, processor, system."""
+    found = compiler()
+    if found is None:
+        raise BuildError("no C compiler (cc, gcc or clang) was found")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    return "\n".join((found, version, _FLAGS, sys.platform, platform.machine(), _features()))
+
+
+def _features() -> str:
+    """The processor's features: a home folder may be shared by machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n")
+    except OSError:
+        return platform.processor()
+    found = [line for line in lines if line.startswith(("flags", "Features"))]
+    return " ".join(sorted(found[0].split(":")[1].split())) if found else ""
+
+
+def _trusted(library: Path, digest: Path) -> bool:
+    try:
+        own = library.stat().st_uid == os.getuid() == digest.stat().st_uid
+        return own and hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+    except OSError:
+        return False
+
+
+def _compile(source: str, library: Path, digest: Path) -> None:
+    found = compiler()
+    if found is None:
+        raise BuildError("no C compiler (cc, gcc or clang) was found")
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        code, built, checksum = (Path(folder) / n for n in ("kernel.c", "kernel.so", "kernel.sha256"))
+        code.write_text(source)
+        done = subprocess.run(
+            [found, *_FLAGS.split(), "-o", str(built), str(code), "-lm"], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BuildError(f"{found} failed: {done.stderr.strip()[:2000]}")
+        checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        built.replace(library)
+        checksum.replace(digest)

@@ -1,0 +1,336 @@
+"""compiled: runs a neuron's sequence with its generated C kernels."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from .._numbers import _UNDECLARED
+from .build import load
+from .emit_c import SEGMENT, emit, layout
+from .program import Program
+from .trace import RefusedError, trace
+
+_ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
+_SMALL = 1 << 15  # neuron steps below which one thread is faster
+_kernels: dict[Any, Kernels | str] = {}
+
+
+def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> str:
+    """Why the C kernels cannot run these inputs now; empty if they can."""
+    tensors = [*xs, *states, *neuron.parameters(), *neuron.buffers()]
+    if any(t.device.type != "cpu" for t in tensors):
+        return f"the input is on {xs[0].device}, C kernels run on cpu"
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return "inside torch.compile, export or jit"
+    if torch._C._len_torch_dispatch_stack():
+        return "inside a torch dispatch mode"
+    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+        return "inside a torch.func transform or forward-mode differentiation"
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return "a tensor subclass"
+    if any(x.shape != xs[0].shape for x in xs):
+        return "inputs of different shapes"
+    if xs[0].dtype.is_complex:
+        return f"inputs of {xs[0].dtype}"
+    kernels = kernels_of(neuron, len(xs))
+    return kernels if isinstance(kernels, str) else ""
+
+
+class Kernels:
+    """The program of one kind of neuron, and what was compiled from it."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.layout = layout(program)
+        self._functions: dict[Any, Any] = {}
+        self._constants: dict[Any, list[Tensor]] = {}
+
+    def function(self, name: str, dtype: torch.dtype, lengths: bool, wanted: tuple[int, ...]) -> Any:
+        """A compiled function, ``forward`` or ``backward``."""
+        key = (name, dtype, lengths, wanted)
+        if key not in self._functions:
+            ctype = "double" if dtype == torch.float64 else "float"
+            self._functions[key] = getattr(load(emit(self.program, ctype, lengths=lengths, wanted=wanted)), name)
+        return self._functions[key]
+
+    def params(self, neuron: Any, step: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+        """The values that the kernels take, by torch from the neuron's numbers."""
+        modules = (neuron, neuron.surrogate)
+        if all(is_float for module in modules for is_float in module._declared.values()):
+            key = (dtype, *(getattr(m, name).item() for m in modules for name in m._declared))
+            if key not in self._constants:
+                if len(self._constants) > 100:
+                    self._constants.clear()
+                self._constants[key] = self._evaluate(neuron, step, dtype)
+            return self._constants[key]
+        return self._evaluate(neuron, step, dtype)
+
+    def _evaluate(self, neuron: Any, step: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+        numbers = {name: neuron.broadcast(name, step, dtype) for name in neuron._declared}
+        for name in neuron.surrogate._declared:
+            numbers[f"surrogate.{name}"] = neuron.surrogate.broadcast(name, step, dtype)
+        wanted = list(self.layout.backward_params)
+        values = self.program.evaluate_numbers(numbers, wanted)
+        return [values[i].to(dtype) for i in wanted]
+
+
+def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
+    """The kernels of a neuron, or why there are none."""
+    try:
+        key = _key(neuron, inputs)
+        if key not in _kernels:
+            _kernels[key] = _trace(neuron, inputs)
+        return _kernels[key]
+    except TypeError as error:
+        return f"an attribute that dynamics may read is not hashable: {error}"
+
+
+def _trace(neuron: Any, inputs: int) -> Kernels | str:
+    try:
+        return Kernels(trace(neuron, ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs))))
+    except RefusedError as error:
+        return str(error)
+
+
+def _key(neuron: Any, inputs: int) -> Any:
+    """Everything a program depends on."""
+    parts: list[Any] = [inputs]
+    for module in (neuron, neuron.surrogate):
+        public = tuple(
+            (name, value)
+            for name, value in module.__dict__.items()
+            if name[0] != "_" and name != "training" and not isinstance(value, _UNDECLARED)
+        )
+        parts += [type(module), getattr(type(module), "dynamics", None), tuple(module._declared), public]
+    key = (*parts, tuple(neuron._rest))
+    hash(key)
+    return key
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one call lies in memory."""
+
+    kernels: Kernels
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+    T: int
+    dtype: torch.dtype
+    repeated: tuple[bool, ...]
+    param_shapes: tuple[tuple[int, int], ...]
+    lengths: bool
+
+    @property
+    def N(self) -> int:  # noqa: N802  # the number of neurons
+        return math.prod(self.shape)
+
+    def to_memory(self, x: Tensor) -> Tensor:
+        """Logical ``[..., step]`` to memory order."""
+        lead = x.ndim - len(self.order)
+        return x.permute(*range(lead), *(lead + o for o in self.order))
+
+    def to_logical(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`to_memory`."""
+        lead = x.ndim - len(self.order)
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return x.permute(*range(lead), *(lead + i for i in inverse))
+
+    def empty(self, *lead: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor ``[*lead, step]`` in memory order."""
+        return torch.empty((*lead, *(self.shape[o] for o in self.order)), dtype=dtype or self.dtype)
+
+    def integers(self, xs: tuple[Tensor, ...], gstride: int, params: tuple[int, ...], gx: tuple[bool, ...]) -> Any:
+        threads = 1 if self.N * self.T < _SMALL else torch.get_num_threads()
+        shapes = dict(zip(self.kernels.layout.backward_params, self.param_shapes, strict=True))
+        strides = [0 if r or self.T == 1 else x.stride(0) for x, r in zip(xs, self.repeated, strict=True)]
+        values = [self.N, self.T, math.prod(self.shape[1:]), threads, *strides, gstride]
+        values += [self.N if g and not r else 0 for g, r in zip(gx, self.repeated, strict=True)]
+        for i in params:
+            values += shapes[i]
+        return (ctypes.c_int64 * len(values))(*values)
+
+
+def run(
+    neuron: Any,
+    xs: tuple[Tensor, ...],
+    repeated: tuple[bool, ...],
+    T: int,
+    states: tuple[Tensor, ...],
+    lengths: Tensor | None,
+    record: tuple[int, ...],
+    dtype: torch.dtype,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What :func:`spikeloom.kernel.scan` returns. ``xs`` are ``[T, B, *]``, or ``[B, *]`` where ``repeated``."""
+    kernels = kernels_of(neuron, len(xs))
+    if isinstance(kernels, str):
+        raise RuntimeError(kernels)
+    step = xs[0].shape if repeated[0] else xs[0].shape[1:]
+    plan, xs, params = _plan(neuron, kernels, xs, repeated, T, step, dtype, lengths)
+    states = tuple(plan.to_memory(s).contiguous() for s in states)
+    tensors = (*xs, *states, *params)
+    saving = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    call: Any = _Scan.apply if saving else _Scan.forward
+    out = call(plan, lengths, record, saving, *tensors)
+    n = len(states)
+    y, final, recorded = out[0], out[1 : 1 + n], out[1 + n : 1 + n + len(record)]
+    return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
+
+
+def _plan(
+    neuron: Any,
+    kernels: Kernels,
+    xs: tuple[Tensor, ...],
+    repeated: tuple[bool, ...],
+    T: int,
+    step: torch.Size,
+    dtype: torch.dtype,
+    lengths: Tensor | None,
+) -> tuple[Plan, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    first = xs[0] if repeated[0] else xs[0][0]
+    order = tuple(range(len(step)))
+    if not first.is_contiguous() and len(step) in _ORDERS:
+        last = _ORDERS[len(step)]
+        order = last if first.permute(last).is_contiguous() else order
+    shapes, params = [], []
+    for value in kernels.params(neuron, step, dtype):
+        tensor, shape = _param(value, step, order)
+        params.append(tensor)
+        shapes.append(shape)
+    plan = Plan(kernels, order, tuple(step), T, dtype, repeated, tuple(shapes), lengths is not None)
+    ready = []
+    for x, r in zip(xs, repeated, strict=True):
+        x = plan.to_memory(x.to(dtype))
+        dense = (x if r else x[0]).is_contiguous() and (r or T == 1 or x.stride(0) == 0 or x.stride(0) >= plan.N)
+        ready.append(x if dense else x.contiguous())
+    return plan, tuple(ready), tuple(params)
+
+
+def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Tensor, tuple[int, int]]:
+    """A number value as the kernel takes it, flat in memory order, with (size, inner)."""
+    per_sample = step[1:]
+    full = (1,) * (len(per_sample) - value.ndim) + tuple(value.shape)
+    varying = [d for d, n in enumerate(full) if n > 1]
+    if not varying:
+        return value.reshape(1), (1, 1)
+    memory = [o - 1 for o in order[1:]]
+    if len(varying) == 1:
+        d = varying[0]
+        after = memory[memory.index(d) + 1 :]
+        return value.reshape(-1), (full[d], math.prod(per_sample[k] for k in after))
+    flat = value.reshape(full).expand(per_sample).permute(*memory).reshape(-1)
+    return flat, (flat.numel(), 1)
+
+
+def _pointer(t: Tensor | None) -> int | None:
+    return None if t is None else t.data_ptr()
+
+
+def _call(function: Any, pointers: list[Tensor | None], integers: Any) -> None:
+    function((ctypes.c_void_p * len(pointers))(*map(_pointer, pointers)), integers)
+
+
+class _Scan(torch.autograd.Function):
+    """The forward kernel; tensors are xs, start states and params in memory order."""
+
+    @staticmethod
+    def forward(plan: Plan, lengths: Tensor | None, record: tuple[int, ...], saving: bool, *tensors: Tensor) -> Any:
+        n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
+        xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
+        by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
+        out, final = plan.empty(plan.T), [plan.empty() for _ in states]
+        recordings = {k: plan.empty(plan.T) for k in record}
+        segments = (plan.T - 1) // SEGMENT
+        checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
+        kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
+        used = plan.kernels.layout.forward_params
+        pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
+        pointers += [by_id[i] for i in used]
+        integers = plan.integers(xs, 0, used, (False,) * n_x)
+        _call(plan.kernels.function("forward", plan.dtype, plan.lengths, ()), pointers, integers)
+        return (out, *final, *(recordings[k] for k in record), *checkpoints)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        plan, lengths, record, _, *tensors = inputs
+        ctx.plan, ctx.lengths, ctx.record = plan, lengths, record
+        checkpoints = output[1 + len(plan.kernels.program.states) + len(record) :]
+        ctx.checkpoints = len(checkpoints)
+        ctx.save_for_backward(*tensors, *checkpoints)
+        ctx.mark_non_differentiable(*checkpoints)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad[4:]
+        grads = grads[: len(grads) - ctx.checkpoints]
+        out = _ScanBackward.apply(  # type: ignore[no-untyped-call]
+            ctx.plan, ctx.lengths, ctx.record, needs, len(grads), *grads, *ctx.saved_tensors
+        )
+        return (None, None, None, None, *out)
+
+
+class _ScanBackward(torch.autograd.Function):
+    """The backward kernel; it cannot be differentiated again."""
+
+    @staticmethod
+    def forward(plan: Plan, lengths: Tensor | None, record: Any, needs: Any, n_grads: int, *tensors: Any) -> Any:
+        n_x, n_s, n_p = len(plan.repeated), len(plan.kernels.program.states), len(plan.kernels.layout.backward_params)
+        upstream, saved = tensors[:n_grads], tensors[n_grads:]
+        xs, states, params = saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_p]
+        checkpoints: list[Tensor | None] = list(saved[n_x + n_s + n_p :]) or [None] * n_s
+        gout, gstride = _upstream(upstream[0])
+        g_final = [None if g is None else g.contiguous() for g in upstream[1 : 1 + n_s]]
+        g_record: dict[int, Tensor | None] = {
+            k: None if g is None else g.contiguous() for k, g in zip(record, upstream[1 + n_s :], strict=True)
+        }
+        gx = [(plan.empty() if r else plan.empty(plan.T)) if needs[k] else None for k, r in enumerate(plan.repeated)]
+        gs = [plan.empty() if needs[n_x + k] else None for k in range(n_s)]
+        numbers = plan.kernels.layout.backward_params
+        wanted = tuple(
+            i for k, i in enumerate(numbers) if needs[n_x + n_s + k] and i in plan.kernels.layout.differentiable
+        )
+        sums = {i: plan.empty(dtype=torch.float64) for i in wanted}
+        pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
+        pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
+        integers = plan.integers(xs, gstride, numbers, tuple(g is not None for g in gx))
+        _call(plan.kernels.function("backward", plan.dtype, plan.lengths, wanted), pointers, integers)
+        shapes = dict(zip(numbers, plan.param_shapes, strict=True))
+        gp = [
+            _reduce(sums[i], shapes[i]).to(p.dtype) if i in sums else None for i, p in zip(numbers, params, strict=True)
+        ]
+        return (*gx, *gs, *gp)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "second derivatives are not available from C kernels; run the forward pass in `with sl.backend('eager'):`"
+        )
+
+
+def _upstream(g: Tensor | None) -> tuple[Tensor | None, int]:
+    """The output's gradient with dense steps, and its time stride: 0 where it is the same at every step."""
+    if g is None:
+        return None, 0
+    if g.stride(0) == 0 and g.shape[0] > 1:
+        return g[0].contiguous(), 0
+    n = math.prod(g.shape[1:])
+    if not (g[0].is_contiguous() and g.stride(0) >= n):
+        g = g.contiguous()
+    return g, n if g.shape[0] == 1 else g.stride(0)
+
+
+def _reduce(per_neuron: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sums the gradient of each neuron to that of a param of (size, inner)."""
+    size, inner = shape
+    return per_neuron.reshape(-1, size, inner).sum((0, 2))

@@ -1,0 +1,179 @@
+"""Program: one step of a neuron, forward and backward, as a list of elementwise operations.
+
+Text form, one line a value::
+
+    %5 = div(%4, %2)
+
+Values are x (inputs), states, numbers, upstream gradients and nodes. The table ``OPS`` says for each operation how C
+writes it and which torch function computes the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Ref = int | float
+"""A value (its id, an int) or a constant (a float)."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation: a C expression with ``{0}``, ``{1}``... for its operands, and the torch function."""
+
+    c: str
+    torch: Callable[..., Any]
+    boolean: bool = False
+
+
+def _call(name: str) -> str:
+    return f"K_{name}({{0}})"
+
+
+OPS: dict[str, Op] = {
+    "add": Op("({0} + {1})", torch.add),
+    "sub": Op("({0} - {1})", torch.sub),
+    "mul": Op("({0} * {1})", torch.mul),
+    "div": Op("({0} / {1})", torch.div),
+    "neg": Op("(-{0})", torch.neg),
+    "reciprocal": Op("((S)1 / {0})", torch.reciprocal),
+    "abs": Op(_call("abs"), torch.abs),
+    "sqrt": Op(_call("sqrt"), torch.sqrt),
+    "exp": Op(_call("exp"), torch.exp),
+    "expm1": Op(_call("expm1"), torch.expm1),
+    "log": Op(_call("log"), torch.log),
+    "log1p": Op(_call("log1p"), torch.log1p),
+    "tanh": Op(_call("tanh"), torch.tanh),
+    "sigmoid": Op("((S)1 / ((S)1 + K_exp(-{0})))", torch.sigmoid),
+    "sin": Op(_call("sin"), torch.sin),
+    "cos": Op(_call("cos"), torch.cos),
+    "atan": Op(_call("atan"), torch.atan),
+    "erf": Op(_call("erf"), torch.erf),
+    "erfc": Op(_call("erfc"), torch.erfc),
+    "floor": Op(_call("floor"), torch.floor),
+    "ceil": Op(_call("ceil"), torch.ceil),
+    "round": Op(_call("rint"), torch.round),
+    "sign": Op("(S)(({0} > (S)0) - ({0} < (S)0))", torch.sign),
+    "relu": Op("({0} < (S)0 ? (S)0 : {0})", torch.relu),
+    "maximum": Op("(({0} > {1} || {0} != {0}) ? {0} : {1})", torch.maximum),
+    "minimum": Op("(({0} < {1} || {0} != {0}) ? {0} : {1})", torch.minimum),
+    "ge": Op("({0} >= {1})", torch.ge, boolean=True),
+    "gt": Op("({0} > {1})", torch.gt, boolean=True),
+    "le": Op("({0} <= {1})", torch.le, boolean=True),
+    "lt": Op("({0} < {1})", torch.lt, boolean=True),
+    "eq": Op("({0} == {1})", torch.eq, boolean=True),
+    "ne": Op("({0} != {1})", torch.ne, boolean=True),
+    "logical_and": Op("({0} & {1})", torch.logical_and, boolean=True),
+    "logical_or": Op("({0} | {1})", torch.logical_or, boolean=True),
+    "logical_not": Op("(!{0})", torch.logical_not, boolean=True),
+    "to_float": Op("({0} ? (S)1 : (S)0)", lambda b: b.to(torch.get_default_dtype())),
+    "where": Op("({0} ? {1} : {2})", torch.where),
+}
+
+
+@dataclass(frozen=True)
+class Node:
+    """``%id = op(args)``."""
+
+    id: int
+    op: str
+    args: tuple[Ref, ...]
+
+    def __str__(self) -> str:
+        args = ", ".join(f"%{a}" if isinstance(a, int) else repr(a) for a in self.args)
+        return f"%{self.id} = {self.op}({args})"
+
+
+@dataclass(frozen=True)
+class Program:
+    """One step and its vector-Jacobian product.
+
+    Ids below ``first`` are inputs, in this order: xs, states, numbers, the upstream gradient of the output, those of
+    the new states.
+
+    ``outputs``: the output and the new states. ``grads``: gradients of xs and states, None where there is none.
+    ``number_grads``: gradient of each value that depends on numbers alone and is used by the step.
+    """
+
+    xs: tuple[str, ...]
+    states: tuple[str, ...]
+    numbers: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    outputs: tuple[Ref, ...]
+    grads: tuple[Ref | None, ...]
+    number_grads: tuple[tuple[int, Ref], ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs, by id."""
+        upstream = ("g_out", *(f"g_{s}" for s in self.states))
+        return (*self.xs, *self.states, *self.numbers, *upstream)
+
+    def number_ids(self) -> set[int]:
+        """Ids of numbers and of nodes that depend on numbers and constants alone: evaluated once, by torch."""
+        start = len(self.xs) + len(self.states)
+        found = set(range(start, start + len(self.numbers)))
+        for node in self.nodes:
+            if all(not isinstance(a, int) or a in found for a in node.args):
+                found.add(node.id)
+        return found
+
+    def needed(self, roots: tuple[Ref | None, ...]) -> list[Node]:
+        """The nodes that ``roots`` depend on, in order, numbers' own left out."""
+        numbers = self.number_ids()
+        wanted = {r for r in roots if isinstance(r, int)}
+        picked = []
+        for node in reversed(self.nodes):
+            if node.id in wanted and node.id not in numbers:
+                picked.append(node)
+                wanted.update(a for a in node.args if isinstance(a, int))
+        return picked[::-1]
+
+    def params(self, roots: tuple[Ref | None, ...]) -> list[int]:
+        """Number values that the computation of ``roots`` reads."""
+        numbers = self.number_ids()
+        used = {a for node in self.needed(roots) for a in node.args if isinstance(a, int) and a in numbers}
+        return sorted(used | {r for r in roots if isinstance(r, int) and r in numbers})
+
+    def evaluate_numbers(self, numbers: Mapping[str, Tensor], wanted: list[int]) -> dict[int, Tensor]:
+        """The values ``wanted``, computed by torch (with its autograd) from the numbers."""
+        start = len(self.xs) + len(self.states)
+        values: dict[int, Tensor] = {start + k: numbers[name] for k, name in enumerate(self.numbers)}
+        by_id = {node.id: node for node in self.nodes}
+
+        def value(ref: Ref) -> Any:
+            if not isinstance(ref, int):
+                return ref
+            if ref not in values:
+                node = by_id[ref]
+                values[ref] = _apply(node.op, [value(a) for a in node.args])
+            return values[ref]
+
+        return {i: value(i) for i in wanted}
+
+    def __str__(self) -> str:
+        lines = [f"%{i} = {name}" for i, name in enumerate(self.inputs)]
+        lines += [str(node) for node in self.nodes]
+        lines.append(f"outputs {self.outputs}")
+        lines.append(f"grads {self.grads}")
+        lines.append(f"number_grads {self.number_grads}")
+        return "\n".join(lines)
+
+    def digest(self) -> str:
+        """A hash of the text form."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:24]
+
+
+def _apply(op: str, args: list[Any]) -> Tensor:
+    if not any(isinstance(a, Tensor) for a in args):
+        args = [torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else a for a in args]
+    if op in ("maximum", "minimum", "where", "sub", "div"):  # these take no Python number in every position
+        like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
+        args = [torch.tensor(a, dtype=torch.float64, device=like.device) if isinstance(a, float) else a for a in args]
+    result: Tensor = OPS[op].torch(*args)
+    return result

@@ -1,0 +1,237 @@
+"""Choice of the backend, tracing, building and the cache."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel import build, compiled, watching
+from spikeloom.kernel.emit_c import emit, layout
+from spikeloom.kernel.trace import RefusedError, trace
+
+try:
+    build.ready()
+    HAVE_COMPILER = True
+except build.BuildError:
+    HAVE_COMPILER = False
+needs_compiler = pytest.mark.skipif(not HAVE_COMPILER, reason="no C compiler on this machine")
+
+
+def neuron_of(body, **numbers):
+    class Custom(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.numbers(tau=2.0, **numbers)
+            self.states(v=0.0)
+
+        dynamics = body
+
+    return Custom()
+
+
+def test_the_program_of_lif_reads_as_its_equation():
+    program = trace(sl.LIF())
+    assert program.inputs == ("x", "v", "tau", "v_threshold", "v_reset", "surrogate.scale", "g_out", "g_v")
+    assert [str(n) for n in program.needed(program.outputs)] == [
+        "%8 = sub(%1, %4)",
+        "%9 = sub(%0, %8)",
+        "%10 = div(%9, %2)",
+        "%11 = add(%1, %10)",
+        "%12 = sub(%11, %3)",
+        "%13 = ge(%12, 0.0)",
+        "%14 = to_float(%13)",
+        "%15 = sub(1.0, %14)",
+        "%16 = mul(%15, %11)",
+        "%17 = mul(%14, %4)",
+        "%18 = add(%16, %17)",
+    ]
+    assert program.digest() == trace(sl.LIF(tau=7.0)).digest()
+    assert program.digest() != trace(sl.LIF(reset="soft")).digest()
+
+
+def test_what_depends_on_numbers_alone_leaves_the_program():
+    program = trace(sl.PLIF())
+    w = program.inputs.index("w")
+    sigmoid = next(n for n in program.nodes if n.op == "sigmoid" and n.args == (w,))
+    assert sigmoid.id in program.number_ids()
+    assert sigmoid not in program.needed(program.outputs)
+    assert sigmoid.id in layout(program).forward_params
+    values = program.evaluate_numbers(
+        {"w": torch.tensor(0.0), **dict.fromkeys(program.numbers[1:], torch.tensor(1.0))}, [sigmoid.id]
+    )
+    assert float(values[sigmoid.id]) == 0.5
+
+
+REFUSED = {
+    "a random number": (lambda self, x, v: (x + torch.rand_like(x), v), "aten.rand_like|uniform"),
+    "a sum": (lambda self, x, v: (x, v + x.sum()), "aten.sum"),
+    "an index": (lambda self, x, v: (x, v[:1] + x), "aten.slice"),
+    "a captured tensor": (lambda self, x, v: (x * CAPTURED, v), "captured from outside"),
+    "a change in place": (lambda self, x, v: (x, v.add_(x)), "which writes to an input"),
+    "a conversion": (lambda self, x, v: (x, v.double()), "a conversion from torch.float32 to torch.float64"),
+    "a branch on a number": (lambda self, x, v: (x if self.tau > 1 else v, v), "Boolean value of Tensor"),
+    "an unknown operation": (lambda self, x, v: (torch.lgamma(x), v), "aten.lgamma"),
+}
+CAPTURED = torch.ones(())
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_operations_are_named_with_their_line(name):
+    body, what = REFUSED[name]
+    with pytest.raises(RefusedError, match=rf"Custom.dynamics (uses|could not be traced:) .*({what})") as refused:
+        trace(neuron_of(body))
+    assert f"test_backend.py:{body.__code__.co_firstlineno}" in str(refused.value)
+
+
+def test_auto_says_once_why_it_runs_eager_and_c_raises(caplog):
+    def body(self, x, v):
+        return torch.lgamma(x), v
+
+    neuron, x = neuron_of(body), torch.rand(3, 2) + 1
+    with caplog.at_level(logging.WARNING, "spikeloom"):
+        y, _ = neuron.sequence(x)
+        neuron.sequence(x)
+    assert torch.equal(y, torch.lgamma(x))
+    if HAVE_COMPILER:
+        assert len(caplog.records) == 1
+        assert "aten.lgamma" in caplog.text
+        assert "it runs as a PyTorch loop" in caplog.text
+    with sl.backend("c"), pytest.raises(sl.BackendError, match=r"cannot run on backend 'c': .*lgamma"):
+        neuron.sequence(x)
+
+
+@needs_compiler
+def test_the_block_wins_over_the_environment(monkeypatch):
+    x = torch.rand(3, 2)
+
+    def used():
+        with watching() as seen:
+            sl.LIF().sequence(x)
+        return seen[0][1]
+
+    assert used() == "c"
+    monkeypatch.setenv("SPIKELOOM_BACKEND", "eager")
+    assert used() == "eager"
+    with sl.backend("c"):
+        assert used() == "c"
+        with sl.backend("auto"):
+            assert used() == "c"
+    monkeypatch.setenv("SPIKELOOM_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="SPIKELOOM_BACKEND must be one of auto, eager, c; got 'cuda'"):
+        used()
+    with pytest.raises(ValueError, match="backend must be one of"), sl.backend("fast"):
+        pass
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")  # torch.func's own
+def test_transforms_run_eager_and_refuse_a_forced_kernel():
+    x = torch.rand(3, 2)
+
+    def loss(x):
+        return sl.LIF().sequence(x)[0].sum()
+
+    assert torch.func.grad(loss)(x).abs().sum() > 0
+    with sl.backend("c"):
+        with pytest.raises(sl.BackendError, match=r"torch.func transform"):
+            torch.func.grad(loss)(x)
+        with pytest.raises(sl.BackendError, match=r"forward-mode"):
+            torch.func.jvp(loss, (x,), (x,))
+        with pytest.raises(sl.BackendError, match="on meta"):
+            sl.LIF().sequence(x.to("meta"))
+
+
+@needs_compiler
+def test_second_derivatives_raise_with_the_remedy():
+    x = torch.rand(3, 2, requires_grad=True)
+    with sl.backend("c"):
+        (g,) = torch.autograd.grad(sl.LIF().sequence(x)[0].sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match=r"sl.backend\('eager'\)"):
+            g.sum().backward()
+    with sl.backend("eager"):
+        (g,) = torch.autograd.grad(sl.LIF().sequence(x)[0].sum(), x, create_graph=True)
+        g.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def child(code, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+
+
+def test_a_machine_without_a_compiler_runs_everything():
+    code = "import torch, spikeloom as sl; print(float(sl.IF().sequence(torch.ones(2, 1))[0].sum()))"
+    done = child(code, CC="/nowhere/cc")
+    assert (done.returncode, done.stdout.strip()) == (0, "2.0")
+    assert "C kernels are not available, neurons run as PyTorch loops: no C compiler" in done.stderr
+    forced = child(code, CC="/nowhere/cc", SPIKELOOM_BACKEND="c")
+    assert forced.returncode == 1
+    assert "cannot run on backend 'c': no C compiler" in forced.stderr
+
+
+@needs_compiler
+def test_the_cache_is_private_checked_and_reused(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SPIKELOOM_CACHE", str(folder))
+    source = emit(trace(sl.IF()), "float", lengths=False, wanted=())
+    build.load(source)
+    monkeypatch.setattr(build, "_loaded", {})
+    build.load(source)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (library,) = folder.glob("*.so")
+    first = library.stat().st_mtime_ns
+    monkeypatch.setattr(build, "_loaded", {})
+    build.load(source)
+    assert library.stat().st_mtime_ns == first
+    good = library.read_bytes()
+    library.unlink()
+    library.write_bytes(b"not a library")  # damaged, or planted: the digest tells
+    monkeypatch.setattr(build, "_loaded", {})
+    build.load(source)
+    assert len(library.read_bytes()) == len(good)
+    folder.chmod(0o777)  # others may write: not used
+    assert build.cache_folder() != folder
+
+
+@needs_compiler
+def test_a_compiler_that_fails_says_what_it_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKELOOM_CACHE", str(tmp_path))
+    with pytest.raises(build.BuildError, match=r"failed: [\s\S]*error"):
+        build.load("this is not C")
+
+
+@needs_compiler
+def test_exp_is_right_to_two_ulp():
+    class Exp(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states()
+
+        def dynamics(self, x):
+            return torch.exp(x)
+
+    edges = torch.tensor(
+        [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 88.72, 88.73, -87.4, -103.9, -104.1, 709.7, -745.0]
+    )
+    for dtype in (torch.float32, torch.float64):
+        x = torch.cat([torch.linspace(-110, 95, 200_001, dtype=torch.float64), edges.double()]).to(dtype).view(1, -1)
+        with sl.backend("c"):
+            y = Exp().sequence(x)[0].flatten()
+        exact = torch.exp(x.double()).flatten()
+        near = exact.abs() < torch.finfo(dtype).max
+        ulp = torch.finfo(dtype).eps * exact.clamp(min=torch.finfo(dtype).tiny)
+        assert ((y.double() - exact)[near].abs() <= 2 * ulp[near]).all()
+        assert torch.equal(y[~near].isinf(), torch.exp(x.flatten())[~near].isinf())
+        assert y[torch.isnan(x.flatten())].isnan().all()
+
+
+def test_programs_are_found_again_per_kind_of_neuron():
+    first = compiled.kernels_of(sl.LIF(tau=2.0))
+    assert compiled.kernels_of(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)))) is first
+    assert compiled.kernels_of(sl.LIF(reset="soft")) is not first
+    assert compiled.kernels_of(sl.LIF(surrogate=sl.surrogate.Sigmoid())) is not first
