@@ -11,7 +11,7 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.kernel import build, compiled, watching
-from spikeloom.kernel.emit_c import emit, layout
+from spikeloom.kernel.emit_c import Variant, emit_forward, layout
 from spikeloom.kernel.trace import RefusedError, trace
 
 try:
@@ -174,11 +174,21 @@ def test_a_machine_without_a_compiler_runs_everything():
     assert "cannot run on backend 'c': no C compiler" in forced.stderr
 
 
+def test_a_compiler_that_does_not_work_counts_as_none(tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text("#!/bin/sh\necho 'cc: out of order' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    done = child("import torch, spikeloom as sl; print(sl.IF().sequence(torch.ones(2, 1))[0].sum())", CC=str(broken))
+    assert done.returncode == 0
+    assert "neurons run as PyTorch loops" in done.stderr
+    assert "out of order" in done.stderr
+
+
 @needs_compiler
 def test_the_cache_is_private_checked_and_reused(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("SPIKELOOM_CACHE", str(folder))
-    source = emit(trace(sl.IF()), "float", lengths=False, wanted=())
+    source = emit_forward(trace(sl.IF()), Variant("float", False, (), (), False))
     build.load(source)
     monkeypatch.setattr(build, "_loaded", {})
     build.load(source)

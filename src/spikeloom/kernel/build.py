@@ -15,7 +15,16 @@ import threading
 from pathlib import Path
 
 ABI = 1
-_FLAGS = "-std=gnu11 -O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
+_FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
+_OPTIONAL = ("-march=native -fopenmp", "-mcpu=native -fopenmp", "-march=native", "-mcpu=native", "")  # first that works
+_PROBE = """
+int probe(int n) {
+  int s = 0;
+  #pragma omp parallel for reduction(+ : s)
+  for (int i = 0; i < n; i++) s += i;
+  return s;
+}
+"""
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 
@@ -79,7 +88,23 @@ def _toolchain() -> str:
     if found is None:
         raise BuildError("no C compiler (cc, gcc or clang) was found")
     version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    return "\n".join((found, version, _FLAGS, sys.platform, platform.machine(), _features()))
+    return "\n".join((found, version, *_flags(), sys.platform, platform.machine(), _features()))
+
+
+@functools.cache
+def _flags() -> list[str]:
+    """Flags that this compiler takes, found by compiling a small function and running it."""
+    said = ""
+    for optional in _OPTIONAL:
+        flags = [*_FLAGS.split(), *optional.split()]
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                built = _run_compiler(_PROBE, Path(folder), flags)
+                if ctypes.CDLL(str(built)).probe(5) == 10:
+                    return flags
+            except (BuildError, OSError) as error:
+                said = said or str(error)
+    raise BuildError(said)
 
 
 def _features() -> str:
@@ -101,17 +126,22 @@ def _trusted(library: Path, digest: Path) -> bool:
 
 
 def _compile(source: str, library: Path, digest: Path) -> None:
-    found = compiler()
-    if found is None:
-        raise BuildError("no C compiler (cc, gcc or clang) was found")
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        code, built, checksum = (Path(folder) / n for n in ("kernel.c", "kernel.so", "kernel.sha256"))
-        code.write_text(source)
-        done = subprocess.run(
-            [found, *_FLAGS.split(), "-o", str(built), str(code), "-lm"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise BuildError(f"{found} failed: {done.stderr.strip()[:2000]}")
+        built, checksum = _run_compiler(source, Path(folder), _flags()), Path(folder) / "kernel.sha256"
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         built.replace(library)
         checksum.replace(digest)
+
+
+def _run_compiler(source: str, folder: Path, flags: list[str]) -> Path:
+    code, built, found = folder / "kernel.c", folder / "kernel.so", compiler()
+    code.write_text(source)
+    try:
+        done = subprocess.run(
+            [str(found), *flags, "-o", str(built), str(code), "-lm"], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise BuildError(f"{found} could not be started: {error}") from error
+    if done.returncode:
+        raise BuildError(f"{found} failed: {done.stderr.strip()[:2000]}")
+    return built

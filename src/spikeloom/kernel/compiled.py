@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 
 from .._numbers import _UNDECLARED
 from .build import load
-from .emit_c import SEGMENT, emit, layout
+from .emit_c import SEGMENT, Variant, emit_backward, emit_forward, layout
 from .program import Program
 from .trace import RefusedError, trace
 
@@ -50,27 +50,29 @@ class Kernels:
         self.program = program
         self.layout = layout(program)
         self._functions: dict[Any, Any] = {}
-        self._constants: dict[Any, list[Tensor]] = {}
+        self._constants: dict[Any, tuple[list[Tensor], tuple[int, ...]]] = {}
 
-    def function(self, name: str, dtype: torch.dtype, lengths: bool, wanted: tuple[int, ...]) -> Any:
-        """A compiled function, ``forward`` or ``backward``."""
-        key = (name, dtype, lengths, wanted)
+    def function(self, emit: Any, variant: Variant) -> Any:
+        """The compiled function that ``emit_forward`` or ``emit_backward`` prints."""
+        key = (emit, variant)
         if key not in self._functions:
-            ctype = "double" if dtype == torch.float64 else "float"
-            self._functions[key] = getattr(load(emit(self.program, ctype, lengths=lengths, wanted=wanted)), name)
+            self._functions[key] = load(emit(self.program, variant)).run
         return self._functions[key]
 
-    def params(self, neuron: Any, step: torch.Size, dtype: torch.dtype) -> list[Tensor]:
-        """The values that the kernels take, by torch from the neuron's numbers."""
+    def params(self, neuron: Any, step: torch.Size, dtype: torch.dtype) -> tuple[list[Tensor], tuple[int, ...]]:
+        """The values that the kernels take, by torch from the neuron's numbers, and which are powers of two."""
         modules = (neuron, neuron.surrogate)
-        if all(is_float for module in modules for is_float in module._declared.values()):
-            key = (dtype, *(getattr(m, name).item() for m in modules for name in m._declared))
-            if key not in self._constants:
-                if len(self._constants) > 100:
-                    self._constants.clear()
-                self._constants[key] = self._evaluate(neuron, step, dtype)
-            return self._constants[key]
-        return self._evaluate(neuron, step, dtype)
+        if not all(is_float for module in modules for is_float in module._declared.values()):
+            return self._evaluate(neuron, step, dtype), ()
+        key = (dtype, *(getattr(m, name).item() for m in modules for name in m._declared))
+        if key not in self._constants:
+            if len(self._constants) > 100:
+                self._constants.clear()
+            with torch.inference_mode(False):
+                values = self._evaluate(neuron, step, dtype)
+            powers = (i for i, v in zip(self.layout.backward_params, values, strict=True) if _power_of_two(v.item()))
+            self._constants[key] = values, tuple(i for i in powers if i in self.layout.divisors)
+        return self._constants[key]
 
     def _evaluate(self, neuron: Any, step: torch.Size, dtype: torch.dtype) -> list[Tensor]:
         numbers = {name: neuron.broadcast(name, step, dtype) for name in neuron._declared}
@@ -79,6 +81,10 @@ class Kernels:
         wanted = list(self.layout.backward_params)
         values = self.program.evaluate_numbers(numbers, wanted)
         return [values[i].to(dtype) for i in wanted]
+
+
+def _power_of_two(value: float) -> bool:
+    return math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5 and 1e-30 < abs(value) < 1e30
 
 
 def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
@@ -125,6 +131,7 @@ class Plan:
     dtype: torch.dtype
     repeated: tuple[bool, ...]
     param_shapes: tuple[tuple[int, int], ...]
+    exact: tuple[int, ...]
     lengths: bool
 
     @property
@@ -146,12 +153,18 @@ class Plan:
         """An uninitialised tensor ``[*lead, step]`` in memory order."""
         return torch.empty((*lead, *(self.shape[o] for o in self.order)), dtype=dtype or self.dtype)
 
-    def integers(self, xs: tuple[Tensor, ...], gstride: int, params: tuple[int, ...], gx: tuple[bool, ...]) -> Any:
+    def variant(self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = ()) -> Variant:
+        """The kernel that this call needs."""
+        numbers = zip(self.kernels.layout.backward_params, self.param_shapes, strict=True)
+        scalars = tuple(i for i, (size, _) in numbers if size == 1)
+        ctype = "double" if self.dtype == torch.float64 else "float"
+        return Variant(ctype, self.lengths, scalars, self.exact, record, wanted, x_grads)
+
+    def integers(self, xs: tuple[Tensor, ...], gstride: int, params: tuple[int, ...]) -> Any:
         threads = 1 if self.N * self.T < _SMALL else torch.get_num_threads()
         shapes = dict(zip(self.kernels.layout.backward_params, self.param_shapes, strict=True))
         strides = [0 if r or self.T == 1 else x.stride(0) for x, r in zip(xs, self.repeated, strict=True)]
         values = [self.N, self.T, math.prod(self.shape[1:]), threads, *strides, gstride]
-        values += [self.N if g and not r else 0 for g, r in zip(gx, self.repeated, strict=True)]
         for i in params:
             values += shapes[i]
         return (ctypes.c_int64 * len(values))(*values)
@@ -176,8 +189,10 @@ def run(
     states = tuple(plan.to_memory(s).contiguous() for s in states)
     tensors = (*xs, *states, *params)
     saving = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    call: Any = _Scan.apply if saving else _Scan.forward
-    out = call(plan, lengths, record, saving, *tensors)
+    if saving:
+        out = _Scan.apply(plan, lengths, record, *tensors)  # type: ignore[no-untyped-call]
+    else:
+        out, _ = _run_forward(plan, lengths, record, tensors, saving=False)
     n = len(states)
     y, final, recorded = out[0], out[1 : 1 + n], out[1 + n : 1 + n + len(record)]
     return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
@@ -199,11 +214,12 @@ def _plan(
         last = _ORDERS[len(step)]
         order = last if first.permute(last).is_contiguous() else order
     shapes, params = [], []
-    for value in kernels.params(neuron, step, dtype):
+    values, exact = kernels.params(neuron, step, dtype)
+    for value in values:
         tensor, shape = _param(value, step, order)
         params.append(tensor)
         shapes.append(shape)
-    plan = Plan(kernels, order, tuple(step), T, dtype, repeated, tuple(shapes), lengths is not None)
+    plan = Plan(kernels, order, tuple(step), T, dtype, repeated, tuple(shapes), exact, lengths is not None)
     ready = []
     for x, r in zip(xs, repeated, strict=True):
         x = plan.to_memory(x.to(dtype))
@@ -237,50 +253,53 @@ def _call(function: Any, pointers: list[Tensor | None], integers: Any) -> None:
 
 
 class _Scan(torch.autograd.Function):
-    """The forward kernel; tensors are xs, start states and params in memory order."""
+    """The forward kernel; tensors are xs, start states and params in memory order.
+
+    Functions with a context in ``forward`` cannot be used by torch.func, which never comes here, and cost less.
+    """
 
     @staticmethod
-    def forward(plan: Plan, lengths: Tensor | None, record: tuple[int, ...], saving: bool, *tensors: Tensor) -> Any:
-        n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
-        xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
-        by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-        out, final = plan.empty(plan.T), [plan.empty() for _ in states]
-        recordings = {k: plan.empty(plan.T) for k in record}
-        segments = (plan.T - 1) // SEGMENT
-        checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
-        kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
-        used = plan.kernels.layout.forward_params
-        pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
-        pointers += [by_id[i] for i in used]
-        integers = plan.integers(xs, 0, used, (False,) * n_x)
-        _call(plan.kernels.function("forward", plan.dtype, plan.lengths, ()), pointers, integers)
-        return (out, *final, *(recordings[k] for k in record), *checkpoints)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        plan, lengths, record, _, *tensors = inputs
+    def forward(ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], *tensors: Tensor) -> Any:
+        outputs, checkpoints = _run_forward(plan, lengths, record, tensors, saving=True)
         ctx.plan, ctx.lengths, ctx.record = plan, lengths, record
-        checkpoints = output[1 + len(plan.kernels.program.states) + len(record) :]
-        ctx.checkpoints = len(checkpoints)
         ctx.save_for_backward(*tensors, *checkpoints)
-        ctx.mark_non_differentiable(*checkpoints)
         ctx.set_materialize_grads(False)
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        needs = ctx.needs_input_grad[4:]
-        grads = grads[: len(grads) - ctx.checkpoints]
-        out = _ScanBackward.apply(  # type: ignore[no-untyped-call]
-            ctx.plan, ctx.lengths, ctx.record, needs, len(grads), *grads, *ctx.saved_tensors
-        )
-        return (None, None, None, None, *out)
+        args = (ctx.plan, ctx.lengths, ctx.record, ctx.needs_input_grad[3:], len(grads), *grads, *ctx.saved_tensors)
+        return (None, None, None, *_ScanBackward.apply(*args))  # type: ignore[no-untyped-call]
+
+
+def _run_forward(
+    plan: Plan, lengths: Tensor | None, record: tuple[int, ...], tensors: tuple[Tensor, ...], *, saving: bool
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Runs the forward kernel: (out, final states, recordings) and, when saving, the checkpoints."""
+    n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
+    xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
+    by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
+    out, final = plan.empty(plan.T), [plan.empty() for _ in states]
+    recordings = {k: plan.empty(plan.T) for k in record}
+    segments = (plan.T - 1) // SEGMENT
+    checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
+    kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
+    used = plan.kernels.layout.forward_params
+    pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
+    pointers += [by_id[i] for i in used]
+    function = plan.kernels.function(emit_forward, plan.variant(record=bool(record)))
+    _call(function, pointers, plan.integers(xs, 0, used))
+    return (out, *final, *(recordings[k] for k in record)), checkpoints
 
 
 class _ScanBackward(torch.autograd.Function):
     """The backward kernel; it cannot be differentiated again."""
 
     @staticmethod
-    def forward(plan: Plan, lengths: Tensor | None, record: Any, needs: Any, n_grads: int, *tensors: Any) -> Any:
+    def forward(
+        ctx: Any, plan: Plan, lengths: Tensor | None, record: Any, needs: Any, n_grads: int, *tensors: Any
+    ) -> Any:
+        ctx.set_materialize_grads(False)
         n_x, n_s, n_p = len(plan.repeated), len(plan.kernels.program.states), len(plan.kernels.layout.backward_params)
         upstream, saved = tensors[:n_grads], tensors[n_grads:]
         xs, states, params = saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_p]
@@ -299,17 +318,16 @@ class _ScanBackward(torch.autograd.Function):
         sums = {i: plan.empty(dtype=torch.float64) for i in wanted}
         pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
         pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
-        integers = plan.integers(xs, gstride, numbers, tuple(g is not None for g in gx))
-        _call(plan.kernels.function("backward", plan.dtype, plan.lengths, wanted), pointers, integers)
+        x_grads = tuple(
+            "none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True)
+        )
+        variant = plan.variant(record=any(g is not None for g in g_record.values()), wanted=wanted, x_grads=x_grads)
+        _call(plan.kernels.function(emit_backward, variant), pointers, plan.integers(xs, gstride, numbers))
         shapes = dict(zip(numbers, plan.param_shapes, strict=True))
         gp = [
             _reduce(sums[i], shapes[i]).to(p.dtype) if i in sums else None for i, p in zip(numbers, params, strict=True)
         ]
         return (*gx, *gs, *gp)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -89,18 +89,20 @@ _MATH = "fabs sqrt floor ceil rint expm1 log log1p tanh sin cos atan erf erfc"
 class Layout:
     """Which number values (params) the kernels take, and the gradients that ``backward`` can compute.
 
-    Pointers of ``forward``: xs, start states, out, final states, recordings, checkpoints, lengths, forward params.
-    Of ``backward``: xs, start states, checkpoints, lengths, backward params, upstream gradients of out, of final
-    states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints, upstream
-    gradients and gradients of xs and start states may be null.
+    Pointers of the forward kernel: xs, start states, out, final states, recordings, checkpoints, lengths, forward
+    params. Of the backward kernel: xs, start states, checkpoints, lengths, backward params, upstream gradients of out,
+    of final states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints,
+    upstream gradients and gradients of xs and start states may be null.
 
-    Integers: N, T, neurons per sample, threads, time strides of xs, of out's upstream gradient and of the gradients of
-    xs (0: summed over time), then (size, inner) of each param.
+    Integers: N, T, neurons per sample, threads, time strides of xs and of out's upstream gradient, then (size, inner)
+    of each param.
     """
 
     forward_params: tuple[int, ...]
     backward_params: tuple[int, ...]
     differentiable: tuple[int, ...]
+    divisors: tuple[int, ...]
+    """Params that something is divided by."""
 
 
 def layout(program: Program) -> Layout:
@@ -108,33 +110,61 @@ def layout(program: Program) -> Layout:
     forward = program.params(program.outputs)
     backward = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
     both = tuple(sorted({*forward, *backward}))
-    return Layout(tuple(forward), both, tuple(sorted(i for i, _ in program.number_grads if i in both)))
-
-
-def emit(program: Program, ctype: str, *, lengths: bool, wanted: tuple[int, ...]) -> str:
-    """C source of a program: ``forward`` and ``backward``.
-
-    Args:
-        ctype: ``float`` or ``double``, of inputs, states and outputs.
-        lengths: whether the kernels take valid steps per sample.
-        wanted: params whose gradient ``backward`` computes.
-    """
-    suffix = "f" if ctype == "float" else ""
-    names = {name: name + suffix for name in _MATH.split()}
-    prelude = _PRELUDE.format(
-        block=BLOCK, segment=SEGMENT, ctype=ctype, exp=_EXP_FLOAT if suffix else _EXP_DOUBLE, **names
+    divisors = {n.args[1] for n in program.nodes if n.op == "div" and n.args[1] in both}
+    return Layout(
+        tuple(forward),
+        both,
+        tuple(sorted(i for i, _ in program.number_grads if i in both)),
+        tuple(sorted(i for i in divisors if isinstance(i, int))),
     )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a kernel is made for. Each variant is compiled when it is first needed."""
+
+    ctype: str
+    """``float`` or ``double``: of inputs, states and outputs."""
+    lengths: bool
+    """Whether there are valid steps per sample."""
+    scalars: tuple[int, ...]
+    """Params with one value."""
+    exact: tuple[int, ...]
+    """Params whose reciprocal is exact (powers of two): dividing by them is multiplying."""
+    record: bool
+    """Whether states are recorded (or recordings have a gradient)."""
+    wanted: tuple[int, ...] = ()
+    """Params whose gradient ``backward`` computes."""
+    x_grads: tuple[str, ...] = ()
+    """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
+
+
+def emit_forward(program: Program, variant: Variant) -> str:
+    """C source with the function ``run``: all steps, forward."""
+    return _source(program, variant, _Writer(program, variant).forward())
+
+
+def emit_backward(program: Program, variant: Variant) -> str:
+    """C source with the function ``run``: the vector-Jacobian product of all steps."""
+    return _source(program, variant, _Writer(program, variant).backward())
+
+
+def _source(program: Program, variant: Variant, function: str) -> str:
+    suffix = "f" if variant.ctype == "float" else ""
+    names = {name: name + suffix for name in _MATH.split()}
+    exp = _EXP_FLOAT if suffix else _EXP_DOUBLE
+    prelude = _PRELUDE.format(block=BLOCK, segment=SEGMENT, ctype=variant.ctype, exp=exp, **names)
     equation = "\n".join(f" * {line}" for line in str(program).split("\n"))
-    writer = _Writer(program, lengths, wanted)
-    return f"/* One step:\n{equation}\n */{prelude}\n{writer.forward()}\n{writer.backward()}\n"
+    return f"/* {variant}\n *\n * One step:\n{equation}\n */{prelude}\n{function}\n"
 
 
 class _Writer:
-    def __init__(self, program: Program, lengths: bool, wanted: tuple[int, ...]) -> None:
-        self.program, self.lengths, self.wanted = program, lengths, wanted
+    def __init__(self, program: Program, variant: Variant) -> None:
+        self.program, self.variant, self.lengths = program, variant, variant.lengths
         self.layout = layout(program)
         self.n_x, self.n_s = len(program.xs), len(program.states)
         self.boolean = {node.id for node in program.nodes if OPS[node.op].boolean}
+        self.own = {node.id for node in program.needed(program.outputs)}  # nodes of the step itself
 
     def forward(self) -> str:
         params, S = self.layout.forward_params, range(self.n_s)
@@ -142,7 +172,7 @@ class _Writer:
             [*(f"x{k}" for k in range(self.n_x)), *(f"s0_{k}" for k in S), "out", *(f"sT_{k}" for k in S),
              *(f"rec_{k}" for k in S), *(f"ck_{k}" for k in S), "len", *(f"P{i}" for i in params)]
         )  # fmt: skip
-        body = [f"void forward(void **p, const int64_t *n) {{", *at, *self._sizes()]  # noqa: F541
+        body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes()]
         body += self._block_start(params)
         body += [f"    S LOCAL v{k}[BLOCK]; memcpy(v{k}, s0_{k} + i0, m * sizeof(S));" for k in S]
         body += ["    for (int64_t t = 0; t < T; t++) {"]
@@ -153,7 +183,8 @@ class _Writer:
         ]
         body += [f"      const S *X{k} = x{k} + t * xstride{k} + i0;" for k in range(self.n_x)]
         body += ["      S *Y = out + t * N + i0;"]
-        body += [f"      S *R{k} = rec_{k} ? rec_{k} + t * N + i0 : r_none;" for k in S]
+        record = S if self.variant.record else range(0)
+        body += [f"      S *R{k} = rec_{k} ? rec_{k} + t * N + i0 : r_none;" for k in record]
         body += ["      #pragma omp simd", "      for (int j = 0; j < m; j++) {"]
         body += self._load_step("v{k}[j]", params)
         body += self._nodes(self.program.needed(self.program.outputs))
@@ -161,10 +192,12 @@ class _Writer:
         if self.lengths:
             body += [f"        Y[j] = on ? (S)({out}) : (S)0;"]
             body += [f"        S w{k} = {s};" for k, s in enumerate(states)]
-            body += [f"        R{k}[j] = on ? w{k} : (S)0; v{k}[j] = on ? w{k} : v{k}[j];" for k in S]
+            body += [f"        R{k}[j] = on ? w{k} : (S)0;" for k in record]
+            body += [f"        v{k}[j] = on ? w{k} : v{k}[j];" for k in S]
         else:
             body += [f"        S w{k} = {s};" for k, s in enumerate(states)]
-            body += [f"        Y[j] = {out};", *(f"        R{k}[j] = w{k}; v{k}[j] = w{k};" for k in S)]
+            body += [f"        Y[j] = {out};", *(f"        R{k}[j] = w{k};" for k in record)]
+            body += [f"        v{k}[j] = w{k};" for k in S]
         body += ["      }", "    }"]
         body += [f"    memcpy(sT_{k} + i0, v{k}, m * sizeof(S));" for k in S]
         body += ["  }", "}"]
@@ -179,15 +212,16 @@ class _Writer:
              *(f"gx{k}" for k in X), *(f"gs0_{k}" for k in S)]
         )  # fmt: skip
         base = len(at)
-        at += [f"  double *gp{i} = (double *)p[{base + k}];" for k, i in enumerate(self.wanted)]
-        body = ["void backward(void **p, const int64_t *n) {", *at, *self._sizes(upstream=True)]
+        at += [f"  double *gp{i} = (double *)p[{base + k}];" for k, i in enumerate(self.variant.wanted)]
+        body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes(upstream=True)]
         body += self._block_start(params)
         body += [f"    S LOCAL g{k}[BLOCK]; S LOCAL h{k}[SEGMENT][BLOCK];" for k in S]
         body += [
             f"    if (gT_{k}) memcpy(g{k}, gT_{k} + i0, m * sizeof(S)); else memset(g{k}, 0, sizeof g{k});" for k in S
         ]
-        body += [f"    double LOCAL a{i}[BLOCK]; memset(a{i}, 0, sizeof a{i});" for i in self.wanted]
-        body += [f"    S LOCAL sum{k}[BLOCK]; memset(sum{k}, 0, sizeof sum{k});" for k in X]
+        body += [f"    double LOCAL a{i}[BLOCK]; memset(a{i}, 0, sizeof a{i});" for i in self.variant.wanted]
+        x_grads = self.variant.x_grads
+        body += [f"    S LOCAL sum{k}[BLOCK]; memset(sum{k}, 0, sizeof sum{k});" for k in X if x_grads[k] == "sum"]
         body += ["    for (int64_t seg = (T - 1) / SEGMENT; seg >= 0; seg--) {"]
         body += ["      int64_t t0 = seg * SEGMENT, t1 = t0 + SEGMENT < T ? t0 + SEGMENT : T;"]
         body += [f"      memcpy(h{k}[0], (seg ? ck_{k} + (seg - 1) * N : s0_{k}) + i0, m * sizeof(S));" for k in S]
@@ -208,16 +242,19 @@ class _Writer:
         body += [f"        const S *X{k} = x{k} + t * xstride{k} + i0;" for k in X]
         body += [f"        const S *V{k} = h{k}[t - t0];" for k in S]
         body += ["        const S *GY = gout ? gout + t * gstride + i0 : zero;"]
-        body += [f"        const S *GR{k} = grec_{k} ? grec_{k} + t * N + i0 : zero;" for k in S]
-        body += [f"        S *GX{k} = gx{k} && gxstride{k} ? gx{k} + t * N + i0 : r_none;" for k in X]
+        if self.variant.record:
+            body += [f"        const S *GR{k} = grec_{k} ? grec_{k} + t * N + i0 : zero;" for k in S]
+        body += [f"        S *GX{k} = gx{k} + t * N + i0;" for k in X if x_grads[k] == "steps"]
         body += ["        #pragma omp simd", "        for (int j = 0; j < m; j++) {"]
         body += self._load_step("V{k}[j]", params)
         body += self._upstream()
-        chosen = [(i, ref) for i, ref in program.number_grads if i in self.wanted]
-        body += self._nodes(program.needed((*program.grads, *(ref for _, ref in chosen))))
+        chosen = [(i, ref) for i, ref in program.number_grads if i in self.variant.wanted]
+        x_roots = tuple(program.grads[k] for k in X if x_grads[k] != "none")
+        body += self._nodes(program.needed((*x_roots, *program.grads[self.n_x :], *(ref for _, ref in chosen))))
         for k in X:
             value = self._grad(program.grads[k])
-            body += [f"          S dx{k} = {value}; GX{k}[j] = dx{k}; sum{k}[j] += dx{k};"]
+            body += [f"          GX{k}[j] = {value};"] if x_grads[k] == "steps" else []
+            body += [f"          sum{k}[j] += {value};"] if x_grads[k] == "sum" else []
         for k in S:
             value = self._grad(program.grads[self.n_x + k])
             keep = f" + (on ? (S)0 : g{k}[j])" if self.lengths else ""
@@ -226,8 +263,8 @@ class _Writer:
         body += [f"          a{i}[j] += (double)({self._grad(ref)});" for i, ref in chosen]
         body += ["        }", "      }", "    }"]
         body += [f"    if (gs0_{k}) memcpy(gs0_{k} + i0, g{k}, m * sizeof(S));" for k in S]
-        body += [f"    if (gx{k} && !gxstride{k}) memcpy(gx{k} + i0, sum{k}, m * sizeof(S));" for k in X]
-        body += [f"    memcpy(gp{i} + i0, a{i}, m * sizeof(double));" for i in self.wanted]
+        body += [f"    memcpy(gx{k} + i0, sum{k}, m * sizeof(S));" for k in X if x_grads[k] == "sum"]
+        body += [f"    memcpy(gp{i} + i0, a{i}, m * sizeof(double));" for i in self.variant.wanted]
         body += ["  }", "}"]
         return "\n".join(body)
 
@@ -240,8 +277,7 @@ class _Writer:
         lines += [f"  const int64_t xstride{k} = n[{4 + k}];" for k in range(self.n_x)]
         if upstream:
             lines += [f"  const int64_t gstride = n[{4 + self.n_x}];"]
-            lines += [f"  const int64_t gxstride{k} = n[{5 + self.n_x + k}];" for k in range(self.n_x)]
-        lines += [f"  const int64_t *shape = n + {5 + 2 * self.n_x}; (void)shape; (void)per;"]
+        lines += [f"  const int64_t *shape = n + {5 + self.n_x}; (void)shape; (void)per;"]
         if not self.lengths:
             lines += ["  (void)len;"]
         return lines
@@ -253,8 +289,16 @@ class _Writer:
             "    const int64_t i0 = block * BLOCK; const int m = N - i0 < BLOCK ? (int)(N - i0) : BLOCK;",
             "    S LOCAL r_none[BLOCK]; (void)r_none; S LOCAL zero[BLOCK]; memset(zero, 0, sizeof zero); (void)zero;",
         ]
-        lines += [f"    S LOCAL q{i}[BLOCK]; fill(q{i}, P{i}, shape[{2 * k}], shape[{2 * k + 1}], i0, m);"
-                  for k, i in enumerate(params)]  # fmt: skip
+        for k, i in enumerate(params):
+            if i in self.variant.scalars:
+                lines += [f"    const S q{i} = P{i}[0];"]
+            else:
+                shape = f"shape[{2 * k}], shape[{2 * k + 1}]"
+                lines += [f"    S LOCAL q{i}[BLOCK]; fill(q{i}, P{i}, {shape}, i0, m);"]
+            if i in self.layout.divisors and i in self.variant.scalars:
+                lines += [f"    const S inv{i} = (S)1 / q{i}; (void)inv{i};"]
+            elif i in self.layout.divisors:
+                lines += [f"    S LOCAL inv{i}[BLOCK]; for (int j = 0; j < m; j++) inv{i}[j] = (S)1 / q{i}[j];"]
         if self.lengths:
             lines += ["    int64_t LOCAL until[BLOCK]; for (int j = 0; j < m; j++) until[j] = len[(i0 + j) / per];"]
         return lines
@@ -264,13 +308,20 @@ class _Writer:
         for k in range(self.n_x):
             lines.append(f"          const S u{k} = " + (f"on ? X{k}[j] : (S)0;" if self.lengths else f"X{k}[j];"))
         lines += [f"          const S u{self.n_x + k} = {state.format(k=k)};" for k in range(self.n_s)]
-        return lines + [f"          const S u{i} = q{i}[j];" for i in params]
+        for i in params:
+            at = "" if i in self.variant.scalars else "[j]"
+            lines.append(f"          const S u{i} = q{i}{at};")
+            if i in self.layout.divisors:
+                lines.append(f"          const S i{i} = inv{i}{at}; (void)i{i};")
+        return lines
 
     def _upstream(self) -> list[str]:
         first = self.n_x + self.n_s + len(self.program.numbers)
         on = "on ? {} : (S)0" if self.lengths else "{}"
         lines = [f"          const S u{first} = {on.format('GY[j]')};"]
-        lines += [f"          const S u{first + 1 + k} = {on.format(f'g{k}[j] + GR{k}[j]')};" for k in range(self.n_s)]
+        for k in range(self.n_s):
+            total = f"g{k}[j] + GR{k}[j]" if self.variant.record else f"g{k}[j]"
+            lines.append(f"          const S u{first + 1 + k} = {on.format(total)};")
         return lines
 
     def _nodes(self, nodes: list[Node]) -> list[str]:
@@ -278,6 +329,10 @@ class _Writer:
         for node in nodes:
             kind = "_Bool" if node.id in self.boolean else "S"
             value = OPS[node.op].c.format(*(self._ref(a) for a in node.args))
+            # The step itself must divide as eager does, bit by bit; its gradient may multiply by the reciprocal.
+            exact = node.id not in self.own or node.args[-1] in self.variant.exact
+            if node.op == "div" and node.args[1] in self.layout.divisors and exact:
+                value = f"({self._ref(node.args[0])} * i{node.args[1]})"
             lines.append(f"          const {kind} u{node.id} = {value};")
         return lines
 
