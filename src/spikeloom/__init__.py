@@ -13,8 +13,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, surrogate
-from .core import Loop, Network, Replacement, Result, Stream, TemporalModule, detach, replace, static
-from .kernel import BackendError, backend
+from .core import (
+    Loop,
+    Network,
+    Replacement,
+    Result,
+    Stream,
+    TemporalModule,
+    detach,
+    release_memory,
+    replace,
+    retain_memory,
+    static,
+)
+from .kernel import BackendError, backend, explain
 from .neuron import IF, LI, LIF, PLIF, Leaky, Neuron, Synaptic
 
 if TYPE_CHECKING:
@@ -50,10 +62,13 @@ __all__ = [
     "decode",
     "detach",
     "encode",
+    "explain",
     "loss",
     "metrics",
     "plot",
+    "release_memory",
     "replace",
+    "retain_memory",
     "static",
     "surrogate",
 ]

@@ -245,3 +245,64 @@ def test_programs_are_found_again_per_kind_of_neuron():
     assert compiled.kernels_of(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)))) is first
     assert compiled.kernels_of(sl.LIF(reset="soft")) is not first
     assert compiled.kernels_of(sl.LIF(surrogate=sl.surrogate.Sigmoid())) is not first
+
+
+@needs_compiler
+def test_explain_says_what_ran_and_why():
+    class Refuses(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states(v=0.0)
+
+        def dynamics(self, x, v):
+            return torch.lgamma(x), v
+
+    net = sl.Network(nn.Linear(2, 2), sl.LIF(), sl.Loop(sl.IF()), Refuses())
+    rows = sl.explain(net, torch.rand(3, 1, 2)).rows
+    assert [(r.path, r.neuron, r.backend) for r in rows] == [
+        ("1", "LIF", "c"),
+        ("2.module", "IF", "eager"),
+        ("3", "Refuses", "eager"),
+    ]
+    assert rows[1].reason == "a single step"
+    assert "aten.lgamma" in rows[2].reason
+    text = str(sl.explain(net, torch.rand(3, 1, 2)))
+    assert text.split("\n")[1].split() == ["1", "LIF", "c"]
+
+
+@needs_compiler
+def test_source_is_readable_and_for_the_input_at_hand():
+    text = sl.kernel.source(sl.LIF(tau=nn.Parameter(torch.tensor(3.0))), torch.rand(5, 2, 3))
+    assert "typedef float S;" in text
+    assert "(u9 / tau_)" in text  # the division of the equation stays one
+    assert "(x_ - u8)" in text
+    assert "gp" in text
+    assert "typedef double S;" in sl.kernel.source(sl.LIF(), torch.rand(5, 2, 3).double())
+    assert "(u9 * i2)" in sl.kernel.source(sl.LIF(tau=2.0), torch.rand(5, 2, 3))  # by a power of two: the same number
+    with pytest.raises(sl.BackendError, match="on meta"):
+        sl.kernel.source(sl.LIF(), torch.rand(5, 2, 3, device="meta"))
+
+
+@needs_compiler
+def test_debug_checks_every_call(monkeypatch):
+    monkeypatch.setenv("SPIKELOOM_DEBUG", "1")
+    x = torch.rand(20, 3, 4)
+    sl.LIF().sequence(x, record=("v",))
+    kernels = compiled.kernels_of(sl.LIF())
+    broken = compiled.kernels_of(sl.LIF(decay_input=False))
+    monkeypatch.setattr(kernels, "program", broken.program)
+    monkeypatch.setattr(kernels, "_functions", {})
+    with pytest.raises(RuntimeError, match=r"SPIKELOOM_DEBUG: the C kernel of LIF differs from eager in \d+ of"):
+        sl.LIF().sequence(x)
+
+
+def test_memory_is_retained_and_released():
+    import platform
+
+    glibc = platform.libc_ver()[0] == "glibc"
+    assert sl.retain_memory() is glibc
+    kept = torch.rand(1 << 22)
+    total = float(kept.sum())
+    del kept
+    assert sl.release_memory() is glibc
+    assert total > 0

@@ -2,6 +2,7 @@
 
 from .call import Repeated, State, detach
 from .loop import Loop
+from .memory import release_memory, retain_memory
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, Result, static
 from .replace import Replacement, replace
@@ -18,7 +19,9 @@ __all__ = [
     "TemporalModule",
     "check_state",
     "detach",
+    "release_memory",
     "replace",
+    "retain_memory",
     "sequence_size",
     "static",
 ]

@@ -136,6 +136,10 @@ class Network(TemporalModule):
         call.unfold_tree(y, "output")
         return y, call.outgoing
 
+    def temporal_modules(self) -> dict[TemporalModule, str]:
+        """The temporal modules inside, with their paths: the names that states and recordings go by."""
+        return dict(self._paths())
+
     def check_state(self, state: State, *x_t: Any) -> None:
         """The modules inside check their own states when they run."""
 

@@ -1,16 +1,20 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
 from .backend import Backend, BackendError, backend, watching
-from .scan import full_precision, one_step, output_dtype, scan, state_dtype
+from .explain import Explanation, explain
+from .scan import full_precision, one_step, output_dtype, scan, source, state_dtype
 
 __all__ = [
     "Backend",
     "BackendError",
+    "Explanation",
     "backend",
+    "explain",
     "full_precision",
     "one_step",
     "output_dtype",
     "scan",
+    "source",
     "state_dtype",
     "watching",
 ]

@@ -244,6 +244,17 @@ def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Ten
     return flat, (flat.numel(), 1)
 
 
+def sources(neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
+    """C source of the forward and the backward kernel for an input."""
+    kernels = kernels_of(neuron)
+    if isinstance(kernels, str):
+        raise RuntimeError(kernels)
+    plan, _, params = _plan(neuron, kernels, (x,), (False,), x.shape[0], x.shape[1:], dtype, None)
+    learned = [i for i, p in zip(kernels.layout.backward_params, params, strict=True) if p.requires_grad]
+    backward = plan.variant(record=False, wanted=tuple(learned), x_grads=("steps",))
+    return emit_forward(kernels.program, plan.variant(record=False)) + emit_backward(kernels.program, backward)
+
+
 def _pointer(t: Tensor | None) -> int | None:
     return None if t is None else t.data_ptr()
 

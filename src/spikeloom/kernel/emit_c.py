@@ -306,11 +306,13 @@ class _Writer:
     def _load_step(self, state: str, params: tuple[int, ...]) -> list[str]:
         lines = ["          const int on = t < until[j];"] if self.lengths else []
         for k in range(self.n_x):
-            lines.append(f"          const S u{k} = " + (f"on ? X{k}[j] : (S)0;" if self.lengths else f"X{k}[j];"))
-        lines += [f"          const S u{self.n_x + k} = {state.format(k=k)};" for k in range(self.n_s)]
+            lines.append(
+                f"          const S {self._ref(k)} = " + (f"on ? X{k}[j] : (S)0;" if self.lengths else f"X{k}[j];")
+            )
+        lines += [f"          const S {self._ref(self.n_x + k)} = {state.format(k=k)};" for k in range(self.n_s)]
         for i in params:
             at = "" if i in self.variant.scalars else "[j]"
-            lines.append(f"          const S u{i} = q{i}{at};")
+            lines.append(f"          const S {self._ref(i)} = q{i}{at};")
             if i in self.layout.divisors:
                 lines.append(f"          const S i{i} = inv{i}{at}; (void)i{i};")
         return lines
@@ -318,10 +320,10 @@ class _Writer:
     def _upstream(self) -> list[str]:
         first = self.n_x + self.n_s + len(self.program.numbers)
         on = "on ? {} : (S)0" if self.lengths else "{}"
-        lines = [f"          const S u{first} = {on.format('GY[j]')};"]
+        lines = [f"          const S {self._ref(first)} = {on.format('GY[j]')};"]
         for k in range(self.n_s):
             total = f"g{k}[j] + GR{k}[j]" if self.variant.record else f"g{k}[j]"
-            lines.append(f"          const S u{first + 1 + k} = {on.format(total)};")
+            lines.append(f"          const S {self._ref(first + 1 + k)} = {on.format(total)};")
         return lines
 
     def _nodes(self, nodes: list[Node]) -> list[str]:
@@ -338,7 +340,8 @@ class _Writer:
 
     def _ref(self, ref: Ref) -> str:
         if isinstance(ref, int):
-            return f"u{ref}"
+            names = self.program.inputs
+            return f"{names[ref].replace('.', '_')}_" if ref < len(names) else f"u{ref}"
         if ref in (float("inf"), float("-inf")):
             return f"((S){'-' if ref < 0 else ''}INFINITY)"
         return f"((S){ref!r})"

@@ -5,6 +5,7 @@ Here it is the plain PyTorch loop, which defines what every faster form has to c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, Self
@@ -107,12 +108,46 @@ def _scan_c(
         lengths = check_lengths(lengths, T, states[0].shape[0] if states else tensors[0].shape[1]).contiguous()
     with full_precision(tensors[0].device):
         y, final, recorded = compiled.run(neuron, tensors, repeated, T, states, lengths, record, dtype)
+        if os.environ.get("SPIKELOOM_DEBUG"):
+            bound = neuron.bind(states[0].shape if states else tensors[0].shape[1:], dtype)
+            with torch.no_grad():
+                wanted = _scan_eager(bound, xs, states, dtype, dtype, lengths, record)
+            _check_equal(neuron, (y, *final, *recorded), (wanted[0], *wanted[1], *wanted[2]))
     return y.to(out_dtype), final, recorded
+
+
+def _check_equal(neuron: Dynamics, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    for a, b in zip(got, wanted, strict=True):
+        off = ~torch.isclose(a.detach(), b, atol=1e-5, rtol=1e-5, equal_nan=True)
+        if off.any():
+            raise RuntimeError(
+                f"SPIKELOOM_DEBUG: the C kernel of {type(neuron).__name__} differs from eager in {int(off.sum())} of "
+                f"{off.numel()} values, first at {off.nonzero()[0].tolist()}; please report it with the neuron's code"
+            )
+
+
+def source(neuron: Dynamics, x: Tensor) -> str:
+    """The C source of the kernels that run ``neuron`` on ``x`` ``[T, B, *]``: forward, then backward for training.
+
+    Raises BackendError where there is no kernel for it.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> text = sl.kernel.source(sl.LIF(), torch.rand(5, 2, 3))
+    >>> "(x_ - u8)" in text
+    True
+    """
+    reason = compiled.why_not(neuron, (x,), ())
+    if reason:
+        raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason}")
+    return compiled.sources(neuron, x, state_dtype(x.dtype))
 
 
 def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
     """One step of ``neuron.dynamics`` on ``[B, *]``: ``(spikes, states)``."""
     dtype = state_dtype(xs[0].dtype)
+    if not torch.compiler.is_compiling():
+        note(neuron, "eager", "a single step")
     with full_precision(xs[0].device):
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
     y = spikes.to(output_dtype(xs[0].dtype))

@@ -180,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         print(f"this recipe needs {missing.name}; install the extra: pip install 'spikeloom[demo]'", file=sys.stderr)
         return 2
+    sl.retain_memory()
     config = Config(T=args.T, epochs=args.epochs, seed=args.seed)
     accuracies = []
     for k in range(args.seeds):

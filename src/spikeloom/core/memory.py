@@ -1,0 +1,44 @@
+"""Memory of the C allocator: keep freed tensors for the next ones, or give them back.
+
+glibc returns the memory of a large tensor to the system when it is freed, and the next tensor faults its pages in
+again, one by one. On a CPU that costs more than computing a neuron does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_NEVER = 2**31 - 1
+
+logger = logging.getLogger("spikeloom")
+
+
+def retain_memory() -> bool:
+    """Lets this process keep the memory of freed tensors for the next ones (glibc only).
+
+    Resident memory then stays at its peak until :func:`release_memory`. Returns whether it took effect; on other
+    allocators nothing changes, which is said through logging.
+    """
+    libc = _glibc()
+    return libc is not None and bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
+
+
+def release_memory() -> bool:
+    """Returns to glibc's defaults and gives freed memory back to the system. Returns whether it took effect."""
+    libc = _glibc()
+    if libc is None:
+        return False
+    libc.mallopt(_M_MMAP_MAX, 65536)
+    libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+    libc.malloc_trim(0)
+    return True
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if platform.libc_ver()[0] == "glibc":
+        return ctypes.CDLL(None)
+    logger.warning("retain_memory: this system's allocator is not glibc's; nothing to set")
+    return None
