@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Makes .peers: an environment with this project and the newest release of each peer, versions pinned.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+"${PYTHON:-python3}" -m venv .peers
+.peers/bin/python -m pip install -q torch -c constraints.txt
+.peers/bin/python -m pip install -q numpy scipy matplotlib tqdm h5py nir nirtorch loguru
+.peers/bin/python -m pip install -q --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0
+.peers/bin/python -m pip install -q -c constraints.txt -e .
+echo "now: .peers/bin/python -m benchmarks"
