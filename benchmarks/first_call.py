@@ -19,7 +19,7 @@ y, _ = sl.LIF().sequence(x)
 {backward}
 print(time.perf_counter() - t)
 """
-_WARM = "from spikeloom.kernel.trace import trace; trace(sl.IF(reset='soft'))"  # torch's own one-time imports
+_WARM = "from spikeloom.kernel.trace import trace; trace(sl.IF(reset='soft'))"  # torch's own imports
 
 
 def seconds(code: str, cache: str, times: int) -> list[float]:

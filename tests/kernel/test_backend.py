@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build, compiled, watching
+from spikeloom.kernel import build, compiled, store, watching
 from spikeloom.kernel.emit_c import Variant, emit_forward, layout
 from spikeloom.kernel.trace import RefusedError, trace
 
@@ -306,3 +306,72 @@ def test_memory_is_retained_and_released():
     del kept
     assert sl.release_memory() is glibc
     assert total > 0
+
+
+GAIN = 2.0
+
+
+def gained(x):
+    return x * GAIN
+
+
+class UsesGlobals(sl.Neuron):
+    def __init__(self):
+        super().__init__()
+        self.states(v=0.0)
+
+    def dynamics(self, x, v):
+        return gained(x), v
+
+
+def test_a_global_number_that_changes_is_seen(monkeypatch):
+    neuron, x = UsesGlobals(), torch.ones(1, 1)
+    assert float(neuron.sequence(x)[0]) == 2.0
+    monkeypatch.setitem(globals(), "GAIN", 3.0)
+    assert float(neuron.sequence(x)[0]) == 3.0
+
+
+SCRIPT = """
+import sys, torch, spikeloom as sl
+GAIN = {gain}
+class Mine(sl.Neuron):
+    def __init__(self):
+        super().__init__()
+        self.states(v=0.0)
+    def dynamics(self, x, v):
+        v = 0.5 * v + {factor} * x * GAIN
+        return v, v
+with sl.backend("c"):
+    print(float(Mine().sequence(torch.ones(2, 1))[0][-1]), "spikeloom.kernel.trace" in sys.modules)
+"""
+
+
+@needs_compiler
+def test_a_program_is_found_again_in_another_process_if_nothing_changed(tmp_path):
+    script = tmp_path / "script.py"
+
+    def run(**values):
+        script.write_text(SCRIPT.format(**values))
+        done = subprocess.run(
+            [sys.executable, str(script)], capture_output=True, text=True, check=False,
+            env={**os.environ, "SPIKELOOM_CACHE": str(tmp_path / "cache")},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert run(gain=1.0, factor=1.0) == ["1.5", "True"]
+    assert run(gain=1.0, factor=1.0) == ["1.5", "False"]  # not traced again
+    assert run(gain=2.0, factor=1.0) == ["3.0", "True"]
+    assert run(gain=1.0, factor=3.0) == ["4.5", "True"]
+    for stored in (tmp_path / "cache").glob("*.program"):
+        stored.write_text("damaged")
+    assert run(gain=1.0, factor=1.0) == ["1.5", "True"]
+
+
+def test_what_cannot_be_hashed_for_sure_is_not_stored():
+    class Reads(sl.Neuron):
+        table = {"a": 1}
+
+    assert store.fingerprint((sl.LIF, 1.0)) == store.fingerprint((sl.LIF, 1.0)) != store.fingerprint((sl.LIF, 2.0))
+    assert store.fingerprint((Reads,)) is None
+    assert store.fingerprint((torch.ones(1),)) is None

@@ -117,6 +117,14 @@ def _features() -> str:
     return " ".join(sorted(found[0].split(":")[1].split())) if found else ""
 
 
+def is_own(path: Path) -> bool:
+    """Whether a file exists and belongs to this user."""
+    try:
+        return path.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def _trusted(library: Path, digest: Path) -> bool:
     try:
         own = library.stat().st_uid == os.getuid() == digest.stat().st_uid

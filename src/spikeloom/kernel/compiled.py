@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .._numbers import _UNDECLARED
+from . import store
 from .build import load
 from .emit_c import SEGMENT, Variant, emit_backward, emit_forward, layout
 from .program import Program
-from .trace import RefusedError, trace
 
 _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
 _SMALL = 1 << 15  # neuron steps below which one thread is faster
@@ -92,17 +92,26 @@ def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
     try:
         key = _key(neuron, inputs)
         if key not in _kernels:
-            _kernels[key] = _trace(neuron, inputs)
+            _kernels[key] = _find(neuron, inputs, key)
         return _kernels[key]
     except TypeError as error:
         return f"an attribute that dynamics may read is not hashable: {error}"
 
 
-def _trace(neuron: Any, inputs: int) -> Kernels | str:
-    try:
-        return Kernels(trace(neuron, ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs))))
-    except RefusedError as error:
-        return str(error)
+def _find(neuron: Any, inputs: int, key: Any) -> Kernels | str:
+    """The kernels of a stored program, or of one traced now."""
+    name = store.fingerprint(key)
+    program = store.read(name) if name else None
+    if program is None:
+        from .trace import RefusedError, trace  # imports much of torch: only where it is needed
+
+        try:
+            program = trace(neuron, ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs)))
+        except RefusedError as error:
+            return str(error)
+        if name:
+            store.write(name, program)
+    return Kernels(program)
 
 
 def _key(neuron: Any, inputs: int) -> Any:
@@ -114,7 +123,9 @@ def _key(neuron: Any, inputs: int) -> Any:
             for name, value in module.__dict__.items()
             if name[0] != "_" and name != "training" and not isinstance(value, _UNDECLARED)
         )
-        parts += [type(module), getattr(type(module), "dynamics", None), tuple(module._declared), public]
+        kind: Any = type(module)
+        constants = tuple(names.get(name) for names, name in store.plain_globals(kind))
+        parts += [type(module), getattr(type(module), "dynamics", None), tuple(module._declared), public, constants]
     key = (*parts, tuple(neuron._rest))
     hash(key)
     return key
