@@ -67,6 +67,35 @@ def test_what_depends_on_numbers_alone_leaves_the_program():
     assert float(values[sigmoid.id]) == 0.5
 
 
+def test_a_selection_among_numbers_is_one_number():
+    """Found by fuzzing: the comparison of two numbers is one too, else a gradient is lost."""
+
+    def body(self, x, v):
+        return x * torch.sqrt(torch.where(self.tau > self.rho, self.rho, self.tau * 0.5)), v
+
+    program = trace(neuron_of(body, rho=1.0))
+    assert [n.op for n in program.needed(program.outputs)] == ["mul"]
+    (param,) = layout(program).forward_params
+    assert param in layout(program).differentiable
+
+
+def test_a_value_is_not_the_number_of_its_id():
+    """Found by fuzzing: value 2 and the constant 2.0 are different operands."""
+
+    def body(self, x, v):
+        return (x * 0.0 + x * x) * 2.0 + x * self.tau + v * 1.0, v
+
+    program = trace(neuron_of(body))
+    assert program.inputs[:3] == ("x", "v", "tau")
+    assert [str(n) for n in program.needed(program.outputs)][:5] == [
+        "%7 = mul(%0, 0.0)",
+        "%8 = mul(%0, %0)",
+        "%9 = add(%7, %8)",
+        "%10 = mul(%9, 2.0)",
+        "%11 = mul(%0, %2)",
+    ]
+
+
 REFUSED = {
     "a random number": (lambda self, x, v: (x + torch.rand_like(x), v), "aten.rand_like|uniform"),
     "a sum": (lambda self, x, v: (x, v + x.sum()), "aten.sum"),

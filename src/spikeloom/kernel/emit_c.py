@@ -9,6 +9,7 @@ Arguments of both functions are two arrays: pointers ``p`` and integers ``n``, l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from .program import OPS, Node, Program, Ref
@@ -110,7 +111,7 @@ def layout(program: Program) -> Layout:
     forward = program.params(program.outputs)
     backward = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
     both = tuple(sorted({*forward, *backward}))
-    divisors = {n.args[1] for n in program.nodes if n.op == "div" and n.args[1] in both}
+    divisors = {n.args[1] for n in program.nodes if n.op == "div"} & set(both)
     return Layout(
         tuple(forward),
         both,
@@ -342,9 +343,9 @@ class _Writer:
         if isinstance(ref, int):
             names = self.program.inputs
             return f"{names[ref].replace('.', '_')}_" if ref < len(names) else f"u{ref}"
-        if ref in (float("inf"), float("-inf")):
-            return f"((S){'-' if ref < 0 else ''}INFINITY)"
-        return f"((S){ref!r})"
+        if math.isinf(ref.value):
+            return f"((S){'-' if ref.value < 0 else ''}INFINITY)"
+        return "((S)NAN)" if math.isnan(ref.value) else f"((S){ref.value!r})"
 
     def _grad(self, ref: Ref | None) -> str:
         value = "(S)0" if ref is None else self._ref(ref)

@@ -18,8 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Ref = int | float
-"""A value (its id, an int) or a constant (a float)."""
+
+@dataclass(frozen=True)
+class Const:
+    """A constant. A type of its own: value 2 and the number 2.0 would be equal in Python."""
+
+    value: float
+
+
+Ref = int | Const
+"""A value (its id) or a constant."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +93,7 @@ class Node:
     args: tuple[Ref, ...]
 
     def __str__(self) -> str:
-        args = ", ".join(f"%{a}" if isinstance(a, int) else repr(a) for a in self.args)
+        args = ", ".join(f"%{a}" if isinstance(a, int) else repr(a.value) for a in self.args)
         return f"%{self.id} = {self.op}({args})"
 
 
@@ -147,8 +155,8 @@ class Program:
         by_id = {node.id: node for node in self.nodes}
 
         def value(ref: Ref) -> Any:
-            if not isinstance(ref, int):
-                return ref
+            if isinstance(ref, Const):
+                return ref.value
             if ref not in values:
                 node = by_id[ref]
                 values[ref] = _apply(node.op, [value(a) for a in node.args])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from .build import cache_folder, is_own
-from .program import Node, Program
+from .program import Const, Node, Program, Ref
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -71,10 +71,10 @@ def read(name: str) -> Program | None:
             tuple(found["xs"]),
             tuple(found["states"]),
             tuple(found["numbers"]),
-            tuple(Node(i, op, tuple(args)) for i, op, args in found["nodes"]),
-            tuple(found["outputs"]),
-            tuple(found["grads"]),
-            tuple((i, ref) for i, ref in found["number_grads"]),
+            tuple(Node(i, op, tuple(map(_ref, args))) for i, op, args in found["nodes"]),
+            tuple(map(_ref, found["outputs"])),
+            tuple(None if ref is None else _ref(ref) for ref in found["grads"]),
+            tuple((i, _ref(ref)) for i, ref in found["number_grads"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -95,10 +95,14 @@ def write(name: str, program: Program) -> None:
     try:
         handle, temporary = tempfile.mkstemp(dir=folder)
         with os.fdopen(handle, "w") as file:
-            json.dump(found, file)
+            json.dump(found, file, default=lambda constant: {"constant": constant.value})
         Path(temporary).replace(folder / f"{name}.program")
     except OSError:
         return
+
+
+def _ref(stored: Any) -> Ref:
+    return Const(stored["constant"]) if isinstance(stored, dict) else int(stored)
 
 
 @functools.cache

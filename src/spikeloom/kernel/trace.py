@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .program import Node, Program, Ref
+from .program import Const, Node, Program, Ref
 
 _SIZE = 7
 
@@ -109,15 +109,17 @@ class _Cut(TorchFunctionMode):
 
     def __init__(self, numbers: list[Tensor]) -> None:
         super().__init__()
-        self.numbers = list(numbers)
+        self.numbers = list(numbers)  # leaves whose gradient is asked for
+        self._alone = {id(n): n for n in numbers}  # all that depends on numbers alone, comparisons too
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         tensors = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Tensor)]
-        known = {id(n) for n in self.numbers}
-        if isinstance(out, Tensor) and tensors and all(id(t) in known for t in tensors) and out.requires_grad:
-            out = out.detach().requires_grad_()
-            self.numbers.append(out)
+        if isinstance(out, Tensor) and tensors and all(id(t) in self._alone for t in tensors):
+            if out.requires_grad:
+                out = out.detach().requires_grad_()
+                self.numbers.append(out)
+            self._alone[id(out)] = out
         return out
 
 
@@ -167,13 +169,12 @@ class _Tracer(TorchDispatchMode):
 
     def emit(self, op: str, *args: Any) -> Ref:
         """Adds a node (or finds the equal one) and returns its value."""
-        refs = tuple(self.ref(a) if isinstance(a, Tensor) else float(a) if not _is_id(a) else a.id for a in args)
-        if op == "mul" and refs[1] == 1.0 and not isinstance(refs[1], int):
-            return refs[0]
-        if op == "mul" and refs[0] == 1.0 and not isinstance(refs[0], int):
-            return refs[1]
-        if all(not isinstance(r, int) for r in refs) and op in _FOLD:
-            return _FOLD[op](*refs)
+        refs = tuple(self.ref(a) if isinstance(a, Tensor) else a.id if _is_id(a) else Const(float(a)) for a in args)
+        if op == "mul" and Const(1.0) in refs:
+            return refs[0] if refs[1] == Const(1.0) else refs[1]
+        constants = [r.value for r in refs if isinstance(r, Const)]
+        if len(constants) == len(refs) and op in _FOLD:
+            return Const(_FOLD[op](*constants))
         if (op, refs) not in self._seen:
             self._seen[op, refs] = self._next
             self.nodes.append(Node(self._next, op, refs))
@@ -254,11 +255,11 @@ def _to_copy(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
 
 
 def _filled(value: float) -> Rule:
-    return lambda t, func, args, kwargs: value
+    return lambda t, func, args, kwargs: Const(value)
 
 
 def _full(position: int) -> Rule:
-    return lambda t, func, args, kwargs: float(args[position])
+    return lambda t, func, args, kwargs: Const(float(args[position]))
 
 
 def _clamp(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
@@ -296,7 +297,7 @@ def _masked_fill(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
 def _literal(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
     if args[0].ndim > 0:
         t.refuse("a tensor literal with dimensions; declare it with self.numbers(...)")
-    return float(args[0])
+    return Const(float(args[0]))
 
 
 def _copy(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
