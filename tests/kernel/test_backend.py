@@ -205,12 +205,14 @@ def test_a_machine_without_a_compiler_runs_everything():
 
 def test_a_compiler_that_does_not_work_counts_as_none(tmp_path):
     broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho 'cc: out of order' >&2\nexit 1\n")
+    broken.write_text(f"#!/bin/sh\necho called >> {tmp_path}/calls\necho 'cc: out of order' >&2\nexit 1\n")
     broken.chmod(0o755)
-    done = child("import torch, spikeloom as sl; print(sl.IF().sequence(torch.ones(2, 1))[0].sum())", CC=str(broken))
+    code = "import torch, spikeloom as sl; [sl.IF().sequence(torch.ones(2, 1)) for _ in range(5)]"
+    done = child(code, CC=str(broken))
     assert done.returncode == 0
     assert "neurons run as PyTorch loops" in done.stderr
-    assert "out of order" in done.stderr
+    assert done.stderr.count("out of order") == 1
+    assert (tmp_path / "calls").read_text().count("called") <= 6  # its version and five sets of flags, once
 
 
 @needs_compiler
@@ -242,6 +244,23 @@ def test_a_compiler_that_fails_says_what_it_said(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKELOOM_CACHE", str(tmp_path))
     with pytest.raises(build.BuildError, match=r"failed: [\s\S]*error"):
         build.load("this is not C")
+
+
+@needs_compiler
+def test_a_kernel_that_cannot_be_built_runs_eager_unless_forced(monkeypatch, caplog):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(build, "_compile", full)
+    monkeypatch.setattr(build, "_trusted", lambda *args: False)
+    monkeypatch.setattr(build, "_loaded", {})
+    neuron, x = UsesGlobals(), torch.ones(1, 1)
+    monkeypatch.setattr(compiled, "_kernels", {})
+    assert float(neuron.sequence(x)[0]) == 2.0
+    assert "could not be built, it runs as a PyTorch loop" in caplog.text
+    assert "No space left" in caplog.text
+    with sl.backend("c"), pytest.raises(sl.BackendError, match="No space left"):
+        neuron.sequence(x)
 
 
 @needs_compiler

@@ -40,15 +40,29 @@ def load(source: str) -> ctypes.CDLL:
         if key not in _loaded:
             folder = cache_folder()
             library, digest = folder / f"{key}.so", folder / f"{key}.sha256"
-            if not _trusted(library, digest):
-                _compile(source, library, digest)
-            _loaded[key] = ctypes.CDLL(str(library))
+            try:
+                if not _trusted(library, digest):
+                    _compile(source, library, digest)
+                _loaded[key] = ctypes.CDLL(str(library))
+            except OSError as error:
+                raise BuildError(f"the kernel cache {folder} cannot be used: {error}") from error
         return _loaded[key]
 
 
 def ready() -> None:
-    """Raises BuildError where there is no compiler."""
-    _toolchain()
+    """Raises BuildError where there is no working compiler. It is tried once in a process."""
+    problem = _problem()
+    if problem:
+        raise BuildError(problem)
+
+
+@functools.cache
+def _problem() -> str:
+    try:
+        _toolchain()
+    except BuildError as error:
+        return str(error)
+    return ""
 
 
 def compiler() -> str | None:
@@ -69,7 +83,7 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-        if status.st_uid == os.getuid() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
+        if status.st_uid == _user() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
     except OSError:
         pass
@@ -117,18 +131,25 @@ def _features() -> str:
     return " ".join(sorted(found[0].split(":")[1].split())) if found else ""
 
 
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # on Windows files belong to user 0
+
+
 def is_own(path: Path) -> bool:
     """Whether a file exists and belongs to this user."""
     try:
-        return path.stat().st_uid == os.getuid()
+        return path.stat().st_uid == _user()
     except OSError:
         return False
 
 
 def _trusted(library: Path, digest: Path) -> bool:
     try:
-        own = library.stat().st_uid == os.getuid() == digest.stat().st_uid
-        return own and hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+        return (
+            is_own(library)
+            and is_own(digest)
+            and hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
+        )
     except OSError:
         return False
 

@@ -59,7 +59,12 @@ def scan(
     first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
     if not torch.compiler.is_compiling() and _choose(neuron, xs, states) == "c":
-        return _scan_c(neuron, xs, states, dtype, out_dtype, lengths, record)
+        try:
+            return _scan_c(neuron, xs, states, dtype, out_dtype, lengths, record)
+        except build.BuildError as error:
+            if chosen() == "c":
+                raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {error}") from error
+            say_once(f"the kernel of {type(neuron).__name__} could not be built, it runs as a PyTorch loop: {error}")
     bound = neuron.bind(first.shape, dtype)
     with full_precision(first.device):
         if torch.compiler.is_exporting() and lengths is None and not record:
@@ -82,8 +87,11 @@ def _choose(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States)
             reason = str(error)
             say_once(f"C kernels are not available, neurons run as PyTorch loops: {error}")
         else:
-            note(neuron, "c", "")
-            return "c"
+            kernels = compiled.kernels_of(neuron, len(xs))
+            reason = kernels if isinstance(kernels, str) else ""
+    if not reason:
+        note(neuron, "c", "")
+        return "c"
     if name == "c":
         raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {reason}")
     if ".dynamics" in reason:
@@ -137,7 +145,8 @@ def source(neuron: Dynamics, x: Tensor) -> str:
     >>> "(x_ - u8)" in text
     True
     """
-    reason = compiled.why_not(neuron, (x,), ())
+    kernels = compiled.kernels_of(neuron)
+    reason = compiled.why_not(neuron, (x,), ()) or (kernels if isinstance(kernels, str) else "")
     if reason:
         raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason}")
     return compiled.sources(neuron, x, state_dtype(x.dtype))
