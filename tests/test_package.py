@@ -51,6 +51,12 @@ def test_plot_and_recipes_load_on_first_use():
         _ = sl.nothing
 
 
+def test_a_missing_extra_is_named():
+    done = run("import sys; sys.modules['matplotlib'] = None\nimport spikeloom as sl; sl.plot")
+    assert done.returncode == 1
+    assert "spikeloom.plot needs matplotlib; install the extra: pip install 'spikeloom[plot]'" in done.stderr
+
+
 def test_imports_point_downwards_only():
     rank = {name: i for i, layer in enumerate(LAYERS) for name in layer}
     wrong = []

@@ -34,12 +34,18 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_LAZY = ("plot", "recipes")  # loaded on first use: they import more than torch
+_LAZY = {"plot": "plot", "recipes": "demo"}  # loaded on first use, with the extra that each needs
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return importlib.import_module(f".{name}", __name__)
+        try:
+            return importlib.import_module(f".{name}", __name__)
+        except ModuleNotFoundError as missing:
+            remedy = f"install the extra: pip install 'spikeloom[{_LAZY[name]}]'"
+            raise ModuleNotFoundError(
+                f"spikeloom.{name} needs {missing.name}; {remedy}", name=missing.name
+            ) from missing
     raise AttributeError(f"module 'spikeloom' has no attribute {name!r}")
 
 
