@@ -259,6 +259,9 @@ def test_a_kernel_that_cannot_be_built_runs_eager_unless_forced(monkeypatch, cap
     assert float(neuron.sequence(x)[0]) == 2.0
     assert "could not be built, it runs as a PyTorch loop" in caplog.text
     assert "No space left" in caplog.text
+    with watching() as seen:
+        neuron.sequence(x)
+    assert [name for _, name, _ in seen] == ["eager"]  # what ran, not what was tried
     with sl.backend("c"), pytest.raises(sl.BackendError, match="No space left"):
         neuron.sequence(x)
 
@@ -293,6 +296,14 @@ def test_programs_are_found_again_per_kind_of_neuron():
     assert compiled.kernels_of(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)))) is first
     assert compiled.kernels_of(sl.LIF(reset="soft")) is not first
     assert compiled.kernels_of(sl.LIF(surrogate=sl.surrogate.Sigmoid())) is not first
+
+
+@needs_compiler
+def test_an_option_that_cannot_be_hashed_is_said_too(caplog):
+    neuron, x = UsesGlobals(), torch.ones(1, 1)
+    neuron.table = bytearray(b"no hash")
+    assert float(neuron.sequence(x)[0]) == 2.0
+    assert "is not hashable" in caplog.text
 
 
 @needs_compiler

@@ -181,6 +181,7 @@ class Plan:
 
 
 def run(
+    kernels: Kernels,
     neuron: Any,
     xs: tuple[Tensor, ...],
     repeated: tuple[bool, ...],
@@ -191,9 +192,6 @@ def run(
     dtype: torch.dtype,
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
     """What :func:`spikeloom.kernel.scan` returns. ``xs`` are ``[T, B, *]``, or ``[B, *]`` where ``repeated``."""
-    kernels = kernels_of(neuron, len(xs))
-    if isinstance(kernels, str):
-        raise RuntimeError(kernels)
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
     plan, xs, params = _plan(neuron, kernels, xs, repeated, T, step, dtype, lengths)
     states = tuple(plan.to_memory(s).contiguous() for s in states)
@@ -254,11 +252,8 @@ def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Ten
     return flat, (flat.numel(), 1)
 
 
-def sources(neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
+def sources(kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
     """C source of the forward and the backward kernel for an input."""
-    kernels = kernels_of(neuron)
-    if isinstance(kernels, str):
-        raise RuntimeError(kernels)
     plan, _, params = _plan(neuron, kernels, (x,), (False,), x.shape[0], x.shape[1:], dtype, None)
     learned = [i for i, p in zip(kernels.layout.backward_params, params, strict=True) if p.requires_grad]
     backward = plan.variant(record=False, wanted=tuple(learned), x_grads=("steps",))

@@ -349,4 +349,4 @@ class _Writer:
 
     def _grad(self, ref: Ref | None) -> str:
         value = "(S)0" if ref is None else self._ref(ref)
-        return f"on ? {value} : (S)0" if self.lengths and ref is not None else value
+        return f"(on ? {value} : (S)0)" if self.lengths and ref is not None else value

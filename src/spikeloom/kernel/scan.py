@@ -58,13 +58,17 @@ def scan(
     """
     first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
-    if not torch.compiler.is_compiling() and _choose(neuron, xs, states) == "c":
+    kernels = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
+    if kernels is not None:
         try:
-            return _scan_c(neuron, xs, states, dtype, out_dtype, lengths, record)
+            found = _scan_c(kernels, neuron, xs, states, dtype, out_dtype, lengths, record)
         except build.BuildError as error:
-            if chosen() == "c":
-                raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {error}") from error
-            say_once(f"the kernel of {type(neuron).__name__} could not be built, it runs as a PyTorch loop: {error}")
+            name = type(neuron).__name__
+            said = f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
+            _loop_instead(neuron, str(error), said)
+        else:
+            note(neuron, "c", "")
+            return found
     bound = neuron.bind(first.shape, dtype)
     with full_precision(first.device):
         if torch.compiler.is_exporting() and lengths is None and not record:
@@ -72,35 +76,47 @@ def scan(
         return _scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
 
 
-def _choose(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States) -> str:
-    """``"c"`` or ``"eager"``; raises BackendError where C was asked for and cannot run."""
-    name = chosen()
-    if name == "eager":
+def _kernels(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States) -> compiled.Kernels | None:
+    """The C kernels to run, or None for the loop; raises BackendError where C was asked for and cannot run."""
+    if chosen() == "eager":
         note(neuron, "eager", "chosen")
-        return "eager"
-    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
-    reason = compiled.why_not(neuron, tensors, states)
-    if not reason:
-        try:
-            build.ready()
-        except build.BuildError as error:
-            reason = str(error)
-            say_once(f"C kernels are not available, neurons run as PyTorch loops: {error}")
-        else:
-            kernels = compiled.kernels_of(neuron, len(xs))
-            reason = kernels if isinstance(kernels, str) else ""
-    if not reason:
-        note(neuron, "c", "")
-        return "c"
-    if name == "c":
+        return None
+    reason = compiled.why_not(neuron, _tensors(xs), states)
+    if reason:
+        _loop_instead(neuron, reason)
+        return None
+    try:
+        build.ready()
+    except build.BuildError as error:
+        said = f"C kernels are not available, neurons run as PyTorch loops: {error}"
+        _loop_instead(neuron, str(error), said)
+        return None
+    kernels = compiled.kernels_of(neuron, len(xs))
+    if isinstance(kernels, str):
+        _loop_instead(neuron, kernels, f"{kernels}; it runs as a PyTorch loop")
+        return None
+    return kernels
+
+
+def _loop_instead(neuron: Dynamics, reason: str, said: str = "") -> None:
+    """Notes that the PyTorch loop runs, says ``said`` once; raises BackendError where C was asked for."""
+    if chosen() == "c":
         raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {reason}")
-    if ".dynamics" in reason:
-        say_once(f"{reason}; it runs as a PyTorch loop")
+    if said:
+        say_once(said)
     note(neuron, "eager", reason)
-    return "eager"
+
+
+def _tensors(xs: tuple[Tensor | Repeated, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.x if isinstance(x, Repeated) else x for x in xs)
+
+
+def _steps(xs: tuple[Tensor | Repeated, ...]) -> int:
+    return xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
 
 
 def _scan_c(
+    kernels: compiled.Kernels,
     neuron: Dynamics,
     xs: tuple[Tensor | Repeated, ...],
     states: States,
@@ -109,13 +125,11 @@ def _scan_c(
     lengths: Tensor | None,
     record: tuple[int, ...],
 ) -> tuple[Tensor, States, tuple[Tensor, ...]]:
-    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
-    repeated = tuple(isinstance(x, Repeated) for x in xs)
-    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
+    tensors, repeated, T = _tensors(xs), tuple(isinstance(x, Repeated) for x in xs), _steps(xs)
     if lengths is not None:
         lengths = check_lengths(lengths, T, states[0].shape[0] if states else tensors[0].shape[1]).contiguous()
     with full_precision(tensors[0].device):
-        y, final, recorded = compiled.run(neuron, tensors, repeated, T, states, lengths, record, dtype)
+        y, final, recorded = compiled.run(kernels, neuron, tensors, repeated, T, states, lengths, record, dtype)
         if os.environ.get("SPIKELOOM_DEBUG"):
             bound = neuron.bind(states[0].shape if states else tensors[0].shape[1:], dtype)
             with torch.no_grad():
@@ -146,10 +160,10 @@ def source(neuron: Dynamics, x: Tensor) -> str:
     True
     """
     kernels = compiled.kernels_of(neuron)
-    reason = compiled.why_not(neuron, (x,), ()) or (kernels if isinstance(kernels, str) else "")
-    if reason:
-        raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason}")
-    return compiled.sources(neuron, x, state_dtype(x.dtype))
+    reason = compiled.why_not(neuron, (x,), ())
+    if reason or isinstance(kernels, str):
+        raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason or kernels}")
+    return compiled.sources(kernels, neuron, x, state_dtype(x.dtype))
 
 
 def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
@@ -182,7 +196,7 @@ def _scan_eager(
     lengths: Tensor | None,
     record: tuple[int, ...],
 ) -> tuple[Tensor, States, tuple[Tensor, ...]]:
-    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
+    T = _steps(xs)
     steps = [(x.x,) * T if isinstance(x, Repeated) else x.unbind(0) for x in xs]
     valid = None
     if lengths is not None:

@@ -68,9 +68,8 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
 
 
 def _lifted() -> Tensor:
-    return (
-        torch.full((_SIZE,), 0.5).requires_grad_().clone()
-    )  # no leaf: in-place writes reach the tracer, which refuses
+    # Cloned, so that it is no leaf: autograd would stop an in-place write before the tracer can refuse it by name.
+    return torch.full((_SIZE,), 0.5).requires_grad_().clone()
 
 
 def _run(bound: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
