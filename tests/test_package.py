@@ -20,6 +20,7 @@ LAYERS = [
     {"core"},
     {"kernel"},
     {"neuron"},
+    {"nn"},
     {"plot"},
     {"recipes"},
 ]
@@ -81,7 +82,7 @@ def test_imports_point_downwards_only():
 
 
 def test_every_public_name_has_a_docstring():
-    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics):
+    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         for name in names:
             value = getattr(module, name)

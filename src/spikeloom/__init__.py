@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, metrics, surrogate
+from . import decode, encode, loss, metrics, nn, surrogate
 from .core import (
     Loop,
     Network,
@@ -71,6 +71,7 @@ __all__ = [
     "explain",
     "loss",
     "metrics",
+    "nn",
     "plot",
     "release_memory",
     "replace",

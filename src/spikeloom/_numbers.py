@@ -41,6 +41,8 @@ class Declared(nn.Module):
         super().__init__()
         self._declared: dict[str, bool] = {}  # name -> is it a float?
         self._floats: dict[str, float] = {}  # their values; compiled code must not read them
+        self._changes = 0  # how often an attribute was set or deleted
+        self._key_part: Any = None  # the kernel compiler's memory of what a program depends on
 
     def numbers(self, **values: Number) -> None:
         """Declares the numbers of this module's equation, each a float, a Tensor or an nn.Parameter."""
@@ -124,6 +126,7 @@ class Declared(nn.Module):
         self._declared[name], self._floats[name] = True, value
 
     def _forget(self, name: str) -> None:
+        self._changed()
         self._declared.pop(name, None)
         self._floats.pop(name, None)
         self._parameters.pop(name, None)
@@ -179,12 +182,20 @@ class Declared(nn.Module):
             self._declare(name, value)
         else:
             super().__setattr__(name, value)
+            self._changed()
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__.get("_declared", ()):
             self._forget(name)
         else:
             super().__delattr__(name)
+            self._changed()
+
+    def _changed(self) -> None:
+        self.__dict__["_changes"] = self.__dict__.get("_changes", 0) + 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_key_part": None}
 
 
 def describe(module: Declared) -> str:

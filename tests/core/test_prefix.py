@@ -172,3 +172,12 @@ def test_the_prefix_reaches_into_nested_sequentials():
     assert seen.conv == [3]
     assert torch.equal(y, sl.Network(*flat, *TAIL).eval()(IMAGE, repeat=6))
     assert list(nested(IMAGE, repeat=6, return_state=True)[1].state) == ["0.2"]
+
+
+def test_a_layer_that_stands_in_a_sequential_twice_runs_twice():
+    double = nn.Linear(3, 3, bias=False)
+    nn.init.constant_(double.weight, 0.0)
+    double.weight.data.fill_diagonal_(2.0)
+    net = sl.Network(double, double, sl.IF(reset="none", v_threshold=100.0))
+    _, result = net(torch.ones(1, 3), repeat=2, record=("2.v",))
+    assert result.record["2.v"][:, 0, 0].tolist() == [4.0, 8.0]

@@ -7,7 +7,7 @@ the state of every temporal module, so that no module holds any.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 State = Any
 """A pytree of tensors, or None. Tensors whose dimension 0 is B belong to samples."""
 
+Sequence = Callable[..., tuple[Any, ...]]
+"""What has the arguments and results of ``TemporalModule.sequence``."""
+
 _running = threading.local()  # a ContextVar cannot be traced by Dynamo, an attribute on modules breaks threads
+_running.call = None  # compiled code guards on its being there: before and after the first call alike
 
 
 def active() -> Call | None:
@@ -78,6 +82,7 @@ class Call:
         self.wanted = wanted or {}
         self.stepping = stepping
         self.repeated = False  # the next temporal module gets its input as one step, see Network
+        self.instead: Sequence | None = None  # what the next temporal module runs in place of its sequence
         self.outgoing: dict[str, State] = {}
         self.recorded: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -140,7 +145,8 @@ class Call:
             sequences = self._sequences(xs, path)
             if state is not None:
                 module.check_state(state, *(first_step(x) for x in sequences))
-            out = module.sequence(*sequences, state=state, lengths=self.lengths, record=recordings)
+            sequence, self.instead = self.instead or module.sequence, None
+            out = sequence(*sequences, state=state, lengths=self.lengths, record=recordings)
             unfolded, new, recorded = out if recordings else (*out, {})
             y = self.fold_tree(unfolded)
         self.outgoing[key] = new

@@ -7,9 +7,14 @@ again, one by one. On a CPU that costs more than computing a neuron does.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import platform
+import sys
 
+from torch import Tensor
+
+_HUGE, _MADV_HUGEPAGE = 1 << 21, 14
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 
@@ -35,6 +40,23 @@ def release_memory() -> bool:
     libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
     libc.malloc_trim(0)
     return True
+
+
+def huge_pages(tensor: Tensor) -> None:
+    """Asks Linux to back a large fresh tensor with 2 MB pages: 512 times fewer page faults when it is first written."""
+    size = tensor.nbytes
+    if size >= 2 * _HUGE and (libc := _linux()) is not None:
+        start = -(-tensor.data_ptr() // _HUGE) * _HUGE
+        libc.madvise(start, (tensor.data_ptr() + size - start) // _HUGE * _HUGE, _MADV_HUGEPAGE)
+
+
+@functools.cache
+def _linux() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return libc
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
-from .call import State, active, map_tensors
+from .call import Sequence, State, active, map_tensors
 
 
 class TemporalModule(nn.Module):
@@ -46,6 +46,9 @@ class TemporalModule(nn.Module):
     transparent: bool = False
     """True: inside a call the module only passes its inputs to its ``body`` (networks)."""
 
+    opaque: bool = False
+    """True: temporal modules inside are run by this one alone, and the network does not see them."""
+
     recordable: tuple[str, ...] = ()
     """Names that ``record`` may ask for, besides ``output``."""
 
@@ -66,6 +69,13 @@ class TemporalModule(nn.Module):
         """All steps: inputs ``[T, B, *]``, returns ``(y, state)`` with y ``[T, B, *]``."""
         self._needs("step")
         return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths, record)
+
+    def absorb(self, previous: nn.Module) -> Sequence | None:
+        """What runs the layer ``previous`` and this module in one, called as ``sequence`` is; None where nothing does.
+
+        A network asks for neighbours in an ``nn.Sequential``.
+        """
+        return None
 
     def check_state(self, state: State, *x_t: Any) -> None:
         """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""

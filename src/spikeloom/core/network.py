@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
 from .call import Call, State, activate, active, map_tensors
+from .layers import has_prefix, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, sequence_size
 from .paths import temporal_paths
-from .prefix import has_prefix, run_prefix
 from .stream import Stream
 
 
@@ -54,6 +54,7 @@ class Network(TemporalModule):
         batch_first: take and give ``[B, T, *]`` instead of ``[T, B, *]``.
         static_prefix: compute the layers before the first temporal module once, not T times, when the input
             is the same at every step (see below).
+        fuse: compute a batch norm and the neuron after it in one kernel (see below).
 
     ``y = net(x)`` runs ``x`` ``[T, B, *]`` from rest. Plain layers see ``[T*B, *]``, temporal modules
     ``[T, B, *]``. Nothing is kept between calls, so there is nothing to reset.
@@ -67,6 +68,8 @@ class Network(TemporalModule):
 
     Where the model is an ``nn.Sequential`` (of Sequentials) and the input does not change over time, the leading
     layers that treat rows one by one run once on ``[B, *]``; batch norm's running variance then counts B samples.
+    A batch norm directly before a neuron there becomes part of the neuron's kernel, if neither has hooks; in a model
+    with a forward of its own, :class:`spikeloom.nn.NormNeuron` does the same.
 
     Inside another network's call a Network is transparent.
 
@@ -81,7 +84,9 @@ class Network(TemporalModule):
 
     transparent = True
 
-    def __init__(self, *modules: nn.Module, batch_first: bool = False, static_prefix: bool = True) -> None:
+    def __init__(
+        self, *modules: nn.Module, batch_first: bool = False, static_prefix: bool = True, fuse: bool = True
+    ) -> None:
         super().__init__()
         if not modules:
             raise TypeError("Network needs at least one module")
@@ -91,6 +96,7 @@ class Network(TemporalModule):
             self.body = modules[0]
         self.batch_first = batch_first
         self.static_prefix = static_prefix
+        self.fuse = fuse
         self._plan: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
         self._paths()
 
@@ -176,21 +182,17 @@ class Network(TemporalModule):
         return call.unfold_tree(y, "output"), call
 
     def _body(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], repeat: int | None) -> Any:
-        if (
-            self.static_prefix
-            and call.lengths is None
-            and len(args) == 1
-            and not kwargs
-            and isinstance(args[0], Tensor)
-        ):
+        layered = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and runs_layers(self.body)
+        if layered and self.static_prefix and call.lengths is None and has_prefix(self.body, call.paths):
             x = args[0]
             once = x if repeat is not None else (x[0] if call.T > 1 and x.stride(0) == 0 else None)
-            if once is not None and has_prefix(self.body, call.paths):
-                return run_prefix(self.body, once, call)
+            if once is not None:
+                return run_prefix(self.body, once, call, fuse=self.fuse)
         if repeat is not None:
             T = call.T
             args = tuple(a if isinstance(a, static) else map_tensors(lambda t: t.expand(T, *t.shape), a) for a in args)
-        return self.body(*(a.value if isinstance(a, static) else call.fold_tree(a) for a in args), **kwargs)
+        inputs = tuple(a.value if isinstance(a, static) else call.fold_tree(a) for a in args)
+        return run_layers(self.body, inputs[0], call, fuse=self.fuse) if layered else self.body(*inputs, **kwargs)
 
     def _paths(self) -> dict[TemporalModule, str]:
         """Names of the temporal modules, found anew when the structure of the body has changed."""

@@ -32,9 +32,12 @@ def temporal_paths(body: nn.Module) -> dict[TemporalModule, str]:
     """
     found: dict[TemporalModule, str] = {}
     owners: dict[str, nn.Module] = {}
+    hidden: set[nn.Module] = set()
     for path, module in walk(body):
         refuse(module, path)
-        if not isinstance(module, TemporalModule) or module.transparent or module in found:
+        if isinstance(module, TemporalModule) and module.opaque:
+            hidden.update(m for m in module.modules() if m is not module)
+        if module in hidden or not isinstance(module, TemporalModule) or module.transparent or module in found:
             continue
         if owners.setdefault(path, module) is not module:
             raise ValueError(f"two temporal modules have the path {path!r}; rename one of them")

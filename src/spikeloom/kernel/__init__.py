@@ -2,9 +2,11 @@
 
 from .backend import Backend, BackendError, backend, watching
 from .explain import Explanation, explain
+from .norm import KINDS as FUSED_NORMS
 from .scan import full_precision, one_step, output_dtype, scan, source, state_dtype
 
 __all__ = [
+    "FUSED_NORMS",
     "Backend",
     "BackendError",
     "Explanation",

@@ -109,7 +109,11 @@ def _toolchain() -> str:
 def _flags() -> list[str]:
     """Flags that this compiler takes, found by compiling a small function and running it."""
     said = ""
-    for optional in _OPTIONAL:
+    have = _features().split()
+    width = 512 if "avx512f" in have else 256 if "avx2" in have else None
+    # By a processor's name a compiler may choose narrower vectors than it has.
+    widest = (f"{_OPTIONAL[0]} -mprefer-vector-width={width}",) if width else ()
+    for optional in (*widest, *_OPTIONAL):
         flags = [*_FLAGS.split(), *optional.split()]
         with tempfile.TemporaryDirectory() as folder:
             try:

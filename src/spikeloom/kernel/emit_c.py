@@ -4,6 +4,10 @@ Forward, for each block of neurons: states in local arrays; per step read x, wri
 needed, the states are stored every K steps. Backward, per block and segment of K steps from the last to the first:
 recompute the segment's states from x, then the transposed steps. Nothing else is stored.
 
+Rows of half precision become float32 rows in L1 and back. Large outputs go past the cache: an ordinary store would
+first read what it overwrites. Gradients of numbers are summed per chunk of blocks, so that the number of threads does
+not matter.
+
 Arguments of both functions are two arrays: pointers ``p`` and integers ``n``, laid out by :class:`Layout`.
 """
 
@@ -12,78 +16,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from . import c_source
 from .program import OPS, Node, Program, Ref
 
-BLOCK = 256
+BLOCK = 1024
+"""Most neurons that are computed together."""
+
+CHUNKS = 64
+"""Groups of blocks whose gradients of numbers are summed apart, then in order."""
+
 SEGMENT = 16
-
-_PRELUDE = r"""
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#define BLOCK {block}
-#define SEGMENT {segment}
-typedef {ctype} S;
-#define LOCAL __attribute__((aligned(64)))
-
-static inline S K_abs(S x) {{ return {fabs}(x); }}
-static inline S K_sqrt(S x) {{ return {sqrt}(x); }}
-static inline S K_floor(S x) {{ return {floor}(x); }}
-static inline S K_ceil(S x) {{ return {ceil}(x); }}
-static inline S K_rint(S x) {{ return {rint}(x); }}
-static inline S K_expm1(S x) {{ return {expm1}(x); }}
-static inline S K_log(S x) {{ return {log}(x); }}
-static inline S K_log1p(S x) {{ return {log1p}(x); }}
-static inline S K_tanh(S x) {{ return {tanh}(x); }}
-static inline S K_sin(S x) {{ return {sin}(x); }}
-static inline S K_cos(S x) {{ return {cos}(x); }}
-static inline S K_atan(S x) {{ return {atan}(x); }}
-static inline S K_erf(S x) {{ return {erf}(x); }}
-static inline S K_erfc(S x) {{ return {erfc}(x); }}
-{exp}
-/* Values of a number for one block: size values, each for `inner` neighbours, over and over. */
-static void fill(S *out, const S *number, int64_t size, int64_t inner, int64_t first, int n) {{
-  if (size == 1) {{ for (int j = 0; j < n; j++) out[j] = number[0]; return; }}
-  int64_t at = (first / inner) % size, left = inner - first % inner;
-  for (int j = 0; j < n;) {{
-    int run = left < n - j ? (int)left : n - j;
-    S value = number[at];
-    for (int k = 0; k < run; k++) out[j + k] = value;
-    j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
-  }}
-}}
-"""
-
-# exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, Taylor polynomial in r; 2^n in two factors, so that
-# denormal results are right. Branch-free, so that it vectorises.
-_EXP_FLOAT = """
-static inline S K_exp(S x) {
-  S c = x > 89.0f ? 89.0f : x; c = c < -104.0f ? -104.0f : c;
-  S n = rintf(c * 1.44269504088896341f);
-  S r = c - n * 0.693145751953125f; r = r - n * 1.428606765330187045e-6f;
-  S p = 1.0f/5040; p = p * r + 1.0f/720; p = p * r + 1.0f/120; p = p * r + 1.0f/24;
-  p = p * r + 1.0f/6; p = p * r + 0.5f; p = p * r + 1.0f; p = p * r + 1.0f;
-  int32_t k = (int32_t)n, h = k >> 1;
-  union { int32_t i; float f; } a, b; a.i = (h + 127) << 23; b.i = (k - h + 127) << 23;
-  S y = p * a.f * b.f;
-  return x != x ? x : y;
-}
-"""
-_EXP_DOUBLE = """
-static inline S K_exp(S x) {
-  S c = x > 710.0 ? 710.0 : x; c = c < -746.0 ? -746.0 : c;
-  S n = rint(c * 1.4426950408889634074);
-  S r = c - n * 6.93147180369123816490e-01; r = r - n * 1.90821492927058770002e-10;
-  S p = 1.0/6227020800.0; p = p * r + 1.0/479001600.0; p = p * r + 1.0/39916800.0; p = p * r + 1.0/3628800.0;
-  p = p * r + 1.0/362880.0; p = p * r + 1.0/40320.0; p = p * r + 1.0/5040.0; p = p * r + 1.0/720.0;
-  p = p * r + 1.0/120.0; p = p * r + 1.0/24.0; p = p * r + 1.0/6.0; p = p * r + 0.5; p = p * r + 1.0; p = p * r + 1.0;
-  int64_t k = (int64_t)n, h = k >> 1;
-  union { int64_t i; double f; } a, b; a.i = (h + 1023) << 52; b.i = (k - h + 1023) << 52;
-  S y = p * a.f * b.f;
-  return x != x ? x : y;
-}
-"""
-_MATH = "fabs sqrt floor ceil rint expm1 log log1p tanh sin cos atan erf erfc"
 
 
 @dataclass(frozen=True)
@@ -95,8 +37,9 @@ class Layout:
     of final states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints,
     upstream gradients and gradients of xs and start states may be null.
 
-    Integers: N, T, neurons per sample, threads, time strides of xs and of out's upstream gradient, then (size, inner)
-    of each param.
+    Integers: N, T, neurons per sample, threads, neurons per block, blocks per chunk, whether outputs go past the cache,
+    time strides of xs and of out's upstream gradient, then (size, inner) of each param. The gradient of a param is
+    ``[chunks, size]`` doubles, zero before.
     """
 
     forward_params: tuple[int, ...]
@@ -124,8 +67,8 @@ def layout(program: Program) -> Layout:
 class Variant:
     """What a kernel is made for. Each variant is compiled when it is first needed."""
 
-    ctype: str
-    """``float`` or ``double``: of inputs, states and outputs."""
+    io: str
+    """Of inputs and outputs: ``float64``, ``float32``, ``bfloat16`` or ``float16``."""
     lengths: bool
     """Whether there are valid steps per sample."""
     scalars: tuple[int, ...]
@@ -151,17 +94,15 @@ def emit_backward(program: Program, variant: Variant) -> str:
 
 
 def _source(program: Program, variant: Variant, function: str) -> str:
-    suffix = "f" if variant.ctype == "float" else ""
-    names = {name: name + suffix for name in _MATH.split()}
-    exp = _EXP_FLOAT if suffix else _EXP_DOUBLE
-    prelude = _PRELUDE.format(block=BLOCK, segment=SEGMENT, ctype=variant.ctype, exp=exp, **names)
     equation = "\n".join(f" * {line}" for line in str(program).split("\n"))
-    return f"/* {variant}\n *\n * One step:\n{equation}\n */{prelude}\n{function}\n"
+    sizes = f"#define BLOCK {BLOCK}\n#define SEGMENT {SEGMENT}"
+    return f"/* {variant}\n *\n * One step:\n{equation}\n */\n{sizes}\n{c_source.prelude(variant.io)}\n{function}\n"
 
 
 class _Writer:
     def __init__(self, program: Program, variant: Variant) -> None:
         self.program, self.variant, self.lengths = program, variant, variant.lengths
+        self.half = variant.io in c_source.HALF
         self.layout = layout(program)
         self.n_x, self.n_s = len(program.xs), len(program.states)
         self.boolean = {node.id for node in program.nodes if OPS[node.op].boolean}
@@ -182,8 +123,8 @@ class _Writer:
             f"memcpy(ck_{k} + (t / SEGMENT - 1) * N + i0, v{k}, m * sizeof(S));"
             for k in S
         ]
-        body += [f"      const S *X{k} = x{k} + t * xstride{k} + i0;" for k in range(self.n_x)]
-        body += ["      S *Y = out + t * N + i0;"]
+        body += self._input_rows("      ")
+        body += ["      IO *Yrow = out + t * N + i0;", self._row("Y", "Yrow")]
         record = S if self.variant.record else range(0)
         body += [f"      S *R{k} = rec_{k} ? rec_{k} + t * N + i0 : r_none;" for k in record]
         body += ["      #pragma omp simd", "      for (int j = 0; j < m; j++) {"]
@@ -199,9 +140,9 @@ class _Writer:
             body += [f"        S w{k} = {s};" for k, s in enumerate(states)]
             body += [f"        Y[j] = {out};", *(f"        R{k}[j] = w{k};" for k in record)]
             body += [f"        v{k}[j] = w{k};" for k in S]
-        body += ["      }", "    }"]
+        body += ["      }", "      put_row(Yrow, Y, m, past);", "    }"]
         body += [f"    memcpy(sT_{k} + i0, v{k}, m * sizeof(S));" for k in S]
-        body += ["  }", "}"]
+        body += ["    FENCE;", "  }", "}"]
         return "\n".join(body)
 
     def backward(self) -> str:
@@ -223,12 +164,14 @@ class _Writer:
         body += [f"    double LOCAL a{i}[BLOCK]; memset(a{i}, 0, sizeof a{i});" for i in self.variant.wanted]
         x_grads = self.variant.x_grads
         body += [f"    S LOCAL sum{k}[BLOCK]; memset(sum{k}, 0, sizeof sum{k});" for k in X if x_grads[k] == "sum"]
+        wanted = self.variant.wanted
+        body += [f"    S LOCAL b{i}[BLOCK];" for i in wanted]
         body += ["    for (int64_t seg = (T - 1) / SEGMENT; seg >= 0; seg--) {"]
         body += ["      int64_t t0 = seg * SEGMENT, t1 = t0 + SEGMENT < T ? t0 + SEGMENT : T;"]
         body += [f"      memcpy(h{k}[0], (seg ? ck_{k} + (seg - 1) * N : s0_{k}) + i0, m * sizeof(S));" for k in S]
         # recompute the states of the segment
         body += ["      for (int64_t t = t0; t + 1 < t1; t++) {"]
-        body += [f"        const S *X{k} = x{k} + t * xstride{k} + i0;" for k in X]
+        body += self._input_rows("        ")
         body += [f"        const S *V{k} = h{k}[t - t0]; S *W{k} = h{k}[t - t0 + 1];" for k in S]
         body += ["        #pragma omp simd", "        for (int j = 0; j < m; j++) {"]
         body += self._load_step("V{k}[j]", params)
@@ -238,14 +181,17 @@ class _Writer:
             value = self._ref(ref)
             body += [f"          W{k}[j] = " + (f"on ? {value} : V{k}[j];" if self.lengths else f"{value};")]
         body += ["        }", "      }"]
-        # the transposed steps
+        # the transposed steps; gradients of numbers add up in S within a segment, in double across
+        body += [f"      memset(b{i}, 0, sizeof b{i});" for i in wanted]
         body += ["      for (int64_t t = t1 - 1; t >= t0; t--) {"]
-        body += [f"        const S *X{k} = x{k} + t * xstride{k} + i0;" for k in X]
+        body += self._input_rows("        ")
         body += [f"        const S *V{k} = h{k}[t - t0];" for k in S]
-        body += ["        const S *GY = gout ? gout + t * gstride + i0 : zero;"]
+        body += ["        const S *GY = gout ? get_row(GY_, gout + t * gstride + i0, m) : zero;"]
         if self.variant.record:
             body += [f"        const S *GR{k} = grec_{k} ? grec_{k} + t * N + i0 : zero;" for k in S]
-        body += [f"        S *GX{k} = gx{k} + t * N + i0;" for k in X if x_grads[k] == "steps"]
+        stepwise = [k for k in X if x_grads[k] == "steps"]
+        for k in stepwise:
+            body += [f"        IO *GXrow{k} = (IO *)gx{k} + t * N + i0;", self._row(f"GX{k}", f"GXrow{k}")]
         body += ["        #pragma omp simd", "        for (int j = 0; j < m; j++) {"]
         body += self._load_step("V{k}[j]", params)
         body += self._upstream()
@@ -261,34 +207,54 @@ class _Writer:
             keep = f" + (on ? (S)0 : g{k}[j])" if self.lengths else ""
             body += [f"          S d{k} = {value}{keep};"]
         body += [f"          g{k}[j] = d{k};" for k in S]
-        body += [f"          a{i}[j] += (double)({self._grad(ref)});" for i, ref in chosen]
-        body += ["        }", "      }", "    }"]
+        body += [f"          b{i}[j] += {self._grad(ref)};" for i, ref in chosen]
+        body += ["        }", *(f"        put_row(GXrow{k}, GX{k}, m, past);" for k in stepwise), "      }"]
+        body += [f"      for (int j = 0; j < m; j++) a{i}[j] += b{i}[j];" for i in wanted]
+        body += ["    }"]
         body += [f"    if (gs0_{k}) memcpy(gs0_{k} + i0, g{k}, m * sizeof(S));" for k in S]
         body += [f"    memcpy(gx{k} + i0, sum{k}, m * sizeof(S));" for k in X if x_grads[k] == "sum"]
-        body += [f"    memcpy(gp{i} + i0, a{i}, m * sizeof(double));" for i in self.variant.wanted]
-        body += ["  }", "}"]
+        for i in self.variant.wanted:
+            size, inner = (f"shape[{2 * params.index(i) + e}]" for e in (0, 1))
+            body += [f"    add_runs(gp{i} + block / group * {size}, a{i}, {size}, {inner}, i0, m);"]
+        body += ["    FENCE;", "  }", "}"]
         return "\n".join(body)
 
     def _pointers(self, names: list[str]) -> list[str]:
-        kind = {"len": "const int64_t"}
-        return [f"  {kind.get(name, 'S')} *{name} = p[{k}];" for k, name in enumerate(names)]
+        rows = {"out", "gout", *(f"x{k}" for k in range(self.n_x))}
+
+        def kind(name: str) -> str:
+            return "const int64_t" if name == "len" else "IO" if name in rows else "S"
+
+        return [f"  {kind(name)} *{name} = p[{k}];" for k, name in enumerate(names)]
 
     def _sizes(self, *, upstream: bool = False) -> list[str]:
-        lines = ["  const int64_t N = n[0], T = n[1], per = n[2]; const int threads = (int)n[3];"]
-        lines += [f"  const int64_t xstride{k} = n[{4 + k}];" for k in range(self.n_x)]
+        names = ["N", "T", "per", "threads", "size", "group", "past", *(f"xstride{k}" for k in range(self.n_x))]
+        lines = [f"  const int64_t {name} = n[{k}];" for k, name in enumerate(names)]
         if upstream:
-            lines += [f"  const int64_t gstride = n[{4 + self.n_x}];"]
-        lines += [f"  const int64_t *shape = n + {5 + self.n_x}; (void)shape; (void)per;"]
+            lines += [f"  const int64_t gstride = n[{len(names)}];"]
+        lines += [f"  const int64_t *shape = n + {len(names) + 1}; (void)shape; (void)per; (void)past;"]
         if not self.lengths:
             lines += ["  (void)len;"]
         return lines
 
+    def _input_rows(self, indent: str) -> list[str]:
+        """The rows of x at step t, as S."""
+        return [f"{indent}const S *X{k} = get_row(X_{k}, x{k} + t * xstride{k} + i0, m);" for k in range(self.n_x)]
+
+    def _row(self, name: str, target: str) -> str:
+        """Where a row is computed: in place, or in L1 where it is converted or goes past the cache."""
+        return f"        S *{name} = " + (f"{name}_;" if self.half else f"past ? {name}_ : (S *){target};")
+
     def _block_start(self, params: tuple[int, ...]) -> list[str]:
+        rows = [*(f"X_{k}" for k in range(self.n_x)), "Y_", "GY_", *(f"GX{k}_" for k in range(self.n_x)), "r_none"]
         lines = [
-            "  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)",
-            "  for (int64_t block = 0; block < (N + BLOCK - 1) / BLOCK; block++) {",
-            "    const int64_t i0 = block * BLOCK; const int m = N - i0 < BLOCK ? (int)(N - i0) : BLOCK;",
-            "    S LOCAL r_none[BLOCK]; (void)r_none; S LOCAL zero[BLOCK]; memset(zero, 0, sizeof zero); (void)zero;",
+            "  const int64_t blocks = (N + size - 1) / size, chunks = (blocks + group - 1) / group;",
+            "  #pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)",
+            "  for (int64_t chunk = 0; chunk < chunks; chunk++)",
+            "  for (int64_t block = chunk * group; block < blocks && block < (chunk + 1) * group; block++) {",
+            "    const int64_t i0 = block * size; const int m = N - i0 < size ? (int)(N - i0) : (int)size;",
+            "    S LOCAL zero[BLOCK]; memset(zero, 0, sizeof zero); (void)zero;",
+            *(f"    S LOCAL {row}[BLOCK]; (void){row};" for row in rows),
         ]
         for k, i in enumerate(params):
             if i in self.variant.scalars:

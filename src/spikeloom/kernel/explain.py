@@ -48,7 +48,11 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     path  neuron  backend  why
     1     LIF     eager    chosen
     """
-    paths = {id(module): path for module, path in net.temporal_modules().items()}
+    modules = net.temporal_modules()
+    paths = {id(module): path for module, path in modules.items()}
+    for module, path in modules.items():  # what runs inside another one goes by its name
+        for inner in module.modules():
+            paths.setdefault(id(inner), path)
     with watching() as seen, torch.no_grad():
         net(*args, **kwargs)
     rows = (Row(paths.get(id(neuron), "?"), type(neuron).__name__, name, reason) for neuron, name, reason in seen)

@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
-from . import build, compiled
+from . import build, compiled, launch
 from .backend import BackendError, chosen, note, say_once
+from .norm import Norm, why_not_fused
 
 States = tuple[Tensor, ...]
 
@@ -45,6 +46,7 @@ def scan(
     *,
     lengths: Tensor | None = None,
     record: tuple[int, ...] = (),
+    norm: nn.Module | None = None,
 ) -> tuple[Tensor, States, tuple[Tensor, ...]]:
     """Runs ``neuron.dynamics`` over time.
 
@@ -53,6 +55,7 @@ def scan(
         states: initial states ``[B, *]``, in dynamics' order, of dtype ``state_dtype(xs[0].dtype)``.
         lengths: valid steps per sample. Past them the state stays, output and recordings are 0.
         record: indices of the states to record.
+        norm: a batch norm that x (a single sequence, no lengths) passes first.
 
     Returns ``(spikes [T, B, *], final states, recordings [T, B, *])``.
     """
@@ -60,20 +63,43 @@ def scan(
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
     kernels = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
     if kernels is not None:
+        debug = bool(os.environ.get("SPIKELOOM_DEBUG"))
+        why = "" if norm is None else "SPIKELOOM_DEBUG" if debug else why_not_fused(norm, cast(Tensor, xs[0]))
         try:
-            found = _scan_c(kernels, neuron, xs, states, dtype, out_dtype, lengths, record)
+            if norm is not None and why:
+                xs, norm = (_normalised(norm, xs),), None
+            if lengths is not None:
+                lengths = check_lengths(lengths, _steps(xs), first.shape[0]).contiguous()
+            with full_precision(first.device):
+                joined = None if norm is None else Norm(norm)
+                found = launch.run(
+                    kernels, neuron, xs, states, dtype=dtype, lengths=lengths, record=record, norm=joined
+                )
         except build.BuildError as error:
             name = type(neuron).__name__
             said = f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
             _loop_instead(neuron, str(error), said)
         else:
-            note(neuron, "c", "")
-            return found
+            note(neuron, "c", f"fused with {type(norm).__name__}" if norm is not None else why and f"not fused: {why}")
+            if debug:
+                from .check import check_call
+
+                check_call(kernels, neuron, xs, states, found, dtype, lengths, record)
+            return (found[0].to(out_dtype), *found[1:])
+    if norm is not None:
+        xs = (_normalised(norm, xs),)
     bound = neuron.bind(first.shape, dtype)
     with full_precision(first.device):
         if torch.compiler.is_exporting() and lengths is None and not record:
             return _scan_exported(bound, xs, states, dtype, out_dtype)
-        return _scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
+        return scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
+
+
+def _normalised(norm: nn.Module, xs: tuple[Tensor | Repeated, ...]) -> Tensor:
+    """What a batch norm makes of all steps."""
+    x = cast(Tensor, xs[0])
+    y: Tensor = norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return y
 
 
 def _kernels(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States) -> compiled.Kernels | None:
@@ -115,39 +141,6 @@ def _steps(xs: tuple[Tensor | Repeated, ...]) -> int:
     return xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
 
 
-def _scan_c(
-    kernels: compiled.Kernels,
-    neuron: Dynamics,
-    xs: tuple[Tensor | Repeated, ...],
-    states: States,
-    dtype: torch.dtype,
-    out_dtype: torch.dtype,
-    lengths: Tensor | None,
-    record: tuple[int, ...],
-) -> tuple[Tensor, States, tuple[Tensor, ...]]:
-    tensors, repeated, T = _tensors(xs), tuple(isinstance(x, Repeated) for x in xs), _steps(xs)
-    if lengths is not None:
-        lengths = check_lengths(lengths, T, states[0].shape[0] if states else tensors[0].shape[1]).contiguous()
-    with full_precision(tensors[0].device):
-        y, final, recorded = compiled.run(kernels, neuron, tensors, repeated, T, states, lengths, record, dtype)
-        if os.environ.get("SPIKELOOM_DEBUG"):
-            bound = neuron.bind(states[0].shape if states else tensors[0].shape[1:], dtype)
-            with torch.no_grad():
-                wanted = _scan_eager(bound, xs, states, dtype, dtype, lengths, record)
-            _check_equal(neuron, (y, *final, *recorded), (wanted[0], *wanted[1], *wanted[2]))
-    return y.to(out_dtype), final, recorded
-
-
-def _check_equal(neuron: Dynamics, got: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
-    for a, b in zip(got, wanted, strict=True):
-        off = ~torch.isclose(a.detach(), b, atol=1e-5, rtol=1e-5, equal_nan=True)
-        if off.any():
-            raise RuntimeError(
-                f"SPIKELOOM_DEBUG: the C kernel of {type(neuron).__name__} differs from eager in {int(off.sum())} of "
-                f"{off.numel()} values, first at {off.nonzero()[0].tolist()}; please report it with the neuron's code"
-            )
-
-
 def source(neuron: Dynamics, x: Tensor) -> str:
     """The C source of the kernels that run ``neuron`` on ``x`` ``[T, B, *]``: forward, then backward for training.
 
@@ -163,7 +156,7 @@ def source(neuron: Dynamics, x: Tensor) -> str:
     reason = compiled.why_not(neuron, (x,), ())
     if reason or isinstance(kernels, str):
         raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason or kernels}")
-    return compiled.sources(kernels, neuron, x, state_dtype(x.dtype))
+    return launch.sources(kernels, neuron, x, state_dtype(x.dtype))
 
 
 def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
@@ -187,7 +180,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _scan_eager(
+def scan_eager(
     bound: Dynamics,
     xs: tuple[Tensor | Repeated, ...],
     states: States,

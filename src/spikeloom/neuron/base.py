@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._numbers import Declared, Number, decode_constants, describe, encode_constants
-from ..core import Repeated, State, TemporalModule
-from ..kernel import one_step, scan, state_dtype
+from ..core import Repeated, Sequence, State, TemporalModule
+from ..kernel import FUSED_NORMS, one_step, scan, state_dtype
 from ..surrogate import ATan, Surrogate
 
 Reset = Literal["hard", "soft", "none"]
@@ -116,9 +116,14 @@ class Neuron(Declared, TemporalModule):
 
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
         """The states at rest, ``{name: [B, *]}``."""
-        dtype = state_dtype(x_t[0].dtype)
-        zero = torch.zeros_like(x_t[0], dtype=dtype)
-        return {name: zero + self.broadcast(number, zero.shape, dtype) for name, number in self._rest.items()}
+        dtype, found = state_dtype(x_t[0].dtype), {}
+        for name, number in self._rest.items():
+            if self._declared[number] and not torch.compiler.is_compiling():
+                found[name] = torch.full_like(x_t[0], self._floats[number], dtype=dtype)
+            else:
+                zero = torch.zeros_like(x_t[0], dtype=dtype)
+                found[name] = zero + self.broadcast(number, zero.shape, dtype)
+        return found
 
     def sequence(
         self,
@@ -131,6 +136,28 @@ class Neuron(Declared, TemporalModule):
 
         Raises ValueError for empty or too small inputs, a state that does not fit, an unknown recording.
         """
+        return self._sequence(xs, state, lengths, record, None)
+
+    def absorb(self, previous: nn.Module) -> Sequence | None:
+        """A batch norm of torch.nn directly before the neuron joins its kernel."""
+        if type(previous) not in FUSED_NORMS:
+            return None
+
+        def both(
+            *xs: Tensor, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+        ) -> tuple[Any, ...]:
+            return self._sequence(xs, state, lengths, record, previous)
+
+        return both
+
+    def _sequence(
+        self,
+        xs: tuple[Tensor | Repeated, ...],
+        state: State,
+        lengths: Tensor | None,
+        record: tuple[str, ...],
+        norm: nn.Module | None,
+    ) -> tuple[Any, ...]:
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
         if first.ndim < (1 if isinstance(xs[0], Repeated) else 2) or 0 in first.shape[:2]:
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
@@ -141,7 +168,7 @@ class Neuron(Declared, TemporalModule):
                 raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {', '.join(names) or 'nothing'}")
         start = self._start(state, x_t)
         indices = tuple(names.index(n) for n in record)
-        y, final, recordings = scan(self, xs, start, lengths=lengths, record=indices)
+        y, final, recordings = scan(self, xs, start, lengths=lengths, record=indices, norm=norm)
         new = dict(zip(names, final, strict=True))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 

@@ -1,10 +1,11 @@
-"""What does not change over time is computed once: the static prefix of a Sequential."""
+"""How a network runs an nn.Sequential: what does not change over time once, and neighbours in one where they can be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .call import Call
@@ -29,18 +30,26 @@ _ROW_WISE = frozenset(getattr(nn, name) for name in _ROW_WISE_NAMES.split())
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
+def runs_layers(body: nn.Module) -> bool:
+    """Whether a body is a Sequential whose layers a network may run one by one."""
+    return _plain_sequential(body)
+
+
 def has_prefix(body: nn.Module, paths: Mapping[TemporalModule, str]) -> bool:
-    """Whether a body has leading layers that need to run only once on an unchanging input.
+    """Whether a Sequential has leading layers that need to run only once on an unchanging input.
 
     A neuron in the first place counts: it takes the one step as it is.
     """
-    if not _plain_sequential(body):
-        return False
     first = next(_layers(body), None)
     return first is not None and (_row_wise(first) or (_takes_repeated(first) and first in paths))
 
 
-def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
+def run_layers(body: nn.Module, x: Any, call: Call, *, fuse: bool) -> Any:
+    """Runs a Sequential on folded inputs; neighbours of which one absorbs the other run as one."""
+    return _run(list(_layers(body)), x, call, fuse)
+
+
+def run_prefix(body: nn.Module, x: Tensor, call: Call, *, fuse: bool) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
     layers = list(_layers(body))
     i = 0
@@ -53,14 +62,25 @@ def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
         i += 1
     else:
         x = call.fold(x.expand(call.T, *x.shape))
-    for layer in layers[i:]:
-        x = layer(x)
+    return _run(layers[i:], x, call, fuse)
+
+
+def _run(layers: list[nn.Module], x: Any, call: Call, fuse: bool) -> Any:
+    fuse = fuse and call.lengths is None and not torch.compiler.is_compiling()
+    i = 0
+    while i < len(layers):
+        after = layers[i + 1] if fuse and i + 1 < len(layers) else None
+        if isinstance(after, TemporalModule) and not (_has_hooks(layers[i]) or _has_hooks(after)):
+            call.instead = after.absorb(layers[i])
+            i += call.instead is not None
+        x = layers[i](x)
+        i += 1
     return x
 
 
 def _layers(body: nn.Module) -> Iterator[nn.Module]:
     """The layers of a Sequential in order, those of Sequentials inside it among them."""
-    for child in body.children():
+    for child in body:  # type: ignore[attr-defined]  # a Sequential; .children() would leave out repetitions
         if _plain_sequential(child):
             yield from _layers(child)
         else:

@@ -1,0 +1,190 @@
+"""c_source: the C that every kernel begins with: types, rows, functions of one number.
+
+``S`` is the type that is computed in, ``IO`` the type of inputs and outputs. The functions of one number are
+branch-free, so that loops over them vectorise; where they are not, they are libm's.
+"""
+
+from __future__ import annotations
+
+HALF = ("bfloat16", "float16")
+
+_TYPES = {
+    "float64": ("double", "double"),
+    "float32": ("float", "float"),
+    "bfloat16": ("float", "uint16_t"),
+    "float16": ("float", "uint16_t"),
+}
+_LIBM = "sqrt floor ceil rint expm1 log log1p tanh sin cos atan erf erfc"
+
+
+def prelude(io: str) -> str:
+    """Everything before the functions of a kernel with inputs and outputs of dtype ``io``."""
+    compute, stored = _TYPES[io]
+    suffix = "f" if compute == "float" else ""
+    own = _FLOAT if suffix else _DOUBLE
+    libm = "".join(
+        f"static inline S K_{name}(S x) {{ return {name}{suffix}(x); }}\n"
+        for name in _LIBM.split()
+        if f" K_{name}(" not in own
+    )
+    rows = _ROWS_HALF.replace("CONVERSIONS", _CONVERSIONS[io]) if io in HALF else _ROWS
+    head = _HEAD.replace("STYPE", compute).replace("IOTYPE", stored)
+    absolute = f"static inline S K_abs(S x) {{ return fabs{suffix}(x); }}\n"
+    return head + rows + absolute + libm + own + _RUNS
+
+
+_HEAD = """
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#define FENCE _mm_sfence()
+#else
+#define FENCE
+#endif
+typedef STYPE S;
+typedef IOTYPE IO;
+#define LOCAL __attribute__((aligned(64)))
+
+/* Copies a row past the cache: what is not read soon must not push out what is. */
+static inline void stream(void *to, const void *from, size_t bytes) {
+#if defined(__x86_64__)
+  size_t head = (16 - ((uintptr_t)to & 15)) & 15;
+  head = head < bytes ? head : bytes;
+  memcpy(to, from, head);
+  char *t = (char *)to + head; const char *f = (const char *)from + head; bytes -= head;
+  for (; bytes >= 16; bytes -= 16, t += 16, f += 16)
+    _mm_stream_si128((__m128i *)t, _mm_loadu_si128((const __m128i *)f));
+  memcpy(t, f, bytes);
+#else
+  memcpy(to, from, bytes);
+#endif
+}
+"""
+
+_ROWS = """
+/* A row of the input as S, and a computed row to the output, which it may be already. */
+static inline const S *get_row(S *buffer, const IO *p, int m) { (void)buffer; (void)m; return p; }
+static inline void put_row(IO *p, const S *row, int m, int past) {
+  if (row == p) return;
+  if (past) stream(p, row, m * sizeof(S)); else memcpy(p, row, m * sizeof(S));
+}
+"""
+
+_ROWS_HALF = """
+CONVERSIONS
+static inline const S *get_row(S *buffer, const IO *p, int m) { widen(buffer, p, m); return buffer; }
+static inline void put_row(IO *p, const S *row, int m, int past) {
+  if (!past) { narrow(p, row, m); return; }
+  IO LOCAL buffer[BLOCK]; narrow(buffer, row, m); stream(p, buffer, m * sizeof(IO));
+}
+"""
+
+_CONVERSIONS = {
+    "bfloat16": """
+static inline void widen(float *to, const uint16_t *from, int m) {
+  #pragma omp simd
+  for (int j = 0; j < m; j++) { union { uint32_t i; float f; } u; u.i = (uint32_t)from[j] << 16; to[j] = u.f; }
+}
+static inline void narrow(uint16_t *to, const float *from, int m) {  /* to the nearest, ties to even */
+  #pragma omp simd
+  for (int j = 0; j < m; j++) {
+    union { float f; uint32_t i; } u; u.f = from[j];
+    uint32_t r = (u.i + 0x7fffu + ((u.i >> 16) & 1u)) >> 16;
+    to[j] = (uint16_t)((u.i & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : r);
+  }
+}
+""",
+    "float16": """
+#if defined(__F16C__)
+#include <immintrin.h>
+static inline void widen(float *to, const uint16_t *from, int m) {
+  int j = 0;
+  for (; j + 8 <= m; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + j))));
+  for (; j < m; j++) to[j] = _cvtsh_ss(from[j]);
+}
+static inline void narrow(uint16_t *to, const float *from, int m) {
+  int j = 0;
+  for (; j + 8 <= m; j += 8) _mm_storeu_si128((__m128i *)(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), 0));
+  for (; j < m; j++) to[j] = _cvtss_sh(from[j], 0);
+}
+#else
+static inline void widen(float *to, const uint16_t *from, int m) {
+  for (int j = 0; j < m; j++) { _Float16 h; memcpy(&h, from + j, 2); to[j] = (float)h; }
+}
+static inline void narrow(uint16_t *to, const float *from, int m) {
+  for (int j = 0; j < m; j++) { _Float16 h = (_Float16)from[j]; memcpy(to + j, &h, 2); }
+}
+#endif
+""",
+}
+
+# exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, Taylor polynomial in r; 2^n in two factors, so that
+# denormal results are right.
+_EXP_FLOAT = """
+static inline S K_exp(S x) {
+  S c = x > 89.0f ? 89.0f : x; c = c < -104.0f ? -104.0f : c;
+  S n = rintf(c * 1.44269504088896341f);
+  S r = c - n * 0.693145751953125f; r = r - n * 1.428606765330187045e-6f;
+  S p = 1.0f/5040; p = p * r + 1.0f/720; p = p * r + 1.0f/120; p = p * r + 1.0f/24;
+  p = p * r + 1.0f/6; p = p * r + 0.5f; p = p * r + 1.0f; p = p * r + 1.0f;
+  int32_t k = (int32_t)n, h = k >> 1;
+  union { int32_t i; float f; } a, b; a.i = (h + 127) << 23; b.i = (k - h + 127) << 23;
+  S y = p * a.f * b.f;
+  return x != x ? x : y;
+}
+"""
+
+_FLOAT = _EXP_FLOAT
+
+_DOUBLE = """
+static inline S K_exp(S x) {
+  S c = x > 710.0 ? 710.0 : x; c = c < -746.0 ? -746.0 : c;
+  S n = rint(c * 1.4426950408889634074);
+  S r = c - n * 6.93147180369123816490e-01; r = r - n * 1.90821492927058770002e-10;
+  S p = 1.0/6227020800.0; p = p * r + 1.0/479001600.0; p = p * r + 1.0/39916800.0; p = p * r + 1.0/3628800.0;
+  p = p * r + 1.0/362880.0; p = p * r + 1.0/40320.0; p = p * r + 1.0/5040.0; p = p * r + 1.0/720.0;
+  p = p * r + 1.0/120.0; p = p * r + 1.0/24.0; p = p * r + 1.0/6.0; p = p * r + 0.5; p = p * r + 1.0; p = p * r + 1.0;
+  int64_t k = (int64_t)n, h = k >> 1;
+  union { int64_t i; double f; } a, b; a.i = (h + 1023) << 52; b.i = (k - h + 1023) << 52;
+  S y = p * a.f * b.f;
+  return x != x ? x : y;
+}
+"""
+
+_RUNS = """
+/* Values of a number for one block: size values, each for `inner` neighbours, over and over. */
+static void fill(S *out, const S *number, int64_t size, int64_t inner, int64_t first, int n) {
+  if (size == 1) { for (int j = 0; j < n; j++) out[j] = number[0]; return; }
+  int64_t at = (first / inner) % size, left = inner - first % inner;
+  for (int j = 0; j < n && inner == 1; at = 0) {
+    int run = size - at < n - j ? (int)(size - at) : n - j;
+    memcpy(out + j, number + at, run * sizeof(S));
+    j += run;
+  }
+  for (int j = 0; j < n && inner > 1;) {
+    int run = left < n - j ? (int)left : n - j;
+    S value = number[at];
+    for (int k = 0; k < run; k++) out[j + k] = value;
+    j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
+  }
+}
+
+/* The transpose of fill: adds one block's values to those of the number. */
+static void add_runs(double *number, const double *in, int64_t size, int64_t inner, int64_t first, int n) {
+  int64_t at = (first / inner) % size, left = inner - first % inner;
+  for (int j = 0; j < n && inner == 1; at = 0) {
+    int run = size - at < n - j ? (int)(size - at) : n - j;
+    for (int k = 0; k < run; k++) number[at + k] += in[j + k];
+    j += run;
+  }
+  for (int j = 0; j < n && inner > 1;) {
+    int run = left < n - j ? (int)left : n - j;
+    double sum = 0;
+    for (int k = 0; k < run; k++) sum += in[j + k];
+    number[at] += sum;
+    j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
+  }
+}
+"""

@@ -1,0 +1,379 @@
+"""launch: runs a neuron's sequence with its C kernels: memory layout, arguments, autograd."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core import Repeated
+from ..core.memory import huge_pages
+from .compiled import Kernels
+from .emit_c import BLOCK, CHUNKS, SEGMENT, Variant, emit_backward, emit_forward
+from .norm import Norm, correct, gradients, statistics
+from .program import NORM
+
+_ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
+_IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_SMALL = 1 << 15  # neuron steps below which one thread is faster
+_LARGE = 1 << 23  # bytes of an output above which it goes past the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How calls of one kind lie in memory; kept with the kernels, by everything that it depends on."""
+
+    kernels: Kernels
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+    T: int
+    dtype: torch.dtype
+    """Of states and params."""
+    io: torch.dtype
+    """Of inputs and outputs."""
+    repeated: tuple[bool, ...]
+    strides: tuple[int, ...]
+    """Of xs in time."""
+    param_shapes: tuple[tuple[int, int], ...]
+    exact: tuple[int, ...]
+    lengths: bool
+    threads: int
+
+    @cached_property
+    def N(self) -> int:  # noqa: N802  # the number of neurons
+        return math.prod(self.shape)
+
+    @cached_property
+    def group(self) -> tuple[int, int, int]:
+        """Neurons per block, blocks per chunk, chunks: by N alone, so that threads do not change a sum."""
+        size = min(BLOCK, max(256, -(-self.N // (32 * 64)) * 64))
+        blocks = -(-self.N // size)
+        per_chunk = -(-blocks // CHUNKS)
+        return size, per_chunk, -(-blocks // per_chunk)
+
+    @cached_property
+    def natural(self) -> bool:
+        """Whether memory has the order of the dimensions."""
+        return self.order == tuple(range(len(self.order)))
+
+    @cached_property
+    def memory_shape(self) -> tuple[int, ...]:
+        """One step in memory order."""
+        return tuple(self.shape[o] for o in self.order)
+
+    def to_memory(self, x: Tensor) -> Tensor:
+        """Logical ``[..., step]`` to memory order."""
+        if self.natural:
+            return x
+        lead = x.ndim - len(self.order)
+        return x.permute(*range(lead), *(lead + o for o in self.order))
+
+    def to_logical(self, x: Tensor) -> Tensor:
+        """The inverse of :meth:`to_memory`."""
+        if self.natural:
+            return x
+        lead = x.ndim - len(self.order)
+        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return x.permute(*range(lead), *(lead + i for i in inverse))
+
+    def empty(self, *lead: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor ``[*lead, step]`` in memory order."""
+        made = torch.empty((*lead, *self.memory_shape), dtype=dtype or self.dtype)
+        huge_pages(made)
+        return made
+
+    def variant(self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = ()) -> Variant:
+        """The kernel that a call needs."""
+        numbers = zip(self.kernels.layout.backward_params, self.param_shapes, strict=True)
+        scalars = tuple(i for i, (size, _) in numbers if size == 1)
+        return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  # plans live as long as the process, like their kernels
+    def forward(self, record: bool) -> tuple[Any, Any]:
+        """The forward kernel and its integers."""
+        function = self.kernels.function(emit_forward, self.variant(record=record))
+        return function, self._integers(0, self.kernels.layout.forward_params)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def backward(
+        self, gstride: int, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]
+    ) -> tuple[Any, Any]:
+        """The backward kernel and its integers."""
+        function = self.kernels.function(emit_backward, self.variant(record=record, wanted=wanted, x_grads=x_grads))
+        return function, self._integers(gstride, self.kernels.layout.backward_params)
+
+    def _integers(self, gstride: int, params: tuple[int, ...]) -> Any:
+        threads = 1 if self.N * self.T < _SMALL else self.threads
+        past = self.N * self.T * self.io.itemsize > _LARGE
+        shapes = dict(zip(self.kernels.layout.backward_params, self.param_shapes, strict=True))
+        size, per_chunk, _ = self.group
+        values = [self.N, self.T, math.prod(self.shape[1:]), threads, size, per_chunk, past, *self.strides, gstride]
+        for i in params:
+            values += shapes[i]
+        return (ctypes.c_int64 * len(values))(*values)
+
+
+def run(
+    kernels: Kernels,
+    neuron: Any,
+    xs: tuple[Tensor | Repeated, ...],
+    states: tuple[Tensor, ...],
+    *,
+    dtype: torch.dtype,
+    lengths: Tensor | None = None,
+    record: tuple[int, ...] = (),
+    norm: Norm | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What :func:`spikeloom.kernel.scan` returns. ``norm``: a batch norm before the neuron."""
+    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
+    repeated = tuple(isinstance(x, Repeated) for x in xs)
+    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
+    step = tensors[0].shape if repeated[0] else tensors[0].shape[1:]
+    moments = None
+    learned: tuple[Tensor | None, ...] = (None, None)
+    constants: tuple[Tensor, ...] = ()
+    if norm is not None:
+        kernels = kernels.normed
+        if norm.batch:
+            order, io, tensors = _layout(tensors, repeated, T, step, dtype)
+            moments = statistics(tensors[0], order, io)
+            tensors = (tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order)))),)
+            learned = (norm.weight, norm.bias)
+        constants = norm.affine(moments)
+    values, exact = kernels.params(neuron, step, dtype, constants)
+    plan, ready, params = _plan(kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None)
+    args = (*ready, *(plan.to_memory(s).contiguous() for s in states), *params)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
+        saved = None if norm is None or moments is None else (*moments, norm)
+        out = _Scan.apply(plan, lengths, record, saved, *learned, *args)  # type: ignore[no-untyped-call]
+    else:
+        out, _ = _forward(plan, lengths, record, args, saving=False)
+    if norm is not None and moments is not None:
+        norm.track(moments)
+    n = len(states)
+    y, final, recorded = out[0], out[1 : 1 + n], out[1 + n : 1 + n + len(record)]
+    if plan.natural:
+        return y, final, recorded
+    return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
+
+
+def _plan(
+    kernels: Kernels,
+    xs: tuple[Tensor, ...],
+    repeated: tuple[bool, ...],
+    T: int,
+    step: torch.Size,
+    dtype: torch.dtype,
+    values: list[Tensor],
+    exact: tuple[int, ...],
+    ragged: bool,
+) -> tuple[Plan, tuple[Tensor, ...], list[Tensor]]:
+    """The plan of a call, its inputs and its params as the kernels take them."""
+    threads = torch.get_num_threads()
+    key = (T, dtype, repeated, exact, ragged, threads, *((x.shape, x.stride(), x.dtype) for x in xs),
+           *(v.shape for v in values))  # fmt: skip
+    plan = kernels.plans.get(key)
+    if plan is None:
+        order, io, ready = _layout(xs, repeated, T, step, dtype)
+        shapes = tuple(_param(value, step, order)[1] for value in values)
+        strides = tuple(0 if r or T == 1 else x.stride(0) for x, r in zip(ready, repeated, strict=True))
+        plan = Plan(kernels, order, tuple(step), T, dtype, io, repeated, strides, shapes, exact, ragged, threads)
+        if len(kernels.plans) > 256:
+            kernels.plans.clear()
+        kernels.plans[key] = plan
+    else:
+        ready = xs
+        if not (plan.natural and len(xs) == 1 and xs[0].dtype == plan.io and xs[0].is_contiguous()):
+            _, _, ready = _layout(xs, repeated, T, step, dtype)
+    params = [v if v.numel() == 1 else _param(v, step, plan.order)[0] for v in values]
+    return plan, ready, params
+
+
+def sources(kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
+    """C source of the forward and the backward kernel for an input."""
+    step = x.shape[1:]
+    values, exact = kernels.params(neuron, step, dtype)
+    plan, _, _ = _plan(kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
+    learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
+    backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
+    return emit_forward(kernels.program, plan.variant(record=False)) + emit_backward(kernels.program, backward)
+
+
+def _layout(
+    xs: tuple[Tensor, ...], repeated: tuple[bool, ...], T: int, step: torch.Size, dtype: torch.dtype
+) -> tuple[tuple[int, ...], torch.dtype, tuple[Tensor, ...]]:
+    """Order of dimensions in memory, dtype of inputs and outputs, and the inputs as the kernels take them."""
+    first = xs[0] if repeated[0] else xs[0][0]
+    order = natural = tuple(range(len(step)))
+    if not first.is_contiguous() and len(step) in _ORDERS:
+        last = _ORDERS[len(step)]
+        order = last if first.permute(last).is_contiguous() else order
+    same = xs[0].dtype in _IO and all(x.dtype == xs[0].dtype for x in xs)
+    io, N = xs[0].dtype if same else dtype, math.prod(step)
+    ready = []
+    for x, r in zip(xs, repeated, strict=True):
+        if x.dtype != io:
+            x = x.to(io)
+        if order != natural:
+            x = x.permute(order) if r else x.permute(0, *(1 + o for o in order))
+        dense = x.is_contiguous() or (
+            not r and x[0].is_contiguous() and (T == 1 or x.stride(0) == 0 or x.stride(0) >= N)
+        )
+        ready.append(x if dense else x.contiguous())
+    return order, io, tuple(ready)
+
+
+def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Tensor, tuple[int, int]]:
+    """A number value as the kernel takes it, flat in memory order, with (size, inner)."""
+    if value.numel() == 1:
+        return value, (1, 1)
+    per_sample = step[1:]
+    full = (1,) * (len(per_sample) - value.ndim) + tuple(value.shape)
+    varying = [d for d, n in enumerate(full) if n > 1]
+    memory = [o - 1 for o in order[1:]]
+    if len(varying) == 1:
+        d = varying[0]
+        after = memory[memory.index(d) + 1 :]
+        return value.reshape(-1), (full[d], math.prod(per_sample[k] for k in after))
+    flat = value.reshape(full).expand(per_sample).permute(*memory).reshape(-1)
+    return flat, (flat.numel(), 1)
+
+
+def _call(function: Any, integers: Any, tensors: list[Tensor | None]) -> None:
+    pointers = [None if t is None else t.data_ptr() for t in tensors]
+    function((ctypes.c_void_p * len(pointers))(*pointers), integers)
+
+
+class _Scan(torch.autograd.Function):
+    """The forward kernel; tensors are xs, start states and params in memory order.
+
+    ``norm``: mean and variance of the batch (doubles) and the Norm whose program this is, where x decides its scale and
+    shift; ``weight`` and ``bias`` are its parameters.
+
+    Functions with a context in ``forward`` cannot be used by torch.func, which never comes here, and cost less.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, weight: Any, bias: Any,
+        *tensors: Tensor,
+    ) -> Any:  # fmt: skip
+        outputs, checkpoints = _forward(plan, lengths, record, tensors, saving=True)
+        ctx.plan, ctx.lengths, ctx.record, ctx.norm = plan, lengths, record, norm
+        ctx.save_for_backward(weight, *tensors, *checkpoints)
+        ctx.set_materialize_grads(False)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        weight, *saved = ctx.saved_tensors
+        needs = ctx.needs_input_grad[4:]
+
+        def run_kernel(*tensors: Any) -> Any:
+            upstream, (weight, *saved) = tensors[: len(grads)], tensors[len(grads) :]
+            return _backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
+
+        return (None, None, None, None, *_Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
+
+
+class _Once(torch.autograd.Function):
+    """Runs a function of tensors; it cannot be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., Any], *tensors: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        return function(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(
+            "second derivatives are not available from C kernels; run the forward pass in `with sl.backend('eager'):`"
+        )
+
+
+def _forward(
+    plan: Plan, lengths: Tensor | None, record: tuple[int, ...], tensors: tuple[Tensor, ...], *, saving: bool
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """Runs the forward kernel: (out, final states, recordings) and, when saving, the checkpoints."""
+    n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
+    xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
+    by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
+    out, final = plan.empty(plan.T, dtype=plan.io), [plan.empty() for _ in states]
+    recordings = {k: plan.empty(plan.T) for k in record}
+    segments = (plan.T - 1) // SEGMENT
+    checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
+    kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
+    used = plan.kernels.layout.forward_params
+    pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
+    pointers += [by_id[i] for i in used]
+    _call(*plan.forward(bool(record)), pointers)
+    return (out, *final, *(recordings[k] for k in record)), checkpoints
+
+
+def _backward(
+    plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, needs: tuple[bool, ...],
+    upstream: tuple[Tensor | None, ...], weight: Tensor | None, saved: tuple[Tensor, ...],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Runs the backward kernel: gradients of the norm's weight and bias, of xs, start states and params."""
+    program, numbers = plan.kernels.program, plan.kernels.layout.backward_params
+    n_x, n_s, n_p = len(plan.repeated), len(program.states), len(numbers)
+    needs_weight, needs_bias, needs = needs[0], needs[1], needs[2:]
+    xs, states, params = saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_p]
+    checkpoints: list[Tensor | None] = list(saved[n_x + n_s + n_p :]) or [None] * n_s
+    gout, gstride = _upstream(upstream[0], plan.io)
+    g_final = [None if g is None else g.contiguous() for g in upstream[1 : 1 + n_s]]
+    g_record: dict[int, Tensor | None] = {
+        k: None if g is None else g.contiguous() for k, g in zip(record, upstream[1 + n_s :], strict=True)
+    }
+    gx = [
+        (plan.empty() if r else plan.empty(plan.T, dtype=plan.io)) if needs[k] else None
+        for k, r in enumerate(plan.repeated)
+    ]
+    gs = [plan.empty() if needs[n_x + k] else None for k in range(n_s)]
+    at_norm = tuple(len(program.inputs) - 1 - n_s - k for k in (2, 1)) if norm else ()  # the last two numbers
+    asked = {i for k, i in enumerate(numbers) if needs[n_x + n_s + k]} | set(at_norm)
+    shapes = dict(zip(numbers, plan.param_shapes, strict=True))
+    sums = {
+        i: torch.zeros(plan.group[2], shapes[i][0], dtype=torch.float64)
+        for i in numbers
+        if i in asked and i in plan.kernels.layout.differentiable
+    }
+    pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
+    pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
+    x_grads = tuple("none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True))
+    recorded = any(g is not None for g in g_record.values())
+    _call(*plan.backward(gstride, recorded, tuple(sums), x_grads), pointers)
+    totals = {i: s.sum(0) for i, s in sums.items()}
+    g_weight = g_bias = None
+    if norm:
+        assert program.numbers[-2:] == NORM
+        g_weight, g_bias, slope, offset = gradients(*norm, *(totals[i] for i in at_norm))
+        if gx[0] is not None:
+            correct(gx[0], xs[0], slope, offset, plan.order, plan.io)
+        g_weight = g_weight.to(weight.dtype) if needs_weight and weight is not None else None
+        g_bias = g_bias.to(norm[3].bias.dtype) if needs_bias else None
+    gx = [g if g is None or not r else g.to(plan.io) for g, r in zip(gx, plan.repeated, strict=True)]
+    gp = [totals[i].reshape(p.shape).to(p.dtype) if i in totals and needs[n_x + n_s + k] else None
+          for k, (i, p) in enumerate(zip(numbers, params, strict=True))]  # fmt: skip
+    return (g_weight, g_bias, *gx, *gs, *gp)
+
+
+def _upstream(g: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, int]:
+    """The output's gradient with dense steps, and its time stride: 0 where it is the same at every step."""
+    if g is None:
+        return None, 0
+    if g.dtype != dtype:
+        g = g.to(dtype)
+    if g.stride(0) == 0 and g.shape[0] > 1:
+        return g[0].contiguous(), 0
+    n = math.prod(g.shape[1:])
+    if not g.is_contiguous() and not (g[0].is_contiguous() and g.stride(0) >= n):
+        g = g.contiguous()
+    return g, n if g.shape[0] == 1 else g.stride(0)

@@ -1,0 +1,85 @@
+"""NormNeuron: a batch norm and a neuron as one module, for models with a forward of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._time import check_lengths, valid_steps
+from ..core import State, TemporalModule
+from ..kernel import FUSED_NORMS
+from ..neuron import Neuron
+
+
+class NormNeuron(TemporalModule):
+    """``neuron(bn(x))``, computed in one kernel where the neuron has one::
+
+        y[t] = neuron((x[t] - mean) / sqrt(var + eps) * weight + bias)
+
+    mean and var over T, B and space in training, the running ones in eval mode. A network finds such neighbours in an
+    ``nn.Sequential`` by itself; this module is for a model with a forward of its own.
+
+    Args:
+        bn: ``nn.BatchNorm1d``, ``2d`` or ``3d``; its parameters, running statistics and ``state_dict`` stay its own.
+        neuron: any :class:`spikeloom.Neuron`.
+
+    Input and output ``[T, B, C, *]``; state and recordings are the neuron's. The normalised tensor is neither written
+    nor saved. Raises TypeError for other modules.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Block(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.conv = torch.nn.Conv2d(4, 4, 3, padding=1)
+    ...         self.spike = sl.nn.NormNeuron(torch.nn.BatchNorm2d(4), sl.LIF())
+    ...     def forward(self, x):
+    ...         return self.spike(self.conv(x)) + x
+    >>> sl.Network(Block())(torch.rand(5, 2, 4, 8, 8)).shape
+    torch.Size([5, 2, 4, 8, 8])
+    """
+
+    opaque = True
+
+    def __init__(self, bn: nn.Module, neuron: Neuron) -> None:
+        super().__init__()
+        if type(bn) not in FUSED_NORMS:
+            names = ", ".join(f"nn.{kind.__name__}" for kind in FUSED_NORMS)
+            raise TypeError(f"NormNeuron: expected one of {names}, got {type(bn).__name__}")
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"NormNeuron: expected a neuron such as sl.LIF(), got {type(neuron).__name__}")
+        self.bn, self.neuron = bn, neuron
+        self.recordable = neuron.recordable
+
+    def initial_state(self, *x_t: Any) -> State:
+        """The neuron's."""
+        return self.neuron.initial_state(*x_t)
+
+    def check_state(self, state: State, *x_t: Any) -> None:
+        """As the neuron does."""
+        self.neuron.check_state(state, *x_t)
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, C, *]``: ``(spikes, state)`` and recordings. Statistics count valid steps only."""
+        both = None if lengths is not None else self.neuron.absorb(self.bn)
+        if both is not None:
+            return both(*xs, state=state, record=record)
+        x = self._valid(xs[0], lengths)
+        return self.neuron.sequence(x, state=state, lengths=lengths, record=record)
+
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
+        """One step of ``[B, C, *]``."""
+        return self.neuron.step(self.bn(x_t[0]), state=state)
+
+    def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        if lengths is None:
+            y: Tensor = self.bn(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return y
+        index = valid_steps(check_lengths(lengths, *x.shape[:2], device=x.device), x.shape[0]).flatten().nonzero()
+        flat, rows = x.flatten(0, 1), index.squeeze(1)
+        valid: Tensor = self.bn(flat.index_select(0, rows))
+        padded = valid.new_zeros((flat.shape[0], *valid.shape[1:]))
+        return padded.index_copy(0, rows, valid).view(*x.shape[:2], *valid.shape[1:])
