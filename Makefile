@@ -4,13 +4,16 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SEEDS ?= 1
 
-.PHONY: demo test lint types docs check clean
+.PHONY: demo test test-full lint types docs check clean
 
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
 	$(PY) -m spikeloom.recipes.digits --seeds $(SEEDS)
 
 test: $(VENV)/.dev  ## all tests
 	$(PY) -m pytest
+
+test-full: $(VENV)/.dev  ## a random sample of all that kernels do, and a thousand random neurons; before a release
+	$(PY) -m pytest -m full
 
 lint: $(VENV)/.dev  ## format and lint
 	$(VENV)/bin/ruff format --check .

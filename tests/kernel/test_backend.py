@@ -1,7 +1,10 @@
 """Choice of the backend, tracing, building and the cache."""
 
+import dataclasses
 import logging
+import math
 import os
+import re
 import subprocess
 import sys
 
@@ -435,3 +438,80 @@ def test_what_cannot_be_hashed_for_sure_is_not_stored():
     assert store.fingerprint((sl.LIF, 1.0)) == store.fingerprint((sl.LIF, 1.0)) != store.fingerprint((sl.LIF, 2.0))
     assert store.fingerprint((Reads,)) is None
     assert store.fingerprint((torch.ones(1),)) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("exp", -104.0, 88.7), ("log", 1e-38, 1e38), ("tanh", -12.0, 12.0), ("tanh", -0.5, 0.5)]
+)
+def test_our_own_functions_are_within_two_units_in_the_last_place(name, low, high):
+    """Against float64, over the whole range; infinities, zeros, NaN and denormals as in torch."""
+
+    class Apply(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states(v=0.0)
+
+        def dynamics(self, x, v):
+            return getattr(torch, name)(x), v
+
+    if name == "log":
+        x = torch.logspace(-38, 38, 200_001, dtype=torch.float64).float()
+        x = torch.cat([x, torch.linspace(0.5, 2.0, 100_001)])
+    else:
+        x = torch.linspace(low, high, 300_001)
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 88.8, 120.0, -120.0])
+    with sl.backend("c"):
+        y = Apply().sequence(x.view(1, 1, -1))[0].flatten()
+        edge = Apply().sequence(special.view(1, 1, -1))[0].flatten()
+    exact = getattr(torch, name)(x.double())
+    unit = torch.maximum(exact.abs(), torch.tensor(1.2e-38)) * 2.0**-23
+    assert float(((y - exact).abs() / unit).max()) <= 2.0
+    wanted = getattr(torch, name)(special)
+    torch.testing.assert_close(edge, wanted, atol=1e-44, rtol=1e-6, equal_nan=True)
+
+
+@needs_compiler
+def test_debug_checks_the_backward_kernel_too(monkeypatch):
+    monkeypatch.setenv("SPIKELOOM_DEBUG", "1")
+    x = torch.rand(20, 3, 4, requires_grad=True)
+    sl.LIF(tau=3.0).sequence(x)
+    kernels = compiled.kernels_of(sl.LIF())
+    g_x, g_v = kernels.program.grads
+    monkeypatch.setattr(kernels, "program", dataclasses.replace(kernels.program, grads=(g_v, g_x)))
+    monkeypatch.setattr(kernels, "_functions", {})
+    monkeypatch.setattr(kernels, "plans", {})
+    with torch.no_grad():
+        sl.LIF(tau=3.0).sequence(x)
+    with pytest.raises(RuntimeError, match=r"SPIKELOOM_DEBUG: the backward kernel of LIF differs from eager in \d+ of"):
+        sl.LIF(tau=3.0).sequence(x)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_loop_over_neurons_is_vectorised(dtype, tmp_path):
+    """By the compiler's own report: one loop in the forward kernel, two in the backward kernel."""
+    flags, found = build._flags(), build.compiler()
+    if "Free Software Foundation" not in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
+        pytest.skip("only gcc reports vectorised loops in this form")
+    if not any("native" in flag for flag in flags):
+        pytest.skip("this compiler takes no -march=native, and plain x86-64 has no vector selection")
+    neuron = sl.LIF(tau=nn.Parameter(torch.full((6,), 2.0)))
+    text = sl.kernel.source(neuron, torch.rand(20, 3, 6, 8, dtype=torch.float32).to(dtype))
+    second = text.index("/* Variant", 10)
+    for source in (text[:second], text[second:]):
+        path = tmp_path / "kernel.c"
+        path.write_text(source)
+        report = subprocess.run(
+            [found, *flags, "-fopt-info-vec", "-o", str(tmp_path / "kernel.so"), str(path), "-lm"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
+        lines = source.split("\n")
+        start = next(k for k, line in enumerate(lines) if line.startswith("void run"))
+        loops = [k + 2 for k in range(start, len(lines)) if "#pragma omp simd" in lines[k]]  # their lines, from 1
+        vectorised = [int(n) for n in re.findall(r"kernel\.c:(\d+):\d+: optimized: loop vectorized", report)]
+        assert len(loops) == (1 if source == text[:second] else 2)
+        for line, after in zip(loops, [*loops[1:], len(lines)], strict=True):
+            assert any(line <= n < after for n in vectorised), lines[line - 1]

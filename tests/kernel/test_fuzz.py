@@ -90,9 +90,20 @@ def results(seed, x, backend):
     return y.detach(), {k: v.detach() for k, v in state.items()}, grads
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("part", range(25))
+def test_a_thousand_random_neurons(part):
+    agree(range(1000 + 40 * part, 1040 + 40 * part))
+
+
 def test_forty_random_neurons():
+    agree(range(40))
+
+
+def agree(seeds):
+    """Of these random neurons at least 60 % spike between 5 and 95 % of the time, and as many are exact."""
     spiking = exact = 0
-    for seed in range(40):
+    for seed in seeds:
         torch.manual_seed(seed)
         x = torch.randn(19, 3, 4, 5, dtype=torch.float64) + 0.5
         for dtype in (torch.float32, torch.float64):
@@ -107,5 +118,5 @@ def test_forty_random_neurons():
         for a, b in zip(grads, kernel_grads, strict=True):
             assert (a - b).abs().max() <= 1e-9 * a.abs().max().clamp(min=1e-6), seed
         spiking += 0.05 < float(y.mean()) < 0.95
-    assert spiking >= 24
-    assert exact >= 24
+    assert spiking >= 0.6 * len(seeds)
+    assert exact >= 0.6 * len(seeds)

@@ -136,7 +136,34 @@ static inline S K_exp(S x) {
 }
 """
 
-_FLOAT = _EXP_FLOAT
+# log: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(s), s = (m - 1) / (m + 1): an odd series in s.
+# tanh: 1 - 2 / (exp(2 |x|) + 1), and its series where that would cancel.
+_FLOAT = (
+    _EXP_FLOAT
+    + """
+static inline S K_log(S x) {
+  int tiny = x < 1.17549435e-38f;
+  union { S f; uint32_t i; } u; u.f = tiny ? x * 8388608.0f : x;
+  int32_t e = (int32_t)(u.i - 0x3f3504f3u) >> 23;
+  u.i -= (uint32_t)e << 23;
+  S s = (u.f - 1.0f) / (u.f + 1.0f), z = s * s;
+  S p = 2.0f/9; p = p * z + 2.0f/7; p = p * z + 2.0f/5; p = p * z + 2.0f/3;
+  S k = (S)(e - (tiny ? 23 : 0));
+  S y = k * 0.693145751953125f + (2.0f * s + (s * z * p + k * 1.428606765330187045e-6f));
+  y = x == INFINITY ? x : y;
+  y = x == 0.0f ? -INFINITY : y;
+  return x < 0.0f || x != x ? NAN : y;
+}
+static inline S K_tanh(S x) {
+  S a = fabsf(x), z = x * x;
+  S large = 1.0f - 2.0f / (K_exp(2.0f * a) + 1.0f);
+  S p = -1382.0f/155925; p = p * z + 62.0f/2835; p = p * z - 17.0f/315; p = p * z + 2.0f/15; p = p * z - 1.0f/3;
+  S small = a + a * z * p;
+  S y = a < 0.35f ? small : large;
+  return x < 0.0f ? -y : x == 0.0f ? x : y;
+}
+"""
+)
 
 _DOUBLE = """
 static inline S K_exp(S x) {

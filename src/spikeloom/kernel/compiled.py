@@ -91,9 +91,7 @@ class Kernels:
         return tuple(i for i, v in found if i in self.layout.divisors and v.numel() == 1 and _power_of_two(v.item()))
 
     def _evaluate(self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]) -> list[Tensor]:
-        numbers = {name: neuron.broadcast(name, step, dtype) for name in neuron._declared}
-        for name in neuron.surrogate._declared:
-            numbers[f"surrogate.{name}"] = neuron.surrogate.broadcast(name, step, dtype)
+        numbers = dict(zip(self.program.numbers, neuron.all_numbers(step, dtype), strict=False))
         numbers.update(zip(NORM, (n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm), strict=False))
         wanted = list(self.layout.backward_params)
         values = self.program.evaluate_numbers(numbers, wanted)

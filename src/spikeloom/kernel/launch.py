@@ -148,13 +148,13 @@ def run(
             learned = (norm.weight, norm.bias)
         constants = norm.affine(moments)
     values, exact = kernels.params(neuron, step, dtype, constants)
-    plan, ready, params = _plan(kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None)
+    plan, ready, params = plan_of(kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None)
     args = (*ready, *(plan.to_memory(s).contiguous() for s in states), *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
         saved = None if norm is None or moments is None else (*moments, norm)
         out = _Scan.apply(plan, lengths, record, saved, *learned, *args)  # type: ignore[no-untyped-call]
     else:
-        out, _ = _forward(plan, lengths, record, args, saving=False)
+        out, _ = forward(plan, lengths, record, args, saving=False)
     if norm is not None and moments is not None:
         norm.track(moments)
     n = len(states)
@@ -164,7 +164,7 @@ def run(
     return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
 
 
-def _plan(
+def plan_of(
     kernels: Kernels,
     xs: tuple[Tensor, ...],
     repeated: tuple[bool, ...],
@@ -200,7 +200,7 @@ def sources(kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str
     """C source of the forward and the backward kernel for an input."""
     step = x.shape[1:]
     values, exact = kernels.params(neuron, step, dtype)
-    plan, _, _ = _plan(kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
+    plan, _, _ = plan_of(kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
     learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
     return emit_forward(kernels.program, plan.variant(record=False)) + emit_backward(kernels.program, backward)
@@ -265,7 +265,7 @@ class _Scan(torch.autograd.Function):
         ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, weight: Any, bias: Any,
         *tensors: Tensor,
     ) -> Any:  # fmt: skip
-        outputs, checkpoints = _forward(plan, lengths, record, tensors, saving=True)
+        outputs, checkpoints = forward(plan, lengths, record, tensors, saving=True)
         ctx.plan, ctx.lengths, ctx.record, ctx.norm = plan, lengths, record, norm
         ctx.save_for_backward(weight, *tensors, *checkpoints)
         ctx.set_materialize_grads(False)
@@ -278,7 +278,7 @@ class _Scan(torch.autograd.Function):
 
         def run_kernel(*tensors: Any) -> Any:
             upstream, (weight, *saved) = tensors[: len(grads)], tensors[len(grads) :]
-            return _backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
+            return backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
 
         return (None, None, None, None, *_Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
 
@@ -298,7 +298,7 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _forward(
+def forward(
     plan: Plan, lengths: Tensor | None, record: tuple[int, ...], tensors: tuple[Tensor, ...], *, saving: bool
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Runs the forward kernel: (out, final states, recordings) and, when saving, the checkpoints."""
@@ -317,7 +317,7 @@ def _forward(
     return (out, *final, *(recordings[k] for k in record)), checkpoints
 
 
-def _backward(
+def backward(
     plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, needs: tuple[bool, ...],
     upstream: tuple[Tensor | None, ...], weight: Tensor | None, saved: tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:  # fmt: skip

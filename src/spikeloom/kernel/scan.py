@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
-from . import build, compiled, launch
+from . import build, compiled, launch, op
 from .backend import BackendError, chosen, note, say_once
 from .norm import Norm, why_not_fused
 
@@ -25,8 +25,12 @@ States = tuple[Tensor, ...]
 class Dynamics(Protocol):
     """What the scan needs of a neuron."""
 
+    _changes: int
+    surrogate: Any
+
     def bind(self, step_shape: torch.Size, dtype: torch.dtype) -> Self: ...
     def dynamics(self, *x_and_states: Tensor) -> Tensor | tuple[Tensor, ...]: ...
+    def all_numbers(self, step_shape: torch.Size, dtype: torch.dtype) -> list[Tensor]: ...
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -88,6 +92,14 @@ def scan(
             return (found[0].to(out_dtype), *found[1:])
     if norm is not None:
         xs = (_normalised(norm, xs),)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and first.device.type == "cpu":
+        repeated = tuple(isinstance(x, Repeated) for x in xs)
+        text = op.program_text(neuron, neuron._changes + neuron.surrogate._changes, repeated, record)
+        if text:
+            if lengths is not None:
+                lengths = check_lengths(lengths, _steps(xs), first.shape[0])
+            numbers = neuron.all_numbers(first.shape, dtype)
+            return op.run(text, numbers, list(_tensors(xs)), states, lengths, _steps(xs))
     bound = neuron.bind(first.shape, dtype)
     with full_precision(first.device):
         if torch.compiler.is_exporting() and lengths is None and not record:

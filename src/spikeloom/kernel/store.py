@@ -64,24 +64,25 @@ def read(name: str) -> Program | None:
     """The stored program, or None."""
     path = cache_folder() / f"{name}.program"
     try:
-        if not is_own(path):
-            return None
-        found = json.loads(path.read_text())
-        return Program(
-            tuple(found["xs"]),
-            tuple(found["states"]),
-            tuple(found["numbers"]),
-            tuple(Node(i, op, tuple(map(_ref, args))) for i, op, args in found["nodes"]),
-            tuple(map(_ref, found["outputs"])),
-            tuple(None if ref is None else _ref(ref) for ref in found["grads"]),
-            tuple((i, _ref(ref)) for i, ref in found["number_grads"]),
-        )
+        return loads(path.read_text()) if is_own(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write(name: str, program: Program) -> None:
     """Stores a program; a cache that cannot be written is no error."""
+    folder = cache_folder()
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.write(dumps(program))
+        Path(temporary).replace(folder / f"{name}.program")
+    except OSError:
+        return
+
+
+def dumps(program: Program) -> str:
+    """A program as JSON."""
     found = {
         "xs": program.xs,
         "states": program.states,
@@ -91,14 +92,21 @@ def write(name: str, program: Program) -> None:
         "grads": program.grads,
         "number_grads": program.number_grads,
     }
-    folder = cache_folder()
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "w") as file:
-            json.dump(found, file, default=lambda constant: {"constant": constant.value})
-        Path(temporary).replace(folder / f"{name}.program")
-    except OSError:
-        return
+    return json.dumps(found, default=lambda constant: {"constant": constant.value})
+
+
+def loads(text: str) -> Program:
+    """The inverse of :func:`dumps`."""
+    found = json.loads(text)
+    return Program(
+        tuple(found["xs"]),
+        tuple(found["states"]),
+        tuple(found["numbers"]),
+        tuple(Node(i, op, tuple(map(_ref, args))) for i, op, args in found["nodes"]),
+        tuple(map(_ref, found["outputs"])),
+        tuple(None if ref is None else _ref(ref) for ref in found["grads"]),
+        tuple((i, _ref(ref)) for i, ref in found["number_grads"]),
+    )
 
 
 def _ref(stored: Any) -> Ref:

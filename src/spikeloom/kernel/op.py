@@ -1,0 +1,197 @@
+"""op: a neuron's sequence as one operator, which is what ``torch.compile`` sees of it.
+
+The operator's string is the program itself, so a compiled graph means the same in another process. It takes the numbers
+of the neuron as tensors: changing one recompiles nothing. Inside, tensors are contiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import build, compiled, launch, store
+from .backend import chosen
+from .compiled import Kernels
+from .emit_c import SEGMENT
+
+
+def program_text(neuron: Any, changes: int, repeated: tuple[bool, ...], record: tuple[int, ...]) -> str:
+    """While Dynamo traces: the program to run as an operator, or nothing where the loop has to be unrolled.
+
+    ``changes`` is there for the guard on it: another option is another program. ``repeated``: which inputs are one
+    step, ``record``: the states to record; they are part of the text.
+    """
+    if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
+        return ""
+    try:
+        build.ready()
+    except build.BuildError:
+        return ""
+    kernels = compiled.kernels_of(neuron, len(repeated))
+    if isinstance(kernels, str):
+        return ""
+    define()
+    return json.dumps([store.dumps(kernels.program), list(repeated), list(record)])
+
+
+# What torch.compiler.assume_constant_result sets; calling that would import a second's worth of torch.
+program_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...]]:
+    program, repeated, record = json.loads(text)
+    return Kernels(store.loads(program)), tuple(repeated), record
+
+
+def _values(kernels: Kernels, numbers: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Params of the kernels from the numbers, with autograd where it is on."""
+    named = dict(zip(kernels.program.numbers, numbers, strict=True))
+    wanted = list(kernels.layout.backward_params)
+    found = kernels.program.evaluate_numbers(named, wanted)
+    return [found[i].to(dtype) for i in wanted]
+
+
+def _state_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _plan(
+    kernels: Kernels, xs: list[Tensor], numbers: list[Tensor], T: int, repeated: tuple[bool, ...], ragged: bool
+) -> tuple[Any, Any, Any]:
+    step = xs[0].shape if repeated[0] else xs[0].shape[1:]
+    dtype = _state_dtype(xs[0].dtype)
+    xs = [x.contiguous() for x in xs]
+    values = _values(kernels, numbers, dtype)
+    return launch.plan_of(kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
+
+
+def _scan(
+    program: str,
+    xs: list[Tensor],
+    states: list[Tensor],
+    numbers: list[Tensor],
+    lengths: Tensor | None,
+    T: int,
+) -> list[Tensor]:
+    kernels, repeated, record = _read(program)
+    plan, ready, params = _plan(kernels, xs, numbers, T, repeated, lengths is not None)
+    args = (*ready, *(s.contiguous() for s in states), *params)
+    out, checkpoints = launch.forward(plan, lengths, record, args, saving=True)
+    return [*out, *(checkpoints or [plan.empty(0) for _ in states])]
+
+
+def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T: Any) -> list[Tensor]:
+    _, repeated, record = _read(program)
+    step = xs[0].shape if repeated[0] else xs[0].shape[1:]
+    dtype = _state_dtype(xs[0].dtype)
+    out = xs[0].dtype if xs[0].dtype.is_floating_point else dtype
+    if any(x.dtype != xs[0].dtype for x in xs):
+        out = dtype
+    new = functools.partial(xs[0].new_empty, dtype=dtype)
+    return [
+        xs[0].new_empty((T, *step), dtype=out),
+        *(new(step) for _ in states),
+        *(new((T, *step)) for _ in record),
+        *(new(((T - 1) // SEGMENT, *step)) for _ in states),
+    ]
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Autograd inside an operator, where it is switched off: what depends on numbers alone is torch's to derive."""
+    with torch._C._PreserveDispatchKeyGuard(), torch.enable_grad():
+        for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
+            torch._C._dispatch_tls_set_dispatch_key_excluded(key, False)
+        yield
+
+
+def _scan_backward(
+    program: str,
+    xs: list[Tensor],
+    states: list[Tensor],
+    numbers: list[Tensor],
+    checkpoints: list[Tensor],
+    lengths: Tensor | None,
+    T: int,
+    upstream: list[Tensor],
+    present: list[bool],
+) -> list[Tensor]:
+    """Gradients of xs, states and numbers; zeros where there is none."""
+    kernels, repeated, record = _read(program)
+    with _autograd():
+        leaves = [n.detach().requires_grad_() for n in numbers]
+        plan, ready, values = _plan(kernels, xs, leaves, T, repeated, lengths is not None)
+    given = iter(upstream)
+    grads = tuple(next(given) if p else None for p in present)
+    saved = (*ready, *(s.contiguous() for s in states), *(v.detach() for v in values), *checkpoints)
+    if T <= SEGMENT:
+        saved = saved[: len(saved) - len(checkpoints)]
+    needs = (False, False, *(True for _ in range(len(ready) + len(states) + len(values))))
+    found = launch.backward(plan, lengths, record, None, needs, grads, None, saved)[2:]
+    n = len(ready) + len(states)
+    active = [(v, g) for v, g in zip(values, found[n:], strict=True) if g is not None and v.requires_grad]
+    number_grads: Any = [None] * len(leaves)
+    if active:
+        values, grads = zip(*active, strict=True)
+        with _autograd():
+            number_grads = torch.autograd.grad(values, leaves, grads, allow_unused=True)
+    wanted = [*xs, *states, *numbers]
+    return [
+        torch.zeros_like(w, memory_format=torch.contiguous_format) if g is None else g.to(w.dtype).contiguous()
+        for g, w in zip((*found[:n], *number_grads), wanted, strict=True)
+    ]
+
+
+def _scan_backward_fake(program: str, xs: Any, states: Any, numbers: Any, *rest: Any) -> list[Tensor]:
+    return [w.new_empty(w.shape) for w in (*xs, *states, *numbers)]
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    program, xs, states, numbers, lengths, T = inputs
+    n_out = len(output) - len(states)
+    ctx.options = program, T, len(xs), len(states), len(numbers), n_out
+    ctx.save_for_backward(lengths, *xs, *states, *numbers, *output[n_out:])
+
+
+def _gradient(ctx: Any, grads: Any) -> Any:
+    program, T, n_x, n_s, n_n, n_out = ctx.options
+    lengths, *saved = ctx.saved_tensors
+    upstream = grads[:n_out]
+    found = torch.ops.spikeloom.scan_backward(
+        program, saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_n], saved[n_x + n_s + n_n :],
+        lengths, T, [g for g in upstream if g is not None], [g is not None for g in upstream],
+    )  # fmt: skip
+    return None, found[:n_x], found[n_x : n_x + n_s], found[n_x + n_s :], None, None
+
+
+@functools.cache
+def define() -> None:
+    """Registers the operators, once, when they are first needed."""
+    schema = "(str program, Tensor[] xs, Tensor[] states, Tensor[] numbers, "
+    options = "Tensor? lengths, SymInt T"
+    scan = torch.library.custom_op(
+        "spikeloom::scan", _scan, mutates_args=(), device_types="cpu", schema=f"{schema}{options}) -> Tensor[]"
+    )
+    scan.register_fake(_scan_fake)
+    backward = torch.library.custom_op(
+        "spikeloom::scan_backward", _scan_backward, mutates_args=(), device_types="cpu",
+        schema=f"{schema}Tensor[] checkpoints, {options}, Tensor[] upstream, bool[] present) -> Tensor[]",
+    )  # fmt: skip
+    backward.register_fake(_scan_backward_fake)
+    scan.register_autograd(_gradient, setup_context=_setup)
+
+
+def run(
+    text: str, numbers: list[Tensor], xs: list[Tensor], states: tuple[Tensor, ...], lengths: Tensor | None, T: int
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What :func:`spikeloom.kernel.scan` returns, by the operator; for traced code."""
+    found = torch.ops.spikeloom.scan(text, xs, list(states), numbers, lengths, T)
+    n = 1 + len(states)
+    return found[0], tuple(found[1:n]), tuple(found[n : len(found) - len(states)])
