@@ -27,6 +27,10 @@ CHUNKS = 64
 
 SEGMENT = 16
 
+_DEAR = frozenset(
+    ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "sin", "cos", "atan", "erf", "erfc", "sqrt", "reciprocal"]
+)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -148,6 +152,10 @@ class _Writer:
     def backward(self) -> str:
         program, S, X = self.program, range(self.n_s), range(self.n_x)
         params = self.layout.backward_params
+        chosen = [(i, ref) for i, ref in program.number_grads if i in self.variant.wanted]
+        x_roots = tuple(program.grads[k] for k in X if self.variant.x_grads[k] != "none")
+        roots = (*x_roots, *program.grads[self.n_x :], *(ref for _, ref in chosen))
+        dear = self._dear(roots)
         at = self._pointers(
             [*(f"x{k}" for k in X), *(f"s0_{k}" for k in S), *(f"ck_{k}" for k in S), "len", *(f"P{i}" for i in params),
              "gout", *(f"gT_{k}" for k in S), *(f"grec_{k}" for k in S),
@@ -158,6 +166,7 @@ class _Writer:
         body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes(upstream=True)]
         body += self._block_start(params)
         body += [f"    S LOCAL g{k}[BLOCK]; S LOCAL h{k}[SEGMENT][BLOCK];" for k in S]
+        body += [f"    S LOCAL dear{i}[SEGMENT][BLOCK];" for i in sorted(dear)]
         body += [
             f"    if (gT_{k}) memcpy(g{k}, gT_{k} + i0, m * sizeof(S)); else memset(g{k}, 0, sizeof g{k});" for k in S
         ]
@@ -169,17 +178,19 @@ class _Writer:
         body += ["    for (int64_t seg = (T - 1) / SEGMENT; seg >= 0; seg--) {"]
         body += ["      int64_t t0 = seg * SEGMENT, t1 = t0 + SEGMENT < T ? t0 + SEGMENT : T;"]
         body += [f"      memcpy(h{k}[0], (seg ? ck_{k} + (seg - 1) * N : s0_{k}) + i0, m * sizeof(S));" for k in S]
-        # recompute the states of the segment
-        body += ["      for (int64_t t = t0; t + 1 < t1; t++) {"]
+        # recompute the states of the segment, and keep what is dear to compute
+        body += [f"      for (int64_t t = t0; {'t' if dear else 't + 1'} < t1; t++) {{"]
         body += self._input_rows("        ")
-        body += [f"        const S *V{k} = h{k}[t - t0]; S *W{k} = h{k}[t - t0 + 1];" for k in S]
+        body += [f"        const S *V{k} = h{k}[t - t0];" for k in S]
+        body += [f"        S *W{k} = {'t + 1 == t1 ? r_none : ' if dear else ''}h{k}[t - t0 + 1];" for k in S]
         body += ["        #pragma omp simd", "        for (int j = 0; j < m; j++) {"]
         body += self._load_step("V{k}[j]", params)
         states = program.outputs[1:]
-        body += self._nodes(program.needed(states))
+        body += self._nodes(program.needed((*states, *sorted(dear))))
         for k, ref in enumerate(states):
             value = self._ref(ref)
             body += [f"          W{k}[j] = " + (f"on ? {value} : V{k}[j];" if self.lengths else f"{value};")]
+        body += [f"          dear{i}[t - t0][j] = u{i};" for i in sorted(dear)]
         body += ["        }", "      }"]
         # the transposed steps; gradients of numbers add up in S within a segment, in double across
         body += [f"      memset(b{i}, 0, sizeof b{i});" for i in wanted]
@@ -195,9 +206,8 @@ class _Writer:
         body += ["        #pragma omp simd", "        for (int j = 0; j < m; j++) {"]
         body += self._load_step("V{k}[j]", params)
         body += self._upstream()
-        chosen = [(i, ref) for i, ref in program.number_grads if i in self.variant.wanted]
-        x_roots = tuple(program.grads[k] for k in X if x_grads[k] != "none")
-        body += self._nodes(program.needed((*x_roots, *program.grads[self.n_x :], *(ref for _, ref in chosen))))
+        body += [f"          const S u{i} = dear{i}[t - t0][j];" for i in sorted(dear)]
+        body += self._nodes(program.needed(roots, dear))
         for k in X:
             value = self._grad(program.grads[k])
             body += [f"          GX{k}[j] = {value};"] if x_grads[k] == "steps" else []
@@ -218,6 +228,14 @@ class _Writer:
             body += [f"    add_runs(gp{i} + block / group * {size}, a{i}, {size}, {inner}, i0, m);"]
         body += ["    FENCE;", "  }", "}"]
         return "\n".join(body)
+
+    def _dear(self, roots: tuple[Ref | None, ...]) -> frozenset[int]:
+        """Values of the step that its gradient needs and that take long: computed once for both."""
+
+        def long(node: Node) -> bool:
+            return node.op in _DEAR or (node.op == "div" and node.args[1] not in self.variant.exact)
+
+        return frozenset(n.id for n in self.program.needed(roots) if n.id in self.own and long(n))
 
     def _pointers(self, names: list[str]) -> list[str]:
         rows = {"out", "gout", *(f"x{k}" for k in range(self.n_x))}

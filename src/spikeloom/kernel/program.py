@@ -131,9 +131,9 @@ class Program:
                 found.add(node.id)
         return found
 
-    def needed(self, roots: tuple[Ref | None, ...]) -> list[Node]:
-        """The nodes that ``roots`` depend on, in order, numbers' own left out."""
-        numbers = self.number_ids()
+    def needed(self, roots: tuple[Ref | None, ...], given: frozenset[int] = frozenset()) -> list[Node]:
+        """The nodes that ``roots`` depend on, in order; numbers' own and what is ``given`` left out."""
+        numbers = self.number_ids() | given
         wanted = {r for r in roots if isinstance(r, int)}
         picked = []
         for node in reversed(self.nodes):
