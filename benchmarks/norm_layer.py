@@ -11,23 +11,9 @@ from torch import Tensor, nn
 import spikeloom as sl
 
 from .common import compare
+from .neuron_layer import training
 
 T, SHAPE = 8, (32, 64, 28, 28)
-
-
-def training(run: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> tuple[Callable[[], Any], list[Tensor]]:
-    """A function that runs forward and backward, and what it gave once: output and gradient of x."""
-    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-
-    def both() -> Tensor:
-        leaf.grad = None
-        y = run(leaf)
-        y.backward(g)
-        return y
-
-    y = both().detach()
-    assert leaf.grad is not None
-    return both, [y, leaf.grad.clone()]
 
 
 def close(name: str, ours: list[Tensor], theirs: list[Tensor]) -> None:

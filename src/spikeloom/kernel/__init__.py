@@ -1,9 +1,10 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
 from .backend import Backend, BackendError, backend, watching
+from .dtypes import output_dtype, state_dtype
 from .explain import Explanation, explain
 from .norm import KINDS as FUSED_NORMS
-from .scan import full_precision, one_step, output_dtype, scan, source, state_dtype
+from .scan import full_precision, one_step, scan, source
 
 __all__ = [
     "FUSED_NORMS",

@@ -18,6 +18,7 @@ from torch import Tensor
 from . import build, compiled, launch, store
 from .backend import chosen
 from .compiled import Kernels
+from .dtypes import output_dtype, state_dtype
 from .emit_c import SEGMENT
 
 
@@ -58,15 +59,11 @@ def _values(kernels: Kernels, numbers: list[Tensor], dtype: torch.dtype) -> list
     return [found[i].to(dtype) for i in wanted]
 
 
-def _state_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _plan(
     kernels: Kernels, xs: list[Tensor], numbers: list[Tensor], T: int, repeated: tuple[bool, ...], ragged: bool
 ) -> tuple[Any, Any, Any]:
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
-    dtype = _state_dtype(xs[0].dtype)
+    dtype = state_dtype(xs[0].dtype)
     xs = [x.contiguous() for x in xs]
     values = _values(kernels, numbers, dtype)
     return launch.plan_of(kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
@@ -90,8 +87,8 @@ def _scan(
 def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T: Any) -> list[Tensor]:
     _, repeated, record = _read(program)
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
-    dtype = _state_dtype(xs[0].dtype)
-    out = xs[0].dtype if xs[0].dtype.is_floating_point else dtype
+    dtype = state_dtype(xs[0].dtype)
+    out = output_dtype(xs[0].dtype)
     if any(x.dtype != xs[0].dtype for x in xs):
         out = dtype
     new = functools.partial(xs[0].new_empty, dtype=dtype)

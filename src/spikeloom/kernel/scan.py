@@ -17,6 +17,7 @@ from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
 from . import build, compiled, launch, op
 from .backend import BackendError, chosen, note, say_once
+from .dtypes import output_dtype, state_dtype
 from .norm import Norm, why_not_fused
 
 States = tuple[Tensor, ...]
@@ -31,16 +32,6 @@ class Dynamics(Protocol):
     def bind(self, step_shape: torch.Size, dtype: torch.dtype) -> Self: ...
     def dynamics(self, *x_and_states: Tensor) -> Tensor | tuple[Tensor, ...]: ...
     def all_numbers(self, step_shape: torch.Size, dtype: torch.dtype) -> list[Tensor]: ...
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of the state for an input dtype: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def output_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of the spikes for an input dtype: the same, or the state's for integers and booleans."""
-    return dtype if dtype.is_floating_point else state_dtype(dtype)
 
 
 def scan(
