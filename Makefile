@@ -7,7 +7,7 @@ SEEDS ?= 1
 .PHONY: demo test test-full lint types docs check clean
 
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
-	$(PY) -m spikeloom.recipes.digits --seeds $(SEEDS)
+	$(PY) -m spikeloom train digits --overwrite --seeds $(SEEDS)
 
 test: $(VENV)/.dev  ## all tests
 	$(PY) -m pytest

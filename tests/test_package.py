@@ -21,8 +21,10 @@ LAYERS = [
     {"kernel"},
     {"neuron"},
     {"nn"},
-    {"plot"},
+    {"plot", "data"},
+    {"runs"},
     {"recipes"},
+    {"cli", "__main__"},
 ]
 
 
@@ -82,7 +84,7 @@ def test_imports_point_downwards_only():
 
 
 def test_every_public_name_has_a_docstring():
-    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn):
+    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn, sl.data, sl.runs, sl.plot):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         for name in names:
             value = getattr(module, name)

@@ -30,11 +30,16 @@ from .kernel import BackendError, backend, explain
 from .neuron import IF, LI, LIF, PLIF, Leaky, Neuron, Synaptic
 
 if TYPE_CHECKING:
-    from . import plot
+    from . import data, plot, recipes, runs
 
 __version__ = "0.1.0"
 
-_LAZY = {"plot": "plot", "recipes": "demo"}  # loaded on first use, with the extra that each needs
+_LAZY = {
+    "plot": "plot",
+    "data": "data",
+    "runs": "cli",
+    "recipes": "cli",
+}  # loaded on first use, with the extra that each needs
 
 
 def __getattr__(name: str) -> Any:
@@ -65,6 +70,7 @@ __all__ = [
     "Synaptic",
     "TemporalModule",
     "backend",
+    "data",
     "decode",
     "detach",
     "encode",
@@ -73,9 +79,11 @@ __all__ = [
     "metrics",
     "nn",
     "plot",
+    "recipes",
     "release_memory",
     "replace",
     "retain_memory",
+    "runs",
     "static",
     "surrogate",
 ]

@@ -86,19 +86,55 @@ def firing_rates(rates: Mapping[str, float], *, ax: Axes | None = None, title: s
 
 
 def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
-    """Loss and accuracies over epochs; ``history`` has ``epoch``, ``loss`` and ``*_accuracy`` in each row."""
+    """Loss and accuracies over epochs; ``history`` has ``epoch``, ``loss`` and, if any, ``*accuracy`` in each row."""
     ax = _axes(ax)
     epochs = [row["epoch"] for row in history]
     ax.plot(epochs, [row["loss"] for row in history], color=_INK, label="training loss")
     ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    right = ax.twinx()
-    for name in [key for key in history[0] if key.endswith("accuracy")]:
-        right.plot(epochs, [100 * row[name] for row in history], label=name.replace("_", " "))
-    right.set(ylabel="accuracy (%)")
-    lines = [*ax.get_lines(), *right.get_lines()]
+    lines = list(ax.get_lines())
+    shares = [key for key in history[0] if key.endswith("accuracy")]
+    if shares:
+        right = ax.twinx()
+        for name in shares:
+            right.plot(epochs, [100 * row[name] for row in history], label=name.replace("_", " "))
+        right.set(ylabel="accuracy (%)")
+        lines += right.get_lines()
     ax.legend(lines, [str(line.get_label()) for line in lines], frameon=False, loc="center right", fontsize=9)
     return ax
+
+
+def confusion(counts: Tensor, classes: Sequence[str], *, ax: Axes | None = None, title: str = "") -> Axes:
+    """Confusion matrix ``[classes, classes]`` of counts: a row for each true class, in shares of the row."""
+    n = len(classes)
+    if counts.shape != (n, n):
+        raise ValueError(f"plot.confusion: expected counts [{n}, {n}] for {n} classes, got {list(counts.shape)}")
+    ax = figure(width=1.5 + 0.55 * n, height=1.0 + 0.5 * n)[1][0] if ax is None else ax
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    ax.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    if n <= 30:
+        for i, j in counts.nonzero().tolist():
+            colour = "white" if shares[i, j] > 0.5 else _INK
+            ax.text(j, i, f"{int(counts[i, j])}", ha="center", va="center", fontsize=8, color=colour)
+    ax.set_xticks(range(n), list(classes), rotation=90 if max(map(len, classes)) > 2 else 0, fontsize=8)
+    ax.set_yticks(range(n), list(classes), fontsize=8)
+    ax.set(xlabel="predicted", ylabel="true")
+    ax.set_title(title, loc="left", fontsize=10)
+    return ax
+
+
+def images(pictures: Tensor, *, columns: int, title: str = "") -> Figure:
+    """Images ``[N, H, W]`` from 0 to 1 in rows of ``columns``, on a figure of their own."""
+    if pictures.ndim != 3:
+        raise ValueError(f"plot.images: expected images [N, H, W], got {list(pictures.shape)}")
+    rows = -(-len(pictures) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(columns, rows + 0.4), layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, picture in zip(axes.flat, pictures.detach().cpu(), strict=False):
+        ax.imshow(picture.numpy(), cmap="gray_r", vmin=0, vmax=1)
+    fig.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return fig
 
 
 def figure(rows: int = 1, *, width: float = 7.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:

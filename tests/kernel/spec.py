@@ -179,12 +179,20 @@ def check(case):
             assert torch.equal(a, b), case
     if smooth and not torch.equal(outs[0], got[0]):
         return float(outs[0].double().mean())
-    for a, b in zip(grads, got_grads, strict=True):
+    exact = None
+    for i, (a, b) in enumerate(zip(grads, got_grads, strict=True)):
         assert a.dtype == b.dtype, case
         limit = {torch.float64: 1e-10, torch.float32: 2e-5}.get(a.dtype, 0.02)
         if a.dtype == torch.float32 and case["dtype"] in (torch.bfloat16, torch.float16):
             limit = 0.02
-        assert (a.double() - b.double()).abs().max() <= limit * a.double().abs().max().clamp(min=1e-6), case
+        if (a.double() - b.double()).abs().max() <= limit * a.double().abs().max().clamp(min=1e-6):
+            continue
+        # Sums that cancel, and sums over T that the loop rounds to half precision at each step, are the loop's own
+        # error: a wider loop decides, and the kernel has to be at least as near to it.
+        wider = torch.float64 if case["dtype"] in (torch.float32, torch.float64) else torch.float32
+        exact = exact or run({**case, "dtype": wider}, "eager")[1]
+        loop, kernel = ((g.double() - exact[i].double()).abs().max() for g in (a, b))
+        assert kernel <= loop, (case, i, float(loop), float(kernel))
     return float(outs[0].double().mean())
 
 

@@ -1,6 +1,7 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
 from .backend import Backend, BackendError, backend, watching
+from .build import clear_cache, facts
 from .dtypes import output_dtype, state_dtype
 from .explain import Explanation, explain
 from .norm import KINDS as FUSED_NORMS
@@ -12,7 +13,9 @@ __all__ = [
     "BackendError",
     "Explanation",
     "backend",
+    "clear_cache",
     "explain",
+    "facts",
     "full_precision",
     "one_step",
     "output_dtype",

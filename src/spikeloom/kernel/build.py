@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,35 @@ def cache_folder() -> Path:
     except OSError:
         pass
     return _private_folder()
+
+
+def facts() -> dict[str, str]:
+    """What kernels are built with and kept in: compiler, flags, cache; ``problem`` where none can be built."""
+    folder = cache_folder()
+    kept = _kept(folder)
+    size = sum(f.stat().st_size for f in kept) / 2**20
+    found = {"compiler": compiler() or "none", "cache": f"{folder} ({len(kept)} files, {size:.1f} MB)"}
+    try:
+        version, *flags = _toolchain().split("\n")[1:-3]
+        return {**found, "compiler": f"{found['compiler']} ({version})", "flags": " ".join(flags)}
+    except BuildError as problem:
+        return {**found, "problem": str(problem)}
+
+
+def clear_cache() -> int:
+    """Removes the kernels and programs kept on the disk, and nothing else; returns how many files that were.
+
+    What this process has loaded stays in use.
+    """
+    kept = _kept(cache_folder())
+    for file in kept:
+        file.unlink(missing_ok=True)
+    return len(kept)
+
+
+def _kept(folder: Path) -> list[Path]:
+    name = re.compile(r"[0-9a-f]{32,64}\.(so|sha256|program)")
+    return [f for f in folder.iterdir() if name.fullmatch(f.name)]
 
 
 @functools.cache

@@ -1,1 +1,29 @@
-"""Training loops worth copying: plain PyTorch, one file each. ``python -m spikeloom.recipes.digits``."""
+"""Training loops worth copying: plain PyTorch, one file each. ``spikeloom list recipes`` names them.
+
+A recipe is a module with a ``Config``, ``data(config, **loading)``, ``build(config)``, ``measures(net, x, y, config)``,
+``train(config, run)`` and, if it classifies, ``scores(net, x, config)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from .. import runs
+
+NAMES = {
+    "digits": "a convolutional SNN on scikit-learn's handwritten digits; half a minute, no download",
+    "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
+    "fashion-csnn": "a convolutional SNN on Fashion-MNIST",
+    "mnist-latency": "one spike per pixel in, the first spike out decides: MNIST in first-spike coding",
+    "regression": "a membrane that predicts a chaotic time series (Mackey-Glass)",
+    "autoencoder": "MNIST through a bottleneck of spikes, and back",
+    "population": "MNIST read out by populations of neurons, in a few steps",
+}
+
+
+def get(name: str) -> ModuleType:
+    """The module of a recipe."""
+    if name not in NAMES:
+        raise runs.ConfigError(f"there is no recipe {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f".{name.replace('-', '_')}", __name__)

@@ -1,0 +1,52 @@
+"""The command ``spikeloom``: train, eval, info, list.
+
+Exit status: 0 done, 1 a problem that the message names, 2 a wrong option or setting, 130 or 143 stopped by Ctrl-C or
+SIGTERM after saving.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        import rich  # noqa: F401
+        import typer  # noqa: F401
+    except ModuleNotFoundError as missing:
+        print(
+            f"the command line needs {missing.name}; install the extra: pip install 'spikeloom[cli]'", file=sys.stderr
+        )
+        return 2
+    from ..data import DataError
+    from ..kernel import BackendError
+    from ..runs import ConfigError, Stopped, UserError
+    from .app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="spikeloom")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ConfigError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except (UserError, DataError, BackendError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as missing:
+        if missing.name not in _EXTRAS:
+            raise
+        print(f"error: this needs {missing.name}; pip install 'spikeloom[{_EXTRAS[missing.name]}]'", file=sys.stderr)
+        return 1
+    return 0
+
+
+_EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo"}

@@ -1,0 +1,74 @@
+"""``spikeloom info`` and ``spikeloom list``."""
+
+from __future__ import annotations
+
+import inspect
+import os
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import data, kernel, neuron, recipes, surrogate
+from ..runs import ConfigError, processor, versions
+
+
+def info(*, clear_cache: bool) -> None:
+    """Prints what there is, or clears the kernel cache."""
+    console = Console(soft_wrap=True, highlight=False)
+    if clear_cache:
+        console.print(f"removed {kernel.clear_cache()} files; kernels are compiled again when they are needed")
+        return
+    facts = kernel.facts()
+    rows: dict[str, str] = {**versions(), "processor": f"{processor()}, {os.cpu_count()} cores"}
+    rows["threads"] = str(torch.get_num_threads())
+    rows |= {f"device {name}": text for name, text in _devices().items()}
+    rows["backends"] = "eager" if "problem" in facts else "eager, c"
+    rows["backend chosen"] = os.environ.get("SPIKELOOM_BACKEND", "auto")
+    rows |= {f"kernels: {name}": text for name, text in facts.items()}
+    rows["data folder"] = str(data.data_root().absolute())
+    for name in data.SETS:
+        rows[f"data: {name}"] = "found" if data.available(name) else "not found"
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        console.print(f"{name:<{width}}  {text}", markup=False)
+
+
+def names(what: str) -> None:
+    """Prints one list, or all."""
+    lists = {
+        "recipes": recipes.NAMES,
+        "neurons": _described(neuron, neuron.Neuron),
+        "surrogates": _described(surrogate, surrogate.Surrogate),
+        "data": {d.name: f"{d.title}; {d.sizes[0]:,} + {d.sizes[1]:,} samples {d.sample}" for d in data.SETS.values()},
+    }
+    if what not in (*lists, "all"):
+        raise ConfigError(f"list knows {', '.join(lists)} and all; got {what!r}")
+    console = Console()
+    for title, rows in lists.items():
+        if what in (title, "all"):
+            table = Table(title, "", box=None, header_style="bold")
+            for name, text in rows.items():
+                table.add_row(name, Text(text))
+            console.print(table)
+
+
+def _devices() -> dict[str, str]:
+    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    for k in range(torch.cuda.device_count()):
+        size = torch.cuda.get_device_properties(k).total_memory / 2**30
+        found[f"cuda:{k}"] = f"{torch.cuda.get_device_name(k)}, {size:.0f} GiB"
+    if torch.backends.mps.is_available():
+        found["mps"] = "Apple GPU"
+    return found
+
+
+def _described(module: object, base: type) -> dict[str, str]:
+    """First lines of the docstrings of the classes of a package."""
+    found = {}
+    for name in getattr(module, "__all__"):  # noqa: B009  # any package of this project
+        thing = getattr(module, name)
+        if inspect.isclass(thing) and issubclass(thing, base) and thing is not base:
+            found[name] = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
+    return found

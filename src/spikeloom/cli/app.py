@@ -1,0 +1,64 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runs import versions
+from . import about, evaluate, train
+
+app = typer.Typer(
+    name="spikeloom",
+    help="Train, evaluate and look into spiking neural networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Train, evaluate and look into spiking neural networks."""
+    if version:
+        typer.echo(versions()["spikeloom"])
+        raise typer.Exit
+
+
+app.add_typer(typer.Typer(cls=train.Recipes, no_args_is_help=True, callback=train.explain), name="train")
+
+
+@app.command("eval", help=evaluate.HELP)
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint or weights file in one.")],
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Folder for figures and picture (default: the run's).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    data_root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: as in training).")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0)] = 0,
+) -> None:
+    evaluate.evaluate(run, split=split, out=out, device=device, data_root=data_root, workers=workers)
+
+
+@app.command()
+def info(
+    clear_cache: Annotated[
+        bool, typer.Option("--clear-cache", help="Remove the compiled kernels on the disk.")
+    ] = False,
+) -> None:
+    """Versions, devices, compiler, kernel cache and data: what to add to a question or a bug report."""
+    about.info(clear_cache=clear_cache)
+
+
+@app.command("list")
+def list_command(
+    what: Annotated[str, typer.Argument(help="recipes, neurons, surrogates or data; all without it.")] = "all",
+) -> None:
+    """Names that the other commands and the package know."""
+    about.names(what)

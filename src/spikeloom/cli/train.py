@@ -1,0 +1,165 @@
+"""``spikeloom train``: a sub-command for each recipe, whose options are the fields of its Config."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import statistics
+import typing
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .. import recipes
+from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split
+from ..runs.settings import metadata
+
+_SUFFIXES = (".toml", ".yaml", ".yml")
+
+
+def explain() -> None:
+    """Train a recipe, or what a config file or a run folder names.
+
+    spikeloom train digits --epochs 5         a recipe, with options
+
+    spikeloom train mine.toml                 a file: recipe = "digits", lr = 0.01
+
+    spikeloom train runs/digits --resume      go on with a run that was stopped
+
+    torchrun --nproc-per-node 2 -m spikeloom train digits
+
+    Ctrl-C saves after the running step. The options of a recipe: spikeloom train digits --help.
+    """
+
+
+class Recipes(TyperGroup):
+    """Finds a recipe by its name, or by the config file or run folder that names it."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The recipes."""
+        return list(recipes.NAMES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a recipe; a file's settings are its defaults."""
+        if cmd_name in recipes.NAMES:
+            return command(cmd_name, {}, where="", out=Path("runs") / cmd_name)
+        path = Path(cmd_name)
+        if path.is_dir() and (path / CONFIG).exists():
+            file, out = path / CONFIG, path
+        elif path.suffix in _SUFFIXES:
+            file, out = path, Path("runs") / path.stem
+        else:
+            near = difflib.get_close_matches(cmd_name, recipes.NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes.NAMES)}"
+            raise ConfigError(f"{cmd_name!r} is no recipe, config file (.toml, .yaml) or run folder; {hint}")
+        values = read_file(file)
+        name = values.pop("recipe", None)
+        if not isinstance(name, str):
+            raise ConfigError(f'{file}: has to name its recipe, as in recipe = "digits"')
+        return command(name, values, where=str(file), out=out)
+
+
+def command(name: str, given: Mapping[str, Any], *, where: str, out: Path) -> Any:
+    """The command of one recipe, with the settings ``given`` (read from ``where``) as defaults."""
+    recipe = recipes.get(name)
+    for values, kind in zip(split(given, recipe.Config, Machine, where=where), (recipe.Config, Machine), strict=True):
+        _made(kind, values, where)
+
+    def run(*, out: Path, resume: bool, overwrite: bool, seeds: int, **values: Any) -> None:
+        config, machine = split(values, recipe.Config, Machine, where=name)
+        made = recipe.Config(**config), Machine(**machine)
+        train(name, recipe, *made, out=out, resume=resume, overwrite=overwrite, seeds=seeds)
+
+    parameters = [
+        *_parameters(recipe.Config, given, "Settings of the recipe"),
+        *_parameters(Machine, given, "Machine"),
+        _parameter("out", Path, out, "folder of the run", "Run"),
+        _parameter("resume", bool, False, "go on with the run in --out; begin it, if there is none", "Run"),
+        _parameter("overwrite", bool, False, "replace a run in --out", "Run"),
+        _parameter("seeds", int, 1, "train so many seeds, from --seed on, each in a folder of its own", "Run"),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    run.__doc__ = _unwrapped(recipe.__doc__ or "")
+    app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+    app.command(name)(run)
+    return typer.main.get_command(app)
+
+
+def train(
+    name: str,
+    recipe: ModuleType,
+    config: Config,
+    machine: Machine,
+    *,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    seeds: int,
+) -> None:
+    """Trains one seed, or several one after the other."""
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, got {seeds}")
+    results = []
+    for seed in range(config.seed, config.seed + seeds):
+        one = type(config)(**{**{f.name: getattr(config, f.name) for f in fields(config)}, "seed": seed})
+        folder = out if seeds == 1 else out / f"seed-{seed}"
+        with Run(name, one, machine, out=folder, resume=resume, overwrite=overwrite) as run:
+            recipe.train(one, run)
+            first = run.processes.first
+        results.append(run.result)
+    if seeds > 1 and first:
+        typer.echo(_summary(results))
+
+
+def _summary(results: list[dict[str, Any]]) -> str:
+    """Each figure of several seeds: all values, mean and standard deviation."""
+    lines = [f"{len(results)} seeds:"]
+    for name in results[0]:
+        if name in ("recipe", "seed", "epochs", "steps", "seconds"):
+            continue
+        share = name.endswith("accuracy")
+        values = [100 * r[name] if share else r[name] for r in results]
+        unit, form = (" %", "{:.2f}") if share else ("", "{:.4g}")
+        each = ", ".join(form.format(v) for v in values)
+        mean, deviation = form.format(statistics.mean(values)), form.format(statistics.stdev(values))
+        lines.append(f"{name.replace('_', ' ')}: mean {mean}{unit}, standard deviation {deviation} ({each})")
+    return "\n".join(lines)
+
+
+def _made(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return kind(**values)
+    except ConfigError as problem:
+        raise ConfigError(f"{where}: {problem}") from None
+
+
+def _parameters(kind: type[Settings], given: Mapping[str, Any], panel: str) -> list[inspect.Parameter]:
+    """An option for each field; its default is what the file gives, or the class."""
+    types = typing.get_type_hints(kind)
+    found = []
+    for f in fields(kind):
+        about = metadata(kind, f.name)
+        choices = about.get("choices")
+        text = f"{about['help']}: {', '.join(choices)}" if choices else about["help"]
+        found.append(_parameter(f.name, types[f.name], given.get(f.name, f.default), text, panel))
+    return found
+
+
+def _parameter(name: str, kind: Any, default: Any, text: str, panel: str) -> inspect.Parameter:
+    shown = text[0].upper() + text[1:] + "."
+    option = typer.Option(f"--{name.replace('_', '-')}", help=shown, rich_help_panel=panel)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _unwrapped(text: str) -> str:
+    """A docstring for a terminal of any width: paragraphs in one line each, examples (indented) a paragraph each."""
+    blocks = []
+    for block in inspect.cleandoc(text).split("\n\n"):
+        blocks += [line.strip() for line in block.split("\n")] if block.startswith(" ") else [block.replace("\n", " ")]
+    return "\n\n".join(blocks)

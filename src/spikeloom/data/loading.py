@@ -1,0 +1,149 @@
+"""Train, validation and test loaders of a data set in one call."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .formats import DataError
+from .samples import Batches, Gathered, Samples, Transform, stratified
+from .sets import Split, describe, files, load
+
+_SPLITS: tuple[Split, Split] = ("train", "test")
+Loader = DataLoader[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """What :func:`loaders` returns. ``split`` says which samples are where: counts, and a SHA-256 of the indices."""
+
+    train: Loader
+    validation: Loader | None
+    test: Loader
+    classes: tuple[str, ...]
+    split: dict[str, Any]
+
+
+def loaders(
+    name: str | tuple[Samples, Samples],
+    *,
+    batch_size: int,
+    test_batch_size: int | None = None,
+    validation: float = 0.0,
+    subset: int | None = None,
+    transforms: Sequence[Transform | None] = (None, None),
+    seed: int = 0,
+    workers: int = 0,
+    distributed: bool | None = None,
+    root: str | Path | None = None,
+) -> Loaders:
+    """Loaders of batches (data ``[B, *]``, labels ``[B]``).
+
+    Args:
+        name: one of ``SETS``, or samples of your own: (train, test), whose transforms stay as they are.
+        batch_size: of all processes together.
+        test_batch_size: for validation and test, which compute no gradients; None is ``batch_size``.
+        validation: share of the training samples to hold out, stratified, from 0 to below 1; it gets the transform
+            of the test set.
+        subset: keep only so many training samples (stratified), for trials; before validation is held out.
+        transforms: (train, test); None is the data set's own.
+        seed: of order, splits and random transforms.
+        workers: processes that load. The batches do not depend on it.
+        distributed: share batches between the processes of ``torch.distributed``; None: if it is initialised.
+        root: see :func:`data_root`.
+
+    The order of samples depends on seed and epoch alone: see :class:`Batches`, which is the ``sampler`` of each
+    loader.
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(f"loaders: validation is a share from 0 to below 1, got {validation}")
+    if len(transforms) != 2:
+        raise ValueError(f"loaders: transforms must be (train, test), got {len(transforms)} of them")
+    if isinstance(name, str):
+        train, test = (
+            load(name, split, root=root, transform=t, seed=seed) for split, t in zip(_SPLITS, transforms, strict=True)
+        )
+    else:
+        train, test = name
+    kept, held = _choose(train, subset, validation, seed)
+    rank, world = _share(distributed)
+    common = dict(seed=seed, workers=workers, rank=rank, world=world)
+    size = test_batch_size or batch_size
+    held_out = None
+    if len(held):
+        watched = train.subset(held)
+        watched.transform = test.transform
+        held_out = _loader(watched, size, shuffle=False, **common)
+    split = {
+        **_origin(name, root),
+        "seed": seed,
+        "train": _digest(train.indices[kept]),
+        "validation": _digest(train.indices[held]),
+        "test": _digest(test.indices),
+    }
+    return Loaders(
+        _loader(train.subset(kept), batch_size, shuffle=True, **common),
+        held_out,
+        _loader(test, size, shuffle=False, **common),
+        train.classes,
+        split,
+    )
+
+
+def _choose(train: Samples, subset: int | None, validation: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of training and validation samples."""
+    n = len(train)
+    labels = train.labels if train.classes else torch.zeros(n, dtype=torch.int64)  # without classes: any of them
+    kept = torch.arange(n)
+    if subset is not None:
+        if not 0 < subset <= n:
+            raise DataError(f"subset must be from 1 to the {n:,} training samples, got {subset}")
+        if subset < n:
+            kept = stratified(labels, subset, seed=seed)[1]
+    if not validation:
+        return kept, kept[:0]
+    rest, held = stratified(labels[kept], max(round(validation * len(kept)), 1), seed=seed + 1)
+    return kept[rest], kept[held]
+
+
+def _origin(name: str | tuple[Samples, Samples], root: str | Path | None) -> dict[str, Any]:
+    if not isinstance(name, str):
+        return {"data": "given as samples"}
+    held_out = describe(name).test_size
+    rule = "published test split" if held_out is None else f"{held_out} samples held out, stratified, by seed"
+    return {"data": name, "files": files(name, root), "rule": rule}
+
+
+def _loader(
+    samples: Samples, batch_size: int, *, shuffle: bool, seed: int, workers: int, rank: int, world: int
+) -> Loader:
+    batches = Batches(
+        len(samples), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, even=shuffle
+    )  # training needs as many samples in each process, a test every sample once
+    return DataLoader(
+        Gathered(samples),
+        batch_size=None,
+        sampler=batches,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(seed),  # starting an epoch draws nothing from torch's own
+    )
+
+
+def _share(distributed: bool | None) -> tuple[int, int]:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and not ready:
+        raise RuntimeError("loaders: distributed=True needs torch.distributed to be initialised; start with torchrun")
+    if distributed is False or not ready:
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _digest(indices: Tensor) -> dict[str, Any]:
+    return {"samples": len(indices), "sha256": hashlib.sha256(indices.numpy().tobytes()).hexdigest()}

@@ -1,0 +1,92 @@
+"""Transforms of one sample, ``[C, H, W]`` (or any shape, where a transform says so). Compose them with
+``nn.Sequential``, or pass any function of a tensor.
+
+Random ones draw from torch's default generator; the loaders seed it for each sample by (seed, epoch, sample), so that
+a sample looks the same whatever the number of workers, and another each epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ToFloat(nn.Module):
+    """``uint8`` from 0 to 255 to ``float32`` from 0 to 1; any shape, also a batch.
+
+    >>> import torch
+    >>> ToFloat()(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
+
+    batched = True  # the same for a batch as for each sample
+
+    def __init__(self, top: float = 255.0) -> None:
+        super().__init__()
+        self.top = top
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float32) / self.top
+
+
+class Normalize(nn.Module):
+    """``(x - mean) / std`` for each channel of ``[*, C, H, W]``."""
+
+    batched = True
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(f"Normalize: needs a mean and a positive std for each channel, got {mean} and {std}")
+        self.register_buffer("mean", torch.tensor(mean).reshape(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).reshape(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 3 or x.shape[-3] != len(self.mean):
+            raise ValueError(f"Normalize: expected [*, {len(self.mean)}, H, W], got {list(x.shape)}")
+        return (x - self.mean) / self.std
+
+
+class RandomCrop(nn.Module):
+    """A window of the same size of ``[C, H, W]``, padded by ``padding`` zeros on each side."""
+
+    def __init__(self, padding: int) -> None:
+        super().__init__()
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.padding
+        top, left = torch.randint(2 * p + 1, (2,)).tolist()
+        return F.pad(x, (p, p, p, p))[..., top : top + x.shape[-2], left : left + x.shape[-1]]
+
+
+class RandomFlip(nn.Module):
+    """Mirrors left and right with probability ``p``."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(-1) if torch.rand(()) < self.p else x
+
+
+class Cutout(nn.Module):
+    """Zeros in a square of ``size`` pixels around a random pixel. DeVries and Taylor, 2017, arXiv:1708.04552."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        row, column = int(torch.randint(H, ())), int(torch.randint(W, ()))
+        top, left = row - self.size // 2, column - self.size // 2
+        x = x.clone()
+        x[..., max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = 0
+        return x

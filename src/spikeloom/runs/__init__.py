@@ -1,0 +1,48 @@
+"""Runs that can be stopped, continued and repeated, around a plain training loop.
+
+A run folder holds ``config.toml`` (settings and seed), ``environment.json`` (versions, processor, threads, git, data
+folder), ``git.diff``, ``split.json`` (which samples were where), ``metrics.jsonl`` and ``metrics.csv`` (a row for each
+epoch), ``checkpoint.pt``, and in the end ``weights.safetensors`` and ``result.json``.
+"""
+
+from .checkpoint import CheckpointError
+from .checkpoint import load as load_checkpoint
+from .environment import processor, versions
+from .files import WriteError, write_json, write_picture
+from .measure import Measures, accuracy, average
+from .processes import choose_device, unwrap
+from .progress import choose as choose_progress
+from .run import CHECKPOINT, CONFIG, RESULT, WEIGHTS, Run
+from .settings import Config, ConfigError, Machine, Settings, UserError, option, read_file, split, to_toml
+from .stop import Stopped
+
+__all__ = [
+    "CHECKPOINT",
+    "CONFIG",
+    "RESULT",
+    "WEIGHTS",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Machine",
+    "Measures",
+    "Run",
+    "Settings",
+    "Stopped",
+    "UserError",
+    "WriteError",
+    "accuracy",
+    "average",
+    "choose_device",
+    "choose_progress",
+    "load_checkpoint",
+    "option",
+    "processor",
+    "read_file",
+    "split",
+    "to_toml",
+    "unwrap",
+    "versions",
+    "write_json",
+    "write_picture",
+]

@@ -1,0 +1,76 @@
+"""What a run was made with: versions, processor, threads, git."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("spikeloom", "torch", "numpy", "triton", "scikit-learn", "safetensors", "matplotlib", "typer", "rich")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Everything about the machine and the code that a result may depend on."""
+    found: dict[str, Any] = {
+        "command": sys.argv,
+        "versions": versions(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "git": {"run from": git(Path.cwd()), "spikeloom": git(Path(__file__).parent)},
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def git(folder: Path) -> dict[str, Any] | None:
+    """Commit and changes of the repository that holds a folder; None outside one or without git."""
+    if shutil.which("git") is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "changed": (_git(folder, "status", "--porcelain") or "").splitlines()}
+
+
+def git_diff(folder: Path) -> str:
+    """Changes since the commit, as a patch; empty without any."""
+    return (_git(folder, "diff", "HEAD") if shutil.which("git") else None) or ""
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

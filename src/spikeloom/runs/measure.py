@@ -1,0 +1,77 @@
+"""Averages over a data set, the same in one process or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .processes import Processes, unwrap
+from .progress import Silent
+
+C = TypeVar("C")
+Measures = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
+
+
+def accuracy(
+    scores: Callable[[nn.Module, Tensor, C], Tensor],
+) -> Callable[[nn.Module, Tensor, Tensor, C], dict[str, Tensor]]:
+    """Measures of a classifier from its ``scores(net, x, config)`` ``[B, classes]``: whether the highest is right."""
+
+    def measures(net: nn.Module, x: Tensor, y: Tensor, config: C) -> dict[str, Tensor]:
+        return {"accuracy": scores(net, x, config).argmax(-1) == y}
+
+    return measures
+
+
+def average(
+    net: nn.Module,
+    loader: DataLoader[tuple[Tensor, Tensor]],
+    measures: Measures,
+    *,
+    device: torch.device,
+    seed: int,
+    processes: Processes | None = None,
+    progress: Silent | None = None,
+    label: str = "measuring",
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
+    """Means over all samples of a loader.
+
+    Args:
+        measures: a function of network, data and targets of a batch that returns values ``[B]`` by name.
+        seed: of noise in the network or its coding: the figure does not depend on what was computed before, and
+            the generators are as before afterwards.
+        check: called after each batch; it may raise.
+
+    The network is put into eval mode, and back.
+    """
+    net = unwrap(net)
+    training = net.training
+    net.eval()
+    progress = progress or Silent()
+    sums: dict[str, Tensor] = {}
+    count = 0
+    loader.sampler.seek(0)  # type: ignore[attr-defined]  # Batches
+    progress.open(label, len(loader), 0)
+    with ExitStack() as stack:
+        stack.callback(progress.close)
+        stack.callback(net.train, training)
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        stack.enter_context(torch.no_grad())
+        torch.manual_seed(seed)
+        for x, y in loader:
+            for name, values in measures(net, x.to(device), y.to(device)).items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + values.double().sum().cpu()
+            count += len(y)
+            progress.step()
+            check()
+    names = list(sums)
+    totals = torch.stack([*sums.values(), torch.tensor(float(count), dtype=torch.float64)])
+    if processes is not None:
+        totals = processes.sum(totals)
+    return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}

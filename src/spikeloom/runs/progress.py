@@ -1,0 +1,104 @@
+"""What a run says while it works: a bar on a terminal, a line for each epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_REFRESH = 0.5  # seconds; reading a loss from a GPU waits for it
+
+
+class Silent:
+    """Says nothing."""
+
+    def open(self, label: str, steps: int, done: int) -> None:
+        """An epoch, or a measurement, of so many steps begins."""
+
+    def due(self) -> bool:
+        """Whether it is time for new figures; they may cost something to read."""
+        return False
+
+    def step(self, figures: Mapping[str, float] | None = None) -> None:
+        """A step is done."""
+
+    def close(self) -> None:
+        """What was opened is over."""
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+
+
+class Lines(Silent):
+    """Prints the lines only."""
+
+    def line(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class Bar(Lines):
+    """A bar with the figures of the running epoch; its lines stay above."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, transient=True)
+        self._task: Any = None
+        self._label, self._last = "", 0.0
+
+    def open(self, label: str, steps: int, done: int) -> None:
+        self._label = label
+        self._bar.start()
+        self._task = self._bar.add_task(label, total=steps, completed=done)
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= _REFRESH
+
+    def step(self, figures: Mapping[str, float] | None = None) -> None:
+        if self._task is None:
+            return
+        if figures is None:
+            self._bar.update(self._task, advance=1)
+            return
+        self._last = time.monotonic()
+        self._bar.update(self._task, advance=1, description=f"{self._label}  {text(figures)}")
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+            self._bar.stop()
+
+    def line(self, text: str) -> None:
+        if self._task is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, highlight=False, markup=False)
+
+
+def choose(*, first: bool) -> Silent:
+    """A bar on a terminal, lines elsewhere, nothing in a second process."""
+    if not first:
+        return Silent()
+    if sys.stdout.isatty():
+        try:
+            return Bar()
+        except ModuleNotFoundError:
+            return Lines()
+    return Lines()
+
+
+def text(figures: Mapping[str, float]) -> str:
+    """Figures for people: shares in percent, seconds rounded."""
+    parts = []
+    for name, value in figures.items():
+        label = name.replace("_", " ")
+        if name.endswith("accuracy"):
+            parts.append(f"{label} {100 * value:.2f} %")
+        elif name == "seconds":
+            parts.append(f"{value:.0f} s")
+        else:
+            parts.append(f"{label} {value:.4g}")
+    return ", ".join(parts)

@@ -1,0 +1,466 @@
+"""A run: a folder that says everything, and a plain training loop that can be stopped and continued."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from .. import core, data
+from . import checkpoint, environment, files, measure, progress
+from .processes import Processes, choose_device, unwrap
+from .settings import Config, ConfigError, Machine, UserError, read_file, to_toml
+from .stop import Stopped, StopRequest
+
+CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
+_FORMAT = 1
+_OWN = {
+    CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", "split.json", "metrics.jsonl", "metrics.csv",
+}  # fmt: skip
+
+
+class Stateful(Protocol):
+    """A network, an optimiser, a schedule."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Run:
+    """One training run, as a context.
+
+    ::
+
+        with Run("mine", config, Machine(), out=Path("runs/mine")) as run:
+            loaders = run.load(data)
+            net = run.place(build(config))
+            optimiser = torch.optim.Adam(net.parameters(), config.lr)
+            run.keep(net=net, optimiser=optimiser)
+            for _ in run.epochs():
+                for x, y in run.steps(loaders.train):
+                    with run.autocast():
+                        loss = ...
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    run.log(len(y), loss=loss)
+            run.finish(net, test_accuracy=...)
+
+    Everything that :meth:`keep` was given, the generators, the position in the epoch and the sums of :meth:`log` are
+    saved after the last step of each epoch, every ``machine.save_every`` steps, and after the step in which Ctrl-C or
+    SIGTERM arrives (then :class:`Stopped` is raised). With ``resume`` the run goes on from there: on a CPU with as many
+    threads, bit by bit as if it had not been interrupted.
+
+    Args:
+        recipe: the name that the folder is marked with.
+        out: the folder. One that holds something raises, unless ``resume`` or (if it is a run) ``overwrite``. A run
+            that never saved anything is replaced.
+        resume: go on with the run in ``out``; begin it, if there is none.
+
+    Started by torchrun, each process has a Run of its own; the first one writes.
+    """
+
+    def __init__(
+        self,
+        recipe: str,
+        config: Config,
+        machine: Machine | None = None,
+        *,
+        out: Path,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.recipe, self.config, self.machine = recipe, config, machine or Machine()
+        self.out, self.resume, self.overwrite = out, resume, overwrite
+        self.history: list[dict[str, float]] = []
+        self.epoch = self.position = self.step = 0
+        self.result: dict[str, Any] = {}
+        self._seconds = 0.0
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._reported: dict[str, float] = {}
+        self._parts: dict[str, Stateful] | None = None
+        self._saved: dict[str, Any] | None = None
+        self._saved_at = -1
+        self._interruptible = False
+        self._closing = ExitStack()
+
+    # -- the context ---------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Run:
+        with self._closing as closing:
+            self.device = choose_device(self.machine.device)
+            self.processes = Processes(self.device)
+            closing.callback(self.processes.close)
+            self.progress = progress.choose(first=self.processes.first)
+            closing.callback(self.progress.close)
+            self._together(self._prepare)
+            if self.resume and (self.out / CHECKPOINT).exists():
+                self._saved = self._read()
+            core.retain_memory()
+            closing.enter_context(_backend(self.machine.backend))
+            self._stop = closing.enter_context(StopRequest())
+            random.seed(self.config.seed)
+            np.random.seed(self.config.seed % 2**32)
+            torch.manual_seed(self.config.seed)
+            self._begun = time.perf_counter()
+            self._closing = closing.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    # -- what a training loop uses -------------------------------------------------------------------------------
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """Options of :func:`spikeloom.data.loaders` that a recipe passes on."""
+        c, m = self.config, self.machine
+        common = dict(batch_size=c.batch_size, validation=c.validation, subset=c.subset, seed=c.seed)
+        return {**common, "workers": m.workers, "root": m.data_root}
+
+    def load(self, loaders: Callable[..., data.Loaders]) -> data.Loaders:
+        """``loaders(config, **loading)``, with the split written down."""
+        found = loaders(self.config, **self.loading)
+        if self.processes.first:
+            files.write_json(self.out / "split.json", found.split)
+        return found
+
+    def place(self, net: nn.Module) -> nn.Module:
+        """The network on the run's device, in DistributedDataParallel where torchrun started several processes.
+
+        From here on each process has noise of its own.
+        """
+        net = self.processes.wrap(net)
+        if self.processes.world > 1:
+            torch.manual_seed(data.mix(self.config.seed, self.processes.rank))
+        return net
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision, if the run has any; for forward and loss."""
+        return nullcontext() if self.config.amp == "off" else torch.autocast(self.device.type, torch.bfloat16)
+
+    def keep(self, **parts: Stateful) -> None:
+        """Names everything that has to be saved; a run that is resumed gets its state back here."""
+        self._parts = {name: unwrap(p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
+        if self._saved is None:
+            return
+        missing = set(self._parts) ^ set(self._saved["parts"])
+        if missing:
+            raise checkpoint.CheckpointError(
+                f"{self.out / CHECKPOINT}: saved {', '.join(self._saved['parts'])}, the recipe keeps "
+                f"{', '.join(self._parts)}: it is another program"
+            )
+        for name, part in self._parts.items():
+            try:
+                part.load_state_dict(self._saved["parts"][name])
+            except (RuntimeError, ValueError, KeyError) as problem:
+                raise checkpoint.CheckpointError(
+                    f"{self.out / CHECKPOINT}: the state of {name} does not fit: {problem}"
+                ) from problem
+            if isinstance(part, torch.optim.Optimizer) and self._saved["step"]:
+                part._opt_called = True  # type: ignore[attr-defined]  # or schedules warn that no step came before
+
+    def epochs(self) -> Iterator[int]:
+        """Numbers of the epochs that are left, from 1. After each one its row of figures is written."""
+        if self._parts is None:
+            raise RuntimeError("Run.epochs: call run.keep(net=..., optimiser=...) first, or nothing could be resumed")
+        if self._saved is not None:
+            self._restore(self._saved)
+        elif self.processes.first:
+            self.progress.line(f"{self.recipe}: seed {self.config.seed} on {self.device}, into {self.out}/")
+        while self.epoch < self.config.epochs:
+            yield self.epoch + 1
+            self._end_epoch()
+
+    def steps(self, loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of this epoch that are left, on the run's device."""
+        self._interruptible = False
+        loader.sampler.seek(self.epoch, self.position)  # type: ignore[attr-defined]  # Batches
+        self.progress.open(f"epoch {self.epoch + 1}/{self.config.epochs}", len(loader), self.position)
+        for x, y in loader:
+            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            self.position += 1
+            self.step += 1
+            self.progress.step(self._averages(alone=True) if self.progress.due() else None)
+            if self._asked():
+                self._stopped()
+            if self.step % self.machine.save_every == 0:
+                self._save()
+        self.progress.close()
+        if self._saved_at != self.step:
+            self._save()  # whoever is stopped in what follows, which is measuring, comes back to here
+        self._interruptible = self.processes.world == 1
+
+    def log(self, n: int, **values: Tensor | float) -> None:
+        """Adds figures of a step with ``n`` samples to the averages of the epoch."""
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0, 0))
+            scaled = n * torch.as_tensor(value).detach().to(self.device, dtype)
+            self._sums[name] = (total + scaled, count + n)
+
+    def report(self, **values: float) -> None:
+        """Figures of the epoch as they are, beside the averages."""
+        self._reported.update(values)
+
+    def measure(
+        self,
+        net: nn.Module,
+        loader: DataLoader[tuple[Tensor, Tensor]] | None,
+        measures: Callable[[nn.Module, Tensor, Tensor, Any], Mapping[str, Tensor]],
+        prefix: str,
+    ) -> dict[str, float]:
+        """Averages of ``measures(net, x, y, config)`` over a loader (see :func:`average`), named ``prefix_*``; none
+        without a loader.
+        """
+        if loader is None:
+            return {}
+        found = measure.average(
+            net,
+            loader,
+            lambda net, x, y: measures(net, x, y, self.config),
+            device=self.device,
+            seed=self.config.seed,
+            processes=self.processes,
+            progress=self.progress,
+            label=f"measuring {prefix}",
+            check=self._check,
+        )
+        return {f"{prefix}_{name}": value for name, value in found.items()}
+
+    def finish(self, net: nn.Module, **figures: float) -> None:
+        """Writes weights and the result; ``figures`` are those of the trained network."""
+        self.result = {
+            "recipe": self.recipe, "seed": self.config.seed, "epochs": self.epoch, "steps": self.step,
+            **figures, "seconds": round(self._clock(), 1),
+        }  # fmt: skip
+        if self.processes.first:
+            from safetensors.torch import save
+
+            state = {name: t.detach().cpu().contiguous() for name, t in unwrap(net).state_dict().items()}
+            files.write(self.out / WEIGHTS, save(state))
+            files.write_json(self.out / RESULT, self.result)
+            self.progress.line(f"finished: {progress.text({**figures, 'seconds': self._clock()})}")
+
+    def draw(self, pictures: Callable[[], Mapping[str, Any]] | None = None) -> None:
+        """Writes the training curves and the figures of ``pictures()`` as PNG, where matplotlib is installed."""
+        if not self.processes.first:
+            return
+
+        def curves() -> Any:
+            from .. import plot
+
+            figure, (ax,) = plot.figure()
+            plot.curves(self.history, ax=ax)
+            return figure
+
+        try:
+            files.write_picture(self.out / "curves.png", curves)
+            figures = pictures() if pictures else {}
+            for name, figure in figures.items():
+                files.write_picture(self.out / f"{name}.png", partial(_same, figure))
+        except ModuleNotFoundError as missing:
+            self.progress.line(f"no pictures: they need {missing.name}; pip install 'spikeloom[plot]'")
+            return
+        self.progress.line(f"pictures in {self.out}/: {', '.join(f'{name}.png' for name in ('curves', *figures))}")
+
+    # -- saving and continuing -----------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """The folder: new, or that of the run to go on with."""
+        out, described = self.out, _described(self.recipe, self.config)
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file; give --out a folder")
+        is_run = out.is_dir() and folder_is_run(out)
+        if out.is_dir() and any(out.iterdir()) and not is_run:
+            raise UserError(f"{out} holds something else than a run; choose another folder with --out")
+        began = is_run and any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
+        if began and not self.resume and not self.overwrite:
+            raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
+        if is_run and not self.resume:
+            _clear(out)
+        if is_run and self.resume and (out / CONFIG).exists():
+            must_agree(out / CONFIG, described)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise UserError(f"{out} cannot be made: {problem.strerror}") from problem
+        if not (out / CONFIG).exists():
+            files.write_json(
+                out / "environment.json", {**environment.describe(self.device), "machine": asdict(self.machine)}
+            )
+            if diff := environment.git_diff(Path.cwd()):
+                files.write(out / "git.diff", diff)
+            files.write(out / CONFIG, to_toml(described))  # last: a folder without it is a run that never began
+
+    def _read(self) -> dict[str, Any]:
+        path = self.out / CHECKPOINT
+        saved = checkpoint.load(path)
+        if saved.get("format") != _FORMAT:
+            raise checkpoint.CheckpointError(
+                f"{path}: format {saved.get('format')!r} is not {_FORMAT}: another version"
+            )
+        if saved["world"] != self.processes.world:
+            raise checkpoint.CheckpointError(
+                f"{path}: was saved by {saved['world']} processes, this run has {self.processes.world}; "
+                f"start it with torchrun --nproc-per-node {saved['world']}"
+            )
+        return saved
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        for name in ("epoch", "position", "step", "history"):
+            setattr(self, name, saved[name])
+        self._seconds, self._begun = saved["seconds"], time.perf_counter()
+        self._sums = {k: (total.to(self.device), n) for k, (total, n) in saved["sums"][self.processes.rank].items()}
+        self._reported = dict(saved["reported"])
+        checkpoint.set_random_state(saved["random"][self.processes.rank])
+        if self.processes.first:
+            files.write_table(self.out, self.history)  # rows of epochs after the checkpoint are to come again
+            if saved["threads"] != torch.get_num_threads():
+                self.progress.line(
+                    f"note: saved with {saved['threads']} threads, now {torch.get_num_threads()}: results may differ "
+                    "by rounding"
+                )
+            self.progress.line(f"{self.recipe}: goes on in epoch {self.epoch + 1} after {self.step} steps")
+        self._saved = None
+
+    def _save(self) -> None:
+        assert self._parts is not None
+        self._saved_at = self.step
+        sums = {name: (total.cpu(), n) for name, (total, n) in self._sums.items()}
+        each = self.processes.gather((checkpoint.random_state(), sums))
+        if not self.processes.first:
+            return
+        checkpoint.save(
+            self.out / CHECKPOINT,
+            {
+                "format": _FORMAT, "recipe": self.recipe, "config": asdict(self.config),
+                "world": self.processes.world, "threads": torch.get_num_threads(),
+                "epoch": self.epoch, "position": self.position, "step": self.step, "history": self.history,
+                "seconds": self._clock(), "reported": self._reported,
+                "random": [r for r, _ in each], "sums": [s for _, s in each],
+                "parts": {name: part.state_dict() for name, part in self._parts.items()},
+            },
+        )  # fmt: skip
+
+    def _end_epoch(self) -> None:
+        self.progress.close()
+        row = {"epoch": self.epoch + 1, **self._averages(), **self._reported, "seconds": round(self._clock(), 1)}
+        self.history.append(row)
+        self.epoch, self.position, self._sums, self._reported = self.epoch + 1, 0, {}, {}
+        if self.processes.first:
+            files.write_table(self.out, self.history)
+            _tensorboard(self.out, row, self.step)
+            self.progress.line(progress.text(row))
+        if self.epoch == self.config.epochs:
+            self._save()
+        elif self._asked():
+            self._stopped()
+
+    def _asked(self) -> int:
+        return self.processes.any(self._stop.signal)
+
+    def _check(self) -> None:
+        """Called while measuring: everything is saved, so that a request to stop need not wait."""
+        if self._interruptible and self._stop.signal:
+            self._stopped(save=False)
+
+    def _stopped(self, *, save: bool = True) -> None:
+        number = self._asked()
+        if save:
+            self._save()
+        raise Stopped(number, f"stopped and saved after {self.step} steps; go on with: --out {self.out} --resume")
+
+    def _averages(self, *, alone: bool = False) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        totals = torch.stack([total for total, _ in self._sums.values()]).cpu()
+        counts = torch.tensor([float(n) for _, n in self._sums.values()], dtype=totals.dtype)
+        if not alone:
+            totals, counts = self.processes.sum(torch.stack([totals, counts]))
+        return dict(zip(self._sums, (totals / counts).tolist(), strict=True))
+
+    def _clock(self) -> float:
+        return self._seconds + time.perf_counter() - self._begun
+
+    def _together(self, work: Callable[[], None]) -> None:
+        """Work of the first process; its failure is everybody's."""
+        problem: UserError | None = None
+        if self.processes.first:
+            try:
+                work()
+            except UserError as raised:
+                problem = raised
+        for found in self.processes.gather(None if problem is None else (type(problem), str(problem))):
+            if found is not None:
+                raise problem or found[0](found[1])
+
+
+def folder_is_run(folder: Path) -> bool:
+    """Whether a folder is a run's, or holds nothing but what a run begins with."""
+    try:
+        if "recipe" in read_file(folder / CONFIG):
+            return True
+    except ConfigError:
+        pass
+    names = {p.name for p in folder.iterdir()}
+    return bool(names) and all(name.startswith(".") or name in _OWN for name in names)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run wrote, and nothing else."""
+    for path in folder.iterdir():
+        if path.name == "tensorboard":
+            shutil.rmtree(path)
+        elif path.name in _OWN or path.suffix == ".png" or path.name.endswith(".partial"):
+            path.unlink()
+
+
+def must_agree(path: Path, described: Mapping[str, Any]) -> None:
+    """Raises unless the run's own settings are these."""
+    before = read_file(path)
+    now = {name: value for name, value in described.items() if value is not None}
+    for name in [*before, *now]:
+        if before.get(name) != now.get(name):
+            raise ConfigError(
+                f"{path.parent}: {name} was {before.get(name, 'not given')!r} when the run began, and is now "
+                f"{now.get(name, 'not given')!r}; a run that goes on keeps its settings"
+            )
+
+
+def _same(figure: Any) -> Any:
+    return figure
+
+
+def _described(recipe: str, config: Config) -> dict[str, Any]:
+    return {"recipe": recipe, **asdict(config)}
+
+
+def _backend(name: Any) -> AbstractContextManager[Any]:
+    from .. import kernel
+
+    return nullcontext() if name == "auto" else kernel.backend(name)
+
+
+def _tensorboard(out: Path, row: Mapping[str, float], step: int) -> None:
+    """The epoch's figures as events, where tensorboard is installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return
+    writer = SummaryWriter(str(out / "tensorboard"))
+    for name, value in row.items():
+        if name not in ("epoch", "seconds"):
+            writer.add_scalar(name, value, step)
+    writer.close()

@@ -1,0 +1,189 @@
+"""Settings of a run: dataclasses whose fields know their help, their range and their choices.
+
+A recipe's ``Config`` derives from :class:`Config`; the command line makes an option of every field, and a TOML or YAML
+file may give any of them. A key that no field has, or a value out of range, raises :class:`ConfigError` and says where.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """What the user can put right; the command line prints it without a traceback."""
+
+
+class ConfigError(UserError):
+    """A setting that does not exist, or a value that it cannot have."""
+
+
+def option(
+    default: Any,
+    text: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its help text; ``minimum`` and ``maximum`` are allowed values, ``above`` is not."""
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return field(default=default, metadata={"help": text, **{k: v for k, v in limits.items() if v is not None}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A frozen dataclass that checks its values."""
+
+    def __post_init__(self) -> None:
+        kinds = typing.get_type_hints(type(self))
+        for f in fields(self):
+            object.__setattr__(self, f.name, _checked(type(self), f.name, kinds[f.name], getattr(self, f.name)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """What a run's numbers depend on, for every recipe."""
+
+    epochs: int = option(10, "epochs to train; the last one counts", minimum=1)
+    batch_size: int = option(64, "samples per step, of all processes together", minimum=1)
+    lr: float = option(1e-3, "learning rate (the highest one, where it changes)", above=0.0)
+    seed: int = option(0, "of weights, order, noise, and splits", minimum=0)
+    validation: float = option(
+        0.0, "share of the training samples held out and measured each epoch", minimum=0, maximum=0.9
+    )
+    subset: int | None = option(None, "train on so many samples only, for trials", minimum=1)
+    amp: str = option("off", "automatic mixed precision", choices=("off", "bfloat16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine(Settings):
+    """Where and how a run is computed; its numbers do not depend on it beyond rounding."""
+
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto is the first GPU, or the CPU")
+    backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c"))
+    workers: int = option(0, "processes that load data; batches do not depend on them", minimum=0)
+    data_root: str | None = option(None, "folder of the data sets (default: SPIKELOOM_DATA, or ./data)")
+    save_every: int = option(1000, "steps between checkpoints, besides one at the end of each epoch", minimum=1)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a TOML or YAML file, by name. Hyphens in names are read as underscores."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+    if path.suffix == ".toml":
+        try:
+            found: Any = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as problem:
+            raise ConfigError(f"{path}: not valid TOML: {problem}") from problem
+    elif path.suffix in (".yaml", ".yml"):
+        found = _yaml(path, text)
+    else:
+        raise ConfigError(f"{path}: a config file ends in .toml, .yaml or .yml")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: expected names with values, got {type(found).__name__}")
+    for name, value in found.items():
+        if isinstance(value, dict):
+            raise ConfigError(f"{path}: {name} is a table; settings stand at the top level, one name with one value")
+    return {str(name).replace("-", "_"): value for name, value in found.items()}
+
+
+def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list[dict[str, Any]]:
+    """Shares named values out to the settings classes that have them; a name that none has raises."""
+    known = [{f.name for f in fields(kind)} for kind in kinds]
+    everything = sorted(set().union(*known))
+    for name in values:
+        if name not in everything:
+            near = difflib.get_close_matches(name, everything, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(everything)}"
+            raise ConfigError(f"{where}: there is no setting {name!r}; {hint}")
+    return [{n: v for n, v in values.items() if n in names} for names in known]
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Values as TOML, one name a line; None is left out (TOML has no such value), as a default is."""
+    lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value)
+
+
+def _yaml(path: Path, text: str) -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"{path}: reading YAML needs pyyaml; install the extra: pip install 'spikeloom[cli]', or write TOML"
+        ) from missing
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        raise ConfigError(f"{path}: not valid YAML: {problem}") from problem
+
+
+def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
+    """The value in the field's type, within its limits."""
+    kinds = [k for k in typing.get_args(kind) if k is not type(None)] if isinstance(kind, types.UnionType) else [kind]
+    if value is None and isinstance(kind, types.UnionType):
+        return None
+    wanted = kinds[0]
+    if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
+        value = float(value)
+    if isinstance(value, str) and wanted is float:
+        value = _exponent(value)
+    if type(value) is not wanted:
+        raise ConfigError(f"{name} must be {_article(wanted)}, got {value!r}")
+    limits = metadata(kind_of, name)
+    if "choices" in limits and value not in limits["choices"]:
+        near = difflib.get_close_matches(str(value), limits["choices"], n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{name} must be one of {', '.join(limits['choices'])}, got {value!r}{hint}")
+    if "minimum" in limits and not value >= limits["minimum"]:
+        raise ConfigError(f"{name} must be at least {limits['minimum']}, got {value}")
+    if "maximum" in limits and not value <= limits["maximum"]:
+        raise ConfigError(f"{name} must be at most {limits['maximum']}, got {value}")
+    if "above" in limits and not value > limits["above"]:
+        raise ConfigError(f"{name} must be more than {limits['above']:g}, got {value}")
+    return value
+
+
+def _exponent(value: str) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a number is meant."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _article(kind: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+
+
+def metadata(kind: type[Settings], name: str) -> Mapping[str, Any]:
+    """Help and limits of a field; a subclass that only gives another default keeps those of its base."""
+    for base in kind.__mro__:
+        found: Field[Any] | None = vars(base).get("__dataclass_fields__", {}).get(name)
+        if found is not None and found.metadata:
+            return found.metadata
+    return {}
+
+
+def defaults(kind: type[Settings]) -> dict[str, Any]:
+    """Names and default values."""
+    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}

@@ -1,0 +1,267 @@
+"""The command line as a user types it: help, options, files, exit status, no traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("typer", reason="the extra 'cli' is not installed")
+pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
+
+from spikeloom import cli, recipes
+from spikeloom.cli import evaluate
+
+SHORT = ["--epochs", "1", "--T", "2", "--channels", "4"]
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+def spikeloom(capsys, *arguments):
+    """Status, output and errors of a command."""
+    status = cli.main(list(map(str, arguments)))
+    done = capsys.readouterr()
+    return status, done.out, done.err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.main(["train", "digits", *SHORT, "--epochs", "2", "--validation", "0.1", "--out", str(out)]) == 0
+    return out
+
+
+def test_help(capsys):
+    status, out, _ = spikeloom(capsys, "--help")
+    assert status == 0
+    for word in ("train", "eval", "info", "list"):
+        assert word in out
+    status, out, _ = spikeloom(capsys, "train", "--help")
+    for name in recipes.NAMES:
+        assert name in out
+    status, out, _ = spikeloom(capsys, "train", "digits", "--help")
+    options = "epochs lr T channels resume device amp seed seeds data-root workers backend out save-every subset"
+    for option in options.split():
+        assert f"--{option} " in out
+    assert "[default: 0.004]" in out
+    assert spikeloom(capsys, "--version")[1].strip() == "0.1.0"
+
+
+def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in recipes.NAMES:
+        status, out, _ = spikeloom(capsys, "train", name, "--help")
+        assert status == 0
+        assert "--batch-size" in out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["train", "digit"], 2, "'digit' is no recipe, config file (.toml, .yaml) or run folder; did you mean digits?"),
+        (["train", "digits", "--epoch", "1"], 2, "No such option: --epoch"),
+        (["train", "digits", "--epochs", "0"], 2, "epochs must be at least 1, got 0"),
+        (["train", "digits", "--lr", "x"], 2, "Invalid value for '--lr'"),
+        (["train", "digits", "--amp", "bfloat"], 2, "did you mean 'bfloat16'?"),
+        (["train", "digits", "--backend", "cuda"], 2, "backend must be one of auto, eager, c, got 'cuda'"),
+        (["train", "digits", "--device", "abc"], 1, "device 'abc' cannot be used here"),
+        (["train", "digits", "--seeds", "0"], 2, "seeds must be at least 1, got 0"),
+        (["train", "digits", "--subset", "9999"], 1, "subset must be from 1 to the 1,437 training samples, got 9999"),
+        (["train", "mnist-mlp", "--data-root", "nowhere"], 1, "data set mnist: train-images-idx3-ubyte"),
+        (["train", "none.toml"], 2, "none.toml: cannot be read"),
+        (["eval", "nowhere"], 1, "there is no such run folder"),
+        (["eval", "."], 1, "no run folder, it has no config.toml"),
+        (["list", "everything"], 2, "list knows recipes, neurons, surrogates, data and all; got 'everything'"),
+        (["nothing"], 2, "No such command 'nothing'"),
+    ],
+)
+def test_user_errors_are_messages(capsys, tmp_path, monkeypatch, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = spikeloom(capsys, *arguments)
+    assert (got, message in err) == (status, True), err
+    assert "Traceback" not in out + err
+
+
+def test_config_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text('recipe = "digits"\nepochs = 1\nT = 2\nchannels = 4\nworkers = 0\n')
+    assert spikeloom(capsys, "train", "mine.toml", "--lr", "0.002")[0] == 0
+    described = Path("runs/mine/config.toml").read_text()
+    assert "lr = 0.002" in described  # options win over the file
+    assert "channels = 4" in described
+    assert "[default: 4]" in spikeloom(capsys, "train", "mine.toml", "--help")[1]
+    for text, message in (
+        ('recipe = "digits"\nepoch = 1', "mine.toml: there is no setting 'epoch'; did you mean 'epochs'?"),
+        ('recipe = "digits"\nepochs = "1"', "mine.toml: epochs must be a whole number, got '1'"),
+        ("epochs = 1", 'mine.toml: has to name its recipe, as in recipe = "digits"'),
+        ('recipe = "digit"', "there is no recipe 'digit'"),
+    ):
+        Path("mine.toml").write_text(text)
+        status, _, err = spikeloom(capsys, "train", "mine.toml", "--out", "other")
+        assert (status, message in err) == (2, True), err
+        assert not Path("other").exists()
+
+
+def test_a_run_can_be_repeated_from_its_folder(capsys, trained, tmp_path):
+    """Its config.toml alone is enough."""
+    (tmp_path / "again.toml").write_text((trained / "config.toml").read_text())
+    assert spikeloom(capsys, "train", tmp_path / "again.toml", "--out", tmp_path / "run")[0] == 0
+    same = [(folder / "weights.safetensors").read_bytes() for folder in (trained, tmp_path / "run")]
+    assert same[0] == same[1]
+    status, _, err = spikeloom(capsys, "train", trained)
+    assert (status, "holds a run; go on with it by --resume" in err) == (1, True)
+    status, out, _ = spikeloom(capsys, "train", trained, "--resume")
+    assert (status, "finished: test accuracy" in out) == (0, True)
+    status, _, err = spikeloom(capsys, "train", trained, "--resume", "--lr", "0.1")
+    assert (status, "lr was 0.004 when the run began, and is now 0.1" in err) == (2, True)
+
+
+def test_seeds(capsys, tmp_path):
+    status, out, _ = spikeloom(
+        capsys, "train", "digits", *SHORT, "--seeds", "2", "--seed", "3", "--out", tmp_path / "r"
+    )
+    assert status == 0
+    values = [json.loads((tmp_path / "r" / f"seed-{k}" / "result.json").read_text())["test_accuracy"] for k in (3, 4)]
+    a, b = (100 * v for v in values)
+    deviation = abs(a - b) / 2**0.5
+    line = f"test accuracy: mean {(a + b) / 2:.2f} %, standard deviation {deviation:.2f} ({a:.2f}, {b:.2f})"
+    assert line in out
+    splits = [json.loads((tmp_path / "r" / f"seed-{k}" / "split.json").read_text()) for k in (3, 4)]
+    assert splits[0]["train"]["sha256"] != splits[1]["train"]["sha256"]  # each seed has a split of its own
+
+
+def test_eval_gives_the_figure_of_the_training(capsys, trained):
+    recorded = json.loads((trained / "result.json").read_text())["test_accuracy"]
+    status, out, _ = spikeloom(capsys, "eval", trained)
+    assert status == 0
+    assert f"accuracy {100 * recorded:.2f} % on 360 test samples" in out
+    found = json.loads((trained / "eval-test.json").read_text())
+    assert found["accuracy"] == recorded
+    counts = torch.tensor(found["confusion"])
+    assert counts.sum().item() == 360
+    assert counts.diagonal().sum().item() / 360 == pytest.approx(recorded)
+    assert (trained / "confusion-test.png").read_bytes().startswith(b"\x89PNG")
+    for file, split, n in (("checkpoint.pt", "validation", 144), ("weights.safetensors", "train", 1293)):
+        status, out, _ = spikeloom(capsys, "eval", trained / file, "--split", split, "--out", trained / "more")
+        assert (status, f"on {n:,} {split} samples" in out) == (0, True)
+        assert (trained / "more" / f"eval-{split}.json").exists()
+
+
+def test_figures_of_classes_by_hand():
+    counts = torch.tensor([[8, 2, 0], [1, 3, 0], [5, 1, 0]])
+    found = evaluate.by_class(counts, ("a", "b", "never"))
+    assert found["a"] == {"precision": 8 / 14, "recall": 0.8, "f1": pytest.approx(2 * 8 / 24), "samples": 10}
+    assert found["b"] == {"precision": 0.5, "recall": 0.75, "f1": pytest.approx(0.6), "samples": 4}
+    assert found["never"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "samples": 6}
+
+
+def test_eval_says_what_is_wrong(capsys, trained, tmp_path):
+    for arguments, status, message in (
+        ((trained, "--split", "val"), 2, "split must be one of test, validation, train; got 'val'"),
+        ((trained / "none.pt",), 1, "there is no such run folder, checkpoint or weights file"),
+    ):
+        got, _, err = spikeloom(capsys, "eval", *arguments)
+        assert (got, message in err) == (status, True), err
+    (tmp_path / "config.toml").write_text('recipe = "digits"\nchannels = 5\n')
+    status, _, err = spikeloom(capsys, "eval", tmp_path)
+    assert (status, "has neither weights.safetensors nor checkpoint.pt" in err) == (1, True)
+    for name, content, message in (
+        ("weights.safetensors", (trained / "weights.safetensors").read_bytes(), "the weights do not fit the network"),
+        ("weights.safetensors", b"short", "damaged or no weights file"),
+        ("checkpoint.pt", b"short", "damaged or no checkpoint"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        status, _, err = spikeloom(capsys, "eval", tmp_path / name)
+        assert (status, message in err) == (1, True), err
+    (trained.parent / "plain").mkdir()
+    no_validation = trained.parent / "plain" / "config.toml"
+    no_validation.write_text('recipe = "digits"\nT = 2\nchannels = 4\n')
+    (trained.parent / "plain" / "weights.safetensors").write_bytes((trained / "weights.safetensors").read_bytes())
+    status, _, err = spikeloom(capsys, "eval", trained.parent / "plain", "--split", "validation")
+    assert (status, "the run held no validation samples out; choose --split test or train" in err) == (2, True)
+
+
+def test_info_and_clearing_the_cache(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKELOOM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SPIKELOOM_DATA", str(tmp_path))
+    (tmp_path / "cache").mkdir(mode=0o700)
+    for name in (f"{'0a' * 16}.so", f"{'0a' * 16}.sha256", f"{'1b' * 16}.program"):
+        (tmp_path / "cache" / name).write_bytes(bytes(1 << 19))
+    (tmp_path / "cache" / "mine.txt").write_text("mine")
+    status, out, _ = spikeloom(capsys, "info")
+    assert status == 0
+    assert torch.__version__ in out
+    assert "3 files, 1.5 MB" in out
+    assert "data: mnist" in out
+    status, out, _ = spikeloom(capsys, "info", "--clear-cache")
+    assert (status, "removed 3 files" in out) == (0, True)
+    assert [p.name for p in (tmp_path / "cache").iterdir()] == ["mine.txt"]
+    monkeypatch.setattr("spikeloom.kernel.build._toolchain", _no_compiler)
+    assert "backends" in spikeloom(capsys, "info")[1]
+    assert "eager, c" not in spikeloom(capsys, "info")[1]
+
+
+def _no_compiler():
+    from spikeloom.kernel.build import BuildError
+
+    raise BuildError("no C compiler (cc, gcc or clang) was found")
+
+
+def test_list(capsys):
+    _, out, _ = spikeloom(capsys, "list")
+    for name in (*recipes.NAMES, "PLIF", "Synaptic", "ATan", "fashion-mnist", "braille"):
+        assert name in out
+    _, out, _ = spikeloom(capsys, "list", "neurons")
+    assert "LIF" in out
+    assert "braille" not in out
+
+
+def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+    """The status is that of the signal, and --resume goes on."""
+    command = [sys.executable, "-m", "spikeloom", "train", "digits", "--T", "2", "--channels", "4", "--epochs", "400"]
+    command += ["--out", str(tmp_path / "run"), "--resume"]
+    for number, status, said in ((signal.SIGINT, 130, "into "), (signal.SIGTERM, 143, "goes on in epoch")):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = process.stdout.readline()
+        assert said in line
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == status, err
+        assert "stopped and saved after" in err
+        assert "Traceback" not in err
+
+
+def test_torchrun(tmp_path):
+    """Two processes on the CPU: one talks, one writes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "spikeloom", "train", "digits", *SHORT, "--out", str(tmp_path / "run"), "--device", "cpu"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished: test accuracy") == 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert 0 <= result["test_accuracy"] <= 1
+    assert round(result["test_accuracy"] * 360, 6) == round(result["test_accuracy"] * 360)  # a count of 360 samples
+
+
+def test_without_the_extra(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    assert spikeloom(capsys, "info") == (
+        2,
+        "",
+        "the command line needs typer; install the extra: pip install 'spikeloom[cli]'\n",
+    )
