@@ -234,7 +234,7 @@ class Run:
             seed=self.config.seed,
             processes=self.processes,
             progress=self.progress,
-            label=f"measuring {prefix}",
+            label=f"measuring {prefix.replace('_', ' ')}",
             check=self._check,
         )
         return {f"{prefix}_{name}": value for name, value in found.items()}
