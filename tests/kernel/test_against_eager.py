@@ -367,3 +367,37 @@ def test_an_expression_of_numbers_written_twice_has_both_gradients():
     with sl.backend("c"):
         neuron.sequence(torch.tensor([[[2.0]]]))[0].sum().backward()
     assert neuron.tau.grad.item() == pytest.approx(2.0 * (1 + 2 * 0.6) / 2)  # x (1 + 2 d) / 2
+
+
+SURROGATES = [
+    name
+    for name in sl.surrogate.__all__
+    if issubclass(getattr(sl.surrogate, name), sl.surrogate.Surrogate) and name != "Surrogate"
+]
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_every_surrogate_in_a_kernel(name):
+    """A learnable scale for each channel where there is a scale; gradients of all, in float64."""
+    kind = getattr(sl.surrogate, name)
+    scale = nn.Parameter(torch.tensor([1.2, 1.7, 3.0], dtype=torch.float64))
+    if name == "Custom":
+        made = kind(lambda u, a: torch.relu(1 - a * u.abs()), scale=scale)
+    else:
+        made = kind(scale) if kind.scaled else kind()
+    neuron = sl.LIF(tau=2.0, v_threshold=0.5, surrogate=made).double()
+    x = torch.randn(9, 4, 3, dtype=torch.float64) + 0.7
+    if name in ("StochasticSpikeOperator", "PoissonPass"):
+        assert "rand" in str(sl.explain(sl.Network(neuron), x))  # which says why it is a loop
+        return
+    leaves = [x.requires_grad_(), *([scale] if kind.scaled else [])]
+    found = []
+    for backend in ("eager", "c"):
+        with sl.backend(backend):
+            y = neuron.sequence(x)[0]
+            found.append((y.detach(), torch.autograd.grad((y * torch.arange(9.0).reshape(9, 1, 1)).sum(), leaves)))
+    (y, grads), (z, others) = found
+    assert torch.equal(y, z)
+    assert 0.1 < float(y.mean()) < 0.9
+    for a, b in zip(grads, others, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-11, rtol=1e-9)

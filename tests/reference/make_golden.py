@@ -65,9 +65,15 @@ def spikingjelly():
                 x = shared()[0].requires_grad_()
                 spikes = node(x)
                 finish(store, name, x, spikes, node.v_seq, [node.w] if cls is neuron.ParametricLIFNode else [])
-    for cls in ("Sigmoid", "ATan", "PiecewiseQuadratic", "Erf"):
+    for cls in (
+        "Sigmoid", "ATan", "PiecewiseQuadratic", "Erf", "PiecewiseExp", "SoftSign", "SuperSpike", "NonzeroSignLogAbs",
+        "PiecewiseLeakyReLU", "QPseudoSpike", "LeakyKReLU", "LogTailedReLU", "Rect", "S2NN",
+    ):  # fmt: skip
         u = torch.linspace(-3, 3, 61, requires_grad=True)
         store[f"surrogate-{cls}"] = torch.autograd.grad(getattr(surrogate, cls)()(u).sum(), u)[0].numpy()
+    for cls, options in (("FakeNumericalGradient", {}), ("SquarewaveFourierSeries", dict(n=3))):
+        u = torch.linspace(-3, 3, 60, requires_grad=True)  # no exact 0
+        store[f"surrogate-{cls}"] = torch.autograd.grad(getattr(surrogate, cls)(**options)(u).sum(), u)[0].numpy()
     save("spikingjelly", store)
 
 
@@ -109,7 +115,13 @@ def snntorch():
             mems.append(mem)
         finish(store, f"Synaptic-{reset}", x, torch.stack(spikes), torch.stack(mems), [node.alpha, node.beta])
     u = torch.linspace(-3, 3, 60, requires_grad=True)  # no exact 0: snnTorch fires at u > 0
-    store["surrogate-FastSigmoid"] = torch.autograd.grad(surrogate.fast_sigmoid()(u).sum(), u)[0].numpy()
+    for name, curve in (
+        ("FastSigmoid", surrogate.fast_sigmoid()),
+        ("Heaviside", surrogate.heaviside()),
+        ("SpikeRateEscape", surrogate.spike_rate_escape()),
+        ("SparseFastSigmoid", surrogate.SFS()),
+    ):
+        store[f"surrogate-{name}"] = torch.autograd.grad(curve(u).sum(), u)[0].numpy()
 
     spikes = (shared()[0] > 1.2).float()
     membranes, target = shared()[1], torch.tensor([2, 6, 0])

@@ -57,12 +57,13 @@ def layout(program: Program) -> Layout:
     """The arguments of a program's kernels."""
     forward = program.params(program.outputs)
     backward = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
-    both = tuple(sorted({*forward, *backward}))
+    learned = {i for i, _ in program.number_grads}  # with what has a gradient, though no step reads it
+    both = tuple(sorted({*forward, *backward, *learned}))
     divisors = {n.args[1] for n in program.nodes if n.op == "div"} & set(both)
     return Layout(
         tuple(forward),
         both,
-        tuple(sorted(i for i, _ in program.number_grads if i in both)),
+        tuple(sorted(learned)),
         tuple(sorted(i for i in divisors if isinstance(i, int))),
     )
 

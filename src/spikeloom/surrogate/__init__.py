@@ -13,7 +13,22 @@ tensor([0., 1., 1.])
 tensor([0.5296, 1.0000, 0.5296])
 """
 
-from .functions import ATan, Erf, FastSigmoid, PiecewiseQuadratic, Sigmoid, StraightThrough, Surrogate
+from .base import Surrogate
+from .custom import Custom
+from .noisy import PoissonPass, StochasticSpikeOperator
+from .piecewise import (
+    S2NN,
+    FakeNumericalGradient,
+    Heaviside,
+    LeakyKReLU,
+    LeakySpikeOperator,
+    LogTailedReLU,
+    PiecewiseLeakyReLU,
+    PiecewiseQuadratic,
+    Rect,
+    SparseFastSigmoid,
+    StraightThrough,
+)
 from .schedule import (
     CosineSchedule,
     EvolvedAlpha,
@@ -23,20 +38,58 @@ from .schedule import (
     Schedule,
     StepSchedule,
 )
+from .smooth import (
+    ATan,
+    Dspike,
+    Erf,
+    FastSigmoid,
+    Gaussian,
+    MultiGaussian,
+    NonzeroSignLogAbs,
+    PiecewiseExp,
+    QPseudoSpike,
+    Sigmoid,
+    SoftSign,
+    SpikeRateEscape,
+    SquarewaveFourierSeries,
+    SuperSpike,
+)
 
 __all__ = [
+    "S2NN",
     "ATan",
     "CosineSchedule",
+    "Custom",
+    "Dspike",
     "Erf",
     "EvolvedAlpha",
     "ExponentialSchedule",
+    "FakeNumericalGradient",
     "FastSigmoid",
+    "Gaussian",
+    "Heaviside",
+    "LeakyKReLU",
+    "LeakySpikeOperator",
     "LinearSchedule",
+    "LogTailedReLU",
+    "MultiGaussian",
+    "NonzeroSignLogAbs",
+    "PiecewiseExp",
+    "PiecewiseLeakyReLU",
     "PiecewiseQuadratic",
+    "PoissonPass",
     "PolynomialSchedule",
+    "QPseudoSpike",
+    "Rect",
     "Schedule",
     "Sigmoid",
+    "SoftSign",
+    "SparseFastSigmoid",
+    "SpikeRateEscape",
+    "SquarewaveFourierSeries",
     "StepSchedule",
+    "StochasticSpikeOperator",
     "StraightThrough",
+    "SuperSpike",
     "Surrogate",
 ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .functions import StraightThrough, Surrogate
+from .base import Surrogate
 
 
 class Schedule:
@@ -26,7 +26,7 @@ class Schedule:
 
     def __init__(self, target: nn.Module | Iterable[Surrogate]) -> None:
         found = target.modules() if isinstance(target, nn.Module) else target
-        self.surrogates = [s for s in found if isinstance(s, Surrogate) and not isinstance(s, StraightThrough)]
+        self.surrogates = [s for s in found if isinstance(s, Surrogate) and s.scaled]
         if not self.surrogates:
             raise ValueError(f"{type(self).__name__}: found no surrogate with a scale in {type(target).__name__}")
         if any("scale" in s._parameters for s in self.surrogates):

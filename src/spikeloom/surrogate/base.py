@@ -1,8 +1,7 @@
-"""The surrogate functions. Notation: u = v - v_threshold, a = scale."""
+"""The base of all surrogates: step function forward, derivative backward, with a scale that may be learned."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +26,7 @@ class Surrogate(Declared):
     """
 
     limits: ClassVar = {"scale": POSITIVE}
+    scaled: ClassVar[bool] = True  # whether the scale does anything: schedules leave the others alone
     scale: Tensor
 
     def __init__(self, scale: Number, *, spiking: bool = True) -> None:
@@ -97,99 +97,3 @@ class _FireForwardAD(_Fire):
         if scale_t is not None:
             out = out + scale_t * ctx.surrogate.scale_derivative(u, scale)
         return out
-
-
-class ATan(Surrogate):
-    """``g(u) = (a/2) / (1 + (pi a u / 2)^2)``, primitive ``atan(pi a u / 2) / pi + 1/2``; g(0) = a/2.
-
-    Fang et al., Incorporating Learnable Membrane Time Constant..., ICCV 2021. The default of every neuron.
-    """
-
-    def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
-        super().__init__(scale, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return (scale / 2) / (1 + (math.pi / 2 * scale * u).square())
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.atan(math.pi / 2 * scale * u) / math.pi + 0.5
-
-
-class Sigmoid(Surrogate):
-    """``g(u) = a S(au) (1 - S(au))`` with the logistic function S, primitive ``S(a u)``; g(0) = a/4."""
-
-    def __init__(self, scale: Number = 4.0, *, spiking: bool = True) -> None:
-        super().__init__(scale, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        s = torch.sigmoid(scale * u)
-        return scale * s * (1 - s)
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.sigmoid(scale * u)
-
-
-class FastSigmoid(Surrogate):
-    """``g(u) = 1 / (1 + a |u|)^2``, primitive ``u / (1 + a |u|)``; g(0) = 1 for every a.
-
-    Zenke and Ganguli, SuperSpike, Neural Computation 2018.
-    """
-
-    def __init__(self, scale: Number = 25.0, *, spiking: bool = True) -> None:
-        super().__init__(scale, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return 1 / (1 + scale * u.abs()).square()
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return u / (1 + scale * u.abs())
-
-    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return -u * u.abs() / (1 + scale * u.abs()).square()
-
-
-class PiecewiseQuadratic(Surrogate):
-    """``g(u) = max(0, a - a^2 |u|)``, a triangle of area 1 on ``|u| <= 1/a``; g(0) = a.
-
-    Primitive: ``1/2 + a u - a^2 u |u| / 2`` on that interval, 0 below it and 1 above.
-    Esser et al., PNAS 2016; Bellec et al., NeurIPS 2018.
-    """
-
-    def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
-        super().__init__(scale, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.relu(scale - scale.square() * u.abs())
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        z = (scale * u).clamp(-1.0, 1.0)
-        return 0.5 + z - 0.5 * z * z.abs()
-
-
-class Erf(Surrogate):
-    """``g(u) = a / sqrt(pi) exp(-(a u)^2)``, primitive ``erfc(-a u) / 2``; g(0) = a / sqrt(pi)."""
-
-    def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
-        super().__init__(scale, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return scale / math.sqrt(math.pi) * torch.exp(-(scale * u).square())
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return 0.5 * torch.erfc(-scale * u)
-
-
-class StraightThrough(Surrogate):
-    """``g(u) = 1`` everywhere, primitive ``u``. Bengio et al., arXiv:1308.3432. It has no scale."""
-
-    def __init__(self, *, spiking: bool = True) -> None:
-        super().__init__(1.0, spiking=spiking)
-
-    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.ones_like(u)
-
-    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return u
-
-    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.zeros_like(u)

@@ -1,0 +1,50 @@
+"""Surrogates that draw random numbers. They have no place in a kernel: a neuron with one runs as a PyTorch loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._numbers import Number
+from .base import Surrogate
+
+
+class StochasticSpikeOperator(Surrogate):
+    """``g(u) = 1`` where the neuron fired, else ``a (r - 1/2 + mean)`` with r uniform from 0 to 1. No primitive.
+
+    snnTorch's ``SSO``, whose ``variance`` is the scale here.
+    """
+
+    def __init__(self, scale: Number = 0.2, *, mean: float = 0.0) -> None:
+        super().__init__(scale)
+        self.mean = mean
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, torch.ones_like(u), scale * (torch.rand_like(u) - 0.5 + self.mean))
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+class PoissonPass(Surrogate):
+    """A spike with probability ``u``, clipped to [0, 1]; backward 1, as if the rate passed through. No scale.
+
+    Primitive: ``u``. The argument is a rate: put it behind a neuron whose v_threshold is 0, or use it alone.
+    """
+
+    scaled = False
+
+    def __init__(self, *, spiking: bool = True) -> None:
+        super().__init__(1.0, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return u
+
+    def forward(self, u: Tensor, strict: bool = False) -> Tensor:
+        if not self.spiking:
+            return u
+        spikes = (torch.rand_like(u) < u.detach()).to(u.dtype)
+        return spikes + (u - u.detach())

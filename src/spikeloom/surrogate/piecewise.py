@@ -1,0 +1,223 @@
+"""Surrogates whose derivative has corners or steps. Notation: u = v - v_threshold, a = scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._numbers import Number
+from .base import Surrogate
+
+
+class PiecewiseQuadratic(Surrogate):
+    """``g(u) = max(0, a - a^2 |u|)``, a triangle of area 1 on ``|u| <= 1/a``; g(0) = a.
+
+    Primitive: ``1/2 + a u - a^2 u |u| / 2`` on that interval, 0 below it and 1 above.
+    Esser et al., PNAS 2016; Bellec et al., NeurIPS 2018.
+    """
+
+    def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.relu(scale - scale.square() * u.abs())
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        z = (scale * u).clamp(-1.0, 1.0)
+        return 0.5 + z - 0.5 * z * z.abs()
+
+
+class StraightThrough(Surrogate):
+    """``g(u) = 1`` everywhere, primitive ``u``. Bengio et al., arXiv:1308.3432. It has no scale."""
+
+    scaled = False
+
+    def __init__(self, *, spiking: bool = True) -> None:
+        super().__init__(1.0, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.ones_like(u)
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return u
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+class Rect(Surrogate):
+    """``g(u) = a`` where ``|u| < 1/(2a)``, else 0: a rectangle of area 1. Primitive ``clamp(a u + 1/2, 0, 1)``.
+
+    Wu et al., Spatio-temporal backpropagation, Frontiers in Neuroscience 2018.
+    """
+
+    def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where((scale * u).abs() < 0.5, scale + torch.zeros_like(u), torch.zeros_like(u))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return (scale * u + 0.5).clamp(0.0, 1.0)
+
+
+class PiecewiseLeakyReLU(Surrogate):
+    """``g(u) = a/2`` where ``|u| <= 1/a``, else ``leak``. SpikingJelly's width ``w`` is 1/a, its ``c`` the leak.
+
+    Primitive: ``leak (u + 1/a)`` below, ``a u / 2 + 1/2`` within, ``leak (u - 1/a) + 1`` above.
+    """
+
+    def __init__(self, scale: Number = 1.0, *, leak: float = 0.01, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+        self.leak = leak
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        outside = torch.full_like(u, self.leak)
+        return torch.where((scale * u).abs() <= 1, 0.5 * scale + torch.zeros_like(u), outside)
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        within = u.clamp(min=-1 / scale).clamp(max=1 / scale)
+        return 0.5 * scale * within + 0.5 + self.leak * (u - within)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        outside = torch.sign(u) * self.leak / scale.square()
+        return torch.where((scale * u).abs() <= 1, 0.5 * u, outside)
+
+
+class LeakyKReLU(Surrogate):
+    """``g(u) = k`` above 0 and ``leak`` below; k is the scale. Primitive: ``k u`` and ``leak u``."""
+
+    def __init__(self, scale: Number = 1.0, *, leak: float = 0.0, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+        self.leak = leak
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, scale + torch.zeros_like(u), torch.full_like(u, self.leak))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, scale * u, self.leak * u)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.relu(u)
+
+
+class LeakySpikeOperator(Surrogate):
+    """``g(u) = 1`` where the neuron fired and ``a`` where it did not. Primitive: ``u`` and ``a u``.
+
+    snnTorch's ``LSO``.
+    """
+
+    def __init__(self, scale: Number = 0.1, *, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, torch.ones_like(u), scale + torch.zeros_like(u))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, u, scale * u)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return u.clamp(max=0.0)
+
+
+class Heaviside(Surrogate):
+    """``g(u) = 1`` where the neuron fired, else 0; primitive ``max(u, 0)``. snnTorch's ``heaviside``; no scale."""
+
+    scaled = False
+
+    def __init__(self, *, spiking: bool = True) -> None:
+        super().__init__(1.0, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u >= 0, torch.ones_like(u), torch.zeros_like(u))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.relu(u)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+class S2NN(Surrogate):
+    """``g(u) = a S(a u) (1 - S(a u))`` below 0 and ``beta / (1 + u)`` above: a long tail for potentials that are high.
+
+    Primitive: ``S(a u)`` and ``beta ln(1 + u) + 1/2``. Suetake et al., S2NN, Neural Networks 2023, arXiv:2201.10879.
+    """
+
+    def __init__(self, scale: Number = 4.0, *, beta: float = 1.0, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+        self.beta = beta
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        s = torch.sigmoid(scale * u)
+        return torch.where(u < 0, scale * s * (1 - s), self.beta / (1 + u.abs()))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u < 0, torch.sigmoid(scale * u), self.beta * torch.log1p(torch.relu(u)) + 0.5)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        s = torch.sigmoid(scale * u)
+        return torch.where(u < 0, u * s * (1 - s), torch.zeros_like(u))
+
+
+class LogTailedReLU(Surrogate):
+    """``g(u) = a`` at or below 0, 1 up to 1, ``1/u`` above 1. Primitive: ``a u``, ``u``, ``1 + ln u``.
+
+    Cai et al., Deep learning with low precision by half-wave Gaussian quantization, CVPR 2017.
+    """
+
+    limits = {"scale": (0.0, float("inf"))}  # noqa: RUF012
+
+    def __init__(self, scale: Number = 0.0, *, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return torch.where(u > 0, 1 / u.clamp(min=1.0), scale + torch.zeros_like(u))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        high = u.clamp(min=1.0)
+        return torch.where(u > 0, u.clamp(max=1.0) + torch.log(high), scale * u)
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return u.clamp(max=0.0)
+
+
+class FakeNumericalGradient(Surrogate):
+    """``g(u) = min(1 / |u|, a)``; g(0) = a. Primitive: ``a u`` where ``|u| <= 1/a``, else ``sign(u) (1 + ln(a |u|))``.
+
+    SpikingJelly's is NaN at u = 0.
+    """
+
+    def __init__(self, scale: Number = 0.3, *, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        return scale / (scale * u).abs().clamp(min=1.0)
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        z = scale * u
+        return z.clamp(-1.0, 1.0) + torch.sign(u) * torch.log(z.abs().clamp(min=1.0))
+
+
+class SparseFastSigmoid(Surrogate):
+    """FastSigmoid near the threshold, ``|u| < width``, and 0 elsewhere: few neurons take part in the backward pass.
+
+    Primitive: that of FastSigmoid, constant beyond the width. Perez-Nieves and Goodman, Sparse spiking gradient
+    descent, NeurIPS 2021. snnTorch's ``SFS`` keeps the gradient where ``u > B`` instead.
+    """
+
+    def __init__(self, scale: Number = 25.0, *, width: float = 1.0, spiking: bool = True) -> None:
+        super().__init__(scale, spiking=spiking)
+        self.width = width
+
+    def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        slope = 1 / (1 + scale * u.abs()).square()
+        return torch.where(u.abs() < self.width, slope, torch.zeros_like(slope))
+
+    def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
+        u = u.clamp(-self.width, self.width)
+        return u / (1 + scale * u.abs())
+
+    def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
+        u = u.clamp(-self.width, self.width)
+        return -u * u.abs() / (1 + scale * u.abs()).square()
