@@ -27,7 +27,28 @@ from .core import (
     static,
 )
 from .kernel import BackendError, backend, explain
-from .neuron import IF, LI, LIF, PLIF, Leaky, Neuron, Synaptic
+from .neuron import (
+    ALIF,
+    CLIF,
+    EIF,
+    IF,
+    ILIF,
+    KLIF,
+    LI,
+    LIF,
+    PLIF,
+    QIF,
+    AdEx,
+    Izhikevich,
+    Lapicque,
+    Leaky,
+    Neuron,
+    ResonateFire,
+    SEAdLIF,
+    Synaptic,
+    TernaryIF,
+    TernaryLIF,
+)
 
 if TYPE_CHECKING:
     from . import data, plot, recipes, runs
@@ -55,20 +76,33 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ALIF",
+    "CLIF",
+    "EIF",
     "IF",
+    "ILIF",
+    "KLIF",
     "LI",
     "LIF",
     "PLIF",
+    "QIF",
+    "AdEx",
     "BackendError",
+    "Izhikevich",
+    "Lapicque",
     "Leaky",
     "Loop",
     "Network",
     "Neuron",
     "Replacement",
+    "ResonateFire",
     "Result",
+    "SEAdLIF",
     "Stream",
     "Synaptic",
     "TemporalModule",
+    "TernaryIF",
+    "TernaryLIF",
     "backend",
     "data",
     "decode",

@@ -42,6 +42,19 @@ def neurons():
         "Leaky": lambda: sl.Leaky(beta=torch.linspace(0.3, 0.9, 8), v_threshold=0.4),
         "Synaptic": lambda: sl.Synaptic(alpha=0.7, beta=0.8, v_threshold=0.4, reset="hard"),
         "LI": lambda: sl.LI(tau=3.0),
+        "QIF": lambda: sl.QIF(v_threshold=0.4, v_c=0.3),
+        "EIF": lambda: sl.EIF(v_threshold=0.6),
+        "AdEx": lambda: sl.AdEx(v_threshold=0.6, a=0.1),
+        "Izhikevich": lambda: sl.Izhikevich(dt=0.2, c2=1.0, c1=-0.3, c0=0.0, v_threshold=0.2, v_reset=-0.1, d=0.2),
+        "ALIF": lambda: sl.ALIF(v_threshold=0.3),
+        "SEAdLIF": lambda: sl.SEAdLIF(alpha=0.5, v_threshold=0.2),
+        "KLIF": lambda: sl.KLIF(k=1.3, v_threshold=0.3),
+        "CLIF": lambda: sl.CLIF(v_threshold=0.3),
+        "Lapicque": lambda: sl.Lapicque(c=2.0, v_threshold=0.2),
+        "ResonateFire": lambda: sl.ResonateFire(omega=0.7, v_threshold=0.3),
+        "ILIF": lambda: sl.ILIF(v_threshold=0.4),
+        "TernaryIF": lambda: sl.TernaryIF(v_threshold=0.4),
+        "TernaryLIF": lambda: sl.TernaryLIF(v_threshold=0.3, reset="hard"),
     }
 
 

@@ -112,6 +112,61 @@ def test_li_is_norses(golden):
     differs("LI", data, sl.LI(tau=2.5))
 
 
+PARABOLA = dict(tau=2.5, a=0.7, v_c=0.6, v_reset=-0.2, v_threshold=0.8)
+CATALOGUE = {
+    "QIF": (sl.QIF, PARABOLA, dict(v_c=0.7)),
+    "EIF": (sl.EIF, dict(tau=2.5, delta_t=0.9, v_rh=0.6, v_reset=-0.2, v_threshold=0.8), dict(delta_t=1.0)),
+    "Izhikevich": (
+        sl.Izhikevich,
+        dict(
+            dt=1 / 2.5, c2=0.7, c1=-0.7 * 0.6, c0=0.0, a=2.5 / 4, b=0.3, d=0.2, v_reset=-0.2, u_rest=0.0,
+            v_threshold=0.8,
+        ),
+        dict(a=1 / 4),
+    ),
+    "ILIF": (sl.ILIF, dict(tau=4 / 3, v_threshold=0.8), dict(levels=3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_catalogue_is_spikingjellys(golden, name):
+    kind, options, wrong = CATALOGUE[name]
+    data = golden("spikingjelly")
+    if name == "Izhikevich":  # which begins at v_reset here, at v_rest there
+        at_rest = dict(v=torch.zeros(3, 7), u=torch.zeros(3, 7))
+        compare(name, data, Started(kind(**options), at_rest), tolerance=5e-6)
+        differs(name, data, Started(kind(**{**options, **wrong}), at_rest))
+        return
+    compare(name, data, kind(**options), tolerance=5e-6)
+    differs(name, data, kind(**{**options, **wrong}))
+
+
+class Started:
+    """A neuron with a given initial state."""
+
+    def __init__(self, neuron, state):
+        self.neuron, self.state = neuron, state
+
+    def sequence(self, x, **options):
+        return self.neuron.sequence(x, state=self.state, **options)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_klif_is_spikingjellys(golden, scaled):
+    data, name = golden("spikingjelly"), "KLIF-scaled" if scaled else "KLIF"
+    options = dict(tau=2.5, v_threshold=0.8, **(dict(reset="soft") if scaled else dict(v_reset=-0.2)))
+    neuron = sl.KLIF(k=torch.nn.Parameter(torch.tensor(1.3)), scale_reset=scaled, **options)
+    compare(name, data, neuron, [neuron.k], tolerance=5e-6)
+    differs(name, data, sl.KLIF(k=1.3, scale_reset=not scaled, **options))
+
+
+def test_lapicque_is_snntorchs_without_its_reset(golden):
+    data = golden("snntorch")
+    options = dict(r=2.0, c=1.5, dt=0.5, v_threshold=0.4, reset="none", strict=True)
+    compare("Lapicque", data, sl.Lapicque(**options))
+    differs("Lapicque", data, sl.Lapicque(**{**options, "r": 1.0}))
+
+
 def test_golden_inputs_spike_neither_never_nor_always(golden):
     for peer in ("spikingjelly", "snntorch"):
         rates = [float(v.float().mean()) for k, v in golden(peer).items() if k.endswith("/spikes") and "loss" not in k]

@@ -43,6 +43,42 @@ GRADCHECK = {
     ),
     "Synaptic now": lambda: sl.Synaptic(alpha=p(0.6), beta=p(0.8), reset_delay=False, surrogate=smooth()),
     "LI": lambda: sl.LI(tau=p(2.0, 3.0, 4.0), v_leak=p(0.3)),
+    "QIF": lambda: sl.QIF(
+        tau=p(2.0, 2.5, 3.0), a=p(0.9), v_c=p(0.7), v_leak=p(0.1), v_reset=p(-0.2), surrogate=smooth()
+    ),
+    "EIF": lambda: sl.EIF(
+        tau=p(2.5), delta_t=p(0.8, 1.0, 1.2), v_rh=p(0.7), v_leak=p(0.1), reset="soft", surrogate=smooth()
+    ),
+    "AdEx": lambda: sl.AdEx(
+        tau=p(2.5), tau_w=p(5.0, 6.0, 7.0), a=p(0.1), b=p(0.3), delta_t=p(1.0), v_rh=p(0.7), surrogate=smooth()
+    ),
+    "Izhikevich": lambda: sl.Izhikevich(
+        a=p(0.5),
+        b=p(0.3),
+        d=p(0.2, 0.3, 0.4),
+        dt=p(0.4),
+        c2=p(1.0),
+        c1=p(-0.8),
+        c0=p(0.1),
+        v_threshold=p(1.0),
+        v_reset=p(-0.1),
+        u_rest=p(0.2),
+        surrogate=smooth(),
+    ),
+    "ALIF": lambda: sl.ALIF(alpha=p(0.8, 0.7, 0.6), rho=p(0.7), beta=p(0.4), v_threshold=p(0.6), surrogate=smooth()),
+    "SEAdLIF": lambda: sl.SEAdLIF(alpha=p(0.6), beta=p(0.7), a=p(0.5, 0.2, 0.1), b=p(0.8), surrogate=smooth()),
+    "KLIF": lambda: sl.KLIF(k=p(1.1), tau=p(2.0, 2.5, 3.0), v_reset=p(0.1), surrogate=smooth()),
+    "KLIF scaled": lambda: sl.KLIF(k=p(1.2), scale_reset=True, reset="soft", decay_input=False, surrogate=smooth()),
+    "KLIF scaled hard": lambda: sl.KLIF(k=p(1.2), scale_reset=True, v_leak=p(0.1), surrogate=smooth()),
+    "CLIF": lambda: sl.CLIF(tau=p(2.0, 2.5, 3.0), v_threshold=p(0.7), surrogate=smooth()),
+    "Lapicque": lambda: sl.Lapicque(r=p(1.0, 1.1, 1.2), c=p(3.0), dt=p(0.9), surrogate=smooth()),
+    "ResonateFire": lambda: sl.ResonateFire(
+        omega=p(0.7, 0.8, 0.9), b=p(-0.1), u_reset=p(0.1), v_reset=p(0.2), surrogate=smooth()
+    ),
+    "ResonateFire soft": lambda: sl.ResonateFire(omega=p(0.7), reset="soft", surrogate=smooth()),
+    "TernaryIF": lambda: sl.TernaryIF(v_threshold=p(0.6), surrogate=smooth()),
+    "TernaryLIF": lambda: sl.TernaryLIF(tau=p(2.0, 2.5, 3.0), v_reset=p(0.1), reset="hard", surrogate=smooth()),
+    "TernaryLIF none": lambda: sl.TernaryLIF(v_leak=p(0.1), decay_input=False, reset="none", surrogate=smooth()),
     "learnable scale": lambda: sl.LIF(surrogate=sl.surrogate.ATan(p(2.0, 1.0, 3.0), spiking=False)),
 }
 

@@ -65,6 +65,27 @@ def spikingjelly():
                 x = shared()[0].requires_grad_()
                 spikes = node(x)
                 finish(store, name, x, spikes, node.v_seq, [node.w] if cls is neuron.ParametricLIFNode else [])
+    common = dict(v_threshold=0.8, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m", store_v_seq=True)
+    cases = {
+        "QIF": neuron.QIFNode(tau=2.5, v_c=0.6, a0=0.7, v_rest=0.0, v_reset=-0.2, **common),
+        "EIF": neuron.EIFNode(tau=2.5, delta_T=0.9, theta_rh=0.6, v_rest=0.0, v_reset=-0.2, **common),
+        "Izhikevich": neuron.IzhikevichNode(
+            tau=2.5, v_c=0.6, a0=0.7, v_rest=0.0, v_reset=-0.2, w_rest=0.0, tau_w=4.0, a=0.3, b=0.2, **common
+        ),
+        "KLIF": neuron.KLIFNode(scale_reset=False, tau=2.5, v_reset=-0.2, **common),
+        "KLIF-scaled": neuron.KLIFNode(scale_reset=True, tau=2.5, v_reset=None, **common),
+    }
+    for name, node in cases.items():
+        if name in ("QIF", "EIF", "Izhikevich"):
+            node.v = 0.0  # begin at rest, not at v_reset
+        if name.startswith("KLIF"):
+            torch.nn.init.constant_(node.k, 1.3)
+        x = shared()[0].requires_grad_()
+        spikes = node(x)
+        finish(store, name, x, spikes, node.v_seq, [node.k] if name.startswith("KLIF") else [])
+    node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
+    x = shared()[0].requires_grad_()
+    finish(store, "ILIF", x, node(x), node.v_seq)
     for cls in (
         "Sigmoid", "ATan", "PiecewiseQuadratic", "Erf", "PiecewiseExp", "SoftSign", "SuperSpike", "NonzeroSignLogAbs",
         "PiecewiseLeakyReLU", "QPseudoSpike", "LeakyKReLU", "LogTailedReLU", "Rect", "S2NN",
@@ -114,6 +135,14 @@ def snntorch():
             spikes.append(spike)
             mems.append(mem)
         finish(store, f"Synaptic-{reset}", x, torch.stack(spikes), torch.stack(mems), [node.alpha, node.beta])
+    node = snn.Lapicque(R=2.0, C=1.5, time_step=0.5, threshold=0.4, reset_mechanism="none")  # others reset late
+    x = shared()[0].requires_grad_()
+    mem, spikes, mems = torch.zeros(B, N), [], []
+    for t in range(T):
+        spike, mem = node(x[t], mem)
+        spikes.append(spike)
+        mems.append(mem)
+    finish(store, "Lapicque", x, torch.stack(spikes), torch.stack(mems))
     u = torch.linspace(-3, 3, 60, requires_grad=True)  # no exact 0: snnTorch fires at u > 0
     for name, curve in (
         ("FastSigmoid", surrogate.fast_sigmoid()),

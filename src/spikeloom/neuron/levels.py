@@ -1,0 +1,166 @@
+"""Neurons whose output has more than two levels: ILIF counts, TernaryLIF has a sign.
+
+    ILIF:        h = (1 - 1/tau) v + x
+                 s = round(clamp(h / v_threshold, 0, levels)),  v = h - s v_threshold
+    TernaryLIF:  h = LIF's
+                 s = [h >= v_threshold] - [h <= -v_threshold]
+                 v = h - s v_threshold (soft), (1 - |s|) h + |s| v_reset (hard)
+
+Luo et al., Integer-valued training and spike-driven inference spiking neural network, ECCV 2024; Guo et al., Ternary
+Spike, AAAI 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .._numbers import POSITIVE, Number
+from ..surrogate import Surrogate
+from .base import Neuron, Reset
+from .lif import LeakyVoltage, declare_voltage
+
+
+class ILIF(Neuron):
+    """LIF that fires whole numbers from 0 to ``levels``: ``h = (1 - 1/tau) v + x; s = round(clamp(h / v_threshold, 0,
+    levels)); v = h - s v_threshold``.
+
+    Args:
+        tau: membrane time constant in steps, at least 1. The default decays by 1/4.
+        levels: the most that one step gives.
+        v_threshold: what one unit of the output is worth.
+
+    Halves are rounded to even numbers. Backward, ``ds/dh = 1 / v_threshold`` where h is from 0 to ``levels
+    v_threshold``, else 0. Input and output ``[T, B, *]``; state ``v``, at rest 0. :meth:`binary` gives the same as
+    ``levels`` binary steps for each.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> counts, _ = sl.ILIF(tau=4 / 3).sequence(torch.tensor([[3.2], [0.4], [5.8]]))
+    >>> counts.flatten()
+    tensor([3., 0., 4.])
+    """
+
+    limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
+    tau: Tensor
+
+    def __init__(self, *, tau: Number = 4 / 3, levels: int = 4, v_threshold: Number = 1.0) -> None:
+        super().__init__(reset="soft")
+        if levels < 1:
+            raise ValueError(f"ILIF: levels must be at least 1, got {levels}")
+        self.numbers(tau=tau, v_threshold=v_threshold)
+        self.levels = levels
+        self.states(v=0.0)
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        h = v - v / self.tau + x
+        level = (h / self.v_threshold).clamp(0.0, float(self.levels))
+        count = level + (torch.round(level) - level).detach()
+        return count, h - count * self.v_threshold
+
+    def binary(self, counts: Tensor) -> Tensor:
+        """Counts ``[T, B, *]`` as spikes ``[T levels, B, *]``: of the ``levels`` slots of a step the first ones fire.
+
+        >>> import torch
+        >>> import spikeloom as sl
+        >>> sl.ILIF(levels=3).binary(torch.tensor([[2.0], [0.0]])).flatten()
+        tensor([1., 1., 0., 0., 0., 0.])
+        """
+        slots = torch.arange(self.levels, device=counts.device, dtype=counts.dtype)
+        slots = slots.reshape(-1, *(1,) * (counts.ndim - 1))
+        return (slots < counts.unsqueeze(1)).to(counts.dtype).flatten(0, 1)
+
+
+class _Signed(LeakyVoltage):
+    """What ternary neurons share: two thresholds and a reset by the sign."""
+
+    def signed(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Output -1, 0 or 1, and the voltage after the reset."""
+        up, down = self.fire(h - self.v_threshold), self.fire(-h - self.v_threshold)
+        spike = up - down
+        if self.reset == "none":
+            return spike, h
+        if self.detach_reset:
+            up, down = up.detach(), down.detach()
+        if self.reset == "soft":
+            return spike, h - (up - down) * self.v_threshold
+        fired = up + down
+        return spike, (1 - fired) * h + fired * self.v_reset
+
+
+class TernaryIF(_Signed):
+    """Integrate-and-fire with a sign: ``h = v + x; s = [h >= v_threshold] - [h <= -v_threshold]``, then reset.
+
+    Args:
+        v_threshold: positive; the negative threshold is its mirror image.
+        v_reset, reset, detach_reset, strict, surrogate: see :class:`IF`. The default reset is soft.
+
+    Input and output ``[T, B, *]``; state ``v``, at rest ``v_reset``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.TernaryIF().sequence(torch.tensor([[0.75], [0.75], [-1.75], [-0.75]]))[0].flatten()
+    tensor([ 0.,  1., -1., -1.])
+    """
+
+    limits: ClassVar = {"v_threshold": POSITIVE}
+
+    def __init__(
+        self,
+        *,
+        v_threshold: Number = 1.0,
+        v_reset: Number = 0.0,
+        reset: Reset = "soft",
+        detach_reset: bool = False,
+        strict: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__(reset=reset, detach_reset=detach_reset, strict=strict, surrogate=surrogate)
+        declare_voltage(self, v_threshold, v_reset)
+        self.states(v="v_reset")
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return self.signed(v + x)
+
+
+class TernaryLIF(_Signed):
+    """:class:`TernaryIF` with the leak of :class:`LIF`.
+
+    Args:
+        tau, v_leak, decay_input: see :class:`LIF`.
+        others: see :class:`TernaryIF`.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.TernaryLIF(tau=2.0).sequence(torch.tensor([[2.0], [-3.0], [0.5]]))[0].flatten()
+    tensor([ 1., -1.,  0.])
+    """
+
+    limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
+    tau: Tensor
+
+    def __init__(
+        self,
+        *,
+        tau: Number = 2.0,
+        v_threshold: Number = 1.0,
+        v_reset: Number = 0.0,
+        v_leak: Number | None = None,
+        decay_input: bool = True,
+        reset: Reset = "soft",
+        detach_reset: bool = False,
+        strict: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__(reset=reset, detach_reset=detach_reset, strict=strict, surrogate=surrogate)
+        self.numbers(tau=tau)
+        declare_voltage(self, v_threshold, v_reset)
+        self.decay_input = decay_input
+        self._declare_leak(v_leak)
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        leak = self.above_leak(v)
+        return self.signed(v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x)

@@ -1,0 +1,286 @@
+"""Neurons of the catalogue against their equations, written once more as loops over plain numbers, and by what their
+papers say of them. Kernels against the loop, and a test that none is forgotten.
+"""
+
+import inspect
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel import build
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def qif(x, v):
+    h = v + (x + 0.7 * (v - 0.1) * (v - 0.6)) / 2.5
+    return (h >= 0.9, -0.2 if h >= 0.9 else h)
+
+
+def eif(x, v):
+    h = v + (x - (v - 0.1) + 0.8 * math.exp((v - 0.6) / 0.8)) / 3
+    return (h >= 0.9, -0.2 if h >= 0.9 else h)
+
+
+def adex(x, v, w):
+    h = v + (x - (v - 0.1) + 0.8 * math.exp((v - 0.6) / 0.8) - w) / 3
+    s = h >= 0.9
+    return s, -0.2 if s else h, w + (0.3 * (v - 0.1) - w) / 5 + 0.4 * s
+
+
+def izhikevich(x, v, u):
+    h = v + 0.5 * (0.04 * v * v + 5 * v + 140 - u + x)
+    u = u + 0.5 * 0.02 * (0.2 * h - u)
+    s = h >= 30
+    return s, -65.0 if s else h, u + 8 * s
+
+
+def alif(x, v, a):
+    h = 0.8 * v + x
+    s = h >= 0.7 + 0.3 * a
+    return s, h - 0.7 * s, 0.9 * a + s
+
+
+def seadlif(x, v, w):
+    h = 0.6 * v + 0.4 * (x - w)
+    s = h >= 0.4
+    v = 0.0 if s else h
+    return s, v, 0.8 * w + 0.2 * (0.5 * v + 0.9 * s)
+
+
+def klif(x, v):
+    h = max(0.0, 1.4 * (v + (x - v) / 2.5))
+    return h >= 0.8, 0.0 if h >= 0.8 else h
+
+
+def klif_scaled(x, v):
+    h = max(0.0, 1.4 * (v + (x - v) / 2.5))
+    s = h >= 0.8
+    return s, h / 1.4 - s * 0.8 / 1.4
+
+
+def clif(x, v, m):
+    h = (1 - 1 / 2.5) * v + x
+    s = h >= 0.8
+    m = m * sigmoid(h / 2.5) + s
+    return s, h - s * (0.8 + sigmoid(m)), m
+
+
+def lapicque(x, v):
+    h = (1 - 0.5 / (2.0 * 1.5)) * v + x * 0.5 / 1.5
+    return h >= 0.6, 0.0 if h >= 0.6 else h
+
+
+def resonate(x, u, v):
+    z = complex(u, v) * complex(math.exp(-0.1) * math.cos(0.8), math.exp(-0.1) * math.sin(0.8)) + x
+    s = z.imag >= 0.5
+    return (s, 0.2, 0.1) if s else (s, z.real, z.imag)
+
+
+def ilif(x, v):
+    h = 0.25 * v + x
+    s = min(max(round(h / 0.5), 0), 3)  # Python rounds halves to even, too
+    return s, h - s * 0.5
+
+
+def ternary(x, v):
+    h = v + x
+    s = (h >= 0.8) - (h <= -0.8)
+    return s, h - s * 0.8
+
+
+def ternary_hard(x, v):
+    h = v + (x - v) / 2.0
+    s = (h >= 0.5) - (h <= -0.5)
+    return s, 0.0 if s else h
+
+
+# name -> (neuron, loop, states at rest, gain of the input)
+CASES = {
+    "QIF": (lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), qif, (0.1,), 1),
+    "EIF": (
+        lambda: sl.EIF(tau=3.0, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), eif, (0.1,), 1,
+    ),
+    "AdEx": (
+        lambda: sl.AdEx(
+            tau=3.0, tau_w=5.0, a=0.3, b=0.4, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2
+        ),
+        adex, (0.1, 0.0), 1,
+    ),
+    "Izhikevich": (lambda: sl.Izhikevich(), izhikevich, (-65.0, -13.0), 20),
+    "ALIF": (lambda: sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7), alif, (0.0, 0.0), 1),
+    "SEAdLIF": (
+        lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4), seadlif, (0.0, 0.0), 1,
+    ),
+    "KLIF": (lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8), klif, (0.0,), 1),
+    "KLIF scaled": (
+        lambda: sl.KLIF(k=1.4, scale_reset=True, tau=2.5, v_threshold=0.8, reset="soft"), klif_scaled, (0.0,), 1,
+    ),
+    "CLIF": (lambda: sl.CLIF(tau=2.5, v_threshold=0.8), clif, (0.0, 0.0), 1),
+    "Lapicque": (lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6), lapicque, (0.0,), 1),
+    "ResonateFire": (
+        lambda: sl.ResonateFire(omega=0.8, b=-0.1, v_threshold=0.5, u_reset=0.2, v_reset=0.1), resonate, (0.0, 0.0), 1,
+    ),
+    "ILIF": (lambda: sl.ILIF(tau=4 / 3, levels=3, v_threshold=0.5), ilif, (0.0,), 1),
+    "TernaryIF": (lambda: sl.TernaryIF(v_threshold=0.8), ternary, (0.0,), 1),
+    "TernaryLIF": (lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard"), ternary_hard, (0.0,), 1),
+}  # fmt: skip
+ELSEWHERE = {"IF", "LIF", "PLIF", "Leaky", "Synaptic", "LI"}  # test_traces.py
+
+
+def test_no_neuron_is_forgotten():
+    assert {n.split()[0] for n in CASES} | ELSEWHERE == set(sl.neuron.__all__) - {"Neuron"}
+
+
+def drive(gain, T=60, N=7):
+    g = torch.Generator().manual_seed(5)
+    return gain * (0.5 + torch.randn(T, N, generator=g, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equation(name):
+    make, loop, rest, gain = CASES[name]
+    neuron, x = make().double(), drive(gain)
+    y, final, recorded = neuron.sequence(x, record=neuron.recordable)
+    assert 0.03 < float(y.ne(0).double().mean()) < 0.97
+    for n in range(x.shape[1]):
+        states = rest
+        for t in range(len(x)):
+            spike, *states = loop(float(x[t, n]), *states)
+            assert float(y[t, n]) == float(spike), (n, t)
+            found = [float(recorded[k][t, n]) for k in neuron.recordable]
+            assert found == pytest.approx(states, rel=1e-9, abs=1e-9), (n, t)
+    assert all(torch.equal(final[k], recorded[k][-1]) for k in neuron.recordable)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kernel(name):
+    try:
+        build.ready()
+    except build.BuildError as missing:
+        pytest.skip(f"no C kernels on this machine: {missing}")
+    make, _, _, gain = CASES[name]
+    neuron = make().double()
+    for number, is_float in list(neuron._declared.items()):
+        if is_float and number != "v_reset":
+            setattr(neuron, number, nn.Parameter(torch.full((7,), neuron._floats[number], dtype=torch.float64)))
+    x = drive(gain).unsqueeze(1).requires_grad_()
+    weights = [torch.randn(60, 1, 7, dtype=torch.float64) for _ in range(1 + len(neuron.recordable))]
+    found = []
+    for backend in ("eager", "c"):
+        with sl.backend(backend):
+            y, _, recorded = neuron.sequence(x, record=neuron.recordable)
+            loss = sum((w * o).sum() for w, o in zip(weights, (y, *recorded.values()), strict=True))
+            leaves = [x, *neuron.parameters()]
+            found.append((y.detach(), torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)))
+    (y, grads), (z, others) = found
+    assert torch.equal(y, z)
+    for a, b in zip(grads, others, strict=True):
+        assert float((a - b).abs().max()) <= 1e-8 * max(float(a.abs().max()), 1.0)
+    assert sum(float(g.abs().max()) > 0 for g in grads) >= len(grads) - 1  # one resting value may never be used
+
+
+def test_numbers_may_be_learned_and_are_checked():
+    for wrong, message in (
+        (lambda: sl.QIF(tau=0.5), "tau"),
+        (lambda: sl.ALIF(alpha=1.5), "alpha"),
+        (lambda: sl.KLIF(k=0.0), "k"),
+        (lambda: sl.ResonateFire(omega=1.0, b=0.1), "b"),
+        (lambda: sl.ILIF(levels=0), "levels must be at least 1, got 0"),
+        (lambda: sl.Lapicque(r=0.1, c=1.0, dt=1.0), r"dt must be at most r c = 0\.1, got 1"),
+        (lambda: sl.QIF(reset="soft", v_reset=-0.1), "v_reset is used by reset='hard' only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    assert sl.KLIF().k.requires_grad
+    assert inspect.signature(sl.AdEx).parameters["tau_w"].default == 20.0
+
+
+def intervals(current=10.0, ms=500, **constants):
+    """Intervals between spikes in ms, of the paper's neuron under a constant current, with steps of 0.25 ms."""
+    neuron = sl.Izhikevich(dt=0.25, **constants)
+    y, _ = neuron.sequence(torch.full((4 * ms, 1), current, dtype=torch.float64))
+    return 0.25 * y.flatten().nonzero().flatten().diff().double()
+
+
+def test_izhikevichs_patterns():
+    """Figure 2 of the paper, by the statistics of the spikes."""
+    regular = intervals()
+    assert 4 <= len(regular) <= 30
+    assert regular[0] < 0.7 * regular[-1]  # slows down,
+    assert (regular[2:].max() - regular[2:].min()) < 0.2 * regular[-1]  # and then keeps its pace
+    bursting = intervals(v_reset=-55.0, d=4.0)
+    assert bursting[0] < 6
+    assert bursting[-3:].min() > 3 * bursting[0]  # a burst first, then single spikes
+    chattering = intervals(v_reset=-50.0, d=2.0)
+    within, between = chattering[chattering < 8], chattering[chattering > 15]
+    assert len(within) > 2 * len(between) > 8  # bursts again and again,
+    assert len(within) + len(between) >= 0.9 * len(chattering)  # with nothing in between
+    fast = intervals(a=0.1, d=2.0)
+    assert len(fast) > 2.5 * len(regular)
+    assert fast[1:].max() < 1.3 * fast[1:].min()  # without adaptation
+    low = intervals(b=0.25, d=2.0)
+    assert len(low) > 1.5 * len(regular)
+    assert low[-1] > 1.5 * low[1]  # fires fast, and adapts
+    assert len(intervals(b=0.25, d=2.0, current=1.0)) > 0  # at a current
+    assert len(intervals(current=1.0)) == 0  # that does not move a regular one
+
+
+def test_a_published_trace_of_integer_spikes():
+    counts, _ = sl.ILIF(tau=4 / 3).sequence(torch.tensor([[3.2], [0.4], [5.8]]))
+    assert counts.flatten().tolist() == [3.0, 0.0, 4.0]
+    spikes = sl.ILIF(tau=4 / 3).binary(counts)
+    assert spikes.shape == (12, 1)
+    assert spikes.flatten().tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_the_window_of_integer_spikes():
+    x = torch.tensor([[-0.5, 0.2, 1.9, 2.1]], requires_grad=True)
+    y, _ = sl.ILIF(levels=4, v_threshold=0.5).sequence(x)
+    assert y.flatten().tolist() == [0, 0, 4, 4]
+    assert torch.autograd.grad(y.sum(), x)[0].flatten().tolist() == [0.0, 2.0, 2.0, 0.0]  # 1 / v_threshold within
+
+
+def test_lapicque_converges_to_the_circuit():
+    """v(t) = r x (1 - exp(-t / (r c))); forward Euler is of first order."""
+    errors = []
+    for steps in (20, 40, 80, 160):
+        neuron = sl.Lapicque(r=1.5, c=2.0, dt=4.0 / steps, v_threshold=9.0)
+        v = neuron.sequence(torch.full((steps, 1), 0.7, dtype=torch.float64))[1]["v"].item()
+        errors.append(abs(v - 1.5 * 0.7 * (1 - math.exp(-4 / 3))))
+    orders = [math.log2(a / b) for a, b in pairwise(errors)]
+    assert orders == pytest.approx([1, 1, 1], abs=0.06)
+
+
+def test_resonate_and_fire_turns_exactly():
+    """Without input, z(t) = exp((b + i omega) t) z(0), whatever the step."""
+    neuron = sl.ResonateFire(omega=0.9, b=-0.05, v_threshold=9.0)
+    start = {"u": torch.ones(1, 1, dtype=torch.float64), "v": torch.zeros(1, 1, dtype=torch.float64)}
+    _, _, recorded = neuron.sequence(torch.zeros(30, 1, 1, dtype=torch.float64), state=start, record=("u", "v"))
+    t = torch.arange(1, 31, dtype=torch.float64)
+    torch.testing.assert_close(recorded["u"].flatten(), torch.exp(-0.05 * t) * torch.cos(0.9 * t))
+    torch.testing.assert_close(recorded["v"].flatten(), torch.exp(-0.05 * t) * torch.sin(0.9 * t))
+
+
+def test_the_symplectic_form_stays_stable_where_plain_euler_does_not():
+    """Baronig et al., 2025: with alpha = exp(-1/tau_u), beta = exp(-1/tau_w), tau_u = 25, tau_w = 60 and a = 120,
+    plain Euler diverges, the symplectic form decays.
+    """
+    alpha, beta, a = math.exp(-1 / 25), math.exp(-1 / 60), 120.0
+    x = torch.zeros(2000, 1, dtype=torch.float64)
+    x[0] = 1.0
+    neuron = sl.SEAdLIF(alpha=alpha, beta=beta, a=a, v_threshold=1e9)
+    v = neuron.sequence(x, record=("v",))[2]["v"].flatten()
+    assert v[-100:].abs().max() < 0.1 * v[:100].abs().max()
+    u = w = 0.0
+    plain = []
+    for current in x.flatten().tolist():
+        u, w = alpha * u + (1 - alpha) * (current - w), beta * w + (1 - beta) * a * u
+        plain.append(abs(u))
+    assert max(plain[-100:]) > 10 * max(plain[:100])
