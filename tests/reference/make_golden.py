@@ -86,6 +86,21 @@ def spikingjelly():
     node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
     x = shared()[0].requires_grad_()
     finish(store, "ILIF", x, node(x), node.v_seq)
+    parallel = {
+        "PSN": neuron.PSN(T=T, surrogate_function=surrogate.ATan(alpha=2.0)),
+        "MaskedPSN": neuron.MaskedPSN(
+            k=3, T=T, lambda_init=0.7, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m"
+        ),
+        "SlidingPSN": neuron.SlidingPSN(k=3, surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m"),
+    }
+    for name, node in parallel.items():
+        g = torch.Generator().manual_seed(3)
+        for parameter in node.parameters():
+            parameter.data.copy_(0.4 * torch.randn(parameter.shape, generator=g) + (0.2 if name == "SlidingPSN" else 0))
+        x = shared()[0].requires_grad_()
+        spikes = node(x)
+        finish(store, name, x, spikes, spikes, [node.weight, node.bias])
+        store[f"{name}/weight"], store[f"{name}/bias"] = node.weight.detach().numpy(), node.bias.detach().numpy()
     for cls in (
         "Sigmoid", "ATan", "PiecewiseQuadratic", "Erf", "PiecewiseExp", "SoftSign", "SuperSpike", "NonzeroSignLogAbs",
         "PiecewiseLeakyReLU", "QPseudoSpike", "LeakyKReLU", "LogTailedReLU", "Rect", "S2NN",
@@ -135,6 +150,21 @@ def snntorch():
             spikes.append(spike)
             mems.append(mem)
         finish(store, f"Synaptic-{reset}", x, torch.stack(spikes), torch.stack(mems), [node.alpha, node.beta])
+    for reset, mechanism in (("soft", "subtract"), ("hard", "zero")):
+        node = snn.RLeaky(beta=0.6, all_to_all=True, linear_features=N, threshold=0.8, reset_mechanism=mechanism)
+        g = torch.Generator().manual_seed(4)
+        for parameter in node.recurrent.parameters():
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=g))
+        x = shared()[0].requires_grad_()
+        spike, mem, spikes, mems = torch.zeros(B, N), torch.zeros(B, N), [], []
+        for t in range(T):
+            spike, mem = node(x[t], spike, mem)
+            spikes.append(spike)
+            mems.append(mem)
+        weights = [node.recurrent.weight, node.recurrent.bias]
+        finish(store, f"RLeaky-{reset}", x, torch.stack(spikes), torch.stack(mems), weights)
+        for key, w in zip(("weight", "bias"), weights, strict=True):
+            store[f"RLeaky-{reset}/{key}"] = w.detach().numpy()
     node = snn.Lapicque(R=2.0, C=1.5, time_step=0.5, threshold=0.4, reset_mechanism="none")  # others reset late
     x = shared()[0].requires_grad_()
     mem, spikes, mems = torch.zeros(B, N), [], []

@@ -1,0 +1,78 @@
+"""Recurrent: a neuron whose spikes come back to it one step later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import State, TemporalModule
+from ..neuron import Neuron
+
+
+class OneToOne(nn.Module):
+    """Feedback of each neuron (or channel) to itself alone: ``w y``.
+
+    Args:
+        features: number of channels, or 1 for one weight for all.
+        weight: initial value.
+    """
+
+    def __init__(self, features: int = 1, *, weight: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((features,), weight))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``[B, C, *]``, the same shape."""
+        if len(self.weight) not in (1, y.shape[1]):
+            raise ValueError(f"OneToOne: {len(self.weight)} weights do not fit the channels of {list(y.shape)}")
+        return y * self.weight.reshape(-1, *(1,) * (y.ndim - 2))
+
+
+class Recurrent(TemporalModule):
+    """``y[t] = neuron(x[t] + feedback(y[t-1]))``, with ``y[-1] = 0``.
+
+    Args:
+        neuron: any :class:`spikeloom.Neuron`.
+        feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
+            ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
+
+    Input and output ``[T, B, *]``; states are the neuron's and ``fed_back``, the last output. Steps are computed one
+    after the other: the feedback needs the spikes. snnTorch's ``RLeaky`` and ``RSynaptic`` are this with
+    :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
+
+    Raises ValueError when the feedback has another shape than the input.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(3, 5), sl.nn.Recurrent(sl.LIF(), torch.nn.Linear(5, 5)))
+    >>> net(torch.rand(6, 4, 3)).shape
+    torch.Size([6, 4, 5])
+    """
+
+    opaque = True
+
+    def __init__(self, neuron: Neuron, feedback: nn.Module) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"Recurrent: expected a neuron such as sl.LIF(), got {type(neuron).__name__}")
+        self.neuron, self.feedback = neuron, feedback
+        self.recordable = neuron.recordable
+
+    def initial_state(self, *x_t: Any) -> State:
+        """The neuron's, and no output yet."""
+        return {**self.neuron.initial_state(*x_t), "fed_back": torch.zeros_like(x_t[0])}
+
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
+        """One step of ``[B, *]``."""
+        state = self.initial_state(*x_t) if state is None else state
+        x, inner = x_t[0], {name: v for name, v in state.items() if name != "fed_back"}
+        back = self.feedback(state["fed_back"])
+        if back.shape != x.shape:
+            raise ValueError(
+                f"Recurrent: the feedback gives {list(back.shape)}, the input has {list(x.shape)}; "
+                "take a layer that keeps the shape, such as nn.Linear(F, F) or a convolution with padding"
+            )
+        y, new = self.neuron.step(x + back, state=inner)
+        return y, {**new, "fed_back": y}
