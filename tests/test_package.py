@@ -21,7 +21,7 @@ LAYERS = [
     {"kernel"},
     {"neuron"},
     {"nn"},
-    {"plot", "data"},
+    {"catalogue", "plot", "data"},
     {"runs"},
     {"recipes"},
     {"cli", "__main__"},

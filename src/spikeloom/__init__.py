@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, nn, surrogate
+from .catalogue import cite, neurons, surrogates
 from .core import (
     Loop,
     Network,
@@ -104,6 +105,7 @@ __all__ = [
     "TernaryIF",
     "TernaryLIF",
     "backend",
+    "cite",
     "data",
     "decode",
     "detach",
@@ -111,6 +113,7 @@ __all__ = [
     "explain",
     "loss",
     "metrics",
+    "neurons",
     "nn",
     "plot",
     "recipes",
@@ -120,4 +123,5 @@ __all__ = [
     "runs",
     "static",
     "surrogate",
+    "surrogates",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 
 import torch
@@ -10,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import data, kernel, neuron, recipes, surrogate
+from .. import catalogue, data, kernel, recipes
 from ..runs import ConfigError, processor, versions
 
 
@@ -39,8 +38,8 @@ def names(what: str) -> None:
     """Prints one list, or all."""
     lists = {
         "recipes": recipes.NAMES,
-        "neurons": _described(neuron, neuron.Neuron),
-        "surrogates": _described(surrogate, surrogate.Surrogate),
+        "neurons": catalogue.neurons(),
+        "surrogates": catalogue.surrogates(),
         "data": {d.name: f"{d.title}; {d.sizes[0]:,} + {d.sizes[1]:,} samples {d.sample}" for d in data.SETS.values()},
     }
     if what not in (*lists, "all"):
@@ -61,14 +60,4 @@ def _devices() -> dict[str, str]:
         found[f"cuda:{k}"] = f"{torch.cuda.get_device_name(k)}, {size:.0f} GiB"
     if torch.backends.mps.is_available():
         found["mps"] = "Apple GPU"
-    return found
-
-
-def _described(module: object, base: type) -> dict[str, str]:
-    """First lines of the docstrings of the classes of a package."""
-    found = {}
-    for name in getattr(module, "__all__"):  # noqa: B009  # any package of this project
-        thing = getattr(module, name)
-        if inspect.isclass(thing) and issubclass(thing, base) and thing is not base:
-            found[name] = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
     return found

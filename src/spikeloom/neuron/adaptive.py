@@ -7,8 +7,8 @@
               s = 1 where h >= v_threshold
               v = reset(h, s);  w = beta w + (1 - beta) (a v + b s)
 
-Bellec et al., Nature Communications 2020 (the LSNN of e-prop); Baronig et al., Advancing spatio-temporal processing
-through adaptation in spiking neural networks, Nature Communications 2025: w sees the new v (symplectic Euler), which is
+Bellec et al., Nature Communications 2020 (the LSNN of e-prop); Baronig et al., Advancing spatio-temporal processing in
+spiking neural networks through adaptation, Nature Communications 2025: w sees the new v (symplectic Euler), which is
 stable where plain Euler is not.
 """
 
@@ -45,6 +45,7 @@ class ALIF(Neuron):
     tensor([1., 0., 1., 0., 1., 0.])
     """
 
+    paper = "Bellec et al., A solution to the learning dilemma for recurrent networks, Nature Communications 11, 2020"
     limits: ClassVar = {"alpha": _SHARE, "rho": _SHARE, "beta": (0.0, math.inf)}
     alpha: Tensor
     rho: Tensor
@@ -94,6 +95,9 @@ class SEAdLIF(Neuron):
     (tensor([1., 0., 1.]), 0.71875)
     """
 
+    paper = (
+        "Baronig et al., Advancing Spatio-Temporal Processing in SNNs through Adaptation, Nature Communications 2025"
+    )
     limits: ClassVar = {"alpha": _SHARE, "beta": _SHARE}
     alpha: Tensor
     beta: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class Neuron(Declared, TemporalModule):
     """
 
     takes_repeated = True
+    paper: ClassVar[str] = ""
+    """Who described the neuron, for :func:`spikeloom.cite`."""
+
     v_threshold: Tensor
     v_reset: Tensor
     surrogate: Surrogate

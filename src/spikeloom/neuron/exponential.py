@@ -44,6 +44,7 @@ class EIF(Neuron):
     tensor([0., 1., 0., 1., 0.])
     """
 
+    paper = "Fourcaud-Trocme et al., How Spike Generation Mechanisms Determine the Response, J. Neurosci. 2003"
     limits: ClassVar = {"tau": (1.0, math.inf), "delta_t": POSITIVE}
     tau: Tensor
     delta_t: Tensor
@@ -98,6 +99,7 @@ class AdEx(EIF):
     tensor([0., 1., 0., 0., 1., 0., 0., 0., 1., 0., 0., 0.])
     """
 
+    paper = "Brette and Gerstner, Adaptive Exponential Integrate-and-Fire Model, J. Neurophysiology 94, 2005"
     limits: ClassVar = {**EIF.limits, "tau_w": (1.0, math.inf)}
     tau_w: Tensor
     a: Tensor

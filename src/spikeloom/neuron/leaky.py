@@ -45,6 +45,7 @@ class Leaky(Neuron):
     tensor([0., 0., 1., 0., 0., 1., 0., 0.])
     """
 
+    paper = "Eshraghian et al., Training Spiking Neural Networks Using Lessons From Deep Learning, Proc. IEEE 2023"
     limits: ClassVar = {"beta": (0.0, 1.0)}
     beta: Tensor
 

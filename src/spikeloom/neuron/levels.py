@@ -44,6 +44,7 @@ class ILIF(Neuron):
     tensor([3., 0., 4.])
     """
 
+    paper = "Luo et al., Integer-Valued Training and Spike-Driven Inference SNN, ECCV 2024"
     limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
     tau: Tensor
 
@@ -106,6 +107,7 @@ class TernaryIF(_Signed):
     tensor([ 0.,  1., -1., -1.])
     """
 
+    paper = "Guo et al., Ternary Spike: Learning Ternary Spikes for SNNs, AAAI 2024"
     limits: ClassVar = {"v_threshold": POSITIVE}
 
     def __init__(
@@ -139,6 +141,7 @@ class TernaryLIF(_Signed):
     tensor([ 1., -1.,  0.])
     """
 
+    paper = "Guo et al., Ternary Spike: Learning Ternary Spikes for SNNs, AAAI 2024"
     limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
     tau: Tensor
 

@@ -32,6 +32,7 @@ class LI(Neuron):
     tensor([0.5000, 0.7500, 0.8750])
     """
 
+    paper = "Gerstner, Kistler, Naud and Paninski, Neuronal Dynamics, 2014, chapter 1"
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
     v_leak: Tensor

@@ -62,6 +62,8 @@ class IF(Neuron):
     (tensor([0., 0., 1., 0., 1.]), 0.0)
     """
 
+    paper = "Lapicque, Journal de Physiologie et de Pathologie Generale 9, 1907"
+
     def __init__(
         self,
         *,
@@ -103,6 +105,7 @@ class LIF(LeakyVoltage):
     tensor([0., 0., 1., 0., 0., 1., 0., 0.])
     """
 
+    paper = "Gerstner, Kistler, Naud and Paninski, Neuronal Dynamics, 2014, chapter 1"
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
 

@@ -35,6 +35,7 @@ class PLIF(LeakyVoltage):
     (torch.Size([64]), 3.0)
     """
 
+    paper = "Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs, ICCV 2021"
     w: Tensor
 
     def __init__(

@@ -43,6 +43,7 @@ class QIF(Neuron):
     tensor([ 0.5000,  0.9250, -0.1000])
     """
 
+    paper = "Gerstner, Kistler, Naud and Paninski, Neuronal Dynamics, 2014, section 5.3"
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
     a: Tensor
@@ -103,6 +104,7 @@ class Izhikevich(Neuron):
     11
     """
 
+    paper = "Izhikevich, Simple Model of Spiking Neurons, IEEE Transactions on Neural Networks 14, 2003"
     limits: ClassVar = {"dt": POSITIVE}
     a: Tensor
     b: Tensor

@@ -44,6 +44,7 @@ class ResonateFire(Neuron):
     tensor([1., 0.])
     """
 
+    paper = "Izhikevich, Resonate-and-fire neurons, Neural Networks 14, 2001"
     limits: ClassVar = {"b": (-math.inf, 0.0)}
     omega: Tensor
     b: Tensor

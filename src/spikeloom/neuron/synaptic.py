@@ -41,6 +41,7 @@ class Synaptic(Neuron):
     tensor([0., 1., 0., 1., 0., 1., 1., 0.])
     """
 
+    paper = "Eshraghian et al., Training Spiking Neural Networks Using Lessons From Deep Learning, Proc. IEEE 2023"
     limits: ClassVar = {"alpha": (0.0, 1.0), "beta": (0.0, 1.0)}
     alpha: Tensor
     beta: Tensor

@@ -44,6 +44,7 @@ class KLIF(LeakyVoltage):
     (tensor([0., 0., 1.]), True)
     """
 
+    paper = "Jiang and Zhang, KLIF: An optimized spiking neuron unit, arXiv:2302.09238, 2023"
     limits: ClassVar = {"tau": (1.0, math.inf), "k": POSITIVE}
     tau: Tensor
     k: Tensor
@@ -100,6 +101,7 @@ class CLIF(Neuron):
     (tensor([1., 0.]), -0.3655)
     """
 
+    paper = "Huang et al., CLIF: Complementary Leaky Integrate-and-Fire Neuron, ICML 2024"
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
 
@@ -143,6 +145,7 @@ class Lapicque(Neuron):
     (tensor([0., 0., 1.]), 0.0)
     """
 
+    paper = "Lapicque, Journal de Physiologie et de Pathologie Generale 9, 1907"
     limits: ClassVar = {"r": POSITIVE, "c": POSITIVE, "dt": POSITIVE}
     r: Tensor
     c: Tensor

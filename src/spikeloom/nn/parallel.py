@@ -37,6 +37,7 @@ class PSN(TemporalModule):
     torch.Size([4, 2, 3])
     """
 
+    paper = "Fang et al., Parallel Spiking Neurons with High Efficiency, NeurIPS 2023"
     causal = False
 
     def __init__(self, T: int, *, surrogate: Surrogate | None = None) -> None:
@@ -127,6 +128,8 @@ class SlidingPSN(TemporalModule):
     >>> neuron.sequence(torch.tensor([[0.5], [0.8], [0.2]]))[0].detach().flatten()
     tensor([0., 1., 0.])
     """
+
+    paper = "Fang et al., Parallel Spiking Neurons with High Efficiency, NeurIPS 2023"
 
     def __init__(self, order: int, *, surrogate: Surrogate | None = None) -> None:
         super().__init__()

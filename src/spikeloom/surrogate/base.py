@@ -26,6 +26,7 @@ class Surrogate(Declared):
     """
 
     limits: ClassVar = {"scale": POSITIVE}
+    paper: ClassVar[str] = ""  # who described it, for spikeloom.cite
     scaled: ClassVar[bool] = True  # whether the scale does anything: schedules leave the others alone
     scale: Tensor
 

@@ -16,6 +16,8 @@ class PiecewiseQuadratic(Surrogate):
     Esser et al., PNAS 2016; Bellec et al., NeurIPS 2018.
     """
 
+    paper = "Esser et al., Convolutional networks for fast, energy-efficient neuromorphic computing, PNAS 2016"
+
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
 
@@ -30,6 +32,7 @@ class PiecewiseQuadratic(Surrogate):
 class StraightThrough(Surrogate):
     """``g(u) = 1`` everywhere, primitive ``u``. Bengio et al., arXiv:1308.3432. It has no scale."""
 
+    paper = "Bengio, Leonard and Courville, Estimating or Propagating Gradients, arXiv:1308.3432, 2013"
     scaled = False
 
     def __init__(self, *, spiking: bool = True) -> None:
@@ -50,6 +53,8 @@ class Rect(Surrogate):
 
     Wu et al., Spatio-temporal backpropagation, Frontiers in Neuroscience 2018.
     """
+
+    paper = "Wu et al., Spatio-Temporal Backpropagation for Training High-Performance SNNs, Front. Neurosci. 2018"
 
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -144,6 +149,8 @@ class S2NN(Surrogate):
     Primitive: ``S(a u)`` and ``beta ln(1 + u) + 1/2``. Suetake et al., S2NN, Neural Networks 2023, arXiv:2201.10879.
     """
 
+    paper = "Suetake et al., S2NN: Time step reduction of spiking surrogate gradients, Neural Networks 2023"
+
     def __init__(self, scale: Number = 4.0, *, beta: float = 1.0, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
         self.beta = beta
@@ -166,6 +173,7 @@ class LogTailedReLU(Surrogate):
     Cai et al., Deep learning with low precision by half-wave Gaussian quantization, CVPR 2017.
     """
 
+    paper = "Cai et al., Deep Learning with Low Precision by Half-wave Gaussian Quantization, CVPR 2017"
     limits = {"scale": (0.0, float("inf"))}  # noqa: RUF012
 
     def __init__(self, scale: Number = 0.0, *, spiking: bool = True) -> None:
@@ -205,6 +213,8 @@ class SparseFastSigmoid(Surrogate):
     Primitive: that of FastSigmoid, constant beyond the width. Perez-Nieves and Goodman, Sparse spiking gradient
     descent, NeurIPS 2021. snnTorch's ``SFS`` keeps the gradient where ``u > B`` instead.
     """
+
+    paper = "Perez-Nieves and Goodman, Sparse Spiking Gradient Descent, NeurIPS 2021"
 
     def __init__(self, scale: Number = 25.0, *, width: float = 1.0, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)

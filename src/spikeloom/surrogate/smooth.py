@@ -17,6 +17,8 @@ class ATan(Surrogate):
     Fang et al., Incorporating Learnable Membrane Time Constant..., ICCV 2021. The default of every neuron.
     """
 
+    paper = "Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs, ICCV 2021"
+
     def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
 
@@ -46,6 +48,8 @@ class FastSigmoid(Surrogate):
 
     Zenke and Ganguli, SuperSpike, Neural Computation 2018.
     """
+
+    paper = "Zenke and Ganguli, SuperSpike, Neural Computation 30, 2018"
 
     def __init__(self, scale: Number = 25.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -111,6 +115,8 @@ class PiecewiseExp(Surrogate):
     Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine, 2019.
     """
 
+    paper = "Neftci, Mostafa and Zenke, Surrogate Gradient Learning in SNNs, IEEE Signal Processing Magazine 2019"
+
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
 
@@ -143,6 +149,8 @@ class MultiGaussian(Surrogate):
     (there a = 2, h = 0.15, s = 6, gain = 0.5).
     """
 
+    paper = "Yin, Corradi and Bohte, Accurate and efficient time-domain classification, Nat. Mach. Intell. 2021"
+
     def __init__(
         self, scale: Number = 2.0, *, h: float = 0.15, s: float = 6.0, gain: float = 0.5, spiking: bool = True
     ) -> None:
@@ -166,6 +174,7 @@ class QPseudoSpike(Surrogate):
     Primitive: ``w^(1-a) / 2`` below 0 and 1 minus that above. Herranz-Celotti and Rouat, arXiv:2202.00282.
     """
 
+    paper = "Herranz-Celotti and Rouat, Surrogate Gradients Design, arXiv:2202.00282, 2022"
     limits = {"scale": (1.0 + 1e-6, math.inf)}  # noqa: RUF012
 
     def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
@@ -234,6 +243,8 @@ class SpikeRateEscape(Surrogate):
     the threshold, because it subtracts the threshold twice.
     """
 
+    paper = "Wozniak et al., Deep learning incorporating biologically inspired neural dynamics, Nat. Mach. Intell. 2020"
+
     def __init__(self, scale: Number = 1.0, *, slope: float = 25.0, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
         self.slope = slope
@@ -258,6 +269,8 @@ class Dspike(Surrogate):
     Primitive: ``tanh(a u) / (2 tanh(a/2)) + 1/2`` there, 0 below and 1 above. Li et al., Differentiable Spike,
     NeurIPS 2021.
     """
+
+    paper = "Li et al., Differentiable Spike: Rethinking Gradient-Descent for Training SNNs, NeurIPS 2021"
 
     def __init__(self, scale: Number = 3.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)

@@ -1,0 +1,51 @@
+"""What there is, and whom to cite: names of neurons and surrogates with a line each, papers of what a network uses."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import nn as torch_nn
+
+from . import neuron, surrogate
+
+
+def neurons() -> dict[str, str]:
+    """Names of the built-in neurons, each with its equation.
+
+    >>> import spikeloom as sl
+    >>> sl.neurons()["QIF"]
+    'Quadratic integrate-and-fire: h = v + (x + a (v - v_leak) (v - v_c)) / tau, then fire and reset.'
+    """
+    return _described(neuron, neuron.Neuron)
+
+
+def surrogates() -> dict[str, str]:
+    """Names of the built-in surrogates, each with its derivative.
+
+    >>> import spikeloom as sl
+    >>> sl.surrogates()["SoftSign"]
+    'g(u) = (a/2) / (1 + a |u|)^2, primitive (a u / (1 + a |u|) + 1) / 2; g(0) = a/2.'
+    """
+    return _described(surrogate, surrogate.Surrogate)
+
+
+def cite(module: torch_nn.Module) -> list[str]:
+    """The papers that describe the neurons, surrogates and modules over time inside ``module``, each once.
+
+    >>> import spikeloom as sl
+    >>> for paper in sl.cite(sl.Network(sl.KLIF(surrogate=sl.surrogate.Dspike()))):
+    ...     print(paper)
+    Jiang and Zhang, KLIF: An optimized spiking neuron unit, arXiv:2302.09238, 2023
+    Li et al., Differentiable Spike: Rethinking Gradient-Descent for Training SNNs, NeurIPS 2021
+    """
+    papers = (getattr(type(m), "paper", "") for m in module.modules())
+    return list(dict.fromkeys(p for p in papers if isinstance(p, str) and p))
+
+
+def _described(package: object, base: type) -> dict[str, str]:
+    """First paragraphs of the docstrings of a package's classes."""
+    found = {}
+    for name, thing in inspect.getmembers(package, inspect.isclass):
+        if issubclass(thing, base) and thing is not base:
+            found[name] = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
+    return found
