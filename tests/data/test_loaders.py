@@ -1,8 +1,10 @@
 """Order, shares of processes, splits, seeds of samples; missing files."""
 
 import gzip
+import pickle
 import random
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -189,3 +191,41 @@ def test_digits_are_split_by_the_seed():
     image, _ = train[0]
     assert float(torch.stack([train[i][0] for i in range(100)]).max()) == 1.0
     assert image.shape == (1, 8, 8)
+
+
+def cifar_like(folder, form, hundred):
+    """A data set in one of CIFAR's forms, with 4 images in each file; image k of a file is all 10 f + k."""
+    folder.mkdir(parents=True)
+    names = ("train", "test") if hundred else (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch")
+    for f, name in enumerate(names):
+        pixels = np.repeat(10 * f + np.arange(4, dtype=np.uint8), 3072).reshape(4, 3072)
+        fine = (np.arange(4) + f).tolist()
+        if form == "python":
+            labels = {"coarse_labels": [19] * 4, "fine_labels": fine} if hundred else {"labels": fine}
+            (folder / name).write_bytes(pickle.dumps({"data": pixels, **labels}, 2))
+        else:
+            rows = [bytes([19, y] if hundred else [y]) + row.tobytes() for y, row in zip(fine, pixels, strict=True)]
+            (folder / f"{name}.bin").write_bytes(b"".join(rows))
+
+
+@pytest.mark.parametrize("form", ["python", "binary"])
+@pytest.mark.parametrize("hundred", [False, True])
+def test_cifar_in_both_forms(tmp_path, monkeypatch, form, hundred):
+    name = "cifar100" if hundred else "cifar10"
+    folder = {
+        ("cifar10", "python"): "cifar-10-batches-py", ("cifar10", "binary"): "cifar10/cifar-10-batches-bin",
+        ("cifar100", "python"): "cifar100/cifar-100-python", ("cifar100", "binary"): "cifar-100-binary",
+    }[name, form]  # fmt: skip
+    cifar_like(tmp_path / folder, form, hundred)
+    small = replace(data.SETS[name], sizes=(4 if hundred else 20, 4))
+    monkeypatch.setitem(data.SETS, name, small)
+    train, test = (data.load(name, split, root=tmp_path) for split in ("train", "test"))
+    files = 1 if hundred else 5
+    assert train.labels.tolist() == [k + f for f in range(files) for k in range(4)]
+    assert train.data[:, 0, 0, 0].tolist() == [10 * f + k for f in range(files) for k in range(4)]
+    assert test.labels.tolist() == [k + files for k in range(4)]
+    mean, std = {"cifar10": (0.4914, 0.2470), "cifar100": (0.5071, 0.2673)}[name]
+    image, _ = test[1]
+    assert float(image[0, 0, 0]) == pytest.approx(((10 * files + 1) / 255 - mean) / std, rel=1e-5)
+    assert train[0][0].shape == (3, 32, 32)  # cropped and mirrored
+    assert len(train.classes) == (100 if hundred else 10)

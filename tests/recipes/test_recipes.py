@@ -113,6 +113,13 @@ def test_the_regression_beats_persistence(tmp_path):
         regression.data(regression.Config(samples=1000, window=890), batch_size=4)
 
 
+def test_mixed_precision_trains(tmp_path):
+    done = run("regression", tmp_path / "run", epochs=3, samples=1500, hidden=16, lr=1e-2, amp="bfloat16")
+    assert done.history[-1]["loss"] < done.history[0]["loss"]
+    exact = run("regression", tmp_path / "exact", epochs=3, samples=1500, hidden=16, lr=1e-2)
+    assert done.history[0]["loss"] != exact.history[0]["loss"]  # it was another arithmetic
+
+
 def test_windows_by_hand():
     config = regression.Config(window=21, horizon=2)
     samples = regression.windows(torch.arange(30.0), config, stride=5)
