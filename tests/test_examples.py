@@ -16,3 +16,15 @@ def test_lightning():
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     assert example.main(epochs=3, channels=8, T=4) > 0.85
+
+
+def test_the_gallery_draws_every_neuron(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
+    spec = importlib.util.spec_from_file_location("gallery", EXAMPLES.parent / "gallery" / "draw.py")
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    monkeypatch.setattr(gallery, "HERE", tmp_path)
+    gallery.neurons()
+    assert (tmp_path / "neurons.png").read_bytes().startswith(b"\x89PNG")
+    gallery.surrogates()
+    assert (tmp_path / "surrogates.png").stat().st_size > 50_000

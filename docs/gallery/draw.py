@@ -1,0 +1,85 @@
+"""Draws the gallery: python docs/gallery/draw.py
+
+Each neuron's voltage and spikes for a step, a ramp and noise; each surrogate's derivative and primitive.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+
+import spikeloom as sl
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+T = 120
+OPTIONS = {
+    "Leaky": dict(beta=0.9),
+    "Synaptic": dict(alpha=0.8, beta=0.8),
+    "ResonateFire": dict(omega=math.pi / 6),
+    "AdEx": dict(b=0.3, tau_w=30.0),
+}
+GAINS = {"Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25, "CLIF": 0.8, "ResonateFire": 0.4,
+         "TernaryIF": 0.2, "SEAdLIF": 3.0, "ILIF": 2.0, "Lapicque": 1.3}  # fmt: skip
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    """Step, ramp and noise around zero, ``[T, 1]``."""
+    t = torch.arange(T).float()
+    noise = torch.randn(T, generator=torch.Generator().manual_seed(1)).cumsum(0) / 4
+    curves = {"step": (t >= 20) * 1.3, "ramp": t / T * 2.5, "noise": noise - noise.mean()}
+    return {name: curve.unsqueeze(1) for name, curve in curves.items()}
+
+
+def neurons() -> None:
+    """A row for each neuron."""
+    names = list(sl.neurons())
+    fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
+    for row, name in zip(axes, names, strict=True):
+        neuron = getattr(sl, name)(**OPTIONS.get(name, {}))
+        for ax, (kind, x) in zip(row, inputs().items(), strict=True):
+            with torch.no_grad():
+                y, _, recorded = neuron.sequence(GAINS.get(name, 1.0) * x, record=("v",))
+            ax.plot(recorded["v"].flatten(), color="#3f7fbf", lw=1)
+            if name != "LI":  # which never fires
+                low, high = ax.get_ylim()
+                for t in y.flatten().nonzero().flatten().tolist():
+                    ax.plot([t, t], [high, high + 0.15 * (high - low)], color="#1f2430", lw=0.8)
+            ax.tick_params(labelsize=6)
+            for side in ("top", "right"):
+                ax.spines[side].set_visible(False)
+        row[0].set_ylabel(name, rotation=0, ha="right", fontsize=9)
+    for ax, kind in zip(axes[0], inputs(), strict=True):
+        ax.set_title(kind, fontsize=9)
+    fig.savefig(HERE / "neurons.png", dpi=75)
+
+
+def surrogates() -> None:
+    """A panel for each surrogate: derivative (blue) and primitive (grey)."""
+    names = [n for n in sl.surrogates() if n not in ("Custom", "StochasticSpikeOperator")]
+    fig, axes = plt.subplots(-(-len(names) // 5), 5, figsize=(10, 10), layout="constrained", sharex=True)
+    u = torch.linspace(-2, 2, 401, requires_grad=True)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, name in zip(axes.flat, names, strict=False):
+        surrogate = getattr(sl.surrogate, name)()
+        (slope,) = torch.autograd.grad(surrogate(u).sum(), u)
+        surrogate.spiking = False
+        ax.axis("on")
+        ax.plot(u.detach(), surrogate(u).detach(), color="0.6", lw=1)
+        ax.plot(u.detach(), slope, color="#3f7fbf", lw=1.3)
+        ax.set_title(name, fontsize=8)
+        ax.tick_params(labelsize=6)
+    fig.savefig(HERE / "surrogates.png", dpi=75)
+
+
+if __name__ == "__main__":
+    neurons()
+    surrogates()
+    sys.exit(0)
