@@ -43,7 +43,7 @@ def neurons() -> None:
     fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
     for row, name in zip(axes, names, strict=True):
         neuron = getattr(sl, name)(**OPTIONS.get(name, {}))
-        for ax, (kind, x) in zip(row, inputs().items(), strict=True):
+        for ax, x in zip(row, inputs().values(), strict=True):
             with torch.no_grad():
                 y, _, recorded = neuron.sequence(GAINS.get(name, 1.0) * x, record=("v",))
             ax.plot(recorded["v"].flatten(), color="#3f7fbf", lw=1)
