@@ -10,7 +10,7 @@ from typing import Any
 
 from .common import machine, require_idle
 
-NAMES = ("neuron_layer", "norm_layer", "training_step", "first_call")
+NAMES = ("neuron_layer", "norm_layer", "training_step", "first_call", "catalogue")
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -41,8 +41,9 @@ def main() -> None:
     require_idle()
     results = {name: importlib.import_module(f"benchmarks.{name}").main() for name in args.names or NAMES}
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "cpu.json").write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
-    (args.out / "cpu.md").write_text(table(results))
+    stem = "-".join(["cpu", *args.names])
+    (args.out / f"{stem}.json").write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    (args.out / f"{stem}.md").write_text(table(results))
     print(table(results))
 
 

@@ -328,9 +328,12 @@ def test_folders_of_others_are_left_alone(tmp_path):
         go(tmp_path / "thesis.txt")
     out = tmp_path / "run"
     go(out, Config(epochs=1))
-    (out / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "mine.png"):
+        (out / name).write_text("mine")
+    (out / "eval-test.json").write_text("of the old weights")
     go(out, Config(epochs=2), overwrite=True)
-    assert (out / "notes.txt").read_text() == "mine"  # only what a run writes is replaced
+    assert (out / "notes.txt").read_text() == (out / "mine.png").read_text() == "mine"  # only what a run writes goes
+    assert not (out / "eval-test.json").exists()
     assert len(outcome(out)[0]) == 2
 
 
@@ -382,6 +385,7 @@ def test_events_for_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     go(tmp_path / "run", Config(epochs=2))
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     rows, _, _ = outcome(tmp_path / "run")

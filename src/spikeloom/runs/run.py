@@ -91,6 +91,7 @@ class Run:
         self._reported: dict[str, float] = {}
         self._parts: dict[str, Stateful] | None = None
         self._saved: dict[str, Any] | None = None
+        self._events: Any = None
         self._saved_at = -1
         self._interruptible = False
         self._closing = ExitStack()
@@ -361,12 +362,23 @@ class Run:
         self.epoch, self.position, self._sums, self._reported = self.epoch + 1, 0, {}, {}
         if self.processes.first:
             files.write_table(self.out, self.history)
-            _tensorboard(self.out, row, self.step)
+            self._write_events(row)
             self.progress.line(progress.text(row))
         if self.epoch == self.config.epochs:
             self._save()
         elif self._asked():
             self._stopped()
+
+    def _write_events(self, row: Mapping[str, float]) -> None:
+        if self._events is None:
+            self._events = _event_writer(self.out, self.step) or False
+            if self._events:
+                self._closing.callback(self._events.close)
+        if self._events:
+            for name, value in row.items():
+                if name not in ("epoch", "seconds"):
+                    self._events.add_scalar(name, value, self.step)
+            self._events.flush()
 
     def _asked(self) -> int:
         return self.processes.any(self._stop.signal)
@@ -419,11 +431,13 @@ def folder_is_run(folder: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run wrote, and nothing else."""
+    """Removes what a run wrote, and nothing else; its pictures are written over."""
     for path in folder.iterdir():
         if path.name == "tensorboard":
             shutil.rmtree(path)
-        elif path.name in _OWN or path.suffix == ".png" or path.name.endswith(".partial"):
+        elif (
+            path.name in _OWN or path.match("eval-*.json") or path.match("confusion-*.png") or path.match(".*.partial")
+        ):
             path.unlink()
 
 
@@ -453,14 +467,10 @@ def _backend(name: Any) -> AbstractContextManager[Any]:
     return nullcontext() if name == "auto" else kernel.backend(name)
 
 
-def _tensorboard(out: Path, row: Mapping[str, float], step: int) -> None:
-    """The epoch's figures as events, where tensorboard is installed."""
+def _event_writer(out: Path, step: int) -> Any:
+    """A writer of TensorBoard events after ``step``; None where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return
-    writer = SummaryWriter(str(out / "tensorboard"))
-    for name, value in row.items():
-        if name not in ("epoch", "seconds"):
-            writer.add_scalar(name, value, step)
-    writer.close()
+        return None
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step)

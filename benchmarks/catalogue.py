@@ -1,0 +1,71 @@
+"""Every neuron of the catalogue: kernel against the PyTorch loop, forward alone and with backward."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import spikeloom as sl
+
+from .common import compare, must_match
+
+T, B, N = 32, 64, 256
+
+
+def options() -> Any:
+    """What the gallery gives each neuron, and the size of its input."""
+    file = Path(__file__).parents[1] / "docs" / "gallery" / "draw.py"
+    spec = importlib.util.spec_from_file_location("gallery", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.OPTIONS, module.GAINS
+
+
+def run(neuron: sl.Neuron, x: Tensor, g: Tensor, backend: Any) -> list[Tensor]:
+    """Spikes and the gradient of the input."""
+    with sl.backend(backend):
+        x = x.detach().requires_grad_()
+        y, _ = neuron.sequence(x)
+        return [y.detach(), torch.autograd.grad((y * g).sum(), x)[0]]
+
+
+def infer(neuron: sl.Neuron, x: Tensor, backend: Any) -> Tensor:
+    """Spikes, without a graph."""
+    with sl.backend(backend), torch.no_grad():
+        y: Tensor = neuron.sequence(x)[0]
+        return y
+
+
+def main() -> dict[str, Any]:
+    """A row for each neuron and direction."""
+    given, gains = options()
+    rows: dict[str, Any] = {}
+    for name in sl.neurons():
+        torch.manual_seed(0)
+        neuron = getattr(sl, name)(**given.get(name, {}))
+        x = 2 * gains.get(name, 1.0) * (0.4 + torch.randn(T, B, N))
+        g = torch.randn(T, B, N)
+        small, wide = x[:, :2].double(), g[:, :2].double()
+        neuron.double()  # in float32 a rounding can move a spike
+        found = [run(neuron, small, wide, backend) for backend in ("c", "eager")]
+        must_match(name, *found, tolerance=1e-7)
+        neuron.float()
+        spikes = float(infer(neuron, x, "c").ne(0).float().mean())
+
+        def sides(work: Callable[[Any], object]) -> dict[str, Callable[[], object]]:
+            return {"spikeloom": lambda: work("c"), "PyTorch loop": lambda: work("eager")}
+
+        forward = sides(lambda backend: infer(neuron, x, backend))  # noqa: B023  # called at once
+        both = sides(lambda backend: run(neuron, x, g, backend))  # noqa: B023
+        for what, timed in (("forward", forward), ("forward and backward", both)):
+            measured = compare(timed, seconds=1.5)
+            per = 1e6 * measured["spikeloom"]["ms"] / x.numel()
+            rows[f"{name}, {what}: {per:.2f} ns an element"] = {"spikes": spikes, "sides": measured}
+    return rows
