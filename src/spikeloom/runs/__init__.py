@@ -9,10 +9,11 @@ from .checkpoint import CheckpointError
 from .checkpoint import load as load_checkpoint
 from .environment import processor, versions
 from .files import WriteError, write_json, write_picture
+from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
 from .measure import Measures, accuracy, average
 from .processes import choose_device, unwrap
 from .progress import choose as choose_progress
-from .run import CHECKPOINT, CONFIG, RESULT, WEIGHTS, Run
+from .run import Run
 from .settings import Config, ConfigError, Machine, Settings, UserError, option, read_file, split, to_toml
 from .stop import Stopped
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -18,16 +17,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import core, data
-from . import checkpoint, environment, files, measure, progress
+from . import checkpoint, environment, files, folder, measure, progress
+from .events import Events
+from .folder import CHECKPOINT, RESULT, WEIGHTS
 from .processes import Processes, choose_device, unwrap
-from .settings import Config, ConfigError, Machine, UserError, read_file, to_toml
+from .settings import Config, Machine, UserError
 from .stop import Stopped, StopRequest
 
-CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
 _FORMAT = 1
-_OWN = {
-    CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", "split.json", "metrics.jsonl", "metrics.csv",
-}  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -91,7 +88,7 @@ class Run:
         self._reported: dict[str, float] = {}
         self._parts: dict[str, Stateful] | None = None
         self._saved: dict[str, Any] | None = None
-        self._events: Any = None
+        self._events = Events(out)
         self._saved_at = -1
         self._interruptible = False
         self._closing = ExitStack()
@@ -110,6 +107,7 @@ class Run:
                 self._saved = self._read()
             core.retain_memory()
             closing.enter_context(_backend(self.machine.backend))
+            closing.callback(self._events.close)
             self._stop = closing.enter_context(StopRequest())
             random.seed(self.config.seed)
             np.random.seed(self.config.seed % 2**32)
@@ -279,31 +277,14 @@ class Run:
     # -- saving and continuing -----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        """The folder: new, or that of the run to go on with."""
-        out, described = self.out, _described(self.recipe, self.config)
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out} is a file; give --out a folder")
-        is_run = out.is_dir() and folder_is_run(out)
-        if out.is_dir() and any(out.iterdir()) and not is_run:
-            raise UserError(f"{out} holds something else than a run; choose another folder with --out")
-        began = is_run and any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
-        if began and not self.resume and not self.overwrite:
-            raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
-        if is_run and not self.resume:
-            _clear(out)
-        if is_run and self.resume and (out / CONFIG).exists():
-            must_agree(out / CONFIG, described)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise UserError(f"{out} cannot be made: {problem.strerror}") from problem
-        if not (out / CONFIG).exists():
-            files.write_json(
-                out / "environment.json", {**environment.describe(self.device), "machine": asdict(self.machine)}
-            )
-            if diff := environment.git_diff(Path.cwd()):
-                files.write(out / "git.diff", diff)
-            files.write(out / CONFIG, to_toml(described))  # last: a folder without it is a run that never began
+        environment_of = {"machine": asdict(self.machine)}
+        folder.prepare(
+            self.out,
+            {"recipe": self.recipe, **asdict(self.config)},
+            resume=self.resume,
+            overwrite=self.overwrite,
+            described=lambda: {**environment.describe(self.device), **environment_of},
+        )
 
     def _read(self) -> dict[str, Any]:
         path = self.out / CHECKPOINT
@@ -362,23 +343,12 @@ class Run:
         self.epoch, self.position, self._sums, self._reported = self.epoch + 1, 0, {}, {}
         if self.processes.first:
             files.write_table(self.out, self.history)
-            self._write_events(row)
+            self._events.write(row, self.step)
             self.progress.line(progress.text(row))
         if self.epoch == self.config.epochs:
             self._save()
         elif self._asked():
             self._stopped()
-
-    def _write_events(self, row: Mapping[str, float]) -> None:
-        if self._events is None:
-            self._events = _event_writer(self.out, self.step) or False
-            if self._events:
-                self._closing.callback(self._events.close)
-        if self._events:
-            for name, value in row.items():
-                if name not in ("epoch", "seconds"):
-                    self._events.add_scalar(name, value, self.step)
-            self._events.flush()
 
     def _asked(self) -> int:
         return self.processes.any(self._stop.signal)
@@ -419,58 +389,11 @@ class Run:
                 raise problem or found[0](found[1])
 
 
-def folder_is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, or holds nothing but what a run begins with."""
-    try:
-        if "recipe" in read_file(folder / CONFIG):
-            return True
-    except ConfigError:
-        pass
-    names = {p.name for p in folder.iterdir()}
-    return bool(names) and all(name.startswith(".") or name in _OWN for name in names)
-
-
-def _clear(folder: Path) -> None:
-    """Removes what a run wrote, and nothing else; its pictures are written over."""
-    for path in folder.iterdir():
-        if path.name == "tensorboard":
-            shutil.rmtree(path)
-        elif (
-            path.name in _OWN or path.match("eval-*.json") or path.match("confusion-*.png") or path.match(".*.partial")
-        ):
-            path.unlink()
-
-
-def must_agree(path: Path, described: Mapping[str, Any]) -> None:
-    """Raises unless the run's own settings are these."""
-    before = read_file(path)
-    now = {name: value for name, value in described.items() if value is not None}
-    for name in [*before, *now]:
-        if before.get(name) != now.get(name):
-            raise ConfigError(
-                f"{path.parent}: {name} was {before.get(name, 'not given')!r} when the run began, and is now "
-                f"{now.get(name, 'not given')!r}; a run that goes on keeps its settings"
-            )
-
-
 def _same(figure: Any) -> Any:
     return figure
-
-
-def _described(recipe: str, config: Config) -> dict[str, Any]:
-    return {"recipe": recipe, **asdict(config)}
 
 
 def _backend(name: Any) -> AbstractContextManager[Any]:
     from .. import kernel
 
     return nullcontext() if name == "auto" else kernel.backend(name)
-
-
-def _event_writer(out: Path, step: int) -> Any:
-    """A writer of TensorBoard events after ``step``; None where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
