@@ -20,13 +20,17 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 T = 120
 OPTIONS = {
+    "Alpha": dict(alpha=0.9, beta=0.8),
+    "DeltaLeaky": dict(beta=0.9, v_threshold=0.15),
     "Leaky": dict(beta=0.9),
     "Synaptic": dict(alpha=0.8, beta=0.8),
     "ResonateFire": dict(omega=math.pi / 6),
     "AdEx": dict(b=0.3, tau_w=30.0),
 }
-GAINS = {"Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25, "CLIF": 0.8, "ResonateFire": 0.4,
-         "TernaryIF": 0.2, "SEAdLIF": 3.0, "ILIF": 2.0, "Lapicque": 1.3}  # fmt: skip
+GAINS = {
+    "Alpha": 0.3, "STBIF": 0.2, "Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25,
+    "CLIF": 0.8, "ResonateFire": 0.4, "TernaryIF": 0.2, "SEAdLIF": 3.0, "ILIF": 2.0, "Lapicque": 1.3,
+}  # fmt: skip
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -45,9 +49,12 @@ def neurons() -> None:
         neuron = getattr(sl, name)(**OPTIONS.get(name, {}))
         for ax, x in zip(row, inputs().values(), strict=True):
             with torch.no_grad():
-                y, _, recorded = neuron.sequence(GAINS.get(name, 1.0) * x, record=("v",))
-            ax.plot(recorded["v"].flatten(), color="#3f7fbf", lw=1)
-            if name != "LI":  # which never fires
+                voltage = "q" if name == "STBIF" else "v"
+                y, _, recorded = neuron.sequence(GAINS.get(name, 1.0) * x, record=(voltage,))
+            ax.plot(recorded[voltage].flatten(), color="#3f7fbf", lw=1)
+            if name in ("LI", "LIAF"):  # whose output is no spike
+                ax.plot(y.flatten(), color="#1f2430", lw=0.8)
+            else:
                 low, high = ax.get_ylim()
                 for t in y.flatten().nonzero().flatten().tolist():
                     ax.plot([t, t], [high, high + 0.15 * (high - low)], color="#1f2430", lw=0.8)

@@ -53,6 +53,9 @@ def neurons():
         "Lapicque": lambda: sl.Lapicque(c=2.0, v_threshold=0.2),
         "ResonateFire": lambda: sl.ResonateFire(omega=0.7, v_threshold=0.3),
         "ILIF": lambda: sl.ILIF(v_threshold=0.4),
+        "Alpha": lambda: sl.Alpha(alpha=0.9, beta=0.7, v_threshold=0.2),
+        "LIAF": lambda: sl.LIAF(v_threshold=0.2),
+        "DeltaLeaky": lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.2),
         "TernaryIF": lambda: sl.TernaryIF(v_threshold=0.4),
         "TernaryLIF": lambda: sl.TernaryLIF(v_threshold=0.3, reset="hard"),
     }

@@ -160,6 +160,22 @@ def test_klif_is_spikingjellys(golden, scaled):
     differs(name, data, sl.KLIF(k=1.3, scale_reset=not scaled, **options))
 
 
+def test_alpha_is_snntorchs(golden):
+    data, options = golden("snntorch"), dict(alpha=0.9, v_threshold=0.4)
+    compare("Alpha", data, sl.Alpha(beta=0.7, **options))
+    differs("Alpha", data, sl.Alpha(beta=0.6, **options))
+    differs("Alpha", data, sl.Alpha(beta=0.7, reset=False, **options))
+
+
+def test_liaf_is_spikingjellys(golden):
+    data, options = golden("spikingjelly"), dict(tau=2.5, v_threshold=0.8)
+    y, v, grads = run(sl.LIAF(v_reset=-0.2, **options), data)
+    assert error(y.detach(), data["LIAF/outputs"]) <= 2e-6
+    assert error(v.detach(), data["LIAF/states"]) <= 2e-6
+    assert error(grads[0], data["LIAF/grad_x"]) <= 2e-6
+    differs("LIAF", data, sl.LIAF(v_reset=-0.2, threshold_related=False, **options))
+
+
 def test_lapicque_is_snntorchs_without_its_reset(golden):
     data = golden("snntorch")
     options = dict(r=2.0, c=1.5, dt=0.5, v_threshold=0.4, reset="none", strict=True)

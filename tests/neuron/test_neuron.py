@@ -76,6 +76,12 @@ GRADCHECK = {
         omega=p(0.7, 0.8, 0.9), b=p(-0.1), u_reset=p(0.1), v_reset=p(0.2), surrogate=smooth()
     ),
     "ResonateFire soft": lambda: sl.ResonateFire(omega=p(0.7), reset="soft", surrogate=smooth()),
+    "Alpha": lambda: sl.Alpha(
+        alpha=p(0.9, 0.8, 0.85), beta=p(0.6), v_threshold=p(0.5), detach_reset=False, surrogate=smooth()
+    ),
+    "LIAF": lambda: sl.LIAF(activation=torch.tanh, tau=p(2.0, 2.5, 3.0), v_reset=p(0.1), surrogate=smooth()),
+    "LIAF of h": lambda: sl.LIAF(activation=torch.sigmoid, threshold_related=False, reset="soft", surrogate=smooth()),
+    "DeltaLeaky": lambda: sl.DeltaLeaky(beta=p(0.9, 0.8, 0.7), v_threshold=p(0.5), surrogate=smooth()),
     "TernaryIF": lambda: sl.TernaryIF(v_threshold=p(0.6), surrogate=smooth()),
     "TernaryLIF": lambda: sl.TernaryLIF(tau=p(2.0, 2.5, 3.0), v_reset=p(0.1), reset="hard", surrogate=smooth()),
     "TernaryLIF none": lambda: sl.TernaryLIF(v_leak=p(0.1), decay_input=False, reset="none", surrogate=smooth()),

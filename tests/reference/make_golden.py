@@ -83,6 +83,11 @@ def spikingjelly():
         x = shared()[0].requires_grad_()
         spikes = node(x)
         finish(store, name, x, spikes, node.v_seq, [node.k] if name.startswith("KLIF") else [])
+    node = neuron.LIAFNode(torch.relu, True, tau=2.5, v_reset=-0.2, **common)
+    x = shared()[0].requires_grad_()
+    y = node(x)
+    finish(store, "LIAF", x, y, node.v_seq)
+    store["LIAF/outputs"] = y.detach().numpy()
     node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
     x = shared()[0].requires_grad_()
     finish(store, "ILIF", x, node(x), node.v_seq)
@@ -165,6 +170,15 @@ def snntorch():
         finish(store, f"RLeaky-{reset}", x, torch.stack(spikes), torch.stack(mems), weights)
         for key, w in zip(("weight", "bias"), weights, strict=True):
             store[f"RLeaky-{reset}/{key}"] = w.detach().numpy()
+    node = snn.Alpha(alpha=0.9, beta=0.7, threshold=0.4, reset_mechanism="zero")
+    x = shared()[0].requires_grad_()
+    syn_exc, syn_inh, mem = (torch.zeros(B, N) for _ in range(3))
+    spikes, mems = [], []
+    for t in range(T):
+        spike, syn_exc, syn_inh, mem = node(x[t], syn_exc, syn_inh, mem)
+        spikes.append(spike)
+        mems.append(mem)
+    finish(store, "Alpha", x, torch.stack(spikes), torch.stack(mems))
     node = snn.Lapicque(R=2.0, C=1.5, time_step=0.5, threshold=0.4, reset_mechanism="none")  # others reset late
     x = shared()[0].requires_grad_()
     mem, spikes, mems = torch.zeros(B, N), [], []

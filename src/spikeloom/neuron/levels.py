@@ -1,18 +1,22 @@
-"""Neurons whose output has more than two levels: ILIF counts, TernaryLIF has a sign.
+"""Neurons whose output has more than two levels: ILIF counts, TernaryLIF and STBIF have a sign, LIAF is analog.
 
     ILIF:        h = (1 - 1/tau) v + x
                  s = round(clamp(h / v_threshold, 0, levels)),  v = h - s v_threshold
     TernaryLIF:  h = LIF's
                  s = [h >= v_threshold] - [h <= -v_threshold]
                  v = h - s v_threshold (soft), (1 - |s|) h + |s| v_reset (hard)
+    STBIF:       q = q + x / v_threshold
+                 s = [q >= 1 and n < most] - [q < 0 and n > least],  q = q - s,  n = n + s;  output s v_threshold
+    LIAF:        LIF's voltage and reset; output f(h - v_threshold)
 
 Luo et al., Integer-valued training and spike-driven inference spiking neural network, ECCV 2024; Guo et al., Ternary
-Spike, AAAI 2024.
+Spike, AAAI 2024; You et al., SpikeZIP-TF, ICML 2024; Wu et al., LIAF-Net, IEEE TNNLS 2021.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -167,3 +171,91 @@ class TernaryLIF(_Signed):
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         leak = self.above_leak(v)
         return self.signed(v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x)
+
+
+class STBIF(Neuron):
+    """Bipolar integrate-and-fire with a count: ``q = q + x / v_threshold``, fires 1 or -1 times ``v_threshold``.
+
+    Its outputs add up to ``v_threshold clamp(floor(sum x / v_threshold + 1/2), least, most)``, what a quantised ReLU of
+    the sum gives. For converted networks: it has no gradient.
+
+    Args:
+        v_threshold: the step of the quantisation.
+        most, least: bounds of the count n of positive minus negative spikes.
+
+    Input and output ``[T, B, *]``; states ``q``, at rest 1/2, and ``n``, at rest 0. SpikingJelly's ``STBIFNeuron``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.zeros(8, 1)
+    >>> x[0], x[3] = 1.4, -0.8
+    >>> sl.STBIF(v_threshold=0.5, most=7).sequence(x)[0].flatten()
+    tensor([ 0.5000,  0.5000,  0.5000, -0.5000, -0.5000,  0.0000,  0.0000,  0.0000])
+    """
+
+    paper = "You et al., SpikeZIP-TF: Conversion is All You Need for Transformer-based SNN, ICML 2024"
+    limits: ClassVar = {"v_threshold": POSITIVE}
+
+    def __init__(self, *, v_threshold: Number = 1.0, most: int = 15, least: int = 0) -> None:
+        super().__init__(reset="none")
+        if not least <= 0 <= most:
+            raise ValueError(f"STBIF: least must be at most 0 and most at least 0, got {least} and {most}")
+        self.numbers(v_threshold=v_threshold)
+        self.most, self.least = most, least
+        self.states(q=0.5, n=0.0)
+
+    def dynamics(self, x: Tensor, q: Tensor, n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q = q + x / self.v_threshold
+        up = ((q >= 1) & (n < self.most)).to(q.dtype)
+        down = ((q < 0) & (n > self.least)).to(q.dtype)
+        spike = up - down
+        return spike * self.v_threshold, q - spike, n + spike
+
+
+class LIAF(LeakyVoltage):
+    """Leaky integrate and analog fire: a LIF, resets included, whose output is not the spike but ``f`` of the voltage.
+
+    Args:
+        activation: a function of a tensor, as ``torch.relu``; kernels are generated from it.
+        threshold_related: output ``f(h - v_threshold)``; False: ``f(h)``.
+        tau, v_threshold, v_reset, v_leak, decay_input, reset, detach_reset, strict, surrogate: see :class:`LIF`.
+
+    Input and output ``[T, B, *]``; state ``v``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.LIAF(tau=2.0).sequence(torch.tensor([[1.0], [3.0], [1.0]]))[0].flatten()
+    tensor([0.0000, 0.7500, 0.0000])
+    """
+
+    paper = "Wu et al., LIAF-Net: Leaky Integrate and Analog Fire Network, IEEE TNNLS 2021"
+    limits: ClassVar = {"tau": (1.0, math.inf)}
+    tau: Tensor
+
+    def __init__(
+        self,
+        *,
+        activation: Callable[[Tensor], Tensor] = torch.relu,
+        threshold_related: bool = True,
+        tau: Number = 2.0,
+        v_threshold: Number = 1.0,
+        v_reset: Number = 0.0,
+        v_leak: Number | None = None,
+        decay_input: bool = True,
+        reset: Reset = "hard",
+        detach_reset: bool = False,
+        strict: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__(reset=reset, detach_reset=detach_reset, strict=strict, surrogate=surrogate)
+        self.numbers(tau=tau)
+        declare_voltage(self, v_threshold, v_reset)
+        self.activation, self.threshold_related, self.decay_input = activation, threshold_related, decay_input
+        self._declare_leak(v_leak)
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        leak = self.above_leak(v)
+        h = v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x
+        above = h - self.v_threshold
+        output = self.activation(above if self.threshold_related else h)
+        return output, self.reset_voltage(h, self.fire(above))

@@ -1,9 +1,10 @@
-"""Leaky neurons with one thing changed: KLIF, CLIF, and Lapicque's circuit.
+"""Leaky neurons with one thing changed: KLIF, CLIF, DeltaLeaky, and Lapicque's circuit.
 
     KLIF:      h = relu(k (v + (x - (v - v_leak)) / tau))
     CLIF:      h = (1 - 1/tau) v + x
                m = m sigmoid(h / tau) + s
                v = h - s (v_threshold + sigmoid(m))
+    DeltaLeaky: h = beta v + x;  s = 1 where |h - v| >= v_threshold;  v = h
     Lapicque:  h = (1 - dt / (r c)) v + x dt / c
     s = 1 where h >= v_threshold
 
@@ -124,6 +125,39 @@ class CLIF(Neuron):
         m = m * torch.sigmoid(h / self.tau) + spike
         back = spike.detach() if self.detach_reset else spike
         return spike, h - back * (self.v_threshold + torch.sigmoid(m)), m
+
+
+class DeltaLeaky(Neuron):
+    """Leaky membrane that fires when it moves: ``h = beta v + x; s = [|h - v| >= v_threshold]; v = h``. No reset.
+
+    Args:
+        beta: decay per step, from 0 to 1.
+        v_threshold: the least movement that counts.
+        strict, surrogate: see :class:`Neuron`.
+
+    Input and output ``[T, B, *]``; state ``v``, at rest 0. snnTorch's ``DeltaLeaky`` (which fires above the threshold:
+    ``strict=True``).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.DeltaLeaky(beta=1.0, v_threshold=0.5).sequence(torch.tensor([[0.6], [0.1], [-0.7], [0.0]]))[0].flatten()
+    tensor([1., 0., 1., 0.])
+    """
+
+    paper = "Eshraghian et al., Training Spiking Neural Networks Using Lessons From Deep Learning, Proc. IEEE 2023"
+    limits: ClassVar = {"beta": (0.0, 1.0), "v_threshold": POSITIVE}
+    beta: Tensor
+
+    def __init__(
+        self, *, beta: Number, v_threshold: Number = 1.0, strict: bool = False, surrogate: Surrogate | None = None
+    ) -> None:
+        super().__init__(reset="none", strict=strict, surrogate=surrogate)
+        self.numbers(beta=beta, v_threshold=v_threshold)
+        self.states(v=0.0)
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.beta * v + x
+        return self.fire((h - v).abs() - self.v_threshold), h
 
 
 class Lapicque(Neuron):
