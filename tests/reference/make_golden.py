@@ -87,6 +87,7 @@ def spikingjelly():
     x = shared()[0].requires_grad_()
     y = node(x)
     finish(store, "LIAF", x, y, node.v_seq)
+    del store["LIAF/spikes"]  # its outputs are none
     store["LIAF/outputs"] = y.detach().numpy()
     node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
     x = shared()[0].requires_grad_()
