@@ -213,7 +213,7 @@ class STBIF(Neuron):
 
 
 class LIAF(LeakyVoltage):
-    """Leaky integrate and analog fire: a LIF, resets included, with the output ``y = f(h - v_threshold)`` for the spike.
+    """Leaky integrate and analog fire: a LIF, resets included, with the output ``y = f(h - v_threshold)`` for spikes.
 
     Args:
         activation: a function of a tensor, as ``torch.relu``; kernels are generated from it.
