@@ -9,8 +9,8 @@ SEEDS ?= 1
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
 	$(PY) -m spikeloom train digits --overwrite --seeds $(SEEDS)
 
-test: $(VENV)/.dev  ## all tests
-	$(PY) -m pytest
+test: $(VENV)/.dev  ## all tests, in two processes
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-full: $(VENV)/.dev  ## a random sample of all that kernels do, and a thousand random neurons; before a release
 	$(PY) -m pytest -m full

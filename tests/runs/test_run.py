@@ -149,8 +149,10 @@ def test_the_loss_is_the_mean_over_samples(tmp_path):
     assert n == 56
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [0, 10, 15, 23])  # first of all, within an epoch, last of an epoch, last of all
+@pytest.mark.parametrize(
+    ("step", "number"),  # first of all, within an epoch, last of an epoch, last of all
+    [(0, signal.SIGINT), (10, signal.SIGTERM), (15, signal.SIGINT), (23, signal.SIGTERM)],
+)
 def test_a_stopped_run_goes_on_bit_by_bit(whole, tmp_path, number, step, capsys):
     before = signal.getsignal(number)
     with pytest.raises(runs.Stopped) as stopped:
