@@ -43,6 +43,7 @@ def evaluate_command(
     data_root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: as in training).")] = None,
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0)] = 0,
 ) -> None:
+    """What a trained network does on a split; the help is HELP."""
     evaluate.evaluate(run, split=split, out=out, device=device, data_root=data_root, workers=workers)
 
 

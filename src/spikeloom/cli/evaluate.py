@@ -25,6 +25,7 @@ from ..runs import (
     average,
     choose_device,
     choose_progress,
+    load_checkpoint,
     read_file,
     write_json,
     write_picture,
@@ -133,8 +134,6 @@ def _weights(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         except SafetensorError as problem:
             raise UserError(f"{file}: damaged or no weights file: {problem}") from problem
-    from ..runs import load_checkpoint
-
     state = load_checkpoint(file)
     if "parts" not in state or "net" not in state["parts"]:
         raise UserError(f"{file}: no checkpoint of a run: it has no parts, net")
@@ -153,8 +152,7 @@ def _root_of(folder: Path) -> str | None:
 
 def _loader(trained: Trained, split: str, root: str | None, workers: int) -> tuple[data.Loader, tuple[str, ...]]:
     c = trained.config
-    loading = dict(batch_size=c.batch_size, validation=c.validation, subset=c.subset, seed=c.seed)
-    loaders: data.Loaders = trained.recipe.data(c, **loading, workers=workers, root=root)
+    loaders: data.Loaders = trained.recipe.data(c, **c.loading(), workers=workers, root=root)
     if split not in ("train", "validation", "test"):
         raise ConfigError(f"split must be one of test, validation, train; got {split!r}")
     loader = getattr(loaders, split)

@@ -169,8 +169,7 @@ class TernaryLIF(_Signed):
         self._declare_leak(v_leak)
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        leak = self.above_leak(v)
-        return self.signed(v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x)
+        return self.signed(self.charge(x, v))
 
 
 class STBIF(Neuron):
@@ -254,8 +253,7 @@ class LIAF(LeakyVoltage):
         self._declare_leak(v_leak)
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        leak = self.above_leak(v)
-        h = v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x
+        h = self.charge(x, v)
         above = h - self.v_threshold
         output = self.activation(above if self.threshold_related else h)
         return output, self.reset_voltage(h, self.fire(above))

@@ -32,7 +32,9 @@ def declare_voltage(neuron: Neuron, v_threshold: Number, v_reset: Number) -> Non
 
 
 class LeakyVoltage(Neuron):
-    """What LIF and PLIF share: a voltage that leaks to v_leak if given, else to v_reset (hard reset), else to 0."""
+    """What LIF and its kin share: a voltage that leaks to v_leak if given, else to v_reset (hard reset), else to 0."""
+
+    decay_input: bool
 
     def _declare_leak(self, v_leak: Number | None) -> None:
         """Declares the leak and the state ``v``, which rests at v_leak where given, else at v_reset."""
@@ -44,6 +46,13 @@ class LeakyVoltage(Neuron):
     def above_leak(self, v: Tensor) -> Tensor:
         """``v - v_leak``."""
         return v - getattr(self, self.leak_to) if self.leak_to else v
+
+    def charge(self, x: Tensor, v: Tensor) -> Tensor:
+        """The voltage before firing, of neurons with ``tau`` and ``decay_input``."""
+        tau: Tensor = getattr(self, "tau")  # noqa: B009  # a number of subclasses; PLIF has a property of that name
+        if self.decay_input:
+            return v + (x - self.above_leak(v)) / tau
+        return v - self.above_leak(v) / tau + x
 
 
 class IF(Neuron):
@@ -129,9 +138,6 @@ class LIF(LeakyVoltage):
         self._declare_leak(v_leak)
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        if self.decay_input:
-            h = v + (x - self.above_leak(v)) / self.tau
-        else:
-            h = v - self.above_leak(v) / self.tau + x
+        h = self.charge(x, v)
         spike = self.fire(h - self.v_threshold)
         return spike, self.reset_voltage(h, spike)

@@ -72,9 +72,7 @@ class KLIF(LeakyVoltage):
         self._declare_leak(v_leak)
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        leak = self.above_leak(v)
-        charged = v + (x - leak) / self.tau if self.decay_input else v - leak / self.tau + x
-        h = torch.relu(self.k * charged)
+        h = torch.relu(self.k * self.charge(x, v))
         spike = self.fire(h - self.v_threshold)
         if not self.scale_reset:
             return spike, self.reset_voltage(h, spike)

@@ -124,9 +124,7 @@ class Run:
     @property
     def loading(self) -> dict[str, Any]:
         """Options of :func:`spikeloom.data.loaders` that a recipe passes on."""
-        c, m = self.config, self.machine
-        common = dict(batch_size=c.batch_size, validation=c.validation, subset=c.subset, seed=c.seed)
-        return {**common, "workers": m.workers, "root": m.data_root}
+        return {**self.config.loading(), "workers": self.machine.workers, "root": self.machine.data_root}
 
     def load(self, loaders: Callable[..., data.Loaders]) -> data.Loaders:
         """``loaders(config, **loading)``, with the split written down."""

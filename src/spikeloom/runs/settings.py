@@ -12,7 +12,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,10 @@ class Config(Settings):
     )
     subset: int | None = option(None, "train on so many samples only, for trials", minimum=1)
     amp: str = option("off", "automatic mixed precision", choices=("off", "bfloat16"))
+
+    def loading(self) -> dict[str, Any]:
+        """The options of :func:`spikeloom.data.loaders` that are settings."""
+        return {name: getattr(self, name) for name in ("batch_size", "validation", "subset", "seed")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +186,3 @@ def metadata(kind: type[Settings], name: str) -> Mapping[str, Any]:
         if found is not None and found.metadata:
             return found.metadata
     return {}
-
-
-def defaults(kind: type[Settings]) -> dict[str, Any]:
-    """Names and default values."""
-    return {f.name: f.default for f in fields(kind) if f.default is not MISSING}
