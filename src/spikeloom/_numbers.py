@@ -56,22 +56,40 @@ class Declared(nn.Module):
 
         Equations run on such views. Numbers read from one are tensors; writing any attribute raises.
         """
-        view = self.bind_to({name: self.broadcast(name, step_shape, dtype) for name in self._declared})
-        for name, child in self._modules.items():
-            if isinstance(child, Declared):
-                view.__dict__[name] = child.bind(step_shape, dtype)
-        return view
+        return self.bind_to(dict(zip(self.all_names(), self.all_numbers(step_shape, dtype), strict=True)))
 
     def bind_to(self, numbers: dict[str, Tensor]) -> Self:
-        """A read-only view of this module with the given tensors as its numbers."""
+        """A read-only view of this module with the given tensors as the numbers of :meth:`all_names`."""
         view = object.__new__(type(self))
         for name, value in self.__dict__.items():
             if name[0] == "_" or not isinstance(value, _UNDECLARED):
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
-        view.__dict__.update(numbers)
+        view.__dict__.update((name, number) for name, number in numbers.items() if "." not in name)
+        for child, part in self._parts_of_its_own():
+            prefix = f"{child}."
+            inner = {name.removeprefix(prefix): n for name, n in numbers.items() if name.startswith(prefix)}
+            view.__dict__[child] = part.bind_to(inner)
         view.__dict__["_bound"] = True
         return view
+
+    def parts(self) -> list[tuple[str, Declared]]:
+        """This module, and all with declared numbers that its equation is made of: ``(prefix of their numbers, part)``."""
+        found: list[tuple[str, Declared]] = [("", self)]
+        for child, part in self._parts_of_its_own():
+            found += [(f"{child}.{prefix}", inner) for prefix, inner in part.parts()]
+        return found
+
+    def _parts_of_its_own(self) -> list[tuple[str, Declared]]:
+        return [(name, child) for name, child in self._modules.items() if isinstance(child, Declared)]
+
+    def all_names(self) -> list[str]:
+        """Names of the numbers of all parts, dotted: ``tau``, ``surrogate.scale``."""
+        return [prefix + name for prefix, part in self.parts() for name in part._declared]
+
+    def all_numbers(self, step_shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
+        """The numbers of :meth:`all_names`, shaped to broadcast against one step."""
+        return [part.broadcast(name, step_shape, dtype) for _, part in self.parts() for name in part._declared]
 
     def constants(self) -> dict[str, Any]:
         """The numbers that are not learnable and the options that the equation depends on."""

@@ -22,8 +22,8 @@ _kernels: dict[Any, Kernels | str] = {}
 def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> str:
     """Why C kernels cannot run these inputs now, whatever the neuron; empty if they can."""
     tensors = [*xs, *states]
-    for module in (neuron, neuron.surrogate):
-        tensors += [getattr(module, name) for name in module._declared]
+    for _, part in neuron.parts():
+        tensors += [getattr(part, name) for name in part._declared]
     if not all(t.is_cpu for t in tensors):
         return f"the input is on {xs[0].device}, C kernels run on cpu"
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
@@ -70,13 +70,13 @@ class Kernels:
 
         ``norm``: scale and shift per channel, where the program has them.
         """
-        modules = (neuron, neuron.surrogate)
-        if not all(is_float for module in modules for is_float in module._declared.values()):
+        parts = [part for _, part in neuron.parts()]
+        if not all(is_float for part in parts for is_float in part._declared.values()):
             return self._evaluate(neuron, step, dtype, norm), ()
         if norm:
             values = self._evaluate(neuron, step, dtype, norm)
             return values, self._exact(values)
-        key = (dtype, *neuron._floats.values(), *neuron.surrogate._floats.values())
+        key = (dtype, *(value for part in parts for value in part._floats.values()))
         if key not in self._constants:
             if len(self._constants) > 100:
                 self._constants.clear()
@@ -131,7 +131,7 @@ def _find(neuron: Any, inputs: int, key: Any) -> Kernels | str:
 
 def _key(neuron: Any, inputs: int) -> Any:
     """Everything a program depends on."""
-    key = (inputs, *_key_part(neuron), *_key_part(neuron.surrogate), tuple(neuron._rest))
+    key = (inputs, *((prefix, _key_part(part)) for prefix, part in neuron.parts()), tuple(neuron._rest))
     hash(key)
     return key
 

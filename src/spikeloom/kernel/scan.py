@@ -26,12 +26,10 @@ States = tuple[Tensor, ...]
 class Dynamics(Protocol):
     """What the scan needs of a neuron."""
 
-    _changes: int
-    surrogate: Any
-
     def bind(self, step_shape: torch.Size, dtype: torch.dtype) -> Self: ...
     def dynamics(self, *x_and_states: Tensor) -> Tensor | tuple[Tensor, ...]: ...
     def all_numbers(self, step_shape: torch.Size, dtype: torch.dtype) -> list[Tensor]: ...
+    def parts(self) -> list[tuple[str, Any]]: ...
 
 
 def scan(
@@ -85,7 +83,8 @@ def scan(
         xs = (_normalised(norm, xs),)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and first.device.type == "cpu":
         repeated = tuple(isinstance(x, Repeated) for x in xs)
-        text = op.program_text(neuron, neuron._changes + neuron.surrogate._changes, repeated, record)
+        changes = sum(part._changes for _, part in neuron.parts())
+        text = op.program_text(neuron, changes, repeated, record)
         if text:
             if lengths is not None:
                 lengths = check_lengths(lengths, _steps(xs), first.shape[0])

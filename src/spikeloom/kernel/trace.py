@@ -27,7 +27,7 @@ class RefusedError(Exception):
 
 def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
     """The program of a neuron. Raises RefusedError where ``dynamics`` cannot be expressed."""
-    states, numbers = tuple(neuron._rest), tuple(_names(neuron))
+    states, numbers = tuple(neuron._rest), tuple(neuron.all_names())
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -40,7 +40,7 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
         tracer = _Tracer([*inputs, *lifted.values(), *upstream], neuron)
         cut = _Cut(list(lifted.values()))
         with tracer, cut:
-            out = _run(_bind(neuron, lifted), inputs)
+            out = _run(neuron.bind_to(lifted), inputs)
         if len(out) != 1 + len(states) or any(o.shape != (_SIZE,) for o in out):
             raise RefusedError(f"{type(neuron).__name__}.dynamics returned other shapes or another number of values")
         outputs = tuple(tracer.ref(o) for o in out)
@@ -90,18 +90,6 @@ def _line(neuron: Any, frames: traceback.StackSummary) -> str:
     code = type(neuron).dynamics.__code__
     found = [f for f in frames if f.filename == code.co_filename and f.name == code.co_name]
     return f" at {found[-1].filename}:{found[-1].lineno}: {found[-1].line}" if found else ""
-
-
-def _names(neuron: Any) -> list[str]:
-    """Declared numbers of the neuron and of its surrogate, as dotted names."""
-    return [*neuron._declared, *(f"surrogate.{name}" for name in neuron.surrogate._declared)]
-
-
-def _bind(neuron: Any, lifted: dict[str, Tensor]) -> Any:
-    bound = neuron.bind_to({n: t for n, t in lifted.items() if "." not in n})
-    surrogate = {n.removeprefix("surrogate."): t for n, t in lifted.items() if n.startswith("surrogate.")}
-    bound.__dict__["surrogate"] = neuron.surrogate.bind_to(surrogate)
-    return bound
 
 
 class _Cut(TorchFunctionMode):

@@ -117,11 +117,6 @@ class Neuron(Declared, TemporalModule):
             return h - spike * self.v_threshold
         return (1 - spike) * h + spike * self.v_reset
 
-    def all_numbers(self, step_shape: torch.Size, dtype: torch.dtype) -> list[Tensor]:
-        """The numbers of the neuron and then of its surrogate, shaped to broadcast against one step."""
-        own = [self.broadcast(name, step_shape, dtype) for name in self._declared]
-        return own + [self.surrogate.broadcast(name, step_shape, dtype) for name in self.surrogate._declared]
-
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
         """The states at rest, ``{name: [B, *]}``."""
         dtype, found = state_dtype(x_t[0].dtype), {}
