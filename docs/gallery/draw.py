@@ -1,6 +1,6 @@
 """Draws the gallery: python docs/gallery/draw.py
 
-Each neuron's voltage and spikes for a step, a ramp and noise; each surrogate's derivative and primitive.
+Each neuron's first state and spikes for a step, a ramp and noise; each surrogate's derivative and primitive.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ OPTIONS = {
     "Synaptic": dict(alpha=0.8, beta=0.8),
     "ResonateFire": dict(omega=math.pi / 6),
     "AdEx": dict(b=0.3, tau_w=30.0),
+    "ActivationAwareIF": dict(v_offset=0.3),
+    "FewSpike": dict(clamp=(-1.0, 2.0)),
+    "SigmaDelta": dict(v_threshold=0.5),
+    "Refractory": dict(steps=8),
+    "Graded": dict(factor=0.5),
+    "StateQuant": dict(bits=3),
+    "Noisy": dict(input=0.5),
+    "MPBN": dict(features=1),
+    "nn.PSN": dict(T=T),
+    "nn.MaskedPSN": dict(T=T, order=5, lam=1.0),
+    "nn.SlidingPSN": dict(order=5),
+    "nn.GLIF": dict(T=T),
+    "nn.DSRIF": dict(v_threshold=3.0),
+    "nn.DSRLIF": dict(dt=0.2, v_threshold=0.5),
 }
 GAINS = {
     "Alpha": 0.3, "STBIF": 0.2, "Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25,
@@ -38,7 +52,18 @@ def inputs() -> dict[str, torch.Tensor]:
     t = torch.arange(T).float()
     noise = torch.randn(T, generator=torch.Generator().manual_seed(1)).cumsum(0) / 4
     curves = {"step": (t >= 20) * 1.3, "ramp": t / T * 2.5, "noise": noise - noise.mean()}
-    return {name: curve.unsqueeze(1) for name, curve in curves.items()}
+    return {name: curve.view(T, 1, 1) for name, curve in curves.items()}
+
+
+def make(name: str) -> sl.TemporalModule:
+    """A neuron of :func:`spikeloom.neurons` with the options of this page; an option is that of a LIF."""
+    package, _, name_there = name.rpartition(".")
+    kind, options = getattr(sl.nn if package else sl, name_there), OPTIONS.get(name, {})
+    if issubclass(kind, sl.Option):
+        return kind(sl.LIF(), **options)
+    if kind is sl.FewSpike:
+        return kind(sl.FewSpikeTable.relu(3, most=2.0), **options)
+    return kind(**options)
 
 
 def neurons() -> None:
@@ -46,13 +71,16 @@ def neurons() -> None:
     names = list(sl.neurons())
     fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
     for row, name in zip(axes, names, strict=True):
-        neuron = getattr(sl, name)(**OPTIONS.get(name, {}))
+        torch.manual_seed(1)
+        neuron = make(name)
+        neuron.train(name == "Noisy")
         for ax, x in zip(row, inputs().values(), strict=True):
             with torch.no_grad():
-                voltage = "q" if name == "STBIF" else "v"
-                y, _, recorded = neuron.sequence(GAINS.get(name, 1.0) * x, record=(voltage,))
-            ax.plot(recorded[voltage].flatten(), color="#3f7fbf", lw=1)
-            if name in ("LI", "LIAF"):  # whose output is no spike
+                x = GAINS.get(name, 1.0) * x
+                y, _, *recorded = neuron.sequence(x, record=neuron.recordable[:1])
+            for values in recorded[0].values() if recorded else [x]:  # without a state, the input
+                ax.plot(values.flatten(), color="#3f7fbf", lw=1)
+            if name in ("LI", "LIAF", "FewSpike", "SigmaDelta"):  # whose output is no spike
                 ax.plot(y.flatten(), color="#1f2430", lw=0.8)
             else:
                 low, high = ax.get_ylim()

@@ -74,7 +74,7 @@ class Declared(nn.Module):
         return view
 
     def parts(self) -> list[tuple[str, Declared]]:
-        """This module, and all with declared numbers that its equation is made of: ``(prefix of their numbers, part)``."""
+        """This module, and what its equation is made of: ``(prefix of its numbers, part)``."""
         found: list[tuple[str, Declared]] = [("", self)]
         for child, part in self._parts_of_its_own():
             found += [(f"{child}.{prefix}", inner) for prefix, inner in part.parts()]

@@ -6,17 +6,20 @@ import inspect
 
 from torch import nn as torch_nn
 
-from . import neuron, surrogate
+from . import neuron, nn, surrogate
+from .core import TemporalModule
 
 
 def neurons() -> dict[str, str]:
-    """Names of the built-in neurons, each with its equation.
+    """Names of the built-in neurons, of options for them and of neurons over time, each with its equation.
 
     >>> import spikeloom as sl
     >>> sl.neurons()["QIF"]
     'Quadratic integrate-and-fire: h = v + (x + a (v - v_leak) (v - v_c)) / tau, then fire and reset.'
     """
-    return _described(neuron, neuron.Neuron)
+    found = _described(neuron, neuron.Neuron, neuron.Option)
+    over_time = _described(nn, TemporalModule, nn.Recurrent, nn.NormNeuron)
+    return {**found, **{f"nn.{name}": line for name, line in over_time.items()}}
 
 
 def surrogates() -> dict[str, str]:
@@ -42,10 +45,10 @@ def cite(module: torch_nn.Module) -> list[str]:
     return list(dict.fromkeys(p for p in papers if isinstance(p, str) and p))
 
 
-def _described(package: object, base: type) -> dict[str, str]:
+def _described(package: object, base: type, *but: type) -> dict[str, str]:
     """First paragraphs of the docstrings of a package's classes."""
     found = {}
     for name, thing in inspect.getmembers(package, inspect.isclass):
-        if issubclass(thing, base) and thing is not base:
+        if issubclass(thing, base) and thing not in (base, *but):
             found[name] = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
     return found

@@ -124,6 +124,75 @@ def delta_leaky(x, v):
     return abs(h - v) >= 0.7, h
 
 
+def activation_aware(x, v):
+    h = v + x
+    s = h + 0.3 >= 0.8
+    return s, h - s * 0.8
+
+
+def sigma_delta(x, sigma, sent):
+    sigma += x
+    e = max(0.0, sigma) - sent
+    s = e if abs(e) >= 0.7 else 0.0
+    return s, sigma, sent + s
+
+
+TABLES = (
+    sl.FewSpikeTable(theta=(0.8, 0.5, 0.2), h=(0.7, 0.5, 0.3), d=(1.0, 0.6, 0.1)),
+    sl.FewSpikeTable(theta=(1.6, 1.0, 0.6), h=(1.5, 0.9, 0.5), d=(1.9, 0.7, 0.4)),
+)
+
+
+def few_spike(x):
+    v = min(max(x, -1.2), 1.7)
+    sign, v = math.copysign(1, v), abs(v)
+    table, y = TABLES[v > 1.0], 0.0
+    for theta, h, d in zip(table.theta, table.h, table.d, strict=True):
+        if v >= theta:
+            y, v = y + d, v - h
+    return (sign * y,)
+
+
+def leaky_soft(x, v):
+    h = 0.6 * v + x
+    s = h >= 0.7
+    return s, h - s * 0.7
+
+
+def refractory(x, v, wait):
+    if wait > 0:
+        return 0, v, wait - 1
+    s, v = leaky_soft(x, v)
+    return s, v, 2 * s
+
+
+def graded(x, v):
+    s, v = leaky_soft(x, v)
+    return 0.4 * s, v
+
+
+def adaptive(x, v, a):
+    h = 0.6 * v + x
+    s = h >= 0.7 + 0.5 * a
+    return s, h - s * 0.7, 0.8 * a + s
+
+
+def quantised(x, v):
+    s, v = leaky_soft(x, v)
+    return s, round((min(max(v, -1.0), 1.2) + 1.0) / (2.2 / 7)) * (2.2 / 7) - 1.0
+
+
+def all_at_once(x, v, a, wait):
+    if wait > 0:
+        return 0, v, a, wait - 1
+    s, v, a = adaptive(x, v, a)
+    return 0.4 * s, v, a, 2 * s
+
+
+def leaky():
+    return sl.Leaky(beta=0.6, v_threshold=0.7, reset_delay=False, strict=False)
+
+
 # name -> (neuron, loop, states at rest, gain of the input)
 CASES = {
     "QIF": (lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), qif, (0.1,), 1),
@@ -157,12 +226,29 @@ CASES = {
     "DeltaLeaky": (lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7), delta_leaky, (0.0,), 1),
     "TernaryIF": (lambda: sl.TernaryIF(v_threshold=0.8), ternary, (0.0,), 1),
     "TernaryLIF": (lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard"), ternary_hard, (0.0,), 1),
+    "ActivationAwareIF": (lambda: sl.ActivationAwareIF(v_threshold=0.8, v_offset=0.3), activation_aware, (0.0,), 1),
+    "SigmaDelta": (lambda: sl.SigmaDelta(v_threshold=0.7, activation=torch.relu), sigma_delta, (0.0, 0.0), 1),
+    "FewSpike": (
+        lambda: sl.FewSpike(*TABLES, gates=(1.0,), signed=True, clamp=(-1.2, 1.7)), few_spike, (), 1,
+    ),
+    "Refractory": (lambda: sl.Refractory(leaky(), steps=2), refractory, (0.0, 0.0), 1),
+    "Graded": (lambda: sl.Graded(leaky(), factor=0.4), graded, (0.0,), 1),
+    "Adaptive": (lambda: sl.Adaptive(leaky(), beta=0.5, rho=0.8), adaptive, (0.0, 0.0), 1),
+    "StateQuant": (lambda: sl.StateQuant(leaky(), bits=3), quantised, (0.0,), 1),
+    "HalfThreshold": (lambda: sl.HalfThreshold(leaky()), leaky_soft, (0.35,), 1),
+    "SLTT": (lambda: sl.SLTT(leaky()), leaky_soft, (0.0,), 1),
+    "Graded Refractory Adaptive": (
+        lambda: sl.Graded(sl.Refractory(sl.Adaptive(leaky(), beta=0.5, rho=0.8), steps=2), factor=0.4),
+        all_at_once, (0.0, 0.0, 0.0), 1,
+    ),
 }  # fmt: skip
 ELSEWHERE = {"IF", "LIF", "PLIF", "Leaky", "Synaptic", "LI"}  # test_traces.py
+RANDOM = {"Noisy", "MPBN"}  # test_options.py
 
 
 def test_no_neuron_is_forgotten():
-    assert {n.split()[0] for n in CASES} | ELSEWHERE == set(sl.neuron.__all__) - {"Neuron"}
+    found = {n.split()[0] for n in CASES} | ELSEWHERE | RANDOM
+    assert found == set(sl.neuron.__all__) - {"Neuron", "Option", "FewSpikeTable"}
 
 
 def drive(gain, T=60, N=7):
@@ -175,7 +261,8 @@ def test_equation(name):
     make, loop, rest, gain = CASES[name]
     neuron, x = make().double(), drive(gain)
     with sl.backend("eager"):  # test_kernel compares the rest
-        y, final, recorded = neuron.sequence(x, record=neuron.recordable)
+        y, final, *also = neuron.sequence(x, record=neuron.recordable)
+        recorded = also[0] if also else {}
     assert 0.03 < float(y.ne(0).double().mean()) < 0.97
     for n in range(x.shape[1]):
         states = rest
@@ -203,15 +290,22 @@ def test_kernel(name):
     found = []
     for backend in ("eager", "c"):
         with sl.backend(backend):
-            y, _, recorded = neuron.sequence(x, record=neuron.recordable)
-            loss = sum((w * o).sum() for w, o in zip(weights, (y, *recorded.values()), strict=True))
+            y, _, *also = neuron.sequence(x, record=neuron.recordable)
+            outs = (y, *(o for recorded in also for o in recorded.values()))
+            loss = sum((w * o).sum() for w, o in zip(weights, outs, strict=True))
             leaves = [x, *neuron.parameters()]
             found.append((y.detach(), torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)))
     (y, grads), (z, others) = found
     assert torch.equal(y, z)
     for a, b in zip(grads, others, strict=True):
         assert float((a - b).abs().max()) <= 1e-8 * max(float(a.abs().max()), 1.0)
-    if name != "STBIF":  # which has no gradient to speak of
+    if name not in (
+        "STBIF",
+        "HalfThreshold",
+        "Graded Refractory Adaptive",
+        "Refractory",
+        "FewSpike",
+    ):  # part or all has none
         assert sum(float(g.abs().max()) > 0 for g in grads) >= len(grads) - 1  # one resting value may never be used
 
 

@@ -176,6 +176,39 @@ def test_liaf_is_spikingjellys(golden):
     differs("LIAF", data, sl.LIAF(v_reset=-0.2, threshold_related=False, **options))
 
 
+TABLES = (
+    sl.FewSpikeTable((0.9, 0.5, 0.2), (0.8, 0.45, 0.3), (0.7, 0.6, 0.1)),
+    sl.FewSpikeTable((1.9, 1.1, 0.6), (1.7, 1.0, 0.5), (1.6, 1.2, 0.4)),
+    sl.FewSpikeTable((2.2, 1.0, 0.4), (2.0, 0.9, 0.6), (1.9, 0.8, 0.7)),
+)
+FEW = {
+    "FewSpike": (lambda: sl.FewSpike(TABLES[0])),
+    "FewSpike-outliers": (lambda: sl.FewSpike(*TABLES[:2], gates=(1.0,), signed=True, clamp=(-1.8, 1.8))),
+    "FewSpike-gates": (lambda: sl.FewSpike(*TABLES, gates=(0.2, 1.4))),
+}
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_few_spike_is_spikingjellys(golden, name):
+    data = golden("spikingjelly")
+    for make, same in ((FEW[name], True), (FEW["FewSpike" if name != "FewSpike" else "FewSpike-gates"], False)):
+        x = data["x"].clone().requires_grad_()
+        y, _ = make().sequence(x)
+        (grad,) = torch.autograd.grad((data["gs"] * y).sum(), x)
+        for got, wanted in ((y.detach(), data[f"{name}/outputs"]), (grad, data[f"{name}/grad_x"])):
+            assert (error(got, wanted) <= 2e-6) == same
+
+
+def test_neurons_of_converted_networks_are_spikingjellys(golden):
+    data = golden("spikingjelly")
+    threshold, offset = torch.linspace(0.6, 1.2, 7), torch.linspace(0.3, -0.1, 7)
+    compare("ActivationAwareIF", data, sl.ActivationAwareIF(v_threshold=threshold, v_offset=offset))
+    differs("ActivationAwareIF", data, sl.ActivationAwareIF(v_threshold=threshold, v_offset=-offset))
+    half = sl.IF(v_threshold=0.8, reset="soft")
+    compare("HalfThresholdIF", data, sl.HalfThreshold(half))
+    differs("HalfThresholdIF", data, half)
+
+
 def test_lapicque_is_snntorchs_without_its_reset(golden):
     data = golden("snntorch")
     options = dict(r=2.0, c=1.5, dt=0.5, v_threshold=0.4, reset="none", strict=True)

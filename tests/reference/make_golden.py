@@ -92,6 +92,47 @@ def spikingjelly():
     node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
     x = shared()[0].requires_grad_()
     finish(store, "ILIF", x, node(x), node.v_seq)
+    wide = dict(surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m")
+    nodes = {
+        "ActivationAwareIF": neuron.ActivationAwareIFNode(
+            v_threshold=torch.linspace(0.6, 1.2, N), v_offset=torch.linspace(0.3, -0.1, N), store_v_seq=True, **wide
+        ),
+        "HalfThresholdIF": neuron.HalfThresholdIFNode(v_threshold=0.8, store_v_seq=True, **wide),
+    }
+    for name, node in nodes.items():
+        x = shared()[0].requires_grad_()
+        finish(store, name, x, node(x), node.v_seq)
+    tables = [
+        neuron.FewSpikeTable([0.9, 0.5, 0.2], [0.8, 0.45, 0.3], [0.7, 0.6, 0.1]),
+        neuron.FewSpikeTable([1.9, 1.1, 0.6], [1.7, 1.0, 0.5], [1.6, 1.2, 0.4]),
+        neuron.FewSpikeTable([2.2, 1.0, 0.4], [2.0, 0.9, 0.6], [1.9, 0.8, 0.7]),
+    ]
+    nodes = {
+        "FewSpike": neuron.FewSpikeNode(tables[0]),
+        "FewSpike-outliers": neuron.OutlierAwareThresholdNode(tables[0], tables[1], 1.0, 1.8),
+        "FewSpike-gates": neuron.HGNode(tables, [0.2, 1.4]),
+    }
+    for name, node in nodes.items():
+        x = shared()[0].requires_grad_()
+        y = torch.stack([node(x_t) for x_t in x])
+        finish(store, name, x, y, torch.zeros_like(y))
+        del store[f"{name}/spikes"]
+        store[f"{name}/outputs"] = y.detach().numpy()
+    torch.manual_seed(0)
+    node = neuron.GatedLIFNode(T=T, inplane=N, surrogate_function=surrogate.Sigmoid(alpha=4.0))
+    g = torch.Generator().manual_seed(5)
+    names = ("alpha", "beta", "gamma", "tau", "v_threshold", "linear_decay", "v_subreset", "conduct")
+    for key in names:
+        parameter = getattr(node, key)
+        parameter.data.add_(0.5 * torch.randn(parameter.shape, generator=g))
+        store[f"GLIF/{key}"] = parameter.detach().numpy()
+    x = shared()[0].requires_grad_()
+    spikes = node(x.reshape(T, B, N, 1, 1)).reshape(T, B, N)
+    finish(store, "GLIF", x, spikes, spikes, [getattr(node, key) for key in names])
+    node = neuron.DSRIFNode(T=T, v_threshold=1.1, alpha=0.6)
+    x = shared()[0].requires_grad_()
+    y = node(x)
+    finish(store, "DSRIF", x, y / 1.1, y, [node.v_threshold])
     parallel = {
         "PSN": neuron.PSN(T=T, surrogate_function=surrogate.ATan(alpha=2.0)),
         "MaskedPSN": neuron.MaskedPSN(

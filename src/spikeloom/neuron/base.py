@@ -55,6 +55,7 @@ class Neuron(Declared, TemporalModule):
     """
 
     takes_repeated = True
+    nestable: ClassVar[bool] = True  # whether an option may stand around it
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
 
@@ -119,12 +120,15 @@ class Neuron(Declared, TemporalModule):
 
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
         """The states at rest, ``{name: [B, *]}``."""
-        dtype, found = state_dtype(x_t[0].dtype), {}
-        for name, number in self._rest.items():
+        return self._at_rest(x_t[0], self._rest)
+
+    def _at_rest(self, x_t: Tensor, rest: dict[str, str]) -> dict[str, Tensor]:
+        dtype, found = state_dtype(x_t.dtype), {}
+        for name, number in rest.items():
             if self._declared[number] and not torch.compiler.is_compiling():
-                found[name] = torch.full_like(x_t[0], self._floats[number], dtype=dtype)
+                found[name] = torch.full_like(x_t, self._floats[number], dtype=dtype)
             else:
-                zero = torch.zeros_like(x_t[0], dtype=dtype)
+                zero = torch.zeros_like(x_t, dtype=dtype)
                 found[name] = zero + self.broadcast(number, zero.shape, dtype)
         return found
 
@@ -171,9 +175,19 @@ class Neuron(Declared, TemporalModule):
                 raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {', '.join(names) or 'nothing'}")
         start = self._start(state, x_t)
         indices = tuple(names.index(n) for n in record)
-        y, final, recordings = scan(self, xs, start, lengths=lengths, record=indices, norm=norm)
+        y, final, recordings = self._scan(xs, start, lengths, indices, norm)
         new = dict(zip(names, final, strict=True))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
+
+    def _scan(
+        self,
+        xs: tuple[Tensor | Repeated, ...],
+        states: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        record: tuple[int, ...],
+        norm: nn.Module | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return scan(self, xs, states, lengths=lengths, record=record, norm=norm)
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""

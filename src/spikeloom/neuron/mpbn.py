@@ -1,0 +1,149 @@
+"""MPBN: batch normalisation of the membrane potential, between charge and fire.
+
+    h = charge(x, v);  s = [BN(h) >= v_threshold];  v = reset(h, s)
+
+Guo et al., Membrane Potential Batch Normalization for Spiking Neural Networks, ICCV 2023.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Repeated, Sequence, State
+from ..kernel import full_precision, output_dtype, scan_eager, state_dtype
+from .base import Neuron
+from .options import Option, fires_once, shifted
+
+
+class _AnyBatchNorm(nn.modules.batchnorm._BatchNorm):
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # torch's name
+        """Every ``[B, C, *]`` will do."""
+
+
+class MPBN(Option):
+    """Normalises the voltage that the inner neuron fires on, not the one it keeps: ``s = [BN(h) >= v_threshold]``.
+
+    Args:
+        neuron: one with ``v_threshold`` that fires once a step.
+        features: channels (dimension 1 of the step) of the batch norm ``norm``, which is that of torch.nn.
+        eps, momentum: see ``nn.BatchNorm1d``.
+
+    In training every step is normalised by its own batch, which needs the PyTorch loop, and the running statistics move
+    at each step. In evaluation it is an affine function in the kernel; :meth:`fold` gives the neuron without it, whose
+    thresholds are ``(v_threshold - bias) sigma / weight + mean``. Must be the outermost option. SpikingJelly's
+    ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold can stand for it.
+
+    Input and output ``[T, B, C, *]``; states are the inner neuron's. Raises ValueError in training with lengths.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> neuron = sl.MPBN(sl.LIF(), features=3).eval()
+    >>> x = torch.rand(5, 2, 3) * 3
+    >>> torch.equal(neuron.sequence(x)[0], neuron.fold().sequence(x)[0])
+    True
+    """
+
+    paper = "Guo et al., Membrane Potential Batch Normalization for Spiking Neural Networks, ICCV 2023"
+    nestable: ClassVar[bool] = False
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, neuron: Neuron, features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(neuron)
+        if "v_threshold" not in self.core()._declared:
+            raise TypeError(f"MPBN: {type(self.core()).__name__} has no v_threshold")
+        self.norm = _AnyBatchNorm(features, eps=eps, momentum=momentum)
+        self.numbers(scale=torch.ones(features), shift=torch.zeros(features))  # of the norm: see broadcast
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the batch norm in evaluation, ``[features]``."""
+        norm = self.norm
+        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        scale: Tensor = norm.weight * torch.rsqrt(variance + norm.eps)
+        return scale, norm.bias - mean * scale
+
+    def broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A number, shaped to broadcast against one step; scale and shift are those of the batch norm."""
+        if name not in ("scale", "shift"):
+            return super().broadcast(name, step_shape, dtype)
+        if len(step_shape) < 2 or step_shape[1] != self.norm.num_features:
+            raise ValueError(f"MPBN: has {self.norm.num_features} features, got a step {list(step_shape)} [B, C, *]")
+        scale, shift = self.affine()
+        value = scale if name == "scale" else shift
+        return value.reshape(-1, *(1,) * (len(step_shape) - 2)).to(dtype)
+
+    def constants(self) -> dict[str, Any]:
+        """What checkpoints carry besides the inner neuron's: nothing that is learned."""
+        return {name: value for name, value in super().constants().items() if name not in ("scale", "shift")}
+
+    def dynamics(self, x: Tensor, *states: Tensor) -> Any:
+        threshold = self.core().v_threshold
+        normalised = self.__dict__.get("normalised") or (lambda h: h * self.scale + self.shift)
+
+        def by(u: Tensor) -> Tensor:
+            h: Tensor = normalised(u + threshold)
+            return h - threshold
+
+        return shifted(self.neuron, fires_once(by, "MPBN")).dynamics(x, *states)
+
+    def fold(self) -> Neuron:
+        """The inner neuron with thresholds that stand for the batch norm in evaluation.
+
+        Raises ValueError for a soft reset, which subtracts the old threshold, and for a weight that is not positive.
+        """
+        core = self.core()
+        if core.reset == "soft":
+            raise ValueError(
+                "MPBN: a soft reset subtracts the threshold, which folding would change; take reset='hard'"
+            )
+        with torch.no_grad():
+            scale, shift = self.affine()
+            if not bool((scale > 0).all()):
+                raise ValueError(
+                    f"MPBN: {int((scale <= 0).sum())} of {len(scale)} weights of the batch norm are not positive: a "
+                    "channel fires below a threshold, which no threshold can stand for"
+                )
+            threshold = core.v_threshold.to(scale)
+            if threshold.numel() not in (1, len(scale)):
+                raise ValueError(f"MPBN: v_threshold {list(threshold.shape)} is not one value per channel")
+            folded = copy.deepcopy(self.neuron)
+            inner = folded.core() if isinstance(folded, Option) else folded
+            inner._forget("v_threshold")
+            inner.numbers(v_threshold=(threshold - shift) / scale)
+        return folded.train(self.training)
+
+    def absorb(self, previous: nn.Module) -> Sequence | None:
+        """A batch norm before it joins the kernel in evaluation."""
+        return None if self.training else super().absorb(previous)
+
+    def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of ``[B, *]``: ``(spikes, state)``."""
+        if not self.training:
+            return super().step(*x_t, state=state)
+        y, new = self._sequence(tuple(x.unsqueeze(0) for x in x_t), state, None, (), None)
+        return y[0], new
+
+    def _scan(
+        self,
+        xs: tuple[Tensor | Repeated, ...],
+        states: tuple[Tensor, ...],
+        lengths: Tensor | None,
+        record: tuple[int, ...],
+        norm: nn.Module | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        if not self.training:
+            return super()._scan(xs, states, lengths, record, norm)
+        if lengths is not None:
+            raise ValueError(
+                "MPBN: in training its statistics are those of all samples of a step; lengths cannot be used"
+            )
+        x_t = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
+        dtype = state_dtype(x_t.dtype)
+        view = self.bind(x_t.shape, dtype)
+        view.__dict__["normalised"] = self.norm
+        with full_precision(x_t.device):
+            return scan_eager(cast(Any, view), xs, states, dtype, output_dtype(x_t.dtype), None, record)

@@ -1,0 +1,147 @@
+"""DSR: neurons whose gradient is that of their firing rates.
+
+    IF:   v = v + x;                     s = [v >= alpha v_threshold];  y = v_threshold s;       v = v - v_threshold s
+    LIF:  v = b v + (1 - b) x, b = exp(-dt / tau);                      y = v_threshold s / dt;  v = v - v_threshold s
+    backward, every y[t] is  clamp(mean(x), 0, v_threshold)  (IF)
+                        or   clamp(r(x) / tau, 0, v_threshold / dt),  r(x) = sum w[t] x[t] / sum w  (LIF)
+    with w[t] = exp(-dt (T - t) / tau)
+
+Meng et al., Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on Spike Representation,
+CVPR 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._time import masked, trailing
+from ..core import State, TemporalModule
+from ..neuron import Neuron
+
+
+class _Rated(Neuron):
+    """The forward pass of DSR's neurons: it fires ``v_threshold`` at ``alpha v_threshold``."""
+
+    least: Tensor
+    alpha: Tensor
+    decay: Tensor
+    gain: Tensor
+
+    def __init__(self, v_threshold: float, alpha: float, least: float, decay: float) -> None:
+        super().__init__(reset="soft")
+        learned = nn.Parameter(torch.tensor(v_threshold))
+        gain = 1.0 if decay == 1 else 1 - decay
+        self.numbers(v_threshold=learned, least=least, alpha=alpha, decay=decay, gain=gain)
+        self.states(v=0.0)
+
+    def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        threshold = torch.maximum(self.v_threshold, self.least)
+        h = self.decay * v + self.gain * x
+        spike = self.fire(h - self.alpha * threshold) * threshold
+        return spike, h - spike
+
+
+class _ByRate(TemporalModule):
+    """What DSRIF and DSRLIF share. ``tau``: membrane time constant (infinite for IF), ``dt``: a step in its unit."""
+
+    paper = "Meng et al., Training Low-Latency SNNs by Differentiation on Spike Representation, CVPR 2022"
+    opaque = True
+    recordable = ("v",)
+
+    def __init__(self, v_threshold: float, alpha: float, least: float, tau: float, dt: float) -> None:
+        super().__init__()
+        who = type(self).__name__
+        if not 0 < alpha <= 1:
+            raise ValueError(f"{who}: alpha must be above 0 and at most 1, got {alpha}")
+        if not 0 < least <= v_threshold:
+            raise ValueError(f"{who}: least must be above 0 and at most v_threshold, got {least} and {v_threshold}")
+        if not (tau > 0 and 0 < dt < math.inf):
+            raise ValueError(f"{who}: tau and dt must be positive, got {tau} and {dt}")
+        self.tau, self.dt = tau, dt
+        self.neuron = _Rated(v_threshold, alpha, least, math.exp(-dt / tau))
+
+    def initial_state(self, *x_t: Any) -> State:
+        """Zeros."""
+        return self.neuron.initial_state(*x_t)
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        x = xs[0]
+        with torch.no_grad():
+            spikes, *rest = self.neuron.sequence(x, state=state, lengths=lengths, record=record)
+        rate = self._rate(x, lengths)
+        return spikes / self.dt + masked((rate - rate.detach()).expand_as(x), lengths), *rest
+
+    def _rate(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """The rate that the input stands for, ``[B, *]``."""
+        T = x.shape[0]
+        age = torch.arange(T - 1, -1, -1, device=x.device, dtype=x.dtype)
+        weights = trailing(torch.exp(-self.dt / self.tau * age), x.ndim).expand_as(x)
+        weights = masked(weights, lengths)
+        leak = 1.0 if math.isinf(self.tau) else self.tau
+        rate = (weights * x).sum(0) / weights.sum(0) / leak
+        most = torch.maximum(self.neuron.v_threshold, self.neuron.least) / self.dt
+        return torch.minimum(rate.clamp(min=0.0), most.to(rate.dtype))
+
+    def extra_repr(self) -> str:
+        return "" if math.isinf(self.tau) else f"tau={self.tau}, dt={self.dt}"
+
+
+class DSRIF(_ByRate):
+    """IF that is trained by its rate: forward spikes of the height ``v_threshold``, backward ``clamp(mean_t(x), 0,
+    v_threshold)`` at every step.
+
+    Args:
+        v_threshold: initial value of the threshold, ``neuron.v_threshold``, which is learned and is the spikes' height.
+        alpha: fires at ``alpha v_threshold``.
+        least: the threshold is not less than this.
+
+    Input and output ``[T, B, *]``; state ``v``. The gradient is that of one call: split runs share the forward pass.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> neuron = sl.nn.DSRIF(v_threshold=1.0)
+    >>> x = torch.full((4, 1), 0.5, requires_grad=True)
+    >>> y, _ = neuron.sequence(x)
+    >>> y.flatten().tolist(), torch.autograd.grad(y.mean(), x)[0].flatten().tolist()
+    ([1.0, 0.0, 1.0, 0.0], [0.25, 0.25, 0.25, 0.25])
+    """
+
+    def __init__(self, *, v_threshold: float = 6.0, alpha: float = 0.5, least: float = 0.01) -> None:
+        super().__init__(v_threshold, alpha, least, math.inf, 1.0)
+
+
+class DSRLIF(_ByRate):
+    """LIF that is trained by its weighted rate: forward spikes of the height ``v_threshold / dt``, backward
+    ``clamp(r(x) / tau, 0, v_threshold / dt)`` at every step, with r a mean weighted by ``exp(-dt (T - t) / tau)``.
+
+    Args:
+        tau: membrane time constant.
+        dt: length of a step in the same unit.
+        v_threshold, alpha, least: see :class:`DSRIF`.
+
+    Input and output ``[T, B, *]``; state ``v``. SpikingJelly's ``DSRLIFNode`` spreads the gradient evenly over the
+    steps of the input; here it has the weights of r, whose gradient it is.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.Network(sl.nn.DSRLIF(v_threshold=0.3))(torch.rand(20, 2, 3)).shape
+    torch.Size([20, 2, 3])
+    """
+
+    def __init__(
+        self,
+        *,
+        tau: float = 2.0,
+        dt: float = 0.05,
+        v_threshold: float = 1.0,
+        alpha: float = 0.3,
+        least: float = 0.1,
+    ) -> None:
+        super().__init__(v_threshold, alpha, least, tau, dt)
