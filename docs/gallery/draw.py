@@ -41,6 +41,9 @@ OPTIONS = {
     "nn.DSRIF": dict(v_threshold=3.0),
     "nn.DSRLIF": dict(dt=0.2, v_threshold=0.5),
 }
+NETWORKS = (  # whose response is that of their weights
+    "nn.AssociativeLeaky", "nn.SConv2dLSTM", "nn.SpikingGRU", "nn.SpikingLSTM", "nn.SpikingRNN",
+)  # fmt: skip
 GAINS = {
     "Alpha": 0.3, "STBIF": 0.2, "Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25,
     "CLIF": 0.8, "ResonateFire": 0.4, "TernaryIF": 0.2, "SEAdLIF": 3.0, "ILIF": 2.0, "Lapicque": 1.3,
@@ -59,7 +62,7 @@ def make(name: str) -> sl.TemporalModule:
     """A neuron of :func:`spikeloom.neurons` with the options of this page; an option is that of a LIF."""
     package, _, name_there = name.rpartition(".")
     kind, options = getattr(sl.nn if package else sl, name_there), OPTIONS.get(name, {})
-    if issubclass(kind, sl.Option):
+    if issubclass(kind, sl.Option | sl.nn.ParallelLIF):
         return kind(sl.LIF(), **options)
     if kind is sl.FewSpike:
         return kind(sl.FewSpikeTable.relu(3, most=2.0), **options)
@@ -68,7 +71,7 @@ def make(name: str) -> sl.TemporalModule:
 
 def neurons() -> None:
     """A row for each neuron."""
-    names = list(sl.neurons())
+    names = [name for name in sl.neurons() if name not in NETWORKS]
     fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
     for row, name in zip(axes, names, strict=True):
         torch.manual_seed(1)

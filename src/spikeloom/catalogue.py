@@ -18,7 +18,7 @@ def neurons() -> dict[str, str]:
     'Quadratic integrate-and-fire: h = v + (x + a (v - v_leak) (v - v_c)) / tau, then fire and reset.'
     """
     found = _described(neuron, neuron.Neuron, neuron.Option)
-    over_time = _described(nn, TemporalModule, nn.Recurrent, nn.NormNeuron)
+    over_time = _described(nn, TemporalModule, nn.Recurrent, nn.NormNeuron, nn.OTTT)
     return {**found, **{f"nn.{name}": line for name, line in over_time.items()}}
 
 

@@ -229,7 +229,7 @@ exponential; "LIF no decay" has `decay_input=False`, "Leaky now" `reset_delay=Fa
 TAIL = """
 
 Everywhere else the PyTorch loop runs: on other devices, in `torch.func` transforms and forward-mode differentiation,
-under `torch.export`, for single steps of a stream, for tensor subclasses, and for what a kernel cannot hold (see
+under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see
 [kernels](kernels.md)). `torch.compile` sees one operator per neuron layer on a CPU.
 """
 

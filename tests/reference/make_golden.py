@@ -148,6 +148,38 @@ def spikingjelly():
         spikes = node(x)
         finish(store, name, x, spikes, spikes, [node.weight, node.bias])
         store[f"{name}/weight"], store[f"{name}/bias"] = node.weight.detach().numpy(), node.bias.detach().numpy()
+    from spikingjelly.activation_based import rnn
+
+    networks = {
+        "SpikingRNN": rnn.SpikingVanillaRNN(N, 5, 2),
+        "SpikingLSTM": rnn.SpikingLSTM(N, 5, 2, bidirectional=True),
+        "SpikingGRU": rnn.SpikingGRU(N, 5, 1),
+    }
+    for name, network in networks.items():
+        g = torch.Generator().manual_seed(6)
+        parameters = {key.replace(".", "-"): p for key, p in network.named_parameters()}
+        for key, parameter in parameters.items():
+            parameter.data.copy_(0.8 * torch.randn(parameter.shape, generator=g))
+            store[f"{name}/{key}"] = parameter.detach().numpy()
+        x = shared()[0].requires_grad_()
+        y = network(x)[0]
+        loss = (shared()[1][:, :, :5] * y[:, :, :5]).sum() + (shared()[2][:, :, :5] * y[:, :, -5:]).sum()
+        store[f"{name}/outputs"] = y.detach().numpy()
+        for key, grad in zip(["x", *parameters], torch.autograd.grad(loss, [x, *parameters.values()]), strict=True):
+            store[f"{name}/grad_{key}"] = grad.numpy()
+        print(f"{name}: {100 * float(y.mean()):.0f} %")
+    node = neuron.ILCLIFNode(2, 3, v_decay=0.75, v_threshold=0.8, surrogate_function=surrogate.Rect(alpha=1.0))
+    g = torch.Generator().manual_seed(7)
+    for parameter in node.parameters():
+        parameter.data.copy_(0.5 * torch.randn(parameter.shape, generator=g))
+    x = shared()[0][:, :, :6].clone().requires_grad_()
+    y = node(x.clone())  # it writes to its input
+    store["ILC/spikes"] = y.detach().numpy().astype(np.uint8)
+    store["ILC/grad_x"], store["ILC/grad_0"], store["ILC/grad_1"] = (
+        grad.numpy()
+        for grad in torch.autograd.grad((shared()[1][:, :, :6] * y).sum(), [x, node.conn.weight, node.conn.bias])
+    )
+    store["ILC/weight"], store["ILC/bias"] = node.conn.weight.detach().numpy(), node.conn.bias.detach().numpy()
     for cls in (
         "Sigmoid", "ATan", "PiecewiseQuadratic", "Erf", "PiecewiseExp", "SoftSign", "SuperSpike", "NonzeroSignLogAbs",
         "PiecewiseLeakyReLU", "QPseudoSpike", "LeakyKReLU", "LogTailedReLU", "Rect", "S2NN",
@@ -229,6 +261,51 @@ def snntorch():
         spikes.append(spike)
         mems.append(mem)
     finish(store, "Lapicque", x, torch.stack(spikes), torch.stack(mems))
+    for reset, mechanism in (("soft", "subtract"), ("hard", "zero"), ("none", "none")):
+        node = snn.SLSTM(N, N, threshold=0.1, reset_mechanism=mechanism)
+        g = torch.Generator().manual_seed(8)
+        for key, parameter in node.named_parameters():
+            if key.startswith("lstm_cell"):
+                parameter.data.copy_(torch.randn(parameter.shape, generator=g))
+                store[f"SLSTM-{reset}/{key.removeprefix('lstm_cell.')}"] = parameter.detach().numpy()
+        x = shared()[0].requires_grad_()
+        syn, mem, spikes, mems = torch.zeros(B, N), torch.zeros(B, N), [], []
+        for t in range(T):
+            spike, syn, mem = node(x[t], syn, mem)
+            spikes.append(spike)
+            mems.append(mem)
+        cell = node.lstm_cell
+        finish(store, f"SLSTM-{reset}", x, torch.stack(spikes), torch.stack(mems), [cell.weight_ih, cell.weight_hh])
+    for name, pool in (("none", {}), ("max", dict(max_pool=2)), ("avg", dict(avg_pool=2))):
+        node = snn.SConv2dLSTM(1, 2, 3, threshold=0.05, **pool)
+        g = torch.Generator().manual_seed(9)
+        for parameter in node.conv.parameters():
+            parameter.data.copy_(0.6 * torch.randn(parameter.shape, generator=g))
+        x = (0.5 + torch.randn(8, 2, 1, 6, 6, generator=g)).requires_grad_()
+        syn, mem, spikes = torch.zeros(2, 2, 6, 6), torch.zeros(2, 2, 6, 6), []
+        for t in range(8):
+            spike, syn, mem = node(x[t], syn, mem)
+            spikes.append(spike)
+        y = torch.stack(spikes)
+        weight = torch.randn(y.shape, generator=g)
+        grads = torch.autograd.grad((weight * y).sum(), [x, node.conv.weight, node.conv.bias])
+        found = dict(x=x, weight=node.conv.weight, bias=node.conv.bias, up=weight, spikes=y)
+        found.update(grad_x=grads[0], grad_0=grads[1], grad_1=grads[2])
+        store.update({f"SConv2dLSTM-{name}/{key}": value.detach().numpy() for key, value in found.items()})
+        print(f"SConv2dLSTM-{name}: {100 * float(y.mean()):.0f} %")
+    node = snn.AssociativeLeaky(N, 3, 4, 12)
+    node.threshold.fill_(0.3)
+    g = torch.Generator().manual_seed(10)
+    for key, parameter in node.named_parameters():
+        if key.startswith("to_"):
+            parameter.data.copy_(0.7 * torch.randn(parameter.shape, generator=g))
+            if "alpha" in key:  # decays next to 1: it divides by their products
+                parameter.data.mul_(0.2).add_(2.0 * ("bias" in key))
+            store[f"AssociativeLeaky/{key}"] = parameter.detach().numpy()
+    x = shared()[0][:8].clone().requires_grad_()
+    y = node(x)
+    store["AssociativeLeaky/outputs"] = y.detach().numpy()
+    store["AssociativeLeaky/grad_x"] = torch.autograd.grad(y.square().sum(), x)[0].numpy()
     u = torch.linspace(-3, 3, 60, requires_grad=True)  # no exact 0: snnTorch fires at u > 0
     for name, curve in (
         ("FastSigmoid", surrogate.fast_sigmoid()),

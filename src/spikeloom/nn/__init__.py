@@ -1,9 +1,32 @@
 """Modules that know time, made of others."""
 
+from .at_once import AssociativeLeaky, ParallelLIF
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
+from .inhibition import Inhibition
 from .norm_neuron import NormNeuron
+from .online import OTTT
 from .parallel import PSN, MaskedPSN, SlidingPSN
-from .recurrent import OneToOne, Recurrent
+from .recurrent import ILC, OneToOne, Recurrent
+from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
 
-__all__ = ["DSRIF", "DSRLIF", "GLIF", "PSN", "MaskedPSN", "NormNeuron", "OneToOne", "Recurrent", "SlidingPSN"]
+__all__ = [
+    "DSRIF",
+    "DSRLIF",
+    "GLIF",
+    "ILC",
+    "OTTT",
+    "PSN",
+    "AssociativeLeaky",
+    "Inhibition",
+    "MaskedPSN",
+    "NormNeuron",
+    "OneToOne",
+    "ParallelLIF",
+    "Recurrent",
+    "SConv2dLSTM",
+    "SlidingPSN",
+    "SpikingGRU",
+    "SpikingLSTM",
+    "SpikingRNN",
+]

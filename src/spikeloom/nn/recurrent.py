@@ -30,6 +30,36 @@ class OneToOne(nn.Module):
         return y * self.weight.reshape(-1, *(1,) * (y.ndim - 2))
 
 
+class ILC(nn.Module):
+    """Feedback inside groups of neurons, as in a population that decodes one action: ``y_g -> W_g y_g + b_g``.
+
+    Args:
+        groups: number of groups.
+        size: neurons of a group; the step is ``[B, groups size]``.
+
+    ``Recurrent(neuron, ILC(act_dim, dec_pop_dim))`` is SpikingJelly's ``ILCIFNode`` and its kin.
+    """
+
+    paper = "Chen et al., Fully Spiking Actor Network with Intralayer Connections for RL, IEEE TNNLS 2024"
+
+    def __init__(self, groups: int, size: int) -> None:
+        super().__init__()
+        if groups < 1 or size < 1:
+            raise ValueError(f"ILC: groups and size must be at least 1, got {groups} and {size}")
+        self.groups, self.size = groups, size
+        self.weight = nn.Parameter(torch.empty(groups, size, size))
+        self.bias = nn.Parameter(torch.empty(groups, size))
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(size**-0.5), size**-0.5)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """``[B, groups size]``, the same shape."""
+        if y.ndim != 2 or y.shape[1] != self.groups * self.size:
+            raise ValueError(f"ILC: expected [B, {self.groups * self.size}], got {list(y.shape)}")
+        grouped = y.unflatten(1, (self.groups, self.size))
+        return (torch.einsum("bgi,goi->bgo", grouped, self.weight) + self.bias).flatten(1)
+
+
 class Recurrent(TemporalModule):
     """``y[t] = neuron(x[t] + feedback(y[t-1]))``, with ``y[-1] = 0``.
 
