@@ -58,6 +58,10 @@ def neurons():
         "DeltaLeaky": lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.2),
         "TernaryIF": lambda: sl.TernaryIF(v_threshold=0.4),
         "TernaryLIF": lambda: sl.TernaryLIF(v_threshold=0.3, reset="hard"),
+        "ActivationAwareIF": lambda: sl.ActivationAwareIF(v_offset=torch.linspace(0.2, 0.6, 8)),
+        "Refractory": lambda: sl.Refractory(sl.LIF(v_threshold=0.2), steps=2),
+        "Adaptive": lambda: sl.Graded(sl.Adaptive(sl.LIF(v_threshold=0.2), beta=0.3), factor=0.5),
+        "StateQuant": lambda: sl.StateQuant(sl.LIF(v_threshold=0.2), bits=6),
     }
 
 

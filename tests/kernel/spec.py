@@ -3,9 +3,11 @@
 ``python tests/kernel/spec.py`` prints docs/support.md.
 """
 
+import importlib.util
 import itertools
 import random
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -46,8 +48,18 @@ class Two(sl.Neuron):
         return s, self.reset_voltage(h, s), a * self.rho + s * (1 - self.rho)
 
 
+def gallery():
+    """The script that draws every neuron, and knows what each takes."""
+    found = importlib.util.spec_from_file_location("gallery", Path(__file__).parents[2] / "docs/gallery/draw.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
 def make(case):
     """The neuron of a case; its main number is of the case's kind."""
+    if "make" in case:
+        return case["make"]()
     name, C = case["neuron"], case["shape"][1] if len(case["shape"]) > 1 else 1
 
     def number(low, high):
@@ -132,7 +144,7 @@ def run(case, backend, seed=0):
     T, shape, dtype = case["T"], case["shape"], case["dtype"]
     neuron = make(case)
     neuron = neuron.double() if dtype == torch.float64 else neuron
-    x = 0.5 + torch.randn(T, *shape, generator=g)
+    x = case.get("gain", 1.0) * (0.5 + torch.randn(T, *shape, generator=g))
     x = LAYOUTS[case["layout"]]((x * 64).round().div(64).to(dtype))  # exact in every dtype
     once = case["static"] and not case["lengths"]
     x = (x[0].clone(memory_format=torch.preserve_format) if once else x).detach().requires_grad_()
@@ -147,6 +159,7 @@ def run(case, backend, seed=0):
     names = neuron.recordable if case["record"] else ()
     from spikeloom.core import Repeated
 
+    torch.manual_seed(seed)  # of neurons with noise
     with sl.backend(backend):
         y, final, *recorded = neuron.sequence(Repeated(x, T) if once else x, state=start, lengths=lengths, record=names)
     outs = [y, *final.values(), *(recorded[0].values() if recorded else ())]
@@ -162,6 +175,8 @@ def run(case, backend, seed=0):
         }[case["upstream"]]()
     )
     leaves = [x, *(start or {}).values(), *neuron.parameters()]
+    if not loss.requires_grad:  # STBIF
+        return [o.detach() for o in outs], []
     grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
     return [o.detach() for o in outs], list(grads)
 
@@ -169,7 +184,7 @@ def run(case, backend, seed=0):
 def check(case):
     """Asserts that kernels give what the loop gives; returns the mean output."""
     (outs, grads), (got, got_grads) = run(case, "eager"), run(case, "c")
-    smooth = case["neuron"] in ("Two", "PLIF")  # an exponential in the step, or in a number
+    smooth = case["neuron"] in ("Two", "PLIF") or "make" in case  # an exponential in the step, or in a number
     for a, b in zip(outs, got, strict=True):
         assert a.dtype == b.dtype, case
         if smooth:
@@ -209,12 +224,26 @@ def matrix():
         "channels_last": {"layout": "channels_last"},
     }
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    rows = [("neuron", n) for n in AXES["neuron"]] + [("surrogate", s) for s in AXES["surrogate"]]
-    for axis, name in rows:
+    drawn = gallery()
+    rows = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
+    for name in sl.neurons():
+        if "." not in name and name != "MPBN":
+            gain = drawn.GAINS.get(name, 1.0)
+            rows.append((name, {"neuron": name, "gain": gain, "make": lambda name=name: drawn.make(name)}))
+    for name in sl.surrogates():
+        scale = () if name != "Custom" else (lambda u, a: a / (1 + (a * u).abs()),)
+        rows.append(
+            (name, {"make": lambda name=name, a=scale: sl.LIF(v_threshold=0.4, surrogate=getattr(S, name)(*a))})
+        )
+    for name, kind in rows:
         cells = []
         for options in columns.values():
-            check({**base, "neuron": "LIF", axis: name, **options})
-            cells.append("kernel")
+            torch.manual_seed(0)
+            try:
+                check({**base, "neuron": "LIF", **kind, **options})
+                cells.append("kernel")
+            except sl.BackendError:
+                cells.append("loop")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -223,7 +252,9 @@ HEAD = """# Support
 
 What runs as a kernel on a CPU, forward and backward with all gradients, printed by `python tests/kernel/spec.py`, which
 runs each cell and compares it with the PyTorch loop. "Two" is a neuron that the script defines, with two states and an
-exponential; "LIF no decay" has `decay_input=False`, "Leaky now" `reset_delay=False`. Surrogates are those of a LIF.
+exponential; "LIF no decay" has `decay_input=False`, "Leaky now" `reset_delay=False`. Options and
+surrogates are those of a LIF. MPBN runs as a kernel in evaluation and as a loop in training; the modules of `sl.nn` run
+the kernels of the neurons inside them.
 
 """
 TAIL = """

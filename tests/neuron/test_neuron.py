@@ -43,6 +43,14 @@ GRADCHECK = {
     ),
     "Synaptic now": lambda: sl.Synaptic(alpha=p(0.6), beta=p(0.8), reset_delay=False, surrogate=smooth()),
     "LI": lambda: sl.LI(tau=p(2.0, 3.0, 4.0), v_leak=p(0.3)),
+    "Graded Adaptive": lambda: sl.Graded(
+        sl.Adaptive(sl.LIF(tau=p(2.0, 2.5, 3.0), v_threshold=p(0.4), surrogate=smooth()), beta=p(0.3), rho=p(0.8)),
+        factor=p(0.4, 0.5, 0.6),
+    ),
+    "ActivationAwareIF": lambda: sl.ActivationAwareIF(
+        v_threshold=p(0.5, 0.6, 0.7), v_offset=p(0.1), surrogate=smooth()
+    ),
+    "HalfThreshold": lambda: sl.HalfThreshold(sl.IF(v_threshold=p(0.5), surrogate=smooth()), fraction=p(0.4)),
     "QIF": lambda: sl.QIF(
         tau=p(2.0, 2.5, 3.0), a=p(0.9), v_c=p(0.7), v_leak=p(0.1), v_reset=p(-0.2), surrogate=smooth()
     ),
