@@ -1,7 +1,8 @@
-"""Every neuron of the catalogue: kernel against the PyTorch loop, forward alone and with backward."""
+"""Every neuron of the catalogue, and what is made of them: kernel against the PyTorch loop, forward alone and with backward."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,15 @@ T, B, N = 32, 64, 256
 APART = ("Noisy", "MPBN")  # whose time is that of random numbers, and of batch norm in a loop
 
 
+COUPLED: dict[str, Callable[[], sl.TemporalModule]] = {
+    "nn.Recurrent(LIF, Linear)": lambda: sl.nn.Recurrent(sl.LIF(), torch.nn.Linear(N, N)),
+    "nn.GLIF": lambda: sl.nn.GLIF(T, N),
+    "nn.DSRIF": lambda: sl.nn.DSRIF(v_threshold=3.0),
+    "nn.DSRLIF": lambda: sl.nn.DSRLIF(dt=0.2, v_threshold=0.5),
+    "nn.AssociativeLeaky": lambda: sl.nn.AssociativeLeaky(N, d_value=16, d_key=16),
+}
+
+
 def gallery() -> Any:
     """The script of the gallery, which knows what each neuron takes."""
     file = Path(__file__).parents[1] / "docs" / "gallery" / "draw.py"
@@ -31,7 +41,7 @@ def gallery() -> Any:
     return module
 
 
-def run(neuron: sl.Neuron, x: Tensor, g: Tensor, backend: Any) -> list[Tensor]:
+def run(neuron: sl.TemporalModule, x: Tensor, g: Tensor, backend: Any) -> list[Tensor]:
     """Spikes and the gradient of the input."""
     with sl.backend(backend):
         x = x.detach().requires_grad_()
@@ -41,7 +51,7 @@ def run(neuron: sl.Neuron, x: Tensor, g: Tensor, backend: Any) -> list[Tensor]:
         return [y.detach(), torch.autograd.grad((y * g).sum(), x)[0]]
 
 
-def infer(neuron: sl.Neuron, x: Tensor, backend: Any) -> Tensor:
+def infer(neuron: sl.TemporalModule, x: Tensor, backend: Any) -> Tensor:
     """Spikes, without a graph."""
     with sl.backend(backend), torch.no_grad():
         y: Tensor = neuron.sequence(x)[0]
@@ -51,12 +61,13 @@ def infer(neuron: sl.Neuron, x: Tensor, backend: Any) -> Tensor:
 def main() -> dict[str, Any]:
     """A row for each neuron and direction."""
     drawn = gallery()
+    single = {n: functools.partial(drawn.make, n) for n in sl.neurons() if "." not in n and n not in APART}
     rows: dict[str, Any] = {}
-    for name in (n for n in sl.neurons() if not n.startswith("nn.") and n not in APART):
+    for name, make in {**single, **COUPLED}.items():
         torch.manual_seed(0)
-        neuron = drawn.make(name)
+        neuron = make()
         x = 2 * drawn.GAINS.get(name, 1.0) * (0.4 + torch.randn(T, B, N))
-        g = torch.randn(T, B, N)
+        g = torch.randn_like(infer(neuron, x, "c"))
         small, wide = x[:, :2].double(), g[:, :2].double()
         neuron.double()  # in float32 a rounding can move a spike
         found = [run(neuron, small, wide, backend) for backend in ("c", "eager")]
