@@ -1,4 +1,4 @@
-"""Every neuron of the catalogue, and what is made of them: kernel against the PyTorch loop, forward alone and with backward."""
+"""Every neuron of the catalogue, and what is made of them: kernel against PyTorch loop, with and without backward."""
 
 from __future__ import annotations
 

@@ -7,9 +7,20 @@ from pathlib import Path
 
 import pytest
 
+import spikeloom as sl
+
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_support_matrix_has_a_row_for_every_name():
+    """Printed by tests/kernel/spec.py, which runs each cell."""
+    text = (ROOT / "docs" / "support.md").read_text()
+    rows = {line.split("|")[1].strip() for line in text.split("\n") if line.startswith("| ")}
+    single = {name for name in sl.neurons() if "." not in name} - {"MPBN"}
+    assert single | set(sl.surrogates()) <= rows
+    assert "kernel" in text
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if "```python" in f.read_text()], ids=lambda f: f.name)

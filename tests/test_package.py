@@ -19,6 +19,7 @@ LAYERS = [
     {"surrogate", "encode", "decode", "loss", "metrics"},
     {"core"},
     {"kernel"},
+    {"spikes"},
     {"neuron"},
     {"nn"},
     {"catalogue", "plot", "data"},

@@ -67,6 +67,7 @@ from .neuron import (
     TernaryIF,
     TernaryLIF,
 )
+from .spikes import SpikeTensor, pack
 
 if TYPE_CHECKING:
     from . import data, plot, recipes, runs
@@ -132,6 +133,7 @@ __all__ = [
     "Result",
     "SEAdLIF",
     "SigmaDelta",
+    "SpikeTensor",
     "StateQuant",
     "Stream",
     "Synaptic",
@@ -149,6 +151,7 @@ __all__ = [
     "metrics",
     "neurons",
     "nn",
+    "pack",
     "plot",
     "recipes",
     "release_memory",

@@ -173,6 +173,14 @@ def test_coloured_noise_is_not_causal_and_noise_fits_into_networks():
     y = white.stream()(torch.rand(2, 3))
     assert y.shape == (2, 5)
     assert white(torch.rand(2, 3), repeat=4).shape == (4, 2, 5)
+    noisy = sl.Network(sl.Noisy(sl.LIF(v_threshold=0.2), input=0.5))  # a repeated input beside noise of every step
+    found = []
+    for backend in ("eager", "auto"):
+        torch.manual_seed(5)
+        with sl.backend(backend):
+            found.append(noisy(torch.full((2, 3), 0.3), repeat=9))
+    assert torch.equal(*found)
+    assert 0 < float(found[0].mean()) < 1
 
 
 def test_mpbn_normalises_what_it_fires_on():

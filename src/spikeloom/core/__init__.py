@@ -1,6 +1,6 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
-from .call import Repeated, Sequence, State, detach
+from .call import Repeated, Sequence, State, active, detach
 from .loop import Loop
 from .memory import release_memory, retain_memory
 from .module import TemporalModule, check_state, sequence_size
@@ -18,6 +18,7 @@ __all__ = [
     "State",
     "Stream",
     "TemporalModule",
+    "active",
     "check_state",
     "detach",
     "release_memory",

@@ -81,6 +81,7 @@ class Call:
         self.paths, self.incoming, self.lengths = paths, incoming, lengths
         self.wanted = wanted or {}
         self.stepping = stepping
+        self.packed = False  # neurons hand their spikes on as bits
         self.repeated = False  # the next temporal module gets its input as one step, see Network
         self.instead: Sequence | None = None  # what the next temporal module runs in place of its sequence
         self.outgoing: dict[str, State] = {}

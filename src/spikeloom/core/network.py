@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,9 @@ class Network(TemporalModule):
         static_prefix: compute the layers before the first temporal module once, not T times, when the input
             is the same at every step (see below).
         fuse: compute a batch norm and the neuron after it in one kernel (see below).
+        spikes: ``"packed"`` hands the spikes of neurons on as a :class:`spikeloom.SpikeTensor` of one bit each, which
+            is what autograd then saves. Neurons whose output is not binary stay dense. No effect in ``torch.compile``
+            and on single steps.
 
     ``y = net(x)`` runs ``x`` ``[T, B, *]`` from rest. Plain layers see ``[T*B, *]``, temporal modules
     ``[T, B, *]``. Nothing is kept between calls, so there is nothing to reset.
@@ -85,9 +88,16 @@ class Network(TemporalModule):
     transparent = True
 
     def __init__(
-        self, *modules: nn.Module, batch_first: bool = False, static_prefix: bool = True, fuse: bool = True
+        self,
+        *modules: nn.Module,
+        batch_first: bool = False,
+        static_prefix: bool = True,
+        fuse: bool = True,
+        spikes: Literal["dense", "packed"] = "dense",
     ) -> None:
         super().__init__()
+        if spikes not in ("dense", "packed"):
+            raise ValueError(f"Network: spikes must be dense or packed, got {spikes!r}")
         if not modules:
             raise TypeError("Network needs at least one module")
         if len(modules) > 1 or isinstance(modules[0], (OrderedDict, TemporalModule)):
@@ -97,6 +107,7 @@ class Network(TemporalModule):
         self.batch_first = batch_first
         self.static_prefix = static_prefix
         self.fuse = fuse
+        self.spikes = spikes
         self._plan: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
         self._paths()
 
@@ -176,6 +187,7 @@ class Network(TemporalModule):
             lengths = check_lengths(lengths, T, B)
             lengths = None if bool((lengths == T).all()) else lengths.to(_device(sequences))
         call = Call(T, B, paths=paths, incoming=state, lengths=lengths, wanted=_wanted(record, paths))
+        call.packed = self.spikes == "packed"
         with activate(call):
             y = self._body(call, args, kwargs, repeat)
         call.check_all_used()
@@ -220,7 +232,8 @@ class Network(TemporalModule):
         return {**self.__dict__, "_plan": None}
 
     def extra_repr(self) -> str:
-        return "batch_first=True" if self.batch_first else ""
+        options = {"batch_first=True": self.batch_first, "spikes='packed'": self.spikes == "packed"}
+        return ", ".join(name for name, given in options.items() if given)
 
 
 def _swap(x: Tensor) -> Tensor:

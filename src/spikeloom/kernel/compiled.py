@@ -34,8 +34,6 @@ def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> 
         return "inside a torch.func transform or forward-mode differentiation"
     if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
         return "a tensor subclass"
-    if any(x.shape != xs[0].shape for x in xs):
-        return "inputs of different shapes"
     if xs[0].dtype.is_complex:
         return f"inputs of {xs[0].dtype}"
     return ""

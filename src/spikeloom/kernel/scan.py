@@ -110,6 +110,8 @@ def _kernels(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States
         note(neuron, "eager", "chosen")
         return None
     reason = compiled.why_not(neuron, _tensors(xs), states)
+    if len({x.x.shape if isinstance(x, Repeated) else x.shape[1:] for x in xs}) > 1:
+        reason = "inputs of different shapes"
     if reason:
         _loop_instead(neuron, reason)
         return None

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from .._numbers import Declared, Number, decode_constants, describe, encode_constants
-from ..core import Repeated, Sequence, State, TemporalModule
+from ..core import Repeated, Sequence, State, TemporalModule, active
 from ..kernel import FUSED_NORMS, one_step, scan, state_dtype
+from ..spikes import SpikeTensor, pack
 from ..surrogate import ATan, Surrogate
 
 Reset = Literal["hard", "soft", "none"]
@@ -55,6 +56,8 @@ class Neuron(Declared, TemporalModule):
     """
 
     takes_repeated = True
+    is_binary: bool = True
+    """Whether the output is 0 or 1, so that it may be packed into bits."""
     nestable: ClassVar[bool] = True  # whether an option may stand around it
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
@@ -81,7 +84,22 @@ class Neuron(Declared, TemporalModule):
             )
         self.reset, self.detach_reset, self.strict = reset, detach_reset, strict
         self.surrogate = ATan() if surrogate is None else surrogate
+        self._packed = False
         self._rest: dict[str, str] = {}  # state -> the number that holds its value at rest
+
+    @property
+    def packed(self) -> bool:
+        """Whether sequences of spikes are handed on as a :class:`spikeloom.SpikeTensor`; set it to have that.
+
+        ``sl.Network(..., spikes="packed")`` does so for all neurons whose output is binary.
+        """
+        return self._packed
+
+    @packed.setter
+    def packed(self, value: bool) -> None:
+        if value and not self.is_binary:
+            raise ValueError(f"{type(self).__name__}: its output is not 0 or 1, and cannot be packed into bits")
+        self.__dict__["_packed"] = bool(value)  # which changes no equation
 
     def states(self, **at_rest: Number | str) -> None:
         """Declares the states, in dynamics' order, with their values at rest.
@@ -165,6 +183,7 @@ class Neuron(Declared, TemporalModule):
         record: tuple[str, ...],
         norm: nn.Module | None,
     ) -> tuple[Any, ...]:
+        xs = tuple(_dense(x) for x in xs)
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
         if first.ndim < (1 if isinstance(xs[0], Repeated) else 2) or 0 in first.shape[:2]:
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
@@ -176,8 +195,16 @@ class Neuron(Declared, TemporalModule):
         start = self._start(state, x_t)
         indices = tuple(names.index(n) for n in record)
         y, final, recordings = self._scan(xs, start, lengths, indices, norm)
+        if self._packs():
+            y = pack(y)
         new = dict(zip(names, final, strict=True))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
+
+    def _packs(self) -> bool:
+        if torch.compiler.is_compiling():
+            return False
+        call = active()
+        return self._packed or (call is not None and call.packed and self.is_binary and self.surrogate.spiking)
 
     def _scan(
         self,
@@ -191,6 +218,7 @@ class Neuron(Declared, TemporalModule):
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
+        x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
         y, new = one_step(self, x_t, self._start(state, x_t[0]))
         return y, dict(zip(self._rest, new, strict=True))
 
@@ -250,6 +278,12 @@ class Neuron(Declared, TemporalModule):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _dense(x: Tensor | Repeated) -> Tensor | Repeated:
+    if isinstance(x, Repeated):
+        return Repeated(x.x.unpack(), x.T) if isinstance(x.x, SpikeTensor) else x
+    return x.unpack() if isinstance(x, SpikeTensor) else x
 
 
 def _mismatches(saved: Any, mine: dict[str, Any]) -> list[str]:

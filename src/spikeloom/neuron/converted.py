@@ -90,6 +90,7 @@ class SigmaDelta(Neuron):
     """
 
     paper = "O'Connor and Welling, Sigma Delta Quantized Networks, ICLR 2017"
+    is_binary = False
     limits: ClassVar = {"v_threshold": (0.0, math.inf)}
 
     def __init__(self, *, v_threshold: Number = 0.1, activation: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -169,6 +170,7 @@ class FewSpike(Neuron):
     """
 
     paper = "Stoeckl and Maass, Optimized Spiking Neurons Can Classify Images, Nature Machine Intelligence 3, 2021"
+    is_binary = False
 
     def __init__(
         self,

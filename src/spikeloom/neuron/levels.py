@@ -49,6 +49,7 @@ class ILIF(Neuron):
     """
 
     paper = "Luo et al., Integer-Valued Training and Spike-Driven Inference SNN, ECCV 2024"
+    is_binary = False
     limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
     tau: Tensor
 
@@ -112,6 +113,7 @@ class TernaryIF(_Signed):
     """
 
     paper = "Guo et al., Ternary Spike: Learning Ternary Spikes for SNNs, AAAI 2024"
+    is_binary = False
     limits: ClassVar = {"v_threshold": POSITIVE}
 
     def __init__(
@@ -146,6 +148,7 @@ class TernaryLIF(_Signed):
     """
 
     paper = "Guo et al., Ternary Spike: Learning Ternary Spikes for SNNs, AAAI 2024"
+    is_binary = False
     limits: ClassVar = {"tau": (1.0, math.inf), "v_threshold": POSITIVE}
     tau: Tensor
 
@@ -193,6 +196,7 @@ class STBIF(Neuron):
     """
 
     paper = "You et al., SpikeZIP-TF: Conversion is All You Need for Transformer-based SNN, ICML 2024"
+    is_binary = False
     limits: ClassVar = {"v_threshold": POSITIVE}
 
     def __init__(self, *, v_threshold: Number = 1.0, most: int = 15, least: int = 0) -> None:
@@ -228,6 +232,7 @@ class LIAF(LeakyVoltage):
     """
 
     paper = "Wu et al., LIAF-Net: Leaky Integrate and Analog Fire Network, IEEE TNNLS 2021"
+    is_binary = False
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
 

@@ -33,6 +33,7 @@ class LI(Neuron):
     """
 
     paper = "Gerstner, Kistler, Naud and Paninski, Neuronal Dynamics, 2014, chapter 1"
+    is_binary = False
     limits: ClassVar = {"tau": (1.0, math.inf)}
     tau: Tensor
     v_leak: Tensor

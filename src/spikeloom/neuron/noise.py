@@ -80,6 +80,11 @@ class Noisy(Option):
         self.distribution, self.exponent, self.always = distribution, float(exponent), always
 
     @property
+    def is_binary(self) -> bool:  # type: ignore[override]
+        """Whether the output is 0 or 1."""
+        return "output" not in self.places and self.neuron.is_binary
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         """Whether the noise of a step is drawn without knowing how many there are."""
         return self.exponent == 0.0

@@ -47,6 +47,7 @@ class Option(Neuron):
         if not neuron.nestable:
             raise TypeError(f"{type(self).__name__}: {type(neuron).__name__} must be the outermost option")
         self.neuron = neuron
+        self._packed = False
         self._rest = dict.fromkeys(neuron._rest, "")
         self.recordable = tuple(self._rest)
 
@@ -54,6 +55,11 @@ class Option(Neuron):
     def surrogate(self) -> Surrogate:  # type: ignore[override]
         """The inner neuron's."""
         return self.neuron.surrogate
+
+    @property
+    def is_binary(self) -> bool:  # type: ignore[override]
+        """Whether the output is 0 or 1."""
+        return self.neuron.is_binary
 
     def core(self) -> Neuron:
         """The innermost neuron, which is no option."""
@@ -161,6 +167,7 @@ class Graded(Option):
 
     paper = "Eshraghian et al., Training Spiking Neural Networks Using Lessons From Deep Learning, Proc. IEEE 2023"
     factor: Tensor
+    is_binary = False
 
     def __init__(self, neuron: Neuron, *, factor: Number = 1.0) -> None:
         super().__init__(neuron)

@@ -26,6 +26,7 @@ from ..neuron import Neuron
 class _Rated(Neuron):
     """The forward pass of DSR's neurons: it fires ``v_threshold`` at ``alpha v_threshold``."""
 
+    is_binary = False
     least: Tensor
     alpha: Tensor
     decay: Tensor

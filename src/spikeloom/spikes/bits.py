@@ -1,0 +1,121 @@
+"""bits: spikes as one bit each in a flat uint8 tensor, the first spike in the lowest bit; bits past the last are 0."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..kernel import build
+
+_SOURCE = r"""
+#include <stdint.h>
+#include <string.h>
+
+/* Returns 1 if every value is 0 or 1. A byte of bits for 8 values; half precision is compared as integers. */
+#define PACK(NAME, T, ZERO, ONE)                                                              \
+int NAME(const T *x, uint8_t *bits, int64_t n, int64_t threads) {                             \
+  int bad = 0;                                                                                \
+  _Pragma("omp parallel for reduction(| : bad) num_threads((int)threads) if (threads > 1)")   \
+  for (int64_t b = 0; b < (n + 7) / 8; b++) {                                                 \
+    unsigned byte = 0; int wrong = 0; int m = n - 8 * b < 8 ? (int)(n - 8 * b) : 8;           \
+    for (int j = 0; j < m; j++) {                                                             \
+      const T v = x[8 * b + j];                                                               \
+      const int one = v == (ONE);                                                             \
+      wrong |= !one && !(ZERO);                                                               \
+      byte |= (unsigned)one << j;                                                             \
+    }                                                                                         \
+    bits[b] = (uint8_t)byte; bad |= wrong;                                                    \
+  }                                                                                           \
+  return !bad;                                                                                \
+}
+PACK(pack_float32, float, v == 0.0f, 1.0f)
+PACK(pack_float64, double, v == 0.0, 1.0)
+PACK(pack_bfloat16, uint16_t, (v & 0x7fff) == 0, 0x3f80)
+PACK(pack_float16, uint16_t, (v & 0x7fff) == 0, 0x3c00)
+
+#define UNPACK(NAME, T, ONE)                                                                  \
+void NAME(const uint8_t *bits, T *x, int64_t n, int64_t threads) {                            \
+  T table[256][8];                                                                            \
+  for (int i = 0; i < 256; i++) for (int j = 0; j < 8; j++) table[i][j] = (i >> j) & 1 ? (ONE) : 0; \
+  _Pragma("omp parallel for num_threads((int)threads) if (threads > 1)")                      \
+  for (int64_t b = 0; b < n / 8; b++) memcpy(x + 8 * b, table[bits[b]], sizeof table[0]);     \
+  for (int64_t i = n / 8 * 8; i < n; i++) x[i] = (bits[i >> 3] >> (i & 7)) & 1 ? (ONE) : 0;   \
+}
+UNPACK(unpack_float32, float, 1.0f)
+UNPACK(unpack_float64, double, 1.0)
+UNPACK(unpack_bfloat16, uint16_t, 0x3f80)
+UNPACK(unpack_float16, uint16_t, 0x3c00)
+
+int64_t count(const uint8_t *bits, int64_t bytes) {
+  int64_t total = 0, i = 0;
+  for (; i + 8 <= bytes; i += 8) { uint64_t w; memcpy(&w, bits + i, 8); total += __builtin_popcountll(w); }
+  for (; i < bytes; i++) total += __builtin_popcount(bits[i]);
+  return total;
+}
+"""
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+_SMALL = 1 << 16  # values below which one thread is faster
+
+
+@functools.cache
+def library() -> Any:
+    """The compiled functions, or None without a compiler."""
+    try:
+        build.ready()
+        found = build.load(_SOURCE)
+    except build.BuildError:
+        return None
+    found.count.restype = ctypes.c_int64
+    return found
+
+
+def size(n: int) -> int:
+    """Bytes that n spikes take."""
+    return -(-n // 8)
+
+
+def pack(x: Tensor) -> tuple[Tensor, bool]:
+    """The bits of a contiguous tensor, and whether all values are 0 or 1."""
+    c = library() if x.is_cpu and type(x) is Tensor else None
+    n = x.numel()
+    if c is None or x.dtype not in DTYPES:
+        ones = (x == 1).reshape(-1)
+        fine = bool((ones | (x == 0).reshape(-1)).all())
+        padded = torch.cat([ones, ones.new_zeros(8 * size(n) - n)]).view(-1, 8)
+        place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
+        return (padded * place).sum(1, dtype=torch.uint8), fine
+    bits = torch.empty(size(n), dtype=torch.uint8)
+    fine = getattr(c, f"pack_{DTYPES[x.dtype]}")(*_pointers(x, bits), *_integers(n))
+    return bits, bool(fine)
+
+
+def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """The n spikes as a flat tensor of a floating dtype."""
+    c = library() if bits.is_cpu and type(bits) is Tensor else None
+    if c is None or dtype not in DTYPES:
+        place = torch.arange(8, dtype=torch.uint8, device=bits.device)
+        return ((bits.unsqueeze(1) >> place) & 1).reshape(-1)[:n].to(dtype)
+    x = torch.empty(n, dtype=dtype)
+    getattr(c, f"unpack_{DTYPES[dtype]}")(*_pointers(bits, x), *_integers(n))
+    return x
+
+
+def count(bits: Tensor) -> int:
+    """How many bits are 1."""
+    c = library() if bits.is_cpu and bits.is_contiguous() else None
+    if c is None:
+        return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
+    return int(c.count(*_pointers(bits), ctypes.c_int64(bits.numel())))
+
+
+def _pointers(*tensors: Tensor) -> tuple[Any, ...]:
+    return tuple(ctypes.c_void_p(t.data_ptr()) for t in tensors)
+
+
+def _integers(n: int) -> tuple[Any, Any]:
+    threads = 1 if n < _SMALL else torch.get_num_threads()
+    return ctypes.c_int64(n), ctypes.c_int64(threads)

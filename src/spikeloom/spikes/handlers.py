@@ -1,0 +1,159 @@
+"""handlers: operators that work on the bits of spikes: views, copies, counts, joins, max pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import bits as raw
+from .tensor import FUNCTIONS, HANDLERS, Handler, SpikeTensor, dense, fills_memory, pack_raw
+
+aten = torch.ops.aten
+_VIEWS = (
+    aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default, aten.transpose.int, aten.permute.default,
+    aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
+    aten.slice.Tensor, aten.select.int, aten.alias.default, aten.detach.default, aten.split.Tensor,
+    aten.split_with_sizes.default, aten.unbind.int, aten.as_strided.default,
+)  # fmt: skip
+
+
+def _handles(*funcs: Any) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        for func in funcs:
+            HANDLERS[func] = handler
+        return handler
+
+    return register
+
+
+def _like(s: SpikeTensor) -> Tensor:
+    """A tensor of the same shape and strides without memory."""
+    return torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device="meta")
+
+
+@_handles(*_VIEWS)
+def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
+    """A view of the bits where whole bytes make it up, else bits of its own."""
+    seen = func(_like(s), *args, **kwargs)
+    if isinstance(seen, Tensor):
+        return _part(s, seen)
+    return type(seen)([_part(s, one) for one in seen])
+
+
+def _part(s: SpikeTensor, seen: Tensor) -> SpikeTensor:
+    shape, strides, n, first = tuple(seen.shape), seen.stride(), seen.numel(), seen.storage_offset()
+    if n == s.numel() and first == 0 and fills_memory(shape, strides):
+        return SpikeTensor(s.bits, shape, strides, s.dtype)
+    if n and fills_memory(shape, strides) and first % 8 == 0 and (n % 8 == 0 or first + n == s.numel()):
+        return SpikeTensor(s.bits[first // 8 : first // 8 + raw.size(n)], shape, strides, s.dtype)
+    flat = raw.unpack(s.bits, s.numel(), s.dtype)
+    return pack_raw(flat.as_strided(shape, strides, first))
+
+
+@_handles(aten.clone.default)
+def _clone(func: Any, s: SpikeTensor, **kwargs: Any) -> SpikeTensor:
+    strides = func(_like(s), **kwargs).stride()
+    return _in_layout(s, strides, s.dtype)
+
+
+@_handles(aten._to_copy.default)
+def _to(func: Any, s: SpikeTensor, **kwargs: Any) -> Any:
+    dtype = kwargs.get("dtype") or s.dtype
+    if dtype not in raw.DTYPES or kwargs.get("layout") not in (None, torch.strided):
+        return NotImplemented
+    strides = func(_like(s), **{**kwargs, "device": "meta", "pin_memory": False}).stride()
+    made = _in_layout(s, strides, dtype)
+    device = kwargs.get("device")
+    if device is None or torch.device(device) == s.device:
+        return made
+    bits = made.bits.to(device, non_blocking=kwargs.get("non_blocking", False))
+    return SpikeTensor(bits, tuple(made.shape), made.stride(), dtype)
+
+
+def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
+    if strides == s.stride():
+        return SpikeTensor(s.bits, tuple(s.shape), strides, dtype)
+    there = torch.empty_strided(s.shape, strides, dtype=s.dtype, device=s.device).copy_(dense(s))
+    return SpikeTensor(pack_raw(there).bits, tuple(s.shape), strides, dtype)
+
+
+@_handles(aten.sum.default)
+def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.tensor(raw.count(s.bits), dtype=dtype or s.dtype, device=s.device)
+
+
+@_handles(aten.mean.default)
+def _mean(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
+    if s.numel() == 0:
+        return NotImplemented
+    return torch.tensor(raw.count(s.bits) / s.numel(), dtype=dtype or s.dtype, device=s.device)
+
+
+@_handles(aten.equal.default)
+def _equal(func: Any, a: Tensor, b: Tensor) -> Any:
+    if isinstance(a, SpikeTensor) and isinstance(b, SpikeTensor) and a.shape == b.shape and a.stride() == b.stride():
+        return torch.equal(a.bits, b.bits)
+    return NotImplemented
+
+
+@_handles(aten.cat.default)
+def _cat(func: Any, tensors: Any, dim: int = 0) -> Any:
+    """Spikes of one dtype stay spikes; others become dense."""
+    if not all(isinstance(t, SpikeTensor) and t.dtype == tensors[0].dtype for t in tensors):
+        return NotImplemented
+    outermost = dim == 0 and all(t.is_contiguous() and t.numel() % 8 == 0 for t in tensors)
+    if not outermost or any(t.shape[1:] != tensors[0].shape[1:] for t in tensors):
+        return pack_raw(func([dense(t) for t in tensors], dim))
+    shape = (sum(t.shape[0] for t in tensors), *tensors[0].shape[1:])
+    strides = torch.empty(shape, device="meta").stride()
+    return SpikeTensor(torch.cat([t.bits for t in tensors]), shape, strides, tensors[0].dtype)
+
+
+@_handles(aten.stack.default)
+def _stack(func: Any, tensors: Any, dim: int = 0) -> Any:
+    if not all(isinstance(t, SpikeTensor) for t in tensors):
+        return NotImplemented
+    return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Max pooling of spikes. Saves the bits, and finds the largest again in the backward pass."""
+
+    @staticmethod
+    def forward(s: Tensor, pool: Any, options: dict[str, Any]) -> Tensor:
+        assert isinstance(s, SpikeTensor)
+        return pack_raw(pool(dense(s), **options))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        s, ctx.pool, ctx.options = inputs
+        ctx.save_for_backward(s)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (s,) = ctx.saved_tensors
+        with torch.enable_grad():
+            x = dense(s).requires_grad_()
+            y = ctx.pool(x, **ctx.options)
+        return torch.autograd.grad(y, x, grad)[0], None, None
+
+
+def _max_pool(pool: Any) -> Any:
+    def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
+                ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
+        if return_indices or not isinstance(input, SpikeTensor):
+            return NotImplemented
+        options = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding}
+        return _MaxPool.apply(input, pool, {**options, "dilation": dilation, "ceil_mode": ceil_mode})  # type: ignore[no-untyped-call]
+
+    return handler
+
+
+for _outer, _inner in zip(
+    (F.max_pool1d, F.max_pool2d, F.max_pool3d), (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), strict=True
+):
+    FUNCTIONS[_outer] = FUNCTIONS[_inner] = _max_pool(_outer)

@@ -1,0 +1,298 @@
+"""SpikeTensor: a tensor of zeros and ones that takes one bit for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from . import bits as raw
+
+Handler = Callable[..., Any]
+HANDLERS: dict[Any, Handler] = {}
+"""What is done with the bits themselves, by operator; every other operator gets a dense tensor."""
+FUNCTIONS: dict[Any, Handler] = {}
+"""The same for functions above autograd."""
+
+
+class SpikeTensor(Tensor):
+    """A read-only tensor of 0 and 1 in a floating dtype, of one bit each: 1/32 of float32.
+
+    Made by :func:`pack`, by a neuron with ``packed=True`` and by ``Network(..., spikes="packed")``. Layers take it as
+    it is, and autograd saves the bits. Operators that have nothing to gain from bits get a dense tensor, so that every
+    result is the dense one. What would write to it raises; ``s += x`` gives a new dense tensor.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> s = sl.pack((torch.rand(4, 100) < 0.1).float())
+    >>> s.shape, s.dtype, s.storage_nbytes, torch.nn.Linear(100, 2)(s).shape
+    (torch.Size([4, 100]), torch.float32, 50, torch.Size([4, 2]))
+    """
+
+    bits: Tensor
+
+    @staticmethod
+    def __new__(cls, bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
+        made: SpikeTensor = Tensor._make_wrapper_subclass(
+            cls, shape, strides=strides, dtype=dtype, device=bits.device, requires_grad=False
+        )
+        if hasattr(torch._C, "_set_throw_on_mutable_data_ptr"):  # else a kernel of somebody's would read address 0
+            torch._C._set_throw_on_mutable_data_ptr(made)
+        return made
+
+    def __init__(self, bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.bits = bits
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("SpikeTensor is final; hold one in an object of your own instead")
+
+    @property
+    def storage_nbytes(self) -> int:
+        """Bytes that the bits take (``nbytes`` is what a dense tensor would)."""
+        return self.bits.numel()
+
+    def unpack(self) -> Tensor:
+        """The dense tensor; gradients pass."""
+        dense: Tensor = _Unpack.apply(self)  # type: ignore[no-untyped-call]
+        return dense
+
+    def count(self) -> int:
+        """How many there are."""
+        return raw.count(self.bits)
+
+    def rate(self) -> float:
+        """Spikes per value."""
+        return self.count() / max(1, self.numel())
+
+    def events(self) -> Tensor:
+        """Indices of the spikes, ``[number, dimensions]``, in order."""
+        return dense(self).nonzero()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        special = FUNCTIONS.get(func)
+        if special is not None:
+            found = special(*args, **(kwargs or {}))
+            if found is not NotImplemented:
+                return found
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        if handler is not None:
+            found = handler(func, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        if _writes(func):
+            _refuse_writing(func, args, kwargs)
+        return func(*_dense_all(args), **{name: _dense_any(value) for name, value in kwargs.items()})
+
+    def __tensor_flatten__(self) -> tuple[list[str], Any]:
+        return ["bits"], (tuple(self.shape), self.stride(), self.dtype)
+
+    @staticmethod
+    def __tensor_unflatten__(inner: dict[str, Tensor], context: Any, size: Any, stride: Any) -> SpikeTensor:
+        return SpikeTensor(inner["bits"], tuple(size), tuple(stride), context[2])
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
+        return (
+            f"SpikeTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device}, "
+            f"{self.count()} spikes, {100 * self.rate():.1f} %)"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self.requires_grad and not self.is_leaf:
+            raise RuntimeError("only leaf spikes can be pickled; take .detach() first")
+        return _rebuild, (self.bits.clone(), tuple(self.shape), self.stride(), self.dtype, self.requires_grad)
+
+    def __deepcopy__(self, memo: Any) -> SpikeTensor:
+        if self.requires_grad and not self.is_leaf:
+            raise RuntimeError("only leaf spikes can be copied deeply; take .detach() first")
+        made = _rebuild(self.bits.clone(), tuple(self.shape), self.stride(), self.dtype, self.requires_grad)
+        memo[id(self)] = made
+        return made
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """The dense values."""
+        return self.unpack().numpy(force=force)
+
+    def __array__(self, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+        return self.unpack().detach().__array__(dtype) if dtype is not None else self.unpack().detach().__array__()
+
+    def tolist(self) -> Any:
+        """The dense values."""
+        return dense(self).tolist()
+
+    def data_ptr(self) -> NoReturn:
+        """Raises: there are no floats in memory."""
+        raise RuntimeError("spikes have no memory of their dtype; take .unpack().data_ptr(), or the bytes in .bits")
+
+    def share_memory_(self) -> NoReturn:
+        """Raises: spikes are read-only."""
+        raise RuntimeError("spikes are read-only and cannot move; share .bits, or take .unpack().share_memory_()")
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any:
+        return dense(self).__dlpack__(*args, **kwargs)
+
+    def __dlpack_device__(self) -> Any:
+        return dense(self).__dlpack_device__()
+
+
+def _out_of_place(name: str) -> Callable[[SpikeTensor, Any], Tensor]:
+    def method(self: SpikeTensor, other: Any) -> Tensor:
+        result: Tensor = getattr(self, f"__{name}__")(other)
+        return result
+
+    method.__name__ = f"__i{name}__"
+    method.__doc__ = "The dense result of the form that does not write: spikes are read-only."
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
+    setattr(SpikeTensor, f"__i{_name}__", _out_of_place(_name))
+
+
+def _rebuild(
+    bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, requires_grad: bool
+) -> SpikeTensor:
+    made = SpikeTensor(bits, shape, strides, dtype)
+    if requires_grad:
+        made.requires_grad_()
+    return made
+
+
+torch.serialization.add_safe_globals([SpikeTensor, _rebuild])
+
+
+def pack(x: Tensor) -> SpikeTensor:
+    """A tensor of zeros and ones as a :class:`SpikeTensor` of the same shape, layout and dtype. Gradients pass.
+
+    Raises ValueError if a value is neither 0 nor 1, TypeError for an integer or a complex dtype.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.pack(torch.tensor([0.0, 1.0, 1.0]))
+    SpikeTensor(shape=[3], dtype=torch.float32, device=cpu, 2 spikes, 66.7 %)
+    """
+    if isinstance(x, SpikeTensor):
+        return x
+    if x.dtype not in raw.DTYPES:
+        raise TypeError(
+            f"pack: expected a tensor of {', '.join(map(str, raw.DTYPES))}, got {x.dtype}; convert it first"
+        )
+    packed: SpikeTensor = _Pack.apply(x)  # type: ignore[no-untyped-call]
+    return packed
+
+
+def pack_raw(x: Tensor) -> SpikeTensor:
+    """:func:`pack` below autograd."""
+    if not fills_memory(x.shape, x.stride()):
+        x = x.contiguous()
+    bits, fine = raw.pack(x.as_strided((x.numel(),), (1,), x.storage_offset()))
+    if not fine:
+        wrong = x[(x != 0) & (x != 1)]
+        raise ValueError(
+            f"pack: {len(wrong)} of {x.numel()} values are neither 0 nor 1, the first is {wrong[0].item():g}; what has "
+            "a sign, several levels or a factor stay dense"
+        )
+    return SpikeTensor(bits, tuple(x.shape), x.stride(), x.dtype)
+
+
+def dense(s: SpikeTensor) -> Tensor:
+    """The dense tensor, below autograd."""
+    return raw.unpack(s.bits, s.numel(), s.dtype).as_strided(s.shape, s.stride())
+
+
+def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a layout takes each place of its memory once."""
+    if 0 in shape:
+        return True
+    expected = 1
+    for stride, n in sorted((stride, n) for stride, n in zip(strides, shape, strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= n
+    return expected == math.prod(shape)
+
+
+class _Pack(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return pack_raw(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return dense(grad) if isinstance(grad, SpikeTensor) else grad
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
+        return _Pack.apply(x), in_dims[0]  # type: ignore[no-untyped-call]
+
+
+class _Unpack(torch.autograd.Function):
+    @staticmethod
+    def forward(s: Tensor) -> Tensor:
+        return dense(s) if isinstance(s, SpikeTensor) else s.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is needed."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], s: Tensor) -> tuple[Tensor, int | None]:
+        return _Unpack.apply(s), in_dims[0]  # type: ignore[no-untyped-call]
+
+
+_written: dict[Any, tuple[int | str, ...]] = {}
+
+
+def _writes(func: Any) -> tuple[int | str, ...]:
+    """Positions and names of the arguments that an operator writes to."""
+    found = _written.get(func)
+    if found is None:
+        found = tuple(
+            argument.name if argument.kwarg_only else i
+            for i, argument in enumerate(func._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        )
+        _written[func] = found
+    return found
+
+
+def _refuse_writing(func: Any, args: Any, kwargs: Any) -> None:
+    names = [argument.name for argument in func._schema.arguments]
+    for at in _writes(func):
+        name = at if isinstance(at, str) else names[at]
+        value = kwargs.get(name) if isinstance(at, str) or at >= len(args) else args[at]
+        values = value if isinstance(value, (list, tuple)) else (value,)
+        if any(isinstance(v, SpikeTensor) for v in values):
+            raise RuntimeError(
+                f"{func} would write to spikes, which are read-only: take the form that returns a new tensor "
+                "(x + y for x.add_(y)), or .unpack() first"
+            )
+
+
+def _dense_any(value: Any) -> Any:
+    if isinstance(value, SpikeTensor):
+        return dense(value)
+    return _dense_all(value) if isinstance(value, (list, tuple)) else value
+
+
+def _dense_all(values: Any) -> Any:
+    return type(values)([_dense_any(v) for v in values])

@@ -1,0 +1,145 @@
+"""Neurons that hand their spikes on as bits: outputs, gradients and states of dense networks, and what is saved."""
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+
+
+def network(spikes, batch_norm=True):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d if batch_norm else (lambda c: nn.Identity())
+    return sl.Network(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False), norm(8), sl.LIF(v_threshold=0.4), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1, bias=False), norm(16), sl.LIF(v_threshold=0.4), nn.Flatten(),
+        nn.Linear(16 * 16, 64), sl.Refractory(sl.LIF(v_threshold=0.2), steps=1), nn.Linear(64, 10), sl.LI(),
+        spikes=spikes,
+    )  # fmt: skip
+
+
+def saved_bytes(run):
+    """Bytes that a forward pass saves for the backward pass, each storage once."""
+    seen, total = set(), 0
+
+    def note(t):
+        nonlocal total
+        storage = t.bits.untyped_storage() if isinstance(t, sl.SpikeTensor) else t.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            total += storage.nbytes()
+            kept.append(storage)  # so that no address is used twice
+        return t
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        run()
+    return total
+
+
+@pytest.mark.parametrize("mode", ["plain", "channels_last", "repeat", "lengths", "autocast", "eval", "state", "eager"])
+def test_packed_networks_are_dense_networks(mode):
+    x, found = torch.randn(6, 4, 1, 8, 8), []
+    for spikes in ("dense", "packed"):
+        net, options, y0 = network(spikes).train(mode != "eval"), {}, None
+        if mode == "channels_last":
+            net = net.to(memory_format=torch.channels_last)
+        if mode == "lengths":
+            options["lengths"] = torch.tensor([6, 3, 1, 5])
+        if mode == "state":
+            y0, result = net(x[:2], return_state=True)
+            options["state"] = result.state
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=mode == "autocast"),
+            sl.backend("eager" if mode == "eager" else "auto"),
+        ):
+            y = net(x[0], repeat=5) if mode == "repeat" else net(x, **options)
+        loss = y.float().square().sum() + (0 if y0 is None else y0.sum())
+        found.append([y.detach(), *torch.autograd.grad(loss, list(net.parameters()))])
+    limit = 0.02 if mode == "autocast" else 2e-5
+    for a, b in zip(*found, strict=True):
+        assert float((a - b).abs().max()) <= limit * max(float(a.abs().max()), 1e-3)
+
+
+def test_spikes_are_saved_as_bits():
+    """Conv(8 -> 16) and Linear(256 -> 64) save their inputs as bits, the pool saves no indices."""
+    x = torch.randn(6, 4, 1, 8, 8)
+    found = {}
+    for spikes in ("dense", "packed"):
+        net = network(spikes, batch_norm=False)
+        found[spikes] = saved_bytes(lambda net=net: net(x))
+    rows = 24
+    values = rows * (
+        8 * 64 + 8 * 16 + 16 * 16 + 64
+    )  # spikes before and after the pool, of the second LIF, of the third
+    indices = 8 * rows * 8 * 16
+    assert found["dense"] - found["packed"] == pytest.approx(4 * values + indices - values / 8, rel=0.02)
+
+
+def test_records_and_outputs_are_spikes():
+    net = sl.Network(nn.Linear(3, 16), sl.LIF(v_threshold=0.2), spikes="packed")
+    x = torch.randn(5, 2, 3)
+    y, result = net(x, record=("1.output", "1.v"))
+    dense = sl.Network(nn.Linear(3, 16), sl.LIF(v_threshold=0.2))
+    dense.load_state_dict(net.state_dict())
+    assert isinstance(y, sl.SpikeTensor)
+    assert isinstance(result.record["1.output"], sl.SpikeTensor)
+    wanted, reference = dense(x, record=("1.v",))
+    assert torch.equal(y.unpack(), wanted)
+    assert torch.equal(result.record["1.v"], reference.record["1.v"])
+    assert torch.equal(y.sum(0), wanted.sum(0))
+    assert y.mean().item() == pytest.approx(wanted.mean().item())
+    assert "spikes='packed'" in repr(net)
+    stream = net.stream()
+    assert torch.equal(torch.stack([stream(x_t) for x_t in x]), wanted)  # single steps are dense
+
+
+def test_one_neuron_may_pack_alone_and_take_spikes():
+    x = 0.5 + torch.randn(6, 2, 8)
+    lif = sl.LIF(v_threshold=0.3)
+    lif.packed = True
+    y, state = lif.sequence(x)
+    assert isinstance(y, sl.SpikeTensor)
+    plain = sl.LIF(v_threshold=0.3)
+    plain.load_state_dict(lif.state_dict())  # packing is no part of the dynamics
+    assert torch.equal(y.unpack(), plain.sequence(x)[0])
+    for backend in ("eager", "auto"):
+        with sl.backend(backend):
+            assert torch.equal(plain.sequence(y)[0], plain.sequence(y.unpack())[0])
+            assert torch.equal(plain.step(y[0])[0], plain.step(y[0].unpack())[0])
+    assert state["v"].shape == (2, 8)
+
+
+def test_neurons_whose_output_is_not_binary_stay_dense():
+    kinds = (
+        sl.LI(),
+        sl.ILIF(),
+        sl.TernaryLIF(),
+        sl.STBIF(),
+        sl.LIAF(),
+        sl.SigmaDelta(),
+        sl.FewSpike(sl.FewSpikeTable.relu(2, 1.0)),
+        sl.Graded(sl.LIF(), factor=0.5),
+        sl.Noisy(sl.LIF(), output=0.1),
+        sl.nn.DSRIF(v_threshold=0.7),
+        sl.LIF(surrogate=sl.surrogate.Sigmoid(4.0, spiking=False)),
+    )
+    x = torch.randn(4, 2, 8)
+    for neuron in kinds:
+        torch.manual_seed(0)
+        y = sl.Network(neuron, spikes="packed")(x)
+        torch.manual_seed(0)
+        assert type(y) is torch.Tensor, neuron
+        assert torch.equal(y, sl.Network(neuron)(x))
+    with pytest.raises(ValueError, match="LI: its output is not 0 or 1"):
+        kinds[0].packed = True
+    with pytest.raises(ValueError, match="spikes must be dense or packed, got 'bits'"):
+        sl.Network(sl.LIF(), spikes="bits")
+
+
+def test_under_compile_packed_networks_run_dense():
+    net = sl.Network(nn.Linear(3, 8), sl.LIF(v_threshold=0.2), nn.Linear(8, 2), spikes="packed")
+    x = torch.randn(5, 2, 3)
+    wanted = net(x)
+    compiled = torch.compile(net, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), wanted)
