@@ -22,7 +22,7 @@ LAYERS = [
     {"spikes"},
     {"neuron"},
     {"nn"},
-    {"catalogue", "plot", "data"},
+    {"catalogue", "memory", "plot", "data"},
     {"runs"},
     {"recipes"},
     {"cli", "__main__"},

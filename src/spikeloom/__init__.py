@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, metrics, nn, surrogate
+from . import decode, encode, loss, memory, metrics, nn, surrogate
 from .catalogue import cite, neurons, surrogates
 from .core import (
     Loop,
@@ -148,6 +148,7 @@ __all__ = [
     "encode",
     "explain",
     "loss",
+    "memory",
     "metrics",
     "neurons",
     "nn",

@@ -1,6 +1,7 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
 from .call import Repeated, Sequence, State, active, detach
+from .checkpoint import Checkpoint, checkpoint
 from .loop import Loop
 from .memory import release_memory, retain_memory
 from .module import TemporalModule, check_state, sequence_size
@@ -9,6 +10,7 @@ from .replace import Replacement, replace
 from .stream import Stream
 
 __all__ = [
+    "Checkpoint",
     "Loop",
     "Network",
     "Repeated",
@@ -20,6 +22,7 @@ __all__ = [
     "TemporalModule",
     "active",
     "check_state",
+    "checkpoint",
     "detach",
     "release_memory",
     "replace",

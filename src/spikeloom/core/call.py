@@ -90,6 +90,15 @@ class Call:
         # Only valid steps are folded, so that plain layers (batch norm!) never see padding.
         self._index = None if lengths is None else valid_steps(lengths, T).flatten().nonzero().squeeze(1)
 
+    def snapshot(self) -> Call:
+        """A call as this one is now, whose states and recordings go nowhere."""
+        made = Call(
+            self.T, self.B, paths=self.paths, incoming=self.incoming, lengths=self.lengths, stepping=self.stepping
+        )
+        made.packed, made.repeated = self.packed, self.repeated
+        made._counts = dict(self._counts)
+        return made
+
     @property
     def rows(self) -> int:
         """Rows of the folded tensors: T*B, or the number of valid steps."""
