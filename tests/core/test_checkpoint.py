@@ -8,12 +8,8 @@ import spikeloom as sl
 
 
 def block(channels, out, dropout=0.0):
-    return nn.Sequential(
-        nn.Conv2d(channels, out, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out),
-        sl.LIF(v_threshold=0.4),
-        nn.Dropout(dropout),
-    )
+    convolution = nn.Conv2d(channels, out, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), sl.LIF(v_threshold=0.4), nn.Dropout(dropout))
 
 
 def network(kind, dropout=0.0, spikes="dense"):

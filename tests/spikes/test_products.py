@@ -133,3 +133,73 @@ def test_attention_and_batched_layouts_reach_the_kernel(counted):
     torch.testing.assert_close(layer(sl.pack(d)), layer(d))
     assert counted == [(12, 64)]
     torch.testing.assert_close(F.linear(sl.pack(d[0]), layer.weight), F.linear(d[0], layer.weight))
+
+
+CONVOLUTIONS = {
+    "3x3": dict(kernel_size=3, padding=1),
+    "stride and dilation": dict(kernel_size=3, stride=2, padding=2, dilation=2),
+    "no padding, no bias": dict(kernel_size=3, bias=False),
+    "oblong": dict(kernel_size=(1, 5), stride=(2, 1), padding=(0, 2)),
+    "1x1": dict(kernel_size=1),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolution_and_its_gradients(name, dtype, monkeypatch):
+    from spikeloom.spikes import convolution
+
+    calls, real = [], convolution.convolve
+    monkeypatch.setattr(convolution, "convolve", lambda *args: calls.append(args[1]) or real(*args))
+    for shape, channels in (((3, 16, 8, 8), 70), ((2, 24, 4, 6), 64), ((1, 8, 16, 8), 5)):
+        layer = nn.Conv2d(shape[1], channels, **CONVOLUTIONS[name]).to(dtype)
+        for last in (False, True):
+            d = (torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.15).to(dtype)
+            d = d.contiguous(memory_format=torch.channels_last) if last else d
+            calls.clear()
+            y, wanted = layer(sl.pack(d)), layer(d)
+            assert calls == [shape]
+            assert y.dtype == dtype
+            assert (y.shape, y.stride()) == (wanted.shape, wanted.stride())
+            exact = nn.functional.conv2d(
+                d.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double(),
+                layer.stride, layer.padding, layer.dilation,
+            )  # fmt: skip
+            limit = 2**-8 if dtype == torch.bfloat16 else 1e-6
+            assert float((y.detach().double() - exact.detach()).abs().max()) <= limit * float(
+                exact.detach().abs().max()
+            )
+            if dtype == torch.float32:
+                g = torch.randn_like(y)
+                grads = [torch.autograd.grad((g * o).sum(), list(layer.parameters())) for o in (y, wanted)]
+                for a, b in zip(*grads, strict=True):
+                    torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_convolutions_without_a_kernel_are_dense(monkeypatch):
+    from spikeloom.spikes import convolution
+
+    monkeypatch.setattr(convolution, "convolve", lambda *args: pytest.fail("this should have been dense"))
+    d = (torch.rand(2, 8, 6, 6) < 0.1).float()
+    infinite = nn.Conv2d(8, 4, 3)
+    with torch.no_grad():
+        infinite.weight[0, 0, 0, 0] = float("inf")
+    for layer, x in (
+        (nn.Conv2d(8, 8, 3, groups=2), d),
+        (nn.ConvTranspose2d(8, 4, 2), d),
+        (nn.Conv2d(5, 4, 3), d[:, :5, :5, :5].contiguous()),  # 25 bits a channel
+        (nn.Conv2d(8, 4, 3).double(), d.double()),
+        (nn.Conv2d(8, 4, 3), 1 - d),
+        (nn.Conv1d(8, 4, 3), d[:, :, 0].contiguous()),
+        (infinite, d),
+    ):
+        torch.testing.assert_close(layer(sl.pack(x)), layer(x), equal_nan=True)
+
+
+def test_a_convolved_image_is_the_same_in_any_batch():
+    d = (torch.rand(9, 16, 8, 8) < 0.1).float()
+    layer = nn.Conv2d(16, 24, 3, padding=1)
+    whole = layer(sl.pack(d))
+    for part in (slice(0, 1), slice(3, 8)):
+        assert torch.equal(layer(sl.pack(d[part])), whole[part])
+    assert torch.equal(layer(sl.pack(d.contiguous(memory_format=torch.channels_last))), whole)

@@ -105,7 +105,7 @@ void transpose(const uint8_t *bits, uint8_t *out, int64_t M, int64_t K, int64_t 
     }
 }
 """
-_DENSE = (Tensor, nn.Parameter)
+DENSE = (Tensor, nn.Parameter)
 _FEW = 64  # rows of spikes below which what was made of a weight is kept
 _SMALL = 1 << 20  # multiplications below which one thread is faster
 
@@ -143,7 +143,7 @@ def _pays(s: Any, other: Any) -> bool:
     """Whether a product of these is computed from the bits."""
     return (
         isinstance(s, SpikeTensor)
-        and type(other) in _DENSE
+        and type(other) in DENSE
         and s.is_contiguous()
         and s.ndim == 2
         and s.shape[1] % 8 == 0
@@ -193,7 +193,7 @@ def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
 
 
 def _addmm(func: Any, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
-    if type(bias) in _DENSE and bias.ndim == 1 and len(bias) == b.shape[1] and beta == 1 and alpha == 1:
+    if type(bias) in DENSE and bias.ndim == 1 and len(bias) == b.shape[1] and beta == 1 and alpha == 1:
         return _mm(func, a, b, bias)
     return NotImplemented
 
