@@ -1,11 +1,11 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
 from .call import Repeated, Sequence, State, active, detach
-from .checkpoint import Checkpoint, checkpoint
 from .loop import Loop
 from .memory import release_memory, retain_memory
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, Result, static
+from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .stream import Stream
 
