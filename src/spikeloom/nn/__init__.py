@@ -9,6 +9,7 @@ from .online import OTTT
 from .parallel import PSN, MaskedPSN, SlidingPSN
 from .recurrent import ILC, OneToOne, Recurrent
 from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
+from .sparse import SparseLinear
 
 __all__ = [
     "DSRIF",
@@ -26,6 +27,7 @@ __all__ = [
     "Recurrent",
     "SConv2dLSTM",
     "SlidingPSN",
+    "SparseLinear",
     "SpikingGRU",
     "SpikingLSTM",
     "SpikingRNN",

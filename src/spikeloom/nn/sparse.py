@@ -1,0 +1,125 @@
+"""SparseLinear: a linear layer with some of its synapses only."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..spikes import SpikeTensor
+
+SPARSE = 0.02
+"""Synapses per pair of neurons up to which dense inputs are multiplied sparsely on a CPU."""
+
+
+class SparseLinear(nn.Module):
+    """``y = W x + b`` where W has values at given places only. Values and gradients exist for these synapses alone.
+
+    Args:
+        in_features, out_features: as ``nn.Linear``.
+        mask: boolean ``[out_features, in_features]``: where there is a synapse.
+        density: share of synapses that exist, drawn at random, above 0 and at most 1.
+        fan_in: number of synapses of each output, drawn at random.
+        seed: of the random connections; the same seed gives the same ones everywhere.
+        bias: whether there is a bias.
+
+    Exactly one of mask, density and fan_in is given. ``weight`` is a vector, a value for each synapse, row by row; each
+    begins uniform in +-1/sqrt(fan-in of its output). ``synapses``, a buffer, holds their places, so that a
+    checkpoint brings its connections along. Input ``[*, in_features]``, output ``[*, out_features]``. Products with
+    spikes of one bit each are computed from the bits, dense inputs sparsely where the density is at most 2 % and no
+    gradient is needed.
+
+    Raises ValueError for a mask of another shape, a density or a fan-in out of range.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> layer = sl.nn.SparseLinear(100, 10, fan_in=5)
+    >>> layer(torch.rand(3, 100)).shape, layer.weight.shape, layer.mask.sum(1).unique()
+    (torch.Size([3, 10]), torch.Size([50]), tensor([5]))
+    """
+
+    synapses: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        mask: Tensor | None = None,
+        density: float | None = None,
+        fan_in: int | None = None,
+        seed: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if sum(option is not None for option in (mask, density, fan_in)) != 1:
+            raise ValueError("SparseLinear: give one of mask, density and fan_in")
+        self.in_features, self.out_features = in_features, out_features
+        if mask is None:
+            mask = _random(in_features, out_features, density, fan_in, seed)
+        elif mask.shape != (out_features, in_features):
+            raise ValueError(
+                f"SparseLinear: mask must be [out_features, in_features] = {[out_features, in_features]}, got "
+                f"{list(mask.shape)}"
+            )
+        mask = mask.bool()
+        self.register_buffer("synapses", mask.flatten().nonzero().squeeze(1))
+        fans = mask.sum(1)
+        bound = fans.clamp(min=1).rsqrt().repeat_interleave(fans)
+        self.weight = nn.Parameter((2 * torch.rand(len(bound), device=mask.device) - 1) * bound)
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -((in_features) ** -0.5), in_features**-0.5)
+
+    @property
+    def mask(self) -> Tensor:
+        """Boolean ``[out_features, in_features]``: where there is a synapse."""
+        there = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.synapses.device)
+        there[self.synapses] = True
+        return there.view(self.out_features, self.in_features)
+
+    @property
+    def density(self) -> float:
+        """Synapses that exist, per pair of neurons."""
+        return len(self.synapses) / (self.in_features * self.out_features)
+
+    def dense_weight(self) -> Tensor:
+        """W with zeros where there is no synapse, ``[out_features, in_features]``, with gradient."""
+        whole = self.weight.new_zeros(self.out_features * self.in_features)
+        return whole.index_put((self.synapses,), self.weight).view(self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[*, in_features]`` to ``[*, out_features]``."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"SparseLinear: expected [*, {self.in_features}], got {list(x.shape)}")
+        sparsely = self.density <= SPARSE and x.is_cpu and not isinstance(x, SpikeTensor)
+        if not sparsely or x.dtype != self.weight.dtype or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return F.linear(x, self.dense_weight(), self.bias)
+        columns = self.synapses % self.in_features
+        ends = (self.synapses // self.in_features).bincount(minlength=self.out_features).cumsum(0)
+        starts = torch.cat([ends.new_zeros(1), ends])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            W = torch.sparse_csr_tensor(
+                starts, columns, self.weight, (self.out_features, self.in_features), check_invariants=False
+            )
+        y = (W @ x.reshape(-1, self.in_features).t()).t().reshape(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {len(self.synapses)} synapses ({100 * self.density:.3g} %)"
+
+
+def _random(inputs: int, outputs: int, density: float | None, fan_in: int | None, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    if density is not None:
+        if not 0 < density <= 1:
+            raise ValueError(f"SparseLinear: density must be above 0 and at most 1, got {density}")
+        return torch.rand(outputs, inputs, generator=g) < density
+    assert fan_in is not None
+    if not 1 <= fan_in <= inputs:
+        raise ValueError(f"SparseLinear: fan_in must be from 1 to in_features = {inputs}, got {fan_in}")
+    mask = torch.zeros(outputs, inputs, dtype=torch.bool)
+    return mask.scatter(1, torch.rand(outputs, inputs, generator=g).argsort(1)[:, :fan_in], True)
