@@ -8,7 +8,7 @@ import spikeloom as sl
 
 
 @pytest.mark.parametrize(
-    "options", [dict(density=0.3), dict(density=0.02), dict(fan_in=4), dict(density=0.3, bias=False)]
+    "options", [dict(density=0.3), dict(density=0.01), dict(fan_in=4), dict(density=0.3, bias=False)]
 )
 def test_it_is_a_masked_linear_layer(options):
     layer = sl.nn.SparseLinear(64, 20, **options)

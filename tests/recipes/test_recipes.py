@@ -65,6 +65,7 @@ def test_the_demo(tmp_path, capsys):
         ("mnist-mlp", dict(T=8, subset=2000, epochs=2, lr=5e-3), 0.7),
         ("fashion-csnn", dict(T=2, subset=2000, epochs=3, channels=6, hidden=64, lr=5e-3), 0.6),
         ("mnist-latency", dict(subset=4000, epochs=2, hidden=100, lr=5e-3), 0.6),
+        ("mnist-sparse", dict(T=2, subset=2000, epochs=2, channels=4, hidden=64, density=0.05, lr=5e-3), 0.7),
         ("population", dict(subset=2000, epochs=2, hidden=64, members=10, lr=3e-3), 0.7),
     ],
 )

@@ -137,6 +137,70 @@ def test_neurons_whose_output_is_not_binary_stay_dense():
         sl.Network(sl.LIF(), spikes="bits")
 
 
+class Doubled(sl.Neuron):
+    def __init__(self):
+        super().__init__()
+        self.numbers(gain=2.0)
+        self.states(v=0.0)
+
+    def dynamics(self, x, v):
+        v = v + x
+        return self.gain * self.fire(v - 1.0), v
+
+
+@pytest.mark.parametrize("N", [7, 8])  # whole bytes are written by the kernel, others packed after it
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+def test_a_neuron_that_is_not_binary_and_does_not_say_so(N, backend):
+    net = sl.Network(Doubled(), spikes="packed")
+    with sl.backend(backend), pytest.raises(ValueError, match=r"neither 0 nor 1"):
+        net(torch.ones(3, 2, N))
+    Doubled.is_binary = False
+    try:
+        assert type(net(torch.ones(3, 2, N))) is torch.Tensor
+    finally:
+        del Doubled.is_binary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(2, 8), (3, 5), (2, 4, 6, 6), (1, 2056), (2, 3, 5, 7)])
+def test_kernels_write_the_bits_that_packing_gives(dtype, shape):
+    x = (0.5 + torch.randn(19, *shape)).to(dtype)
+    inputs = [x]
+    if len(shape) == 4:
+        inputs.append(x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2]))
+    for x in inputs:
+        for neuron in (sl.LIF(v_threshold=0.4), sl.Synaptic(alpha=0.6, beta=0.7, v_threshold=0.8)):
+            neuron = neuron.double() if dtype == torch.float64 else neuron
+            wanted = neuron.sequence(x)[0]
+            neuron.packed = True
+            for lengths in (None, torch.arange(shape[0]) + 3):
+                y, _ = neuron.sequence(x, lengths=lengths)
+                assert isinstance(y, sl.SpikeTensor)
+                assert y.dtype == dtype
+                assert y.stride() == wanted.stride()
+                valid = (
+                    wanted
+                    if lengths is None
+                    else wanted * (torch.arange(19).view(19, 1) < lengths).view(19, shape[0], *(1,) * (len(shape) - 1))
+                )
+                assert torch.equal(y.unpack(), valid)
+                assert torch.equal(y.bits, sl.pack(valid).bits)
+
+
+def test_gradients_through_kernels_that_write_bits():
+    found = []
+    for spikes in ("dense", "packed"):
+        torch.manual_seed(0)
+        net = sl.Network(
+            nn.BatchNorm1d(16), sl.LIF(v_threshold=0.3), nn.Linear(16, 3, bias=False), spikes=spikes
+        ).double()
+        x = torch.randn(20, 4, 16, dtype=torch.float64).requires_grad_()
+        y = net(x)
+        found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [x, *net.parameters()])])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
 def test_under_compile_packed_networks_run_dense():
     net = sl.Network(nn.Linear(3, 8), sl.LIF(v_threshold=0.2), nn.Linear(8, 2), spikes="packed")
     x = torch.randn(5, 2, 3)

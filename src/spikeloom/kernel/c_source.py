@@ -181,6 +181,21 @@ static inline S K_exp(S x) {
 """
 
 _RUNS = """
+/* A row of zeros and ones as bits, the first in the lowest one; returns whether there was another value. */
+static inline int put_bits(uint8_t *to, const S *row, int m) {
+  int wrong = 0;
+  for (int b = 0; b < m / 8; b++) {
+    unsigned byte = 0;
+    for (int j = 0; j < 8; j++) {
+      const S y = row[8 * b + j];
+      byte |= (unsigned)(y == (S)1) << j;
+      wrong |= (y != (S)1) & (y != (S)0);
+    }
+    to[b] = (uint8_t)byte;
+  }
+  return wrong;
+}
+
 /* Values of a number for one block: size values, each for `inner` neighbours, over and over. */
 static void fill(S *out, const S *number, int64_t size, int64_t inner, int64_t first, int n) {
   if (size == 1) { for (int j = 0; j < n; j++) out[j] = number[0]; return; }

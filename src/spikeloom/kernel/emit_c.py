@@ -41,6 +41,8 @@ class Layout:
     of final states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints,
     upstream gradients and gradients of xs and start states may be null.
 
+    A forward kernel that writes bits has a last pointer, to an int32 that it sets to 1 where an output is not binary.
+
     Integers: N, T, neurons per sample, threads, neurons per block, blocks per chunk, whether outputs go past the cache,
     time strides of xs and of out's upstream gradient, then (size, inner) of each param. The gradient of a param is
     ``[chunks, size]`` doubles, zero before.
@@ -86,6 +88,8 @@ class Variant:
     """Params whose gradient ``backward`` computes."""
     x_grads: tuple[str, ...] = ()
     """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
+    packed: bool = False
+    """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
 
 
 def emit_forward(program: Program, variant: Variant) -> str:
@@ -119,6 +123,7 @@ class _Writer:
             [*(f"x{k}" for k in range(self.n_x)), *(f"s0_{k}" for k in S), "out", *(f"sT_{k}" for k in S),
              *(f"rec_{k}" for k in S), *(f"ck_{k}" for k in S), "len", *(f"P{i}" for i in params)]
         )  # fmt: skip
+        at += [f"  int32_t *flag = p[{len(at)}];"] if self.variant.packed else []
         body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes()]
         body += self._block_start(params)
         body += [f"    S LOCAL v{k}[BLOCK]; memcpy(v{k}, s0_{k} + i0, m * sizeof(S));" for k in S]
@@ -129,7 +134,8 @@ class _Writer:
             for k in S
         ]
         body += self._input_rows("      ")
-        body += ["      IO *Yrow = out + t * N + i0;", self._row("Y", "Yrow")]
+        packed = self.variant.packed
+        body += ["      S *Y = Y_;"] if packed else ["      IO *Yrow = out + t * N + i0;", self._row("Y", "Yrow")]
         record = S if self.variant.record else range(0)
         body += [f"      S *R{k} = rec_{k} ? rec_{k} + t * N + i0 : r_none;" for k in record]
         body += ["      #pragma omp simd", "      for (int j = 0; j < m; j++) {"]
@@ -145,7 +151,12 @@ class _Writer:
             body += [f"        S w{k} = {s};" for k, s in enumerate(states)]
             body += [f"        Y[j] = {out};", *(f"        R{k}[j] = w{k};" for k in record)]
             body += [f"        v{k}[j] = w{k};" for k in S]
-        body += ["      }", "      put_row(Yrow, Y, m, past);", "    }"]
+        put = (
+            "if (put_bits((uint8_t *)out + (t * N + i0) / 8, Y, m)) *flag = 1;"
+            if packed
+            else "put_row(Yrow, Y, m, past);"
+        )
+        body += ["      }", f"      {put}", "    }"]
         body += [f"    memcpy(sT_{k} + i0, v{k}, m * sizeof(S));" for k in S]
         body += ["    FENCE;", "  }", "}"]
         return "\n".join(body)

@@ -22,6 +22,8 @@ from .program import NORM
 
 _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
 _IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+AsSpikes = Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor]
+"""Makes spikes of one bit each of their bits, shape and dtype."""
 _SMALL = 1 << 15  # neuron steps below which one thread is faster
 _LARGE = 1 << 23  # bytes of an output above which it goes past the cache
 
@@ -89,16 +91,18 @@ class Plan:
         huge_pages(made)
         return made
 
-    def variant(self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = ()) -> Variant:
+    def variant(
+        self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = (), packed: bool = False
+    ) -> Variant:
         """The kernel that a call needs."""
         numbers = zip(self.kernels.layout.backward_params, self.param_shapes, strict=True)
         scalars = tuple(i for i, (size, _) in numbers if size == 1)
-        return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads)
+        return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  # plans live as long as the process, like their kernels
-    def forward(self, record: bool) -> tuple[Any, Any]:
+    def forward(self, record: bool, packed: bool) -> tuple[Any, Any]:
         """The forward kernel and its integers."""
-        function = self.kernels.function(emit_forward, self.variant(record=record))
+        function = self.kernels.function(emit_forward, self.variant(record=record, packed=packed))
         return function, self._integers(0, self.kernels.layout.forward_params)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
@@ -130,8 +134,12 @@ def run(
     lengths: Tensor | None = None,
     record: tuple[int, ...] = (),
     norm: Norm | None = None,
+    as_spikes: AsSpikes | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What :func:`spikeloom.kernel.scan` returns. ``norm``: a batch norm before the neuron."""
+    """What :func:`spikeloom.kernel.scan` returns. ``norm``: a batch norm before the neuron.
+
+    ``as_spikes``: makes the output of bits, which the kernel then writes, where whole bytes make up a step.
+    """
     tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
     repeated = tuple(isinstance(x, Repeated) for x in xs)
     T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
@@ -152,9 +160,9 @@ def run(
     args = (*ready, *(plan.to_memory(s).contiguous() for s in states), *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
         saved = None if norm is None or moments is None else (*moments, norm)
-        out = _Scan.apply(plan, lengths, record, saved, *learned, *args)  # type: ignore[no-untyped-call]
+        out = _Scan.apply(plan, lengths, record, as_spikes, saved, *learned, *args)  # type: ignore[no-untyped-call]
     else:
-        out, _ = forward(plan, lengths, record, args, saving=False)
+        out, _ = forward(plan, lengths, record, args, saving=False, as_spikes=as_spikes)
     if norm is not None and moments is not None:
         norm.track(moments)
     n = len(states)
@@ -262,10 +270,10 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, weight: Any, bias: Any,
-        *tensors: Tensor,
+        ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], as_spikes: AsSpikes | None, norm: Any,
+        weight: Any, bias: Any, *tensors: Tensor,
     ) -> Any:  # fmt: skip
-        outputs, checkpoints = forward(plan, lengths, record, tensors, saving=True)
+        outputs, checkpoints = forward(plan, lengths, record, tensors, saving=True, as_spikes=as_spikes)
         ctx.plan, ctx.lengths, ctx.record, ctx.norm = plan, lengths, record, norm
         ctx.save_for_backward(weight, *tensors, *checkpoints)
         ctx.set_materialize_grads(False)
@@ -274,13 +282,13 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         weight, *saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[5:]
 
         def run_kernel(*tensors: Any) -> Any:
             upstream, (weight, *saved) = tensors[: len(grads)], tensors[len(grads) :]
             return backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
 
-        return (None, None, None, None, *_Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
+        return (None, None, None, None, None, *_Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
 
 
 class _Once(torch.autograd.Function):
@@ -299,13 +307,21 @@ class _Once(torch.autograd.Function):
 
 
 def forward(
-    plan: Plan, lengths: Tensor | None, record: tuple[int, ...], tensors: tuple[Tensor, ...], *, saving: bool
+    plan: Plan,
+    lengths: Tensor | None,
+    record: tuple[int, ...],
+    tensors: tuple[Tensor, ...],
+    *,
+    saving: bool,
+    as_spikes: AsSpikes | None = None,
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     """Runs the forward kernel: (out, final states, recordings) and, when saving, the checkpoints."""
     n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
     xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
     by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-    out, final = plan.empty(plan.T, dtype=plan.io), [plan.empty() for _ in states]
+    packed = as_spikes is not None and plan.N % 8 == 0
+    out = torch.empty(plan.T * plan.N // 8, dtype=torch.uint8) if packed else plan.empty(plan.T, dtype=plan.io)
+    final = [plan.empty() for _ in states]
     recordings = {k: plan.empty(plan.T) for k in record}
     segments = (plan.T - 1) // SEGMENT
     checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
@@ -313,7 +329,15 @@ def forward(
     used = plan.kernels.layout.forward_params
     pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
     pointers += [by_id[i] for i in used]
-    _call(*plan.forward(bool(record)), pointers)
+    flag = torch.zeros(1, dtype=torch.int32)
+    _call(*plan.forward(bool(record), packed), [*pointers, flag] if packed else pointers)
+    if as_spikes is not None and packed:
+        if flag.item():
+            raise ValueError(
+                "a neuron whose spikes are packed into bits gave an output that is neither 0 nor 1; with "
+                "is_binary = False in its class its outputs stay dense"
+            )
+        out = as_spikes(out, (plan.T, *plan.memory_shape), plan.io)
     return (out, *final, *(recordings[k] for k in record)), checkpoints
 
 

@@ -40,6 +40,7 @@ def scan(
     lengths: Tensor | None = None,
     record: tuple[int, ...] = (),
     norm: nn.Module | None = None,
+    as_spikes: launch.AsSpikes | None = None,
 ) -> tuple[Tensor, States, tuple[Tensor, ...]]:
     """Runs ``neuron.dynamics`` over time.
 
@@ -49,6 +50,7 @@ def scan(
         lengths: valid steps per sample. Past them the state stays, output and recordings are 0.
         record: indices of the states to record.
         norm: a batch norm that x (a single sequence, no lengths) passes first.
+        as_spikes: kernels write the output as bits and this makes it of them, where they can; else it is dense.
 
     Returns ``(spikes [T, B, *], final states, recordings [T, B, *])``.
     """
@@ -66,7 +68,15 @@ def scan(
             with full_precision(first.device):
                 joined = None if norm is None else Norm(norm)
                 found = launch.run(
-                    kernels, neuron, xs, states, dtype=dtype, lengths=lengths, record=record, norm=joined
+                    kernels,
+                    neuron,
+                    xs,
+                    states,
+                    dtype=dtype,
+                    lengths=lengths,
+                    record=record,
+                    norm=joined,
+                    as_spikes=None if debug else as_spikes,
                 )
         except build.BuildError as error:
             name = type(neuron).__name__
@@ -78,7 +88,8 @@ def scan(
                 from .check import check_call
 
                 check_call(kernels, neuron, xs, states, found, dtype, lengths, record)
-            return (found[0].to(out_dtype), *found[1:])
+            y = found[0] if found[0].dtype == out_dtype else found[0].to(out_dtype)
+            return (y, *found[1:])
     if norm is not None:
         xs = (_normalised(norm, xs),)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and first.device.type == "cpu":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._numbers import Declared, Number, decode_constants, describe, encode_constants
 from ..core import Repeated, Sequence, State, TemporalModule, active
 from ..kernel import FUSED_NORMS, one_step, scan, state_dtype
-from ..spikes import SpikeTensor, pack
+from ..spikes import SpikeTensor, from_bits, pack
 from ..surrogate import ATan, Surrogate
 
 Reset = Literal["hard", "soft", "none"]
@@ -214,7 +214,8 @@ class Neuron(Declared, TemporalModule):
         record: tuple[int, ...],
         norm: nn.Module | None,
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        return scan(self, xs, states, lengths=lengths, record=record, norm=norm)
+        bits = from_bits if self._packs() else None
+        return scan(self, xs, states, lengths=lengths, record=record, norm=norm, as_spikes=bits)
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""

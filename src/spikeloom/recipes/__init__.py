@@ -16,6 +16,7 @@ NAMES = {
     "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
     "fashion-csnn": "a convolutional SNN on Fashion-MNIST",
     "mnist-latency": "one spike per pixel in, the first spike out decides: MNIST in first-spike coding",
+    "mnist-sparse": "MNIST through sparse layers, with spikes of one bit each",
     "regression": "a membrane that predicts a chaotic time series (Mackey-Glass)",
     "autoencoder": "MNIST through a bottleneck of spikes, and back",
     "population": "MNIST read out by populations of neurons, in a few steps",

@@ -192,6 +192,11 @@ def pack(x: Tensor) -> SpikeTensor:
     return packed
 
 
+def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
+    """Spikes of a contiguous shape from their bits, the first in the lowest bit of the first byte."""
+    return SpikeTensor(bits, shape, torch.empty(shape, device="meta").stride(), dtype)
+
+
 def pack_raw(x: Tensor) -> SpikeTensor:
     """:func:`pack` below autograd."""
     if not fills_memory(x.shape, x.stride()):
