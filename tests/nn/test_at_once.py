@@ -79,6 +79,15 @@ def test_parallel_lif_with_lengths_in_networks_and_streams():
             wrong()
 
 
+def test_parallel_lif_in_torch_func():
+    net, x = sl.Network(nn.Linear(4, 5), sl.nn.ParallelLIF(sl.LIF(v_threshold=0.3, tau=3.0))), torch.randn(12, 2, 4)
+    params = {k: v.detach() for k, v in net.named_parameters()}
+    wanted = torch.autograd.grad(net(x).square().sum(), list(net.parameters()))
+    grads = torch.func.grad(lambda p: torch.func.functional_call(net, p, (x,)).square().sum())(params)
+    for a, b in zip(wanted, grads.values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_linear_scan():
     """h[t] = a[t] h[t-1] + b[t]: by a loop, for lengths around powers of two."""
     for T in (1, 2, 3, 8, 9, 31):

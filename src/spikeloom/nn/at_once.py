@@ -35,6 +35,8 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
 class _Through(torch.autograd.Function):
     """The values ``h`` of a recurrence whose step t has the factor ``a[t]`` for ``h[t-1]``: its gradient over time."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(h: Tensor, a: Tensor) -> Tensor:
         return h.clone()
@@ -102,10 +104,7 @@ class ParallelLIF(TemporalModule):
         with full_precision(x.device):
             with torch.no_grad():
                 h = self._solve(neuron, wide, v0)
-            at = h.detach().requires_grad_()
-            with torch.enable_grad():
-                v = _reset(neuron, at)
-                slope = torch.autograd.grad(v.sum(), at)[0] if v.requires_grad else torch.zeros_like(h)
+                slope = _slope(neuron, h)
             before = torch.cat([v0, _reset(neuron, h)[:-1]])  # its gradient: of the numbers alone
             factor = _decay(neuron, h).detach() * torch.cat([torch.zeros_like(v0), slope[:-1]])
             h = _Through.apply(_charge(neuron, wide, before), factor)  # type: ignore[no-untyped-call]
@@ -148,6 +147,17 @@ def _charge(neuron: Neuron, x: Tensor, v: Tensor) -> Tensor:
     if isinstance(neuron, LIF):
         return neuron.charge(x, v)
     return neuron.beta * v + x if isinstance(neuron, Leaky) else v + x
+
+
+def _slope(neuron: Neuron, h: Tensor) -> Tensor:
+    """Derivative of :func:`_reset` by h."""
+    if neuron.reset == "none":
+        return torch.ones_like(h)
+    u, surrogate = h - neuron.v_threshold, neuron.surrogate
+    by_spike = 0.0 if neuron.detach_reset else surrogate.derivative(u, surrogate.scale)
+    if neuron.reset == "soft":
+        return torch.ones_like(h) - neuron.v_threshold * by_spike
+    return (1 - neuron.fire(u)) + (neuron.v_reset - h) * by_spike
 
 
 def _decay(neuron: Neuron, like: Tensor) -> Tensor:
