@@ -10,7 +10,16 @@ from typing import Any
 
 from .common import machine, require_idle
 
-NAMES = ("neuron_layer", "norm_layer", "training_step", "first_call", "catalogue", "spikes", "training_memory")
+NAMES = (
+    "neuron_layer",
+    "norm_layer",
+    "training_step",
+    "first_call",
+    "catalogue",
+    "spikes",
+    "stream",
+    "training_memory",
+)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

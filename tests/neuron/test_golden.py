@@ -1,5 +1,7 @@
 """Spikes, states and all gradients against the peers' golden files (tests/reference/make_golden.py)."""
 
+import math
+
 import pytest
 import torch
 
@@ -207,6 +209,41 @@ def test_neurons_of_converted_networks_are_spikingjellys(golden):
     half = sl.IF(v_threshold=0.8, reset="soft")
     compare("HalfThresholdIF", data, sl.HalfThreshold(half))
     differs("HalfThresholdIF", data, half)
+
+
+def test_current_based_lif_is_spikingjellys(golden):
+    data = golden("spikingjelly")
+    options = dict(beta=0.7, v_threshold=0.8, reset="hard", reset_delay=False, strict=False)
+    compare("CUBALIF", data, sl.Synaptic(alpha=0.6, **options))
+    differs("CUBALIF", data, sl.Synaptic(alpha=0.7, **options))
+
+
+def test_state_leaky_is_a_leaky_without_reset(golden):
+    """snnTorch's decay is exp(beta - 1), and its convolution over time adds in another order."""
+    data = golden("snntorch")
+    options = dict(v_threshold=0.8, reset="none")
+    compare("StateLeaky", data, sl.Leaky(beta=math.exp(0.7 - 1), **options), tolerance=1e-5)
+    differs("StateLeaky", data, sl.Leaky(beta=0.7, **options))
+
+
+class WithGain:
+    """A neuron whose input has the gain 1/tau."""
+
+    def __init__(self, neuron, tau):
+        self.neuron, self.tau = neuron, tau
+
+    def sequence(self, x, **options):
+        return self.neuron.sequence(x / self.tau, **options)
+
+
+def test_current_based_lif_is_norses(golden):
+    data = golden("norse")
+    options = dict(
+        beta=1 - 1 / 2.5, v_threshold=0.5, reset="hard", reset_delay=False, strict=True,
+        surrogate=sl.surrogate.FastSigmoid(1.0),
+    )  # fmt: skip
+    compare("LIF-current", data, WithGain(sl.Synaptic(alpha=0.7, **options), 2.5))
+    differs("LIF-current", data, WithGain(sl.Synaptic(alpha=0.6, **options), 2.5))
 
 
 def test_lapicque_is_snntorchs_without_its_reset(golden):

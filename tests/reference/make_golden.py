@@ -92,6 +92,15 @@ def spikingjelly():
     node = neuron.ILIFNode(tau=4 / 3, v_threshold=0.8, step_mode="m", store_v_seq=True)
     x = shared()[0].requires_grad_()
     finish(store, "ILIF", x, node(x), node.v_seq)
+    node = neuron.CUBALIFNode(
+        c_decay=0.6, v_decay=0.7, v_threshold=0.8, v_reset=0.0, surrogate_function=surrogate.ATan(alpha=2.0)
+    )
+    x = shared()[0].requires_grad_()
+    spikes, states = [], []
+    for x_t in x:
+        spikes.append(node(x_t))
+        states.append(node.v)
+    finish(store, "CUBALIF", x, torch.stack(spikes), torch.stack(states))
     wide = dict(surrogate_function=surrogate.ATan(alpha=2.0), step_mode="m")
     nodes = {
         "ActivationAwareIF": neuron.ActivationAwareIFNode(
@@ -118,7 +127,7 @@ def spikingjelly():
         finish(store, name, x, y, torch.zeros_like(y))
         del store[f"{name}/spikes"]
         store[f"{name}/outputs"] = y.detach().numpy()
-    torch.manual_seed(0)
+    np.random.seed(0)
     node = neuron.GatedLIFNode(T=T, inplane=N, surrogate_function=surrogate.Sigmoid(alpha=4.0))
     g = torch.Generator().manual_seed(5)
     names = ("alpha", "beta", "gamma", "tau", "v_threshold", "linear_decay", "v_subreset", "conduct")
@@ -293,6 +302,9 @@ def snntorch():
         found.update(grad_x=grads[0], grad_0=grads[1], grad_1=grads[2])
         store.update({f"SConv2dLSTM-{name}/{key}": value.detach().numpy() for key, value in found.items()})
         print(f"SConv2dLSTM-{name}: {100 * float(y.mean()):.0f} %")
+    node = snn.StateLeaky(beta=0.7, channels=N, threshold=0.8)
+    x = shared()[0].requires_grad_()
+    finish(store, "StateLeaky", x, *node(x))
     node = snn.AssociativeLeaky(N, 3, 4, 12)
     node.threshold.fill_(0.3)
     g = torch.Generator().manual_seed(10)
@@ -354,6 +366,19 @@ def norse():
             spikes.append(spike)
             vs.append(state.v)
         finish(store, f"LIF-{v_leak}-{v_reset}", x, torch.stack(spikes), torch.stack(vs))
+    from norse.torch.functional.lif import LIFFeedForwardState, LIFParameters, lif_feed_forward_step
+
+    p = LIFParameters(
+        tau_syn_inv=torch.tensor(0.3), tau_mem_inv=torch.tensor(1 / tau), v_leak=torch.tensor(0.0),
+        v_th=torch.tensor(0.5), v_reset=torch.tensor(0.0),
+    )  # fmt: skip
+    x = shared()[0].requires_grad_()
+    state, spikes, vs = LIFFeedForwardState(v=torch.zeros(B, N), i=torch.zeros(B, N)), [], []
+    for t in range(T):
+        spike, state = lif_feed_forward_step(x[t], state, p, dt=1.0)
+        spikes.append(spike)
+        vs.append(state.v)
+    finish(store, "LIF-current", x, torch.stack(spikes), torch.stack(vs))
     p = LIBoxParameters(tau_mem_inv=torch.tensor(1 / tau), v_leak=torch.tensor(0.1))
     x = shared()[0].requires_grad_()
     state, vs = LIBoxState(v=torch.full((B, N), 0.1)), []
