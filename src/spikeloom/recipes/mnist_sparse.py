@@ -37,11 +37,15 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
 
 def build(config: Config) -> sl.Network:
     """The network: images ``[B, 1, 28, 28]`` with ``repeat=T`` to membranes ``[T, B, 10]``."""
+
+    def lif() -> sl.LIF:
+        return sl.LIF(decay_input=False, v_threshold=0.3)
+
     c = config.channels
     return sl.Network(
-        nn.Conv2d(1, c, 3), sl.LIF(v_threshold=0.5),
-        nn.Conv2d(c, 2 * c, 3), sl.LIF(v_threshold=0.5), nn.Flatten(),
-        sl.nn.SparseLinear(2 * c * 24 * 24, config.hidden, density=config.density), sl.LIF(v_threshold=0.5),
+        nn.Conv2d(1, c, 3), lif(),
+        nn.Conv2d(c, 2 * c, 3), lif(), nn.Flatten(),
+        sl.nn.SparseLinear(2 * c * 24 * 24, config.hidden, density=config.density), lif(),
         sl.nn.SparseLinear(config.hidden, 10, density=max(config.density, 0.5), seed=1),
         spikes="packed" if config.packed else "dense",
     )  # fmt: skip
