@@ -16,6 +16,16 @@ from .training_step import layers
 STEPS = 20
 
 
+def in_a_loop(work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
+    """The same without kernels."""
+
+    def run() -> list[Tensor]:
+        with sl.backend("eager"):
+            return work()
+
+    return run
+
+
 def lively(modules: list[nn.Module]) -> list[nn.Module]:
     """The same layers with more gain, so that an untrained network fires."""
     for module in modules:
@@ -36,7 +46,7 @@ def main() -> dict[str, Any]:
         stream = net.stream()
         return [stream(x) for x in xs]
 
-    sides: dict[str, Callable[[], list[Tensor]]] = {"spikeloom": ours}
+    sides: dict[str, Callable[[], list[Tensor]]] = {"spikeloom": ours, "spikeloom, PyTorch loop": in_a_loop(ours)}
     try:
         from spikingjelly.activation_based import functional, neuron, surrogate
     except ImportError:
@@ -57,13 +67,13 @@ def main() -> dict[str, Any]:
         pass
     else:
         leaky = nn.ModuleList(
-            layers(lambda: snntorch.Leaky(beta=0.5, reset_mechanism="zero", reset_delay=False))
+            lively(layers(lambda: snntorch.Leaky(beta=0.5, reset_mechanism="zero", reset_delay=False)))
         ).eval()
 
         def step(x: Tensor, memory: dict[int, Tensor]) -> Tensor:
             for i, module in enumerate(leaky):
                 if isinstance(module, snntorch.Leaky):
-                    x, memory[i] = module(0.5 * x, memory.get(i, module.reset_mem()))  # the gain 1/tau of LIF's input
+                    x, memory[i] = module(0.5 * x, memory.get(i, torch.zeros_like(x)))  # the gain 1/tau of LIF's input
                 else:
                     x = module(x)
             return x

@@ -56,8 +56,8 @@ class Network(TemporalModule):
             is the same at every step (see below).
         fuse: compute a batch norm and the neuron after it in one kernel (see below).
         spikes: ``"packed"`` hands the spikes of neurons on as a :class:`spikeloom.SpikeTensor` of one bit each, which
-            is what autograd then saves. Neurons whose output is not binary stay dense, so do small single steps. No
-            effect in ``torch.compile``.
+            is what autograd then saves. Neurons whose output is not binary stay dense. No effect in ``torch.compile``
+            and on single steps.
 
     ``y = net(x)`` runs ``x`` ``[T, B, *]`` from rest. Plain layers see ``[T*B, *]``, temporal modules
     ``[T, B, *]``. Nothing is kept between calls, so there is nothing to reset.
@@ -147,7 +147,6 @@ class Network(TemporalModule):
         sized = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t if not isinstance(x, static))
         _, B = sequence_size(sized, "Network.step")
         call = Call(1, B, paths=self._paths(), incoming=state, stepping=True)
-        call.packed = self.spikes == "packed"
         with activate(call):
             y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
         call.check_all_used()

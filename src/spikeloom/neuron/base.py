@@ -16,7 +16,6 @@ from ..surrogate import ATan, Surrogate
 Reset = Literal["hard", "soft", "none"]
 _RESETS = ("hard", "soft", "none")
 _GRADIENT_ONLY = ("detach_reset",)
-_WORTH = 4096  # spikes of a single step from which bits pay for their overhead
 
 
 class Neuron(Declared, TemporalModule):
@@ -222,8 +221,6 @@ class Neuron(Declared, TemporalModule):
         """One step of ``[B, *]``: ``(spikes, state)``."""
         x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
         y, new = one_step(self, x_t, self._start(state, x_t[0]))
-        if y.numel() >= _WORTH and self._packs():
-            y = pack(y)
         return y, dict(zip(self._rest, new, strict=True))
 
     def check_state(self, state: State, *x_t: Tensor) -> None:

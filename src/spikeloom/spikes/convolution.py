@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..kernel import build
 from . import bits as raw
-from .products import DENSE, transposed
+from .products import DENSE, kept, transposed
 from .tensor import HANDLERS, SpikeTensor
 
 MOST = 0.3
@@ -101,10 +101,8 @@ def convolve(
 ) -> Tensor:  # fmt: skip
     """``[N, OH, OW, O]`` from bits by pixel, ``size`` being (N, C, H, W) of the spikes; weight ``[O, C, KH, KW]``."""
     (N, C, H, W), (channels, _, KH, KW) = size, weight.shape
-    wide = -(-channels // 64) * 64
-    rows = weight.new_zeros(KH, KW, C, wide, dtype=torch.float32)
-    rows[..., :channels] = weight.permute(2, 3, 1, 0)
-    offset = None
+    rows, _ = kept(_taps, weight, 8 * N)
+    wide, offset = rows.shape[3], None
     if bias is not None:
         offset = rows.new_zeros(wide)
         offset[:channels] = bias
@@ -118,6 +116,14 @@ def convolve(
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (bits, rows, offset, Y)]
     library().convolve(*pointers, (ctypes.c_int64 * len(sizes))(*sizes))
     return Y[..., :channels]
+
+
+def _taps(weight: Tensor) -> tuple[Tensor, bool]:
+    """``[KH, KW, C, O]`` in float32, O filled up to whole panels, and whether all is finite."""
+    channels, C, KH, KW = weight.shape
+    rows = weight.new_zeros(KH, KW, C, -(-channels // 64) * 64, dtype=torch.float32)
+    rows[..., :channels] = weight.permute(2, 3, 1, 0)
+    return rows, bool(weight.sum(dtype=torch.float32).isfinite())
 
 
 def _by_pixel(s: SpikeTensor) -> Tensor | None:
@@ -149,7 +155,7 @@ def _convolution(
         and s.shape[1] < 1 << 16
         and library() is not None
         and s.rate() <= MOST
-        and bool(weight.sum(dtype=torch.float32).isfinite())  # 0 * infinity is NaN
+        and kept(_taps, weight, 8 * s.shape[0])[1]  # 0 * infinity is NaN
     )
     bits = _by_pixel(s) if pays else None
     if bits is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -156,29 +157,30 @@ def _pays(s: Any, other: Any) -> bool:
     )
 
 
-_kept: dict[tuple[int, torch.Size, tuple[int, ...]], tuple[StorageWeakRef, int, Tensor, bool]] = {}
+_kept: dict[Any, tuple[StorageWeakRef, int, Any]] = {}
 
 
-def _rows(W: Tensor, M: int) -> tuple[Tensor, bool]:
-    """W in float32 with its rows in memory, and whether it is finite. Kept for small products, as those of streams."""
+def kept(make: Callable[[Tensor], Any], W: Tensor, M: int) -> Any:
+    """``make(W)``, remembered until W changes where the product is small (M rows of spikes)."""
     if M >= _FEW or W.is_inference():
-        return _prepared(W)
-    key = (W.data_ptr(), W.shape, W.stride())
+        return make(W)
+    key = (make, W.data_ptr(), W.shape, W.stride(), W.dtype)
     found = _kept.get(key)
     if found is None or found[0].expired() or found[1] != W._version:
         if len(_kept) >= 64:
             _kept.clear()
-        _kept[key] = found = (StorageWeakRef(W.untyped_storage()), W._version, *_prepared(W))
-    return found[2], found[3]
+        _kept[key] = found = (StorageWeakRef(W.untyped_storage()), W._version, make(W))
+    return found[2]
 
 
-def _prepared(W: Tensor) -> tuple[Tensor, bool]:
+def _rows(W: Tensor) -> tuple[Tensor, bool]:
+    """W in float32 with its rows in memory, and whether it is finite."""
     return W.float().contiguous(), bool(W.sum(dtype=torch.float32).isfinite())
 
 
 def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
     if _pays(a, b):
-        W, finite = _rows(b, a.shape[0])
+        W, finite = kept(_rows, b, a.shape[0])
         if finite:  # else 0 * infinity is NaN
             offset = None if bias is None else bias.float().contiguous()
             return times(a.bits, a.shape[0], a.shape[1], W, offset).to(a.dtype)
