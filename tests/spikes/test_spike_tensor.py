@@ -379,3 +379,61 @@ def test_max_pooling_saves_bits_and_no_indices():
     for pool, shape in ((F.max_pool1d, (2, 3, 8)), (F.max_pool3d, (2, 3, 4, 4, 4))):
         d = spikes(*shape)
         assert same(pool(sl.pack(d), 2), pool(d, 2))
+
+
+class FireForward(Fire):
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        (x,) = ctx.saved_tensors
+        return tangent / (1 + x.abs())
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # torch's own, in forward mode
+@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp", "jacrev"])
+def test_transforms_of_torch_func(transform):
+    W, V, x = torch.randn(8, 16), torch.randn(3, 8), torch.randn(5, 16)
+
+    def loss(packed, W, x=x):
+        s = FireForward.apply(F.linear(x, W))
+        return F.linear(sl.pack(s) if packed else s, V).square().sum()
+
+    func = torch.func
+    run = {
+        "grad": lambda p: func.grad(lambda W: loss(p, W))(W),
+        "vmap": lambda p: func.vmap(func.grad(lambda W, x: loss(p, W, x[None])), (None, 0))(W, x),  # of each sample
+        "jvp": lambda p: func.jvp(lambda W: loss(p, W), (W,), (torch.ones_like(W),))[1],
+        "jacrev": lambda p: func.jacrev(lambda W: loss(p, W))(W),
+    }[transform]
+    torch.testing.assert_close(run(True), run(False), atol=1e-4, rtol=1e-4)
+
+
+def test_hooks_collation_and_compiled_functions():
+    x, V = torch.randn(4, 16, requires_grad=True), torch.randn(3, 16)
+    s, seen = sl.pack(FireForward.apply(x)), []
+    s.retain_grad()
+    s.register_hook(lambda g: seen.append(g.shape))
+    F.linear(s, V).sum().backward()
+    torch.testing.assert_close(s.grad, V.sum(0).expand(4, 16))
+    assert seen == [(4, 16)]
+    rows = [s.detach()[0], s.detach()[1]]
+    batch = torch.utils.data.default_collate(rows)
+    assert isinstance(batch, sl.SpikeTensor)
+    assert same(batch, s.detach()[:2].unpack())
+    compiled = torch.compile(lambda s: F.linear(s, V), backend="aot_eager")
+    torch.testing.assert_close(compiled(s.detach()), F.linear(s.detach().unpack(), V))
+
+
+def test_products_in_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    d = [spikes(64, 256, p=0.1, seed=k) for k in range(8)]
+    W = torch.randn(256, 32)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda t: torch.mm(sl.pack(t), W), d))
+    for a, t in zip(found, d, strict=True):
+        torch.testing.assert_close(a, t @ W)

@@ -106,7 +106,7 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
 
 def count(bits: Tensor) -> int:
     """How many bits are 1."""
-    c = library() if bits.is_cpu and bits.is_contiguous() else None
+    c = library() if bits.is_cpu and bits.is_contiguous() and type(bits) is Tensor else None
     if c is None:
         return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
     return int(c.count(*_pointers(bits), ctypes.c_int64(bits.numel())))

@@ -151,6 +151,7 @@ def _convolution(
         and s.dtype in (torch.float32, torch.bfloat16)
         and weight.dtype == s.dtype
         and s.is_cpu
+        and s.has_bits
         and s.numel() > 0
         and s.shape[1] < 1 << 16
         and library() is not None

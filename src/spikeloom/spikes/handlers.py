@@ -82,13 +82,15 @@ def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> 
 
 
 @_handles(aten.sum.default)
-def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Tensor:
+def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
+    if not s.has_bits:
+        return NotImplemented
     return torch.tensor(raw.count(s.bits), dtype=dtype or s.dtype, device=s.device)
 
 
 @_handles(aten.mean.default)
 def _mean(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
-    if s.numel() == 0:
+    if s.numel() == 0 or not s.has_bits:
         return NotImplemented
     return torch.tensor(raw.count(s.bits) / s.numel(), dtype=dtype or s.dtype, device=s.device)
 

@@ -151,6 +151,7 @@ def _pays(s: Any, other: Any) -> bool:
         and s.dtype in (torch.float32, torch.bfloat16)
         and other.dtype == s.dtype
         and s.is_cpu
+        and s.has_bits
         and s.numel() > 0
         and library() is not None
         and s.rate() <= MOST

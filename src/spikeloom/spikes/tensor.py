@@ -54,6 +54,11 @@ class SpikeTensor(Tensor):
         """Bytes that the bits take (``nbytes`` is what a dense tensor would)."""
         return self.bits.numel()
 
+    @property
+    def has_bits(self) -> bool:
+        """Whether there are bits to look at: not while torch.compile or export trace."""
+        return type(self.bits) is Tensor
+
     def unpack(self) -> Tensor:
         """The dense tensor; gradients pass."""
         dense: Tensor = _Unpack.apply(self)  # type: ignore[no-untyped-call]
@@ -103,10 +108,8 @@ class SpikeTensor(Tensor):
         return SpikeTensor(inner["bits"], tuple(size), tuple(stride), context[2])
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        return (
-            f"SpikeTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device}, "
-            f"{self.count()} spikes, {100 * self.rate():.1f} %)"
-        )
+        counted = f", {self.count()} spikes, {100 * self.rate():.1f} %" if self.has_bits else ""
+        return f"SpikeTensor(shape={list(self.shape)}, dtype={self.dtype}, device={self.device}{counted})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.requires_grad and not self.is_leaf:
@@ -242,6 +245,10 @@ class _Pack(torch.autograd.Function):
         return dense(grad) if isinstance(grad, SpikeTensor) else grad
 
     @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent
+
+    @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
         return _Pack.apply(x), in_dims[0]  # type: ignore[no-untyped-call]
 
@@ -258,6 +265,10 @@ class _Unpack(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None], s: Tensor) -> tuple[Tensor, int | None]:
