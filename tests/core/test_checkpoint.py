@@ -94,6 +94,15 @@ def test_only_the_inputs_of_blocks_are_kept():
     assert kept["plain", "dense"] > kept["plain", "packed"] > kept["checkpoint", "dense"]
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_blocks_are_fused_where_the_network_is(fuse):
+    net = sl.Network(sl.memory.Checkpoint(block(2, 6)), fuse=fuse)
+    (row,) = sl.explain(net, torch.randn(5, 3, 2, 6, 6)).rows
+    assert row.path == "module.2"
+    if row.backend == "c":  # there is a compiler
+        assert ("fused with BatchNorm2d" in row.reason) == fuse
+
+
 def test_outside_a_network_it_is_torchs():
     layer, x = nn.Sequential(nn.Linear(3, 3), nn.Tanh()), torch.randn(2, 3)
     a = torch.autograd.grad(sl.memory.checkpoint(layer, x).sum(), list(layer.parameters()))

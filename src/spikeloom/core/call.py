@@ -64,6 +64,8 @@ class Call:
         lengths: valid steps per sample ``[B]`` or None.
         wanted: what to record: names by path.
         stepping: True when the modules are to run one step (T is 1).
+        packed: True when neurons hand their spikes on as bits.
+        fuse: False when neighbours in a Sequential are not to run as one.
     """
 
     def __init__(
@@ -76,12 +78,13 @@ class Call:
         lengths: Tensor | None = None,
         wanted: Mapping[str, tuple[str, ...]] | None = None,
         stepping: bool = False,
+        packed: bool = False,
+        fuse: bool = True,
     ) -> None:
         self.T, self.B = T, B
         self.paths, self.incoming, self.lengths = paths, incoming, lengths
         self.wanted = wanted or {}
-        self.stepping = stepping
-        self.packed = False  # neurons hand their spikes on as bits
+        self.stepping, self.packed, self.fuse = stepping, packed, fuse
         self.repeated = False  # the next temporal module gets its input as one step, see Network
         self.instead: Sequence | None = None  # what the next temporal module runs in place of its sequence
         self.outgoing: dict[str, State] = {}
@@ -93,9 +96,16 @@ class Call:
     def snapshot(self) -> Call:
         """A call as this one is now, whose states and recordings go nowhere."""
         made = Call(
-            self.T, self.B, paths=self.paths, incoming=self.incoming, lengths=self.lengths, stepping=self.stepping
+            self.T,
+            self.B,
+            paths=self.paths,
+            incoming=self.incoming,
+            lengths=self.lengths,
+            stepping=self.stepping,
+            packed=self.packed,
+            fuse=self.fuse,
         )
-        made.packed, made.repeated = self.packed, self.repeated
+        made.repeated = self.repeated
         made._counts = dict(self._counts)
         return made
 

@@ -44,12 +44,12 @@ def has_prefix(body: nn.Module, paths: Mapping[TemporalModule, str]) -> bool:
     return first is not None and (_row_wise(first) or (_takes_repeated(first) and first in paths))
 
 
-def run_layers(body: nn.Module, x: Any, call: Call, *, fuse: bool) -> Any:
+def run_layers(body: nn.Module, x: Any, call: Call) -> Any:
     """Runs a Sequential on folded inputs; neighbours of which one absorbs the other run as one."""
-    return _run(list(_layers(body)), x, call, fuse)
+    return _run(list(_layers(body)), x, call)
 
 
-def run_prefix(body: nn.Module, x: Tensor, call: Call, *, fuse: bool) -> Any:
+def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
     layers = list(_layers(body))
     i = 0
@@ -62,11 +62,11 @@ def run_prefix(body: nn.Module, x: Tensor, call: Call, *, fuse: bool) -> Any:
         i += 1
     else:
         x = call.fold(x.expand(call.T, *x.shape))
-    return _run(layers[i:], x, call, fuse)
+    return _run(layers[i:], x, call)
 
 
-def _run(layers: list[nn.Module], x: Any, call: Call, fuse: bool) -> Any:
-    fuse = fuse and call.lengths is None and not torch.compiler.is_compiling()
+def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
+    fuse = call.fuse and call.lengths is None and not torch.compiler.is_compiling()
     i = 0
     while i < len(layers):
         after = layers[i + 1] if fuse and i + 1 < len(layers) else None

@@ -186,8 +186,16 @@ class Network(TemporalModule):
         if lengths is not None:
             lengths = check_lengths(lengths, T, B)
             lengths = None if bool((lengths == T).all()) else lengths.to(_device(sequences))
-        call = Call(T, B, paths=paths, incoming=state, lengths=lengths, wanted=_wanted(record, paths))
-        call.packed = self.spikes == "packed"
+        call = Call(
+            T,
+            B,
+            paths=paths,
+            incoming=state,
+            lengths=lengths,
+            wanted=_wanted(record, paths),
+            packed=self.spikes == "packed",
+            fuse=self.fuse,
+        )
         with activate(call):
             y = self._body(call, args, kwargs, repeat)
         call.check_all_used()
@@ -199,12 +207,12 @@ class Network(TemporalModule):
             x = args[0]
             once = x if repeat is not None else (x[0] if call.T > 1 and x.stride(0) == 0 else None)
             if once is not None:
-                return run_prefix(self.body, once, call, fuse=self.fuse)
+                return run_prefix(self.body, once, call)
         if repeat is not None:
             T = call.T
             args = tuple(a if isinstance(a, static) else map_tensors(lambda t: t.expand(T, *t.shape), a) for a in args)
         inputs = tuple(a.value if isinstance(a, static) else call.fold_tree(a) for a in args)
-        return run_layers(self.body, inputs[0], call, fuse=self.fuse) if layered else self.body(*inputs, **kwargs)
+        return run_layers(self.body, inputs[0], call) if layered else self.body(*inputs, **kwargs)
 
     def _paths(self) -> dict[TemporalModule, str]:
         """Names of the temporal modules, found anew when the structure of the body has changed."""

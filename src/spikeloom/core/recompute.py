@@ -80,7 +80,7 @@ def _run(module: nn.Module, inputs: tuple[Any, ...], call: Call | None) -> Any:
         and isinstance(inputs[0], Tensor)
         and runs_layers(module)
     ):
-        return run_layers(module, inputs[0], call, fuse=True)
+        return run_layers(module, inputs[0], call)
     return module(*inputs)
 
 

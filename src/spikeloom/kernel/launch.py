@@ -319,8 +319,11 @@ def forward(
     n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
     xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
     by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-    packed = as_spikes is not None and plan.N % 8 == 0
-    out = torch.empty(plan.T * plan.N // 8, dtype=torch.uint8) if packed else plan.empty(plan.T, dtype=plan.io)
+    if plan.N % 8:  # a step must be whole bytes
+        as_spikes = None
+    out = (
+        plan.empty(plan.T, dtype=plan.io) if as_spikes is None else torch.empty(plan.T * plan.N // 8, dtype=torch.uint8)
+    )
     final = [plan.empty() for _ in states]
     recordings = {k: plan.empty(plan.T) for k in record}
     segments = (plan.T - 1) // SEGMENT
@@ -329,9 +332,11 @@ def forward(
     used = plan.kernels.layout.forward_params
     pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
     pointers += [by_id[i] for i in used]
-    flag = torch.zeros(1, dtype=torch.int32)
-    _call(*plan.forward(bool(record), packed), [*pointers, flag] if packed else pointers)
-    if as_spikes is not None and packed:
+    if as_spikes is None:
+        _call(*plan.forward(bool(record), False), pointers)
+    else:
+        flag = torch.zeros(1, dtype=torch.int32)
+        _call(*plan.forward(bool(record), True), [*pointers, flag])
         if flag.item():
             raise ValueError(
                 "a neuron whose spikes are packed into bits gave an output that is neither 0 nor 1; with "

@@ -88,8 +88,7 @@ def scan(
                 from .check import check_call
 
                 check_call(kernels, neuron, xs, states, found, dtype, lengths, record)
-            y = found[0] if found[0].dtype == out_dtype else found[0].to(out_dtype)
-            return (y, *found[1:])
+            return (found[0].to(out_dtype), *found[1:])
     if norm is not None:
         xs = (_normalised(norm, xs),)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and first.device.type == "cpu":
