@@ -50,11 +50,11 @@ UNPACK(unpack_float64, double, 1.0)
 UNPACK(unpack_bfloat16, uint16_t, 0x3f80)
 UNPACK(unpack_float16, uint16_t, 0x3c00)
 
-int64_t count(const uint8_t *bits, int64_t bytes) {
+void count(const uint8_t *bits, int64_t bytes, int64_t *out) {
   int64_t total = 0, i = 0;
   for (; i + 8 <= bytes; i += 8) { uint64_t w; memcpy(&w, bits + i, 8); total += __builtin_popcountll(w); }
   for (; i < bytes; i++) total += __builtin_popcount(bits[i]);
-  return total;
+  *out = total;
 }
 """
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -62,15 +62,18 @@ _SMALL = 1 << 16  # values below which one thread is faster
 
 
 @functools.cache
-def library() -> Any:
-    """The compiled functions, or None without a compiler."""
+def compiled(source: str) -> Any:
+    """The functions of a C source, or None without a compiler."""
     try:
         build.ready()
-        found = build.load(_SOURCE)
+        return build.load(source)
     except build.BuildError:
         return None
-    found.count.restype = ctypes.c_int64
-    return found
+
+
+def library() -> Any:
+    """The functions of this module in C, or None without a compiler."""
+    return compiled(_SOURCE)
 
 
 def size(n: int) -> int:
@@ -109,7 +112,9 @@ def count(bits: Tensor) -> int:
     c = library() if bits.is_cpu and bits.is_contiguous() and type(bits) is Tensor else None
     if c is None:
         return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
-    return int(c.count(*_pointers(bits), ctypes.c_int64(bits.numel())))
+    total = ctypes.c_int64()
+    c.count(*_pointers(bits), ctypes.c_int64(bits.numel()), ctypes.byref(total))
+    return total.value
 
 
 def _pointers(*tensors: Tensor) -> tuple[Any, ...]:

@@ -9,36 +9,18 @@ are transposed first.
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..kernel import build
 from . import bits as raw
-from .products import DENSE, kept, transposed
+from .products import DENSE, ROW_SUMS, kept, pays, transposed
 from .tensor import HANDLERS, SpikeTensor
 
-MOST = 0.3
-"""Spikes per value up to which a convolution is a sum of rows; above, the dense one is faster."""
-
-_SOURCE = r"""
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#define PANEL 64
-typedef float v8 __attribute__((vector_size(32), aligned(4)));
-
-static inline void sum_rows(v8 *a, const float *W, int64_t O, const uint16_t *list, int n) {
-  v8 a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3], a4 = a[4], a5 = a[5], a6 = a[6], a7 = a[7];
-  for (int i = 0; i < n; i++) {
-    const v8 *w = (const v8 *)(W + (int64_t)list[i] * O);
-    a0 += w[0]; a1 += w[1]; a2 += w[2]; a3 += w[3]; a4 += w[4]; a5 += w[5]; a6 += w[6]; a7 += w[7];
-  }
-  a[0] = a0; a[1] = a1; a[2] = a2; a[3] = a3; a[4] = a4; a[5] = a5; a[6] = a6; a[7] = a7;
-}
-
+_SOURCE = (
+    ROW_SUMS
+    + r"""
 /* bits[N][H][W][bytes], weight[KH][KW][C][O] with O a multiple of PANEL, Y[N][OH][OW][O]. g: sizes, see below. */
 void convolve(const uint8_t *bits, const float *weight, const float *bias, float *Y, const int64_t *g) {
   const int64_t N = g[0], H = g[1], W = g[2], C = g[3], bytes = g[4], O = g[5], OH = g[6], OW = g[7];
@@ -50,19 +32,12 @@ void convolve(const uint8_t *bits, const float *weight, const float *bias, float
     int *found = malloc((size_t)H * W * sizeof *found);
     #pragma omp for schedule(dynamic)
     for (int64_t n = 0; n < N; n++) {
-      for (int64_t i = 0; i < H * W; i++) {
-        const uint8_t *pixel = bits + (n * H * W + i) * bytes;
-        uint16_t *to = at + i * C; int count = 0;
-        for (int64_t b = 0; b < bytes; b += 8) {
-          uint64_t w = 0; memcpy(&w, pixel + b, bytes - b < 8 ? bytes - b : 8);
-          while (w) { to[count++] = (uint16_t)(8 * b + __builtin_ctzll(w)); w &= w - 1; }
-        }
-        found[i] = count;
-      }
+      for (int64_t i = 0; i < H * W; i++)
+        found[i] = list_spikes(at + i * C, bits + (n * H * W + i) * bytes, bytes);
       for (int64_t p = 0; p < O; p += PANEL)
         for (int64_t oh = 0; oh < OH; oh++)
           for (int64_t ow = 0; ow < OW; ow++) {
-            v8 acc[PANEL / 8];
+            float acc[PANEL];
             memset(acc, 0, sizeof acc);
             for (int64_t i = 0; i < KH; i++) {
               const int64_t h = oh * sh + i * dh - ph;
@@ -70,29 +45,20 @@ void convolve(const uint8_t *bits, const float *weight, const float *bias, float
               for (int64_t j = 0; j < KW; j++) {
                 const int64_t w = ow * sw + j * dw - pw;
                 if (w < 0 || w >= W) continue;
-                sum_rows(acc, weight + (i * KW + j) * C * O + p, O, at + (h * W + w) * C, found[h * W + w]);
+                sum_rows(acc, weight + (i * KW + j) * C * O + p, O, at + (h * W + w) * C,
+                         found[h * W + w], PANEL);
               }
             }
             float *y = Y + ((n * OH + oh) * OW + ow) * O + p;
-            const float *a = (const float *)acc;
-            if (bias) for (int k = 0; k < PANEL; k++) y[k] = a[k] + bias[p + k];
-            else memcpy(y, acc, sizeof acc);
+            if (bias) for (int k = 0; k < PANEL; k++) acc[k] += bias[p + k];
+            memcpy(y, acc, sizeof acc);
           }
     }
     free(at); free(found);
   }
 }
 """
-
-
-@functools.cache
-def library() -> Any:
-    """The compiled function, or None without a compiler."""
-    try:
-        build.ready()
-        return build.load(_SOURCE)
-    except build.BuildError:
-        return None
+)
 
 
 def convolve(
@@ -114,7 +80,7 @@ def convolve(
     threads = min(N, torch.get_num_threads())
     sizes = [N, H, W, C, raw.size(C), wide, OH, OW, KH, KW, *stride, *padding, *dilation, threads]
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (bits, rows, offset, Y)]
-    library().convolve(*pointers, (ctypes.c_int64 * len(sizes))(*sizes))
+    raw.compiled(_SOURCE).convolve(*pointers, (ctypes.c_int64 * len(sizes))(*sizes))
     return Y[..., :channels]
 
 
@@ -141,24 +107,17 @@ def _convolution(
     func: Any, s: Any, weight: Any, bias: Any, stride: list[int], padding: list[int], dilation: list[int],
     is_transposed: bool, output_padding: list[int], groups: int,
 ) -> Any:  # fmt: skip
-    pays = (
+    suits = (
         isinstance(s, SpikeTensor)
-        and type(weight) in DENSE
         and (bias is None or type(bias) in DENSE)
         and s.ndim == 4
         and not is_transposed
         and groups == 1
-        and s.dtype in (torch.float32, torch.bfloat16)
-        and weight.dtype == s.dtype
-        and s.is_cpu
-        and s.has_bits
-        and s.numel() > 0
         and s.shape[1] < 1 << 16
-        and library() is not None
-        and s.rate() <= MOST
+        and pays(s, weight, _SOURCE)
         and kept(_taps, weight, 8 * s.shape[0])[1]  # 0 * infinity is NaN
     )
-    bits = _by_pixel(s) if pays else None
+    bits = _by_pixel(s) if suits else None
     if bits is None:
         return NotImplemented
     y = convolve(bits, tuple(s.shape), weight, bias, stride, padding, dilation).permute(0, 3, 1, 2)

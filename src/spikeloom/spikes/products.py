@@ -8,7 +8,6 @@ The order of additions depends on the shape alone, so that a row gives the same 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from ..kernel import build
 from . import bits as raw
 from .tensor import HANDLERS, SpikeTensor
 
@@ -24,18 +22,26 @@ aten = torch.ops.aten
 MOST = 0.3
 """Spikes per value up to which a product is a sum of rows; above, the dense product is faster."""
 
-_SOURCE = r"""
+ROW_SUMS = r"""
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#define ROWS 128
-#define DEPTH 512
 #define PANEL 64
 
 /* Eight numbers, which need not be aligned: in registers, unlike an array. */
-typedef float v8 __attribute__((vector_size(32), aligned(4)));
+typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
 
-/* Adds rows of W to acc, one after the other. */
+/* Places of the spikes in a row of bits; returns how many. */
+static inline int list_spikes(uint16_t *to, const uint8_t *row, int64_t bytes) {
+  int n = 0;
+  for (int64_t b = 0; b < bytes; b += 8) {
+    uint64_t w = 0; memcpy(&w, row + b, bytes - b < 8 ? bytes - b : 8);
+    while (w) { to[n++] = (uint16_t)(8 * b + __builtin_ctzll(w)); w &= w - 1; }
+  }
+  return n;
+}
+
+/* Adds rows of W, of N numbers each, to acc, one after the other: `width` of their numbers. */
 static inline void sum_rows(float *acc, const float *W, int64_t N, const uint16_t *list, int n, int64_t width) {
   if (width == PANEL) {
     v8 *to = (v8 *)acc;
@@ -52,6 +58,14 @@ static inline void sum_rows(float *acc, const float *W, int64_t N, const uint16_
     for (int64_t j = 0; j < width; j++) acc[j] += w[j];
   }
 }
+"""
+"""C that products and convolutions share."""
+
+_SOURCE = (
+    ROW_SUMS
+    + r"""
+#define ROWS 128
+#define DEPTH 512
 
 /* Y[M][N] = bits[M][K] @ W[K][N] (+ bias[N]); rows of bits are whole bytes. W is taken by blocks of DEPTH rows and
    panels of columns, which stay in the cache for all rows of a block of bits. */
@@ -65,15 +79,8 @@ void spikes_times(const uint8_t *bits, const float *W, const float *bias, float 
     int found[ROWS];
     for (int64_t k0 = 0; k0 == 0 || k0 < K; k0 += DEPTH) {
       const int64_t end = k0 + DEPTH < K ? k0 + DEPTH : K;
-      for (int64_t r = 0; r < rows; r++) {
-        const uint8_t *row = bits + (m0 + r) * bytes;
-        uint16_t *to = at + r * DEPTH; int n = 0;
-        for (int64_t b = k0 / 8; b < end / 8; b += 8) {
-          uint64_t w = 0; memcpy(&w, row + b, end / 8 - b < 8 ? end / 8 - b : 8);
-          while (w) { to[n++] = (uint16_t)(8 * b - k0 + __builtin_ctzll(w)); w &= w - 1; }
-        }
-        found[r] = n;
-      }
+      for (int64_t r = 0; r < rows; r++)
+        found[r] = list_spikes(at + r * DEPTH, bits + (m0 + r) * bytes + k0 / 8, (end - k0) / 8);
       for (int64_t p = 0; p < N; p += PANEL) {
         const int64_t width = N - p < PANEL ? N - p : PANEL;
         for (int64_t r = 0; r < rows; r++) {
@@ -106,19 +113,10 @@ void transpose(const uint8_t *bits, uint8_t *out, int64_t M, int64_t K, int64_t 
     }
 }
 """
+)
 DENSE = (Tensor, nn.Parameter)
 _FEW = 64  # rows of spikes below which what was made of a weight is kept
 _SMALL = 1 << 20  # multiplications below which one thread is faster
-
-
-@functools.cache
-def library() -> Any:
-    """The compiled functions, or None without a compiler."""
-    try:
-        build.ready()
-        return build.load(_SOURCE)
-    except build.BuildError:
-        return None
 
 
 def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -127,7 +125,7 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -
     Y = torch.empty(M, N)
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
-    library().spikes_times(*pointers, *(ctypes.c_int64(n) for n in (M, K, N, threads)))
+    raw.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in (M, K, N, threads)))
     return Y
 
 
@@ -136,26 +134,28 @@ def transposed(bits: Tensor, M: int, K: int) -> Tensor:
     out = torch.empty(K * raw.size(M), dtype=torch.uint8)
     threads = 1 if M * K < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (bits, out)]
-    library().transpose(*pointers, *(ctypes.c_int64(n) for n in (M, K, threads)))
+    raw.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in (M, K, threads)))
     return out
 
 
-def _pays(s: Any, other: Any) -> bool:
-    """Whether a product of these is computed from the bits."""
+def pays(s: SpikeTensor, weight: Any, source: str) -> bool:
+    """Whether there are kernels (of a source) for a product of such spikes and such a weight, and few enough spikes."""
     return (
-        isinstance(s, SpikeTensor)
-        and type(other) in DENSE
-        and s.is_contiguous()
-        and s.ndim == 2
-        and s.shape[1] % 8 == 0
+        type(weight) in DENSE
         and s.dtype in (torch.float32, torch.bfloat16)
-        and other.dtype == s.dtype
+        and weight.dtype == s.dtype
         and s.is_cpu
         and s.has_bits
         and s.numel() > 0
-        and library() is not None
+        and raw.compiled(source) is not None
         and s.rate() <= MOST
     )
+
+
+def _multiplies(s: Any, other: Any) -> bool:
+    """Whether ``s @ other`` is computed from the bits of s."""
+    rows = isinstance(s, SpikeTensor) and s.is_contiguous() and s.ndim == 2 and s.shape[1] % 8 == 0
+    return rows and pays(s, other, _SOURCE)
 
 
 _kept: dict[Any, tuple[StorageWeakRef, int, Any]] = {}
@@ -180,12 +180,12 @@ def _rows(W: Tensor) -> tuple[Tensor, bool]:
 
 
 def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
-    if _pays(a, b):
+    if _multiplies(a, b):
         W, finite = kept(_rows, b, a.shape[0])
         if finite:  # else 0 * infinity is NaN
             offset = None if bias is None else bias.float().contiguous()
             return times(a.bits, a.shape[0], a.shape[1], W, offset).to(a.dtype)
-    elif bias is None and _pays(b, a):  # a [N, M] @ bits [M, K] = (bits^T @ a^T)^T
+    elif bias is None and _multiplies(b, a):  # a [N, M] @ bits [M, K] = (bits^T @ a^T)^T
         (M, K), G = b.shape, a.t().float()
         missing = -M % 8
         if missing:
