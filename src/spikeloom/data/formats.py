@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import DataError
+
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PIXELS = 3 * 32 * 32
-
-
-class DataError(ValueError):
-    """A data file is missing, damaged, or not what its name says."""
 
 
 def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[Any]:
@@ -72,12 +70,7 @@ def read_cifar_python(path: Path, *, labels: str = "labels") -> tuple[NDArray[np
 
     Only plain arrays are unpickled: a file that asks for anything else raises, and nothing of it runs.
     """
-    try:
-        batch = _ArraysOnly(io.BytesIO(_bytes(path)), encoding="latin1").load()
-    except DataError as refused:
-        raise DataError(f"{path}: {refused}") from None
-    except Exception as broken:
-        raise DataError(f"{path}: not a CIFAR batch in the Python form ({broken})") from broken
+    batch = unpickle_arrays(_bytes(path), str(path))
     if not isinstance(batch, dict) or not {"data", labels} <= set(batch):
         raise DataError(f"{path}: expected a dictionary with 'data' and {labels!r}, got {_keys(batch)}")
     data, y = np.asarray(batch["data"]), np.asarray(batch[labels], np.int64)
@@ -100,6 +93,17 @@ def read_npz(path: Path, *names: str) -> tuple[NDArray[Any], ...]:
         raise
     except Exception as broken:
         raise DataError(f"{path}: not a readable NPZ file of plain arrays ({broken})") from broken
+
+
+def unpickle_arrays(raw: bytes, where: str) -> Any:
+    """What a pickle holds, if that is plain arrays, containers, strings and numbers; anything else raises, and nothing
+    of it runs."""
+    try:
+        return _ArraysOnly(io.BytesIO(raw), encoding="latin1").load()
+    except DataError as refused:
+        raise DataError(f"{where}: {refused}") from None
+    except Exception as broken:
+        raise DataError(f"{where}: not a pickle of plain arrays ({broken})") from broken
 
 
 def _bytes(path: Path) -> bytes:

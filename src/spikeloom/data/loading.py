@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from .formats import DataError
+from .errors import DataError
 from .samples import Batches, Gathered, Samples, Transform, stratified
 from .sets import Split, describe, files, load
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .formats import DataError, read_cifar_binary, read_cifar_python, read_idx, read_npz
+from .errors import DataError
+from .formats import read_cifar_binary, read_cifar_python, read_idx, read_npz
 from .samples import Samples, Transform, stratified
 from .transforms import Normalize, RandomCrop, RandomFlip, ToFloat
 

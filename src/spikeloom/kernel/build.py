@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
@@ -55,6 +56,16 @@ def ready() -> None:
     problem = _problem()
     if problem:
         raise BuildError(problem)
+
+
+@functools.cache
+def compiled(source: str) -> Any:
+    """The functions of a C source, or None without a compiler: for code that has another way."""
+    try:
+        ready()
+        return load(source)
+    except BuildError:
+        return None
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Any
 
 import torch
@@ -61,19 +60,9 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 _SMALL = 1 << 16  # values below which one thread is faster
 
 
-@functools.cache
-def compiled(source: str) -> Any:
-    """The functions of a C source, or None without a compiler."""
-    try:
-        build.ready()
-        return build.load(source)
-    except build.BuildError:
-        return None
-
-
 def library() -> Any:
     """The functions of this module in C, or None without a compiler."""
-    return compiled(_SOURCE)
+    return build.compiled(_SOURCE)
 
 
 def size(n: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernel import build
 from . import bits as raw
 from .products import DENSE, ROW_SUMS, kept, pays, transposed
 from .tensor import HANDLERS, SpikeTensor
@@ -80,7 +81,7 @@ def convolve(
     threads = min(N, torch.get_num_threads())
     sizes = [N, H, W, C, raw.size(C), wide, OH, OW, KH, KW, *stride, *padding, *dilation, threads]
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in (bits, rows, offset, Y)]
-    raw.compiled(_SOURCE).convolve(*pointers, (ctypes.c_int64 * len(sizes))(*sizes))
+    build.compiled(_SOURCE).convolve(*pointers, (ctypes.c_int64 * len(sizes))(*sizes))
     return Y[..., :channels]
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..kernel import build
 from . import bits as raw
 from .tensor import HANDLERS, SpikeTensor
 
@@ -125,7 +126,7 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -
     Y = torch.empty(M, N)
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
-    raw.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in (M, K, N, threads)))
+    build.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in (M, K, N, threads)))
     return Y
 
 
@@ -134,7 +135,7 @@ def transposed(bits: Tensor, M: int, K: int) -> Tensor:
     out = torch.empty(K * raw.size(M), dtype=torch.uint8)
     threads = 1 if M * K < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (bits, out)]
-    raw.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in (M, K, threads)))
+    build.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in (M, K, threads)))
     return out
 
 
@@ -147,7 +148,7 @@ def pays(s: SpikeTensor, weight: Any, source: str) -> bool:
         and s.is_cpu
         and s.has_bits
         and s.numel() > 0
-        and raw.compiled(source) is not None
+        and build.compiled(source) is not None
         and s.rate() <= MOST
     )
 

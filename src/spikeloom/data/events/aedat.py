@@ -1,0 +1,129 @@
+"""AEDAT 2.0 and 3.1, the formats of jAER and cAER (iniVation, "AEDAT file formats")."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .recording import Recording, make_events
+from .source import Decoded, Size, Source, unwrap
+
+_PAIR = np.dtype([("a", ">u4"), ("t", ">u4")])
+_DAVIS: dict[str, Size] = {"DAVIS240": (180, 240), "DAVIS346": (260, 346), "DAVIS128": (128, 128)}
+
+
+def read_aedat2(source: Source) -> Decoded:
+    """Big-endian pairs of 32 bits: address and unsigned microseconds, after lines that begin with ``#``.
+
+    DVS128: ``x = a >> 1 & 127``, ``y = a >> 8 & 127``, ``p = a & 1``; words above 15 bits are signals. DAVIS: words
+    with bit 31 are frames and motion (skipped, as are external signals, bit 10); ``x = a >> 12 & 1023``,
+    ``y = a >> 22 & 511``, ``p = a >> 11 & 1``. jAER draws DVS128 mirrored, and with the polarity the other way round.
+    """
+    lines, begin = source.lines(b"#")
+    chip = next((line.split(":", 1)[1] for line in lines if line.startswith("# AEChip:")), "DVS128")
+    table = source.records(begin, _PAIR)
+    a, t = table["a"], unwrap(table["t"], 32)
+    if "DVS128" in chip.upper():
+        of_camera = a < 1 << 15
+        if not of_camera.all():
+            a, t = a[of_camera], t[of_camera]
+        return Decoded(make_events(t, (a >> 1) & 127, (a >> 8) & 127, a & 1), (128, 128))
+    size = next((s for name, s in _DAVIS.items() if name in chip.upper()), None)
+    if size is None:
+        known = ", ".join(["DVS128", *_DAVIS])
+        raise source.error(f"the address layout of chip {chip.strip()!r} is not known; there are {known}")
+    of_camera = (a & (1 << 31 | 1 << 10)) == 0
+    a, t = a[of_camera].astype(np.uint32), t[of_camera]
+    x, y = (a >> 12) & 1023, (a >> 22) & 511
+    outside = (x >= size[1]) | (y >= size[0])
+    if outside.any():
+        at = begin + 8 * int(np.flatnonzero(of_camera)[outside.argmax()])
+        what = f"an event at x = {x[outside][0]}, y = {y[outside][0]} is outside the {size[0]} x {size[1]} of {chip}"
+        source.damaged(at, what.strip(), 8 * int(outside.sum()))
+        a, t, x, y = (column[~outside] for column in (a, t, x, y))
+    return Decoded(make_events(t, x, y, a >> 11 & 1), size)
+
+
+_PACKET = np.dtype(
+    [("type", "<i2"), ("source", "<i2"), ("size", "<i4"), ("offset", "<i4"), ("overflow", "<i4"),
+     ("capacity", "<i4"), ("number", "<i4"), ("valid", "<i4")]
+)  # fmt: skip
+_POLARITY = np.dtype([("data", "<u4"), ("t", "<u4")])
+_SIZES_3: dict[str, Size] = {"DVS128": (128, 128), "DAVIS240": (180, 240), "DAVIS346": (260, 346), "EDVS": (128, 128)}
+_NAMED = re.compile(r"^#\s*Source\s+\d+:\s*(\S+)")
+
+
+def read_aedat3(source: Source) -> Decoded:
+    """Packets of events, each led by 28 bytes; those of type 1 hold polarity events: ``data`` has validity (bit 0),
+    polarity (bit 1), row (bits 2 to 16), column (bits 17 to 31), then 31 bits of microseconds, to which the packet's
+    overflow counter is added. Events marked invalid, and packets of frames, motion and signals, are left out.
+    """
+    lines, at = source.lines(b"#", stop=b"#!END-HEADER")
+    if not any(line.startswith("#!END-HEADER") for line in lines):
+        raise source.error("its header has no line #!END-HEADER")
+    parts, whole = [], len(source.raw)
+    while at < whole:
+        if whole - at < _PACKET.itemsize:
+            source.damaged(at, f"the file ends {whole - at} bytes into the header of a packet", whole - at)
+            break
+        head = source.raw[at : at + _PACKET.itemsize].view(_PACKET)[0]
+        size, capacity, number = (int(head[name]) for name in ("size", "capacity", "number"))
+        body = at + _PACKET.itemsize
+        if min(size, capacity, number) < 0 or number > capacity or not 0 <= head["type"] < 32 or head["overflow"] < 0:
+            source.damaged(at, f"no header of a packet: {head}", whole - at)
+            break
+        end = body + size * capacity
+        present = min(number, (whole - body) // size) if size else 0
+        if head["type"] == 1:
+            if size != _POLARITY.itemsize:
+                source.damaged(at + 4, f"polarity events of {size} bytes instead of 8", min(end, whole) - at)
+            else:
+                parts.append((source.raw[body : body + 8 * present].view(_POLARITY), int(head["overflow"])))
+        if end > whole:
+            source.damaged(
+                at, f"a packet of {size * capacity:,} bytes, of which {whole - body:,} are there", whole - body
+            )
+            break
+        at = end
+    if parts:
+        table = np.concatenate([events for events, _ in parts])
+        overflow = np.repeat([n for _, n in parts], [len(events) for events, _ in parts])
+    else:
+        table, overflow = np.empty(0, _POLARITY), np.empty(0, np.int64)
+    valid = (table["data"] & 1) == 1
+    if not valid.all():
+        table, overflow = table[valid], overflow[valid]
+    data = table["data"]
+    events = make_events(
+        table["t"].astype(np.int64) + (overflow.astype(np.int64) << 31),
+        (data >> 17) & 0x7FFF, (data >> 2) & 0x7FFF, (data >> 1) & 1,
+    )  # fmt: skip
+    chip = next((m.group(1).upper() for line in lines if (m := _NAMED.match(line))), "")
+    return Decoded(events, next((size for name, size in _SIZES_3.items() if name in chip), None))
+
+
+_CAPACITY = 4096
+
+
+def write_aedat3(path: Path, recording: Recording) -> None:
+    """AEDAT 3.1 with polarity packets only."""
+    events = recording.events
+    t = events["t"]
+    if len(events) and (t.min() < 0 or max(recording.size) > 1 << 15):
+        raise DataError("AEDAT 3.1 holds times from 0 on and sensors up to 32,768 pixels a side")
+    chip = next((name for name, size in _SIZES_3.items() if size == recording.size), "unknown")
+    table = np.empty(len(events), _POLARITY)
+    x, y = events["x"].astype(np.uint32), events["y"].astype(np.uint32)
+    table["data"] = (x << 17) | (y << 2) | (events["p"].astype(np.uint32) << 1) | 1
+    table["t"] = t & 0x7FFFFFFF
+    overflow = t >> 31
+    cuts = np.union1d(np.arange(0, len(events), _CAPACITY), np.flatnonzero(np.diff(overflow)) + 1)
+    with path.open("wb") as file:
+        file.write(f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {chip}\r\n#!END-HEADER\r\n".encode())
+        for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=False):  # no event, no packet
+            n = int(end - begin)
+            head = np.array([(1, 1, 8, 4, overflow[begin], n, n, n)], _PACKET)
+            file.write(head.tobytes() + table[begin:end].tobytes())

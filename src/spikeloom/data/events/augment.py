@@ -1,0 +1,433 @@
+"""Augmentations and filters of recordings: objects that take a :class:`Recording` and return another one.
+
+Compose them with :class:`Compose`. The random ones draw from torch's default generator, which the loaders seed for each
+sample by (seed, epoch, sample). Times stay whole microseconds, the events keep their order, sizes are kept unless a
+transform says otherwise, and what falls off the sensor is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .recording import Events, Recording, make_events
+
+EventTransform = Callable[[Recording], Recording]
+Axis = Literal["x", "y", "t", "p"]
+
+
+@dataclass(frozen=True)
+class Compose:
+    """One transform after the other."""
+
+    transforms: Sequence[EventTransform]
+
+    def __call__(self, recording: Recording) -> Recording:
+        for transform in self.transforms:
+            recording = transform(recording)
+        return recording
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirrors columns (``"x"``), rows (``"y"``), time (``"t"``; the polarities turn with it) or polarities (``"p"``)
+    with probability ``p``."""
+
+    axis: Axis = "x"
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        _share("Flip", p=self.p)
+        if self.axis not in ("x", "y", "t", "p"):
+            raise ValueError(f"Flip: axis must be x, y, t or p, got {self.axis!r}")
+
+    def __call__(self, recording: Recording) -> Recording:
+        if _uniform() >= self.p or not len(recording):
+            return recording
+        events = recording.events.copy()
+        if self.axis == "x":
+            events["x"] = recording.size[-1] - 1 - events["x"]
+        elif self.axis == "y":
+            _camera("Flip", recording)
+            events["y"] = recording.size[0] - 1 - events["y"]
+        elif self.axis == "t":
+            events["t"] = events["t"].min() + events["t"].max() - events["t"]
+            events["p"] = ~events["p"]
+            events = events[::-1]
+        else:
+            events["p"] = ~events["p"]
+        return replace(recording, events=events)
+
+
+@dataclass(frozen=True)
+class Roll:
+    """Shifts by up to ``pixels`` in each direction; what leaves on one side is lost."""
+
+    pixels: int
+
+    def __call__(self, recording: Recording) -> Recording:
+        shifts = torch.randint(-self.pixels, self.pixels + 1, (len(recording.size),)).tolist()
+        return _shifted(recording, *shifts)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of ``size`` (H, W): a random one, or the middle one; the sensor becomes as large."""
+
+    size: tuple[int, int]
+    where: Literal["random", "centre"] = "random"
+
+    def __call__(self, recording: Recording) -> Recording:
+        _camera("Crop", recording)
+        room = [have - want for have, want in zip(recording.size, self.size, strict=True)]
+        if min(room) < 0:
+            raise ValueError(f"Crop: {self.size} does not fit into the sensor of {recording.size}")
+        if self.where == "centre":
+            top, left = (r // 2 for r in room)
+        else:
+            top, left = (int(torch.randint(r + 1, ())) for r in room)
+        e = recording.events
+        x, y = e["x"].astype(np.int64) - left, e["y"].astype(np.int64) - top
+        inside = (x >= 0) & (x < self.size[1]) & (y >= 0) & (y < self.size[0])
+        cut = make_events(e["t"][inside], x[inside], y[inside], e["p"][inside])
+        return replace(recording, events=cut, size=self.size)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scales the sensor to ``size`` (H, W); events of pixels that fall together are all kept."""
+
+    size: tuple[int, int]
+
+    def __call__(self, recording: Recording) -> Recording:
+        _camera("Resize", recording)
+        events = recording.events.copy()
+        for name, have, want in zip(("y", "x"), recording.size, self.size, strict=True):
+            events[name] = events[name].astype(np.int64) * want // have
+        return replace(recording, events=events, size=self.size)
+
+
+@dataclass(frozen=True)
+class CropTime:
+    """The events of the first ``duration`` microseconds, or of a random window of that length."""
+
+    duration: float
+    where: Literal["random", "start"] = "random"
+
+    def __call__(self, recording: Recording) -> Recording:
+        if not len(recording):
+            return recording
+        first = float(recording.events["t"].min())
+        room = max(recording.duration + 1 - self.duration, 0.0)
+        start = first + (_uniform() * room if self.where == "random" else 0.0)
+        return recording.between(start, start + self.duration)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Loses each event with probability ``p``, drawn from 0 to ``p`` for each recording if ``up_to``."""
+
+    p: float
+    up_to: bool = False
+
+    def __post_init__(self) -> None:
+        _share("Drop", p=self.p)
+
+    def __call__(self, recording: Recording) -> Recording:
+        p = self.p * _uniform() if self.up_to else self.p
+        return _kept(recording, torch.rand(len(recording)).numpy() >= p)
+
+
+@dataclass(frozen=True)
+class DropTime:
+    """Loses the events of one random window of ``share`` of the recording's time (F. Gu et al., 2021, EventDrop)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _share("DropTime", share=self.share)
+
+    def __call__(self, recording: Recording) -> Recording:
+        if not len(recording):
+            return recording
+        t = recording.events["t"]
+        length = self.share * recording.duration
+        start = t.min() + _uniform() * (recording.duration - length)
+        return _kept(recording, (t < start) | (t > start + length))
+
+
+@dataclass(frozen=True)
+class DropArea:
+    """Loses the events of one random rectangle that has ``share`` of each side of the sensor (EventDrop)."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        _share("DropArea", share=self.share)
+
+    def __call__(self, recording: Recording) -> Recording:
+        _camera("DropArea", recording)
+        inside = np.ones(len(recording), bool)
+        for name, side in zip(("y", "x"), recording.size, strict=True):
+            length = round(self.share * side)
+            start = int(torch.randint(side - length + 1, ()))
+            inside &= (recording.events[name] >= start) & (recording.events[name] < start + length)
+        return _kept(recording, ~inside)
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Normal noise: of ``time`` microseconds and ``space`` pixels (standard deviations). With noise in time the events
+    are put in order again; those that leave the sensor, or come before time 0, are lost."""
+
+    time: float = 0.0
+    space: float = 0.0
+
+    def __call__(self, recording: Recording) -> Recording:
+        events, n = recording.events.copy(), len(recording)
+        keep = np.ones(n, bool)
+        if self.space:
+            for name, side in zip(("y", "x")[-len(recording.size) :], recording.size, strict=True):
+                moved = events[name] + np.rint(self.space * torch.randn(n).numpy()).astype(np.int64)
+                keep &= (moved >= 0) & (moved < side)
+                events[name] = np.clip(moved, 0, side - 1)
+        if self.time:
+            events["t"] += np.rint(self.time * torch.randn(n, dtype=torch.float64).numpy()).astype(np.int64)
+            keep &= (events["t"] >= 0) | (recording.events["t"] < 0)
+        events = events[keep]
+        return replace(recording, events=_in_order(events) if self.time else events)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Adds ``rate`` events per second and pixel, uniform in time, place and polarity."""
+
+    rate: float
+
+    def __call__(self, recording: Recording) -> Recording:
+        if not len(recording):
+            return recording
+        pixels = int(np.prod(recording.size))
+        n = int(torch.poisson(torch.tensor(self.rate * pixels * recording.duration * 1e-6, dtype=torch.float64)))
+        place = torch.randint(pixels, (n,)).numpy()
+        t = recording.events["t"].min() + torch.randint(recording.duration + 1, (n,)).numpy()
+        p = torch.randint(2, (n,)).numpy()
+        W = recording.size[-1]
+        new = make_events(t, place % W, place // W if len(recording.size) == 2 else None, p)
+        return replace(recording, events=_in_order(np.concatenate((recording.events, new))))
+
+
+@dataclass(frozen=True)
+class Refractory:
+    """Loses events that come less than ``time`` microseconds after the last event kept at the same pixel."""
+
+    time: float
+
+    def __call__(self, recording: Recording) -> Recording:
+        n = len(recording)
+        if not n:
+            return recording
+        pixel, t = _pixels(recording), recording.events["t"]
+        order = np.lexsort((t, pixel))
+        pixel, t = pixel[order], t[order]
+        span = int(t.max() - t.min()) + 1 + int(np.ceil(self.time))
+        key = pixel * span + (t - t.min())  # all pixels' times after each other, far enough apart
+        following = np.searchsorted(key, key + self.time, side="left")
+        following = np.maximum(following, np.arange(1, n + 1))
+        ends = np.searchsorted(pixel, pixel, side="right")
+        keep = np.zeros(n, bool)
+        at = np.flatnonzero(np.r_[True, pixel[1:] != pixel[:-1]])  # every pixel's first; then all go on together
+        while len(at):
+            keep[at] = True
+            nxt = following[at]
+            at = nxt[nxt < ends[at]]
+        return _kept(recording, np.sort(order[keep]))
+
+
+@dataclass(frozen=True)
+class HotPixels:
+    """Loses the events of pixels that fire more than ``rate`` times a second; None: more than the mean of the pixels
+    that fire at all plus five standard deviations."""
+
+    rate: float | None = None
+
+    def __call__(self, recording: Recording) -> Recording:
+        if not recording.duration:
+            return recording
+        pixel = _pixels(recording)
+        counts = np.bincount(pixel)
+        active = counts[counts > 0]
+        limit = active.mean() + 5 * active.std() if self.rate is None else self.rate * recording.duration * 1e-6
+        return _kept(recording, counts[pixel] <= limit)
+
+
+@dataclass(frozen=True)
+class Background:
+    """Loses events without support: those for which none of the eight neighbouring pixels had an event in the ``time``
+    microseconds up to it (T. Delbruck, 2008)."""
+
+    time: float
+
+    def __call__(self, recording: Recording) -> Recording:
+        _camera("Background", recording)
+        if not len(recording):
+            return recording
+        e = recording.events
+        W = recording.size[1]
+        t = e["t"] - e["t"].min()
+        span = int(t.max()) + 1 + int(np.ceil(self.time))
+        x, y = e["x"].astype(np.int64) + 1, e["y"].astype(np.int64) + 1  # a frame of silent pixels around the sensor
+        pixel = y * (W + 2) + x
+        keys = np.sort(pixel * span + t)
+        supported = np.zeros(len(e), bool)
+        for shift in (-W - 3, -W - 2, -W - 1, -1, 1, W + 1, W + 2, W + 3):
+            left = np.flatnonzero(~supported)
+            wanted = (pixel[left] + shift) * span + t[left]
+            last = np.searchsorted(keys, wanted, side="right") - 1
+            supported[left] = (last >= 0) & (
+                keys[np.maximum(last, 0)] >= np.maximum(wanted - self.time, wanted - t[left])
+            )
+        return _kept(recording, supported)
+
+
+@dataclass(frozen=True)
+class NDA:
+    """Neuromorphic data augmentation: mirrors with probability 1/2, then one of rolling, turning, cutting a square out
+    and shearing, each up to a limit (Y. Li et al., 2022, "Neuromorphic data augmentation for training spiking neural
+    networks").
+
+    Args:
+        roll: pixels, at most; turn: degrees; cut: pixels a side; shear: columns per row.
+    """
+
+    roll: int = 5
+    turn: float = 15.0
+    cut: int = 8
+    shear: float = 0.15
+
+    def __call__(self, recording: Recording) -> Recording:
+        _camera("NDA", recording)
+        recording = Flip("x")(recording)
+        kind, strength = int(torch.randint(4, ())), 2 * _uniform() - 1
+        if kind == 0:
+            return Roll(self.roll)(recording)
+        if kind == 1:
+            angle = np.deg2rad(self.turn * strength)
+            return _mapped(recording, np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]))
+        if kind == 2:
+            side = int(torch.randint(1, self.cut + 1, ()))
+            y, x = (int(torch.randint(n, ())) for n in recording.size)
+            e = recording.events
+            inside = (np.abs(e["y"] - float(y)) <= side / 2) & (np.abs(e["x"] - float(x)) <= side / 2)
+            return _kept(recording, ~inside)
+        return _mapped(recording, np.array([[1.0, self.shear * strength], [0.0, 1.0]]))
+
+
+def event_mix(a: Recording, b: Recording, *, beta: float = 1.0) -> tuple[Recording, float]:
+    """Events of ``a`` outside and of ``b`` inside a random box in time and space, and the share of the result that is
+    ``a``'s: the weight of its label.
+
+    The box's volume is drawn from Beta(beta, beta); its middle is uniform (after G. Shen et al., 2023, "EventMix",
+    which draws masks of mixed Gaussians; the box is simpler). Both begin at time 0 afterwards; sizes must agree.
+    """
+    if a.size != b.size:
+        raise ValueError(f"event_mix: recordings of one sensor size are needed, got {a.size} and {b.size}")
+    volume = float(torch.distributions.Beta(beta, beta).sample())
+    dims = len(a.size) + 1
+    span = max(a.duration, b.duration) + 1
+    side = volume ** (1 / dims)
+    box = []
+    for n in (span, *a.size):
+        start = _uniform() * n * (1 - side)
+        box.append((start, start + n * side))
+
+    def inside(recording: Recording) -> tuple[Events, NDArray[np.bool_]]:
+        events = recording.events.copy()
+        if len(events):
+            events["t"] -= events["t"].min()
+        mask = np.ones(len(events), bool)
+        for name, (low, high) in zip(("t", "y", "x") if dims == 3 else ("t", "x"), box, strict=True):
+            mask &= (events[name] >= low) & (events[name] < high)
+        return events, mask
+
+    (events_a, in_a), (events_b, in_b) = inside(a), inside(b)
+    kept_a, kept_b = events_a[~in_a], events_b[in_b]
+    total = len(kept_a) + len(kept_b)
+    mixed = _in_order(np.concatenate((kept_a, kept_b)))
+    return replace(a, events=mixed), len(kept_a) / total if total else 1.0
+
+
+def cut_mix(
+    frames: torch.Tensor, labels: torch.Tensor, *, beta: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """A batch of frames ``[B, *, H, W]`` in which a random rectangle comes from another sample; the other samples'
+    labels, and the share that is still the sample's own (S. Yun et al., 2019, arXiv:1905.04899).
+
+    The loss is ``share * loss(y, labels) + (1 - share) * loss(y, others)``.
+    """
+    H, W = frames.shape[-2:]
+    other = torch.randperm(len(frames))
+    side = (1 - float(torch.distributions.Beta(beta, beta).sample())) ** 0.5
+    y, x = int(torch.randint(H, ())), int(torch.randint(W, ()))
+    h, w = round(H * side / 2), round(W * side / 2)
+    top, bottom, left, right = max(y - h, 0), min(y + h, H), max(x - w, 0), min(x + w, W)
+    mixed = frames.clone()
+    mixed[..., top:bottom, left:right] = frames[other][..., top:bottom, left:right]
+    return mixed, labels[other], 1.0 - (bottom - top) * (right - left) / (H * W)
+
+
+def _mapped(recording: Recording, matrix: NDArray[Any]) -> Recording:
+    """Places (x, y) from the middle of the sensor through a matrix, to the nearest pixel."""
+    H, W = recording.size
+    e = recording.events
+    middle = np.array([[(W - 1) / 2], [(H - 1) / 2]])
+    places = np.rint(matrix @ (np.stack((e["x"], e["y"])).astype(np.float64) - middle) + middle).astype(np.int64)
+    return _placed(recording, places[1], places[0])
+
+
+def _shifted(recording: Recording, *shifts: int) -> Recording:
+    e = recording.events
+    y = e["y"].astype(np.int64) + shifts[0] if len(shifts) == 2 else None
+    return _placed(recording, y, e["x"].astype(np.int64) + shifts[-1])
+
+
+def _placed(recording: Recording, y: NDArray[np.int64] | None, x: NDArray[np.int64]) -> Recording:
+    """The events at new places, those on the sensor."""
+    keep = (x >= 0) & (x < recording.size[-1])
+    if y is not None:
+        keep &= (y >= 0) & (y < recording.size[0])
+    e = recording.events
+    return replace(recording, events=make_events(e["t"][keep], x[keep], None if y is None else y[keep], e["p"][keep]))
+
+
+def _kept(recording: Recording, which: NDArray[Any]) -> Recording:
+    return replace(recording, events=recording.events[which])
+
+
+def _in_order(events: Events) -> Events:
+    return events[np.argsort(events["t"], kind="stable")]
+
+
+def _pixels(recording: Recording) -> NDArray[np.int64]:
+    x = recording.events["x"].astype(np.int64)
+    return x if len(recording.size) == 1 else recording.events["y"] * np.int64(recording.size[1]) + x
+
+
+def _camera(name: str, recording: Recording) -> None:
+    if len(recording.size) != 2:
+        raise ValueError(f"{name}: needs the events of a camera, with x and y; this sensor has {recording.size}")
+
+
+def _share(where: str, **values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{where}: {name} must be from 0 to 1, got {value}")
+
+
+def _uniform() -> float:
+    return float(torch.rand((), dtype=torch.float64))

@@ -1,0 +1,220 @@
+"""All formats in one table, and the two calls that use it: :func:`read_events` and :func:`write_events`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import DataError
+from . import aedat, aedat4, binary, prophesee, tables
+from .recording import Recording, as_recording, check_size, extent
+from .source import Decoded, Source
+
+_HEAD = 1 << 16
+
+
+@dataclass(frozen=True)
+class Format:
+    """A file format of events.
+
+    Attributes:
+        name: for ``format=`` and for messages.
+        title: what it is.
+        fits: whether a file is of this format, from its first bytes and its size.
+        read: its reader.
+        write: its writer, if there is one.
+        suffixes: of files that :func:`write_events` writes in this format.
+        dims: dimensions of the sensors that it can hold.
+    """
+
+    name: str
+    title: str
+    fits: Callable[[bytes, int], bool]
+    read: Callable[[Source], Decoded]
+    write: Callable[[Path, Recording], None] | None = None
+    suffixes: tuple[str, ...] = ()
+    dims: tuple[int, ...] = (2,)
+
+
+def _starts(*marks: bytes) -> Callable[[bytes, int], bool]:
+    return lambda head, _: head.startswith(marks)
+
+
+def _evt(version: str, name: str) -> Callable[[bytes, int], bool]:
+    def fits(head: bytes, _: int) -> bool:
+        if not head.startswith(b"% "):
+            return False
+        lines = [line.strip().lower() for line in head.split(b"\n") if line.startswith(b"% ")]
+        exact = f"% evt {version}".encode()
+        return any(line == exact or line.startswith(f"% format {name}".encode()) for line in lines)
+
+    return fits
+
+
+def _dat(head: bytes, _: int) -> bool:
+    return head.startswith(b"% ") and not any(_evt(*v)(head, 0) for v in _EVT)
+
+
+def _hdf5(head: bytes, _: int) -> bool:
+    return head.startswith(b"\x89HDF\r\n\x1a\n") or (head.startswith(b"MATLAB 7.3") and b"\x89HDF" in head[:1024])
+
+
+_EVT = (("2.0", "evt2;"), ("2.1", "evt21"), ("3.0", "evt3"))
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("aedat4", "AEDAT 4.0 (DV)", _starts(b"#!AER-DAT4"), aedat4.read_aedat4),
+        Format(
+            "aedat3", "AEDAT 3.1 (cAER)", _starts(b"#!AER-DAT3"), aedat.read_aedat3, aedat.write_aedat3, (".aedat",)
+        ),
+        Format("aedat2", "AEDAT 2.0 (jAER)", _starts(b"#!AER-DAT2"), aedat.read_aedat2),
+        Format("evt2", "Prophesee RAW, EVT 2.0", _evt(*_EVT[0]), prophesee.read_evt2, prophesee.write_evt2, (".raw",)),
+        Format("evt21", "Prophesee RAW, EVT 2.1", _evt(*_EVT[1]), prophesee.read_evt21),
+        Format("evt3", "Prophesee RAW, EVT 3.0", _evt(*_EVT[2]), prophesee.read_evt3),
+        Format("dat", "Prophesee and ATIS DAT", _dat, prophesee.read_dat, prophesee.write_dat, (".dat",)),
+        Format(
+            "npz", "NumPy archive of columns", _starts(b"PK\x03\x04"), tables.read_npz, tables.write_npz, (".npz",),
+            dims=(1, 2),
+        ),
+        Format("npy", "NumPy array", _starts(b"\x93NUMPY"), tables.read_npy),
+        Format("hdf5", "HDF5", _hdf5, tables.read_hdf5, tables.write_hdf5, (".h5", ".hdf5"), dims=(1, 2)),
+        Format("mat", "MATLAB up to 7.2", _starts(b"MATLAB 5.0"), tables.read_mat),
+        Format(
+            "text", "lines of t x y p", lambda head, _: tables.is_text(head), tables.read_text, tables.write_text,
+            (".txt", ".csv"), dims=(1, 2),
+        ),
+        Format("nas-4", "auditory sensor, 32-bit addresses, 1 us", binary.is_nas_4, binary.read_nas_4),
+        Format("nas-2", "auditory sensor, 16-bit addresses, 0.2 us", binary.is_nas_2, binary.read_nas_2),
+        Format("atis", "ATIS .bin (N-MNIST)", binary.is_atis, binary.read_atis, binary.write_atis, (".bin",)),
+    )
+}  # fmt: skip
+
+
+def read_events(
+    path: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002
+    size: tuple[int, ...] | None = None,
+    errors: Literal["raise", "skip"] = "raise",
+    index: int | None = None,
+) -> Recording:
+    """The events of a file; its format is found from its content.
+
+    Args:
+        path: the file; gzip is unpacked.
+        format: one of ``FORMATS``, for files whose content does not tell; None looks.
+        size: of the sensor, ``(H, W)`` or ``(channels,)``; None is what the file says, else the extent of the events.
+            An event outside is damage.
+        errors: ``"raise"`` a :class:`DataError` with the byte where the file makes no sense, or ``"skip"`` what does
+            not and count its bytes (``skipped``).
+        index: which recording, of a file that holds several (SHD, SSC).
+
+    Times are whole microseconds on the file's own clock, unwrapped where its counter overflows; nothing is sorted,
+    shifted or mirrored. Memory stays within a small multiple of the file, whatever its header promises.
+    """
+    if errors not in ("raise", "skip"):
+        raise ValueError(f'read_events: errors must be "raise" or "skip", got {errors!r}')
+    source = Source(Path(path), lenient=errors == "skip", index=index)
+    if not len(source.raw):
+        raise DataError(f"{path}: the file is empty")
+    chosen = find_format(source) if format is None else _named(format)
+    decoded = chosen.read(source)
+    events, measured = decoded.events, size is None and decoded.size is None
+    size = tuple(size) if size is not None else decoded.size or extent(events)
+    if source.lenient and not measured:
+        inside = _inside(decoded, size)
+        if inside is not None:
+            source.skipped += (decoded.records or (0, events.itemsize))[1] * int((~inside).sum())
+            events = events[inside]
+    try:
+        check_size(events, size, str(path))
+    except DataError as outside:
+        raise DataError(f"{outside}{_where(decoded, size)}") from None
+    return Recording(events, size, chosen.name, measured, source.skipped)
+
+
+def find_format(source: Source) -> Format:
+    """The format of a file's content."""
+    head, whole = source.head(_HEAD), len(source.raw)
+    for candidate in FORMATS.values():
+        if candidate.fits(head, whole):
+            return candidate
+    raise source.error(
+        f"none of the known event formats ({', '.join(FORMATS)}): it begins with {head[:8].hex(' ')}; "
+        f"if you know what it is, say so with format="
+    )
+
+
+def write_events(
+    path: str | Path,
+    events: Any,
+    *,
+    size: tuple[int, ...] | None = None,
+    format: str | None = None,  # noqa: A002
+) -> None:
+    """Writes events (a :class:`Recording`, or anything :func:`as_events` takes) to a file.
+
+    Args:
+        path: the file; it appears whole or not at all.
+        events: what to write; its order is kept.
+        size: of the sensor; None is the recording's.
+        format: one of those in ``FORMATS`` that can be written; None goes by the suffix.
+    """
+    path = Path(path)
+    recording = as_recording(events, size)
+    chosen = _by_suffix(path) if format is None else _named(format)
+    if chosen.write is None:
+        raise DataError(f"{path}: {chosen.title} is only read; written are {', '.join(_written())}")
+    if len(recording.size) not in chosen.dims:
+        raise DataError(f"{path}: {chosen.title} has no place for a sensor of size {recording.size}")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        chosen.write(part, recording)
+        part.replace(path)
+    except DataError as unfit:
+        raise DataError(f"{path}: {unfit}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _named(name: str) -> Format:
+    if name not in FORMATS:
+        raise DataError(f"there is no event format {name!r}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _by_suffix(path: Path) -> Format:
+    for candidate in FORMATS.values():
+        if path.suffix.lower() in candidate.suffixes:
+            return candidate
+    raise DataError(f"{path}: which format? Use a suffix of {', '.join(_written())}, or format=")
+
+
+def _written() -> list[str]:
+    return [f"{f.name} ({', '.join(f.suffixes)})" for f in FORMATS.values() if f.write]
+
+
+def _inside(decoded: Decoded, size: tuple[int, ...]) -> Any:
+    """Which events are inside the sensor; None if all are."""
+    events = decoded.events
+    if "y" not in (events.dtype.names or ()):
+        fine = events["x"] < size[0]
+    elif len(size) == 2:
+        fine = (events["x"] < size[1]) & (events["y"] < size[0])
+    else:
+        return None
+    return None if fine.all() else fine
+
+
+def _where(decoded: Decoded, size: tuple[int, ...]) -> str:
+    """The byte of the first event outside the sensor, where events have one length."""
+    inside = _inside(decoded, size) if decoded.records else None
+    if inside is None or decoded.records is None:
+        return ""
+    begin, length = decoded.records
+    return f' (byte {begin + length * int(np.argmin(inside)):,}); errors="skip" leaves such events out'

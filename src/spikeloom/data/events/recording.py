@@ -1,0 +1,158 @@
+"""What a recording of events is: one structured dtype, the size of the sensor beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+
+EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?")])
+"""An event of a camera: time in microseconds, column, row, whether it got brighter."""
+EVENT_1D = np.dtype([("t", "<i8"), ("x", "<u2"), ("p", "?")])
+"""An event of a sensor in one dimension, such as a cochlea: ``x`` is the channel."""
+Events = NDArray[np.void]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Events and the sensor that they came from.
+
+    Attributes:
+        events: structured array ``[N]`` of ``EVENT`` or ``EVENT_1D``, in the order of the file.
+        size: ``(H, W)`` of a camera, ``(channels,)`` of a sensor in one dimension.
+        format: the name of the file's format, empty for events that come from elsewhere.
+        measured: whether ``size`` is only the extent of the events, because nothing says how large the sensor is.
+        skipped: bytes that were left out as damaged or foreign (with ``errors="skip"``; words of other sensors in the
+            same file do not count).
+
+    >>> Recording(as_events({"t": [0, 10], "x": [1, 2], "y": [0, 0], "p": [1, 0]}), (4, 4))
+    Recording(2 events, 4 x 4, 10 us)
+    """
+
+    events: Events
+    size: tuple[int, ...]
+    format: str = ""
+    measured: bool = False
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @property
+    def duration(self) -> int:
+        """Microseconds from the first to the last event."""
+        return int(np.ptp(self.events["t"])) if len(self.events) else 0
+
+    @property
+    def rate(self) -> float:
+        """Events per second; 0 where there is no duration."""
+        return 1e6 * len(self.events) / self.duration if self.duration else 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``(2, H, W)`` or ``(channels,)``: a frame of the events."""
+        return (2, *self.size) if len(self.size) == 2 else self.size
+
+    def between(self, start: float, stop: float) -> Recording:
+        """The events with ``start <= t < stop`` microseconds, on the clock of the file."""
+        t = self.events["t"]
+        return replace(self, events=self.events[(t >= start) & (t < stop)])
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.size))
+        where = f"{size} channels" if len(self.size) == 1 else size
+        return f"Recording({len(self):,} events, {where}, {self.duration:,} us)"
+
+
+def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike | None, p: ArrayLike) -> Events:
+    """A structured array from columns; ``y`` None is a sensor in one dimension."""
+    t = np.asarray(t)
+    events = np.empty(t.shape, EVENT_1D if y is None else EVENT)
+    events["t"], events["x"], events["p"] = t, x, np.asarray(p).astype(bool, copy=False)
+    if y is not None:
+        events["y"] = y
+    return events
+
+
+def as_events(source: Any) -> Events:
+    """Events in this package's dtype, from anything that has their columns by name: a :class:`Recording`, a structured
+    array (tonic's too, in any order and width), a dictionary of arrays. No copy where the dtype is right already.
+
+    ``p`` is ON where it is above 0, so that -1 and 0 are both OFF; without it every event is ON. Times that are not
+    whole, or numbers that do not fit, raise :class:`DataError`.
+    """
+    if isinstance(source, Recording):
+        return source.events
+    if isinstance(source, np.ndarray) and source.dtype in (EVENT, EVENT_1D):
+        return source
+    names = _names(source)
+    if not {"t", "x"} <= set(names):
+        raise DataError(
+            f"events need columns t and x (y and p if the sensor has them), got {', '.join(names) or type(source)}"
+        )
+    columns = {name: _whole(np.asarray(source[name]), name) for name in ("t", "x", "y") if name in names}
+    lengths = {name: len(column) for name, column in columns.items()}
+    p = np.asarray(source["p"]) > 0 if "p" in names else np.ones(len(columns["t"]), bool)
+    if len({*lengths.values(), len(p)}) != 1:
+        raise DataError(f"events: columns of different lengths: {lengths}, p {len(p)}")
+    return make_events(columns["t"], columns["x"], columns.get("y"), p)
+
+
+def as_recording(source: Any, size: tuple[int, ...] | None = None) -> Recording:
+    """A :class:`Recording`; without a size, the extent of the events. Events outside a given size raise."""
+    if isinstance(source, Recording) and size in (None, source.size):
+        return source
+    events = as_events(source)
+    if size is None:
+        return Recording(events, extent(events), measured=True)
+    check_size(events, size, "events")
+    return Recording(events, tuple(size))
+
+
+def extent(events: Events) -> tuple[int, ...]:
+    """The smallest size that holds all events."""
+    dims = ("y", "x") if "y" in (events.dtype.names or ()) else ("x",)
+    return tuple(int(events[d].max()) + 1 if len(events) else 1 for d in dims)
+
+
+def check_size(events: Events, size: tuple[int, ...], where: str) -> None:
+    """Raises where an event lies outside the sensor."""
+    dims = ("y", "x") if "y" in (events.dtype.names or ()) else ("x",)
+    if len(size) != len(dims) or min(size) < 1:
+        raise DataError(f"{where}: a size of {len(dims)} positive numbers is needed for these events, got {size}")
+    for name, n in zip(dims, size, strict=True):
+        outside = events[name] >= n
+        if outside.any():
+            i = int(outside.argmax())
+            raise DataError(
+                f"{where}: event {i:,} of {len(events):,} has {name} = {int(events[name][i])}, outside 0 to {n - 1}; "
+                f"the size given is {size}"
+            )
+
+
+def _names(source: Any) -> list[str]:
+    if isinstance(source, Mapping):
+        return [str(name) for name in source]
+    return list(getattr(getattr(source, "dtype", None), "names", None) or ())
+
+
+def _whole(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Whole numbers that fit the column."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise DataError(f"events: column {name} must be numbers [N], got {values.dtype} {list(values.shape)}")
+    if not len(values):
+        return values.astype(np.int64)
+    low, high = (-(2**63), 2**63 - 1) if name == "t" else (0, 2**16 - 1)
+    wrong = (values < low) | (values > high)
+    if values.dtype.kind == "f":
+        wrong |= values != np.floor(values)
+    if wrong.any():
+        i = int(wrong.argmax())
+        hint = "; times are whole microseconds" if name == "t" else ""
+        raise DataError(f"events: {name}[{i}] = {values[i]} does not fit a column of whole numbers{hint}")
+    return values
