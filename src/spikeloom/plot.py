@@ -6,13 +6,17 @@ Every function draws into ``ax`` (None makes a new figure) and returns it; nothi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.animation import FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+
+from . import data
 
 _INK = "#1f2430"
 
@@ -135,6 +139,96 @@ def images(pictures: Tensor, *, columns: int, title: str = "") -> Figure:
         ax.imshow(picture.numpy(), cmap="gray_r", vmin=0, vmax=1)
     fig.suptitle(title, x=0.01, ha="left", fontsize=10)
     return fig
+
+
+def events(
+    recording: Any, *, kind: Literal["frames", "cloud"] = "frames", panels: int = 5, title: str = ""
+) -> list[Axes]:
+    """Events of a camera (ON red, OFF blue) or of a sensor in one dimension (a mark for each).
+
+    Args:
+        recording: a recording, or anything :func:`spikeloom.data.events.as_recording` takes.
+        kind: ``"frames"``, ``panels`` equal parts of the time beside each other, or ``"cloud"``, events in space and
+            time; of more than 20,000 events every n-th is drawn, and the title says so.
+        panels: number of frames.
+    """
+    recording = data.events.as_recording(recording)
+    if kind not in ("frames", "cloud"):
+        raise ValueError(f'plot.events: kind must be "frames" or "cloud", got {kind!r}')
+    if len(recording.size) == 1:
+        return [_channels(recording, title)]
+    if kind == "cloud":
+        return [_cloud(recording, title)]
+    frames = data.to_frames(recording, steps=panels)
+    H, W = recording.size
+    fig, axes = plt.subplots(
+        1, panels, figsize=(2.4 * panels, 2.4 * min(max(H / W, 0.4), 2.5) + 0.5), layout="constrained", squeeze=False
+    )
+    first, step = (int(recording.events["t"][0]), recording.duration / panels) if len(recording) else (0, 0.0)
+    top = _ceiling(frames)
+    for k, (ax, frame) in enumerate(zip(axes[0], frames, strict=True)):
+        ax.imshow(_colours(frame, top), interpolation="nearest")
+        ax.set(xticks=[], yticks=[])
+        ax.set_title(f"{(first + k * step) * 1e-6:.3f} s", fontsize=9)
+    fig.suptitle(f"{title} {recording}".strip(), x=0.01, ha="left", fontsize=10)
+    return list(axes[0])
+
+
+def animate(recording: Any, *, frames: int = 40, seconds: float = 4.0) -> FuncAnimation:
+    """The events of a camera as a film of so many equal parts: ``animate(r).save("film.gif", writer="pillow")``."""
+    recording = data.events.as_recording(recording)
+    if len(recording.size) == 1:
+        raise ValueError(f"plot.animate: needs the events of a camera, with x and y; this sensor has {recording.size}")
+    pictures = data.to_frames(recording, steps=frames)
+    top = _ceiling(pictures)
+    H, W = recording.size
+    fig, ax = plt.subplots(figsize=(4.0, 4.0 * H / W + 0.4), layout="constrained")
+    shown = ax.imshow(_colours(pictures[0], top), interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    label = ax.set_title("", fontsize=9)
+    first = int(recording.events["t"][0]) if len(recording) else 0
+
+    def show(k: int) -> list[Any]:
+        shown.set_data(_colours(pictures[k], top))
+        label.set_text(f"{(first + k * recording.duration / frames) * 1e-6:.3f} s")
+        return [shown, label]
+
+    return FuncAnimation(fig, show, frames=frames, interval=1000 * seconds / frames, blit=False)
+
+
+def _ceiling(frames: Tensor) -> float:
+    """The count that is drawn in full colour: that of the 99th percentile of pixels with events."""
+    counts = frames[frames > 0]
+    return float(counts[:: len(counts) // 100_000 + 1].quantile(0.99)) if len(counts) else 1.0
+
+
+def _colours(frame: Tensor, top: float) -> Any:
+    """White where nothing happens, red ON, blue OFF: ``[H, W, 3]``."""
+    off, on = (frame / top).clamp(max=1)
+    return torch.stack((1 - off, 1 - (on + off).clamp(max=1), 1 - on), -1).numpy()
+
+
+def _cloud(recording: data.Recording, title: str) -> Axes:
+    step = max(len(recording) // 20_000, 1)
+    e = recording.events[::step]
+    ax: Any = plt.figure(figsize=(7.0, 5.0)).add_subplot(projection="3d")
+    colours = [("#2f5fd0", "#d03030")[int(p)] for p in e["p"]]
+    ax.scatter(e["t"] * 1e-6, e["x"], e["y"], c=colours, s=1.0, depthshade=False)
+    ax.set(xlabel="t (s)", ylabel="x", zlabel="y")
+    ax.invert_zaxis()
+    thinned = f" (every {step}th)" if step > 1 else ""
+    ax.set_title(f"{title} {recording}{thinned}".strip(), loc="left", fontsize=10)
+    drawn: Axes = ax
+    return drawn
+
+
+def _channels(recording: data.Recording, title: str) -> Axes:
+    ax = figure()[1][0]
+    e = recording.events
+    ax.scatter(e["t"] * 1e-6, e["x"], s=1.0, c=_INK, linewidths=0)
+    ax.set(xlabel="t (s)", ylabel="channel", ylim=(-0.5, recording.size[0] - 0.5))
+    ax.set_title(f"{title} {recording}".strip(), loc="left", fontsize=10)
+    return ax
 
 
 def figure(rows: int = 1, *, width: float = 7.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:

@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
 def test_help(capsys):
     status, out, _ = spikeloom(capsys, "--help")
     assert status == 0
-    for word in ("train", "eval", "info", "list"):
+    for word in ("train", "eval", "data", "info", "list"):
         assert word in out
     status, out, _ = spikeloom(capsys, "train", "--help")
     for name in recipes.NAMES:
@@ -224,6 +224,59 @@ def test_list(capsys):
     _, out, _ = spikeloom(capsys, "list", "neurons")
     assert "LIF" in out
     assert "braille" not in out
+
+
+def test_data_files(capsys, tmp_path):
+    """info, convert and what goes wrong, with numbers by hand."""
+    (tmp_path / "a.txt").write_text("240 180\n1000 3 4 1\n2500 5 6 0\n501000 7 8 1\n")
+    status, out, _ = spikeloom(capsys, "data", "info", tmp_path / "a.txt", "--plot", tmp_path / "a.png")
+    assert status == 0
+    rows = {line.split(None, 1)[0]: line.split(None, 1)[1] for line in out.splitlines()}
+    assert rows.pop("picture") == str(tmp_path / "a.png")
+    assert rows == {
+        "format": "lines of t x y p",
+        "sensor": "180 x 240",
+        "events": "3",
+        "on": "66.7 %",
+        "from": "1,000 us",
+        "duration": "0.500000 s",
+        "rate": "6 events/s",
+        "order": "by time",
+    }
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert spikeloom(capsys, "data", "info", tmp_path / "a.txt", "--plot", tmp_path / "a.gif")[0] == 0
+    assert (tmp_path / "a.gif").read_bytes().startswith(b"GIF")
+    status, out, _ = spikeloom(capsys, "data", "convert", tmp_path / "a.txt", tmp_path / "a.dat")
+    assert (status, out.split(": ")[1]) == (0, f"3 events, {(tmp_path / 'a.dat').stat().st_size} bytes\n")
+    assert "Prophesee and ATIS DAT" in spikeloom(capsys, "data", "info", tmp_path / "a.dat")[1]
+    status, _, err = spikeloom(capsys, "data", "convert", tmp_path / "a.txt", tmp_path / "a.dat")
+    assert (status, "--overwrite replaces it" in err) == (1, True)
+    assert spikeloom(capsys, "data", "convert", tmp_path / "a.txt", tmp_path / "a.dat", "--overwrite")[0] == 0
+    (tmp_path / "cut.dat").write_bytes((tmp_path / "a.dat").read_bytes()[:-3])
+    status, _, err = spikeloom(capsys, "data", "info", tmp_path / "cut.dat")
+    assert (status, "byte" in err, "the file ends 5 bytes into a record of 8" in err) == (1, True, True)
+    status, out, _ = spikeloom(capsys, "data", "info", tmp_path / "cut.dat", "--skip-damage")
+    assert (status, "5 bytes left out" in out) == (0, True)
+    status, _, err = spikeloom(capsys, "data", "info", tmp_path / "a.txt", "--size", "big")
+    assert (status, "--size is HxW" in err) == (2, True)
+    assert spikeloom(capsys, "data", "convert", tmp_path / "a.txt", tmp_path / "a.mp4")[0] == 1
+
+
+def test_data_sets(capsys, tmp_path):
+    status, out, _ = spikeloom(capsys, "data", "list", "--data-root", tmp_path)
+    assert status == 0
+    for name in ("n-mnist", "dvs128-gesture", "1,176 + 288 samples", "75,466 + 9,981 + 20,382 samples"):
+        assert name in out
+    status, _, err = spikeloom(capsys, "data", "fetch", "dvs-lip", "--data-root", tmp_path)
+    assert (status, "Google Drive gives it to a browser only. Put DVS-Lip.zip into" in err) == (1, True)
+    status, _, err = spikeloom(capsys, "data", "verify", "n-cars", "--data-root", tmp_path)
+    assert (status, "data set n-cars: no " in err) == (1, True)
+    status, _, err = spikeloom(capsys, "data", "verify", "n-dogs")
+    assert (status, "there is no data set 'n-dogs'" in err) == (1, True)
+    assert spikeloom(capsys, "data", "verify", "digits")[:2] == (
+        0,
+        "digits: all files are there and as they should be\n",
+    )
 
 
 def test_ctrl_c_in_a_process_of_its_own(tmp_path):

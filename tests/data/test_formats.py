@@ -106,7 +106,7 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path, monkeypatch):
         data.read_cifar_python(Path("batch"))
     assert not Path("harmed").exists()
     Path("batch").write_bytes(b"no pickle")
-    with pytest.raises(data.DataError, match="batch: not a CIFAR batch in the Python form"):
+    with pytest.raises(data.DataError, match="batch: not a pickle of plain arrays"):
         data.read_cifar_python(Path("batch"))
     Path("batch").write_bytes(pickle.dumps({"data": np.zeros((2, 5), np.uint8), "labels": [1, 2]}))
     with pytest.raises(data.DataError, match=r"expected uint8 \[N, 3072\] and N labels, got uint8 \[2, 5\] and 2"):

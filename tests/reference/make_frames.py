@@ -1,7 +1,7 @@
 """Makes frames.npz beside it: frames as SpikingJelly's integrators make them, from events in and out of order.
 
 In the peers' environment of make_golden.py: peers/bin/python tests/reference/make_frames.py
-SpikingJelly's data sets import torchvision and torchaudio; the integrators use neither, so empty modules stand for them.
+SpikingJelly's data sets import torchvision and torchaudio, which the integrators do not use: empty modules stand in.
 """
 
 import sys

@@ -40,7 +40,7 @@ def names(what: str) -> None:
         "recipes": recipes.NAMES,
         "neurons": catalogue.neurons(),
         "surrogates": catalogue.surrogates(),
-        "data": {d.name: f"{d.title}; {d.sizes[0]:,} + {d.sizes[1]:,} samples {d.sample}" for d in data.SETS.values()},
+        "data": {name: summary(name) for name in data.SETS},
     }
     if what not in (*lists, "all"):
         raise ConfigError(f"list knows {', '.join(lists)} and all; got {what!r}")
@@ -51,6 +51,13 @@ def names(what: str) -> None:
             for name, text in rows.items():
                 table.add_row(name, Text(text))
             console.print(table)
+
+
+def summary(name: str) -> str:
+    """What a data set is: title, samples of each split, their shape."""
+    d = data.describe(name)
+    sizes = " + ".join("?" if n is None else f"{n:,}" for n in d.sizes)
+    return f"{d.title}; {sizes} samples {d.sample}"
 
 
 def _devices() -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runs import versions
-from . import about, evaluate, train
+from . import about, data, evaluate, train
 
 app = typer.Typer(
     name="spikeloom",
@@ -32,6 +32,8 @@ def root(
 
 
 app.add_typer(typer.Typer(cls=train.Recipes, no_args_is_help=True, callback=train.explain), name="train")
+
+app.add_typer(data.app, name="data")
 
 
 @app.command("eval", help=evaluate.HELP)

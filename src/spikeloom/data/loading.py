@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .errors import DataError
-from .samples import Batches, Gathered, Samples, Transform, stratified
+from .file_set import FileSet
+from .recordings import FileSamples, Options, ToTensor
+from .samples import Batches, Gathered, Indexed, Transform, stratified
 from .sets import Split, describe, files, load
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
-Loader = DataLoader[tuple[Tensor, Tensor]]
+Loader = DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Loaders:
 
 
 def loaders(
-    name: str | tuple[Samples, Samples],
+    name: str | tuple[Indexed, Indexed],
     *,
     batch_size: int,
     test_batch_size: int | None = None,
     validation: float = 0.0,
+    frames: ToTensor | None = None,
+    options: Options | None = None,
     subset: int | None = None,
     transforms: Sequence[Transform | None] = (None, None),
     seed: int = 0,
@@ -44,14 +48,17 @@ def loaders(
     distributed: bool | None = None,
     root: str | Path | None = None,
 ) -> Loaders:
-    """Loaders of batches (data ``[B, *]``, labels ``[B]``).
+    """Loaders of batches: data ``[B, *]``, labels ``[B]``, and lengths ``[B]`` where samples differ in length (then the
+    data are padded with zeros). Recordings come in a list, unless ``frames`` makes tensors of them.
 
     Args:
         name: one of ``SETS``, or samples of your own: (train, test), whose transforms stay as they are.
         batch_size: of all processes together.
         test_batch_size: for validation and test, which compute no gradients; None is ``batch_size``.
         validation: share of the training samples to hold out, stratified, from 0 to below 1; it gets the transform
-            of the test set.
+            of the test set. 0 takes the published validation split, if there is one.
+        frames: for recordings: what makes a tensor of one, such as :class:`Frames`.
+        options: of data sets in files: see :class:`Options`.
         subset: keep only so many training samples (stratified), for trials; before validation is held out.
         transforms: (train, test); None is the data set's own.
         seed: of order, splits and random transforms.
@@ -66,9 +73,12 @@ def loaders(
         raise ValueError(f"loaders: validation is a share from 0 to below 1, got {validation}")
     if len(transforms) != 2:
         raise ValueError(f"loaders: transforms must be (train, test), got {len(transforms)} of them")
+    train: Indexed
+    test: Indexed
     if isinstance(name, str):
         train, test = (
-            load(name, split, root=root, transform=t, seed=seed) for split, t in zip(_SPLITS, transforms, strict=True)
+            load(name, split, frames=frames, root=root, transform=t, seed=seed, options=options)
+            for split, t in zip(_SPLITS, transforms, strict=True)
         )
     else:
         train, test = name
@@ -77,15 +87,21 @@ def loaders(
     common = dict(seed=seed, workers=workers, rank=rank, world=world)
     size = test_batch_size or batch_size
     held_out = None
-    if len(held):
-        watched = train.subset(held)
+    if not len(held) and isinstance(name, str) and "validation" in describe(name).splits:
+        own = load(name, "validation", frames=frames, root=root, transform=transforms[1], seed=seed, options=options)
+        held_out, held = _loader(own, size, shuffle=False, **common), own.indices
+    elif len(held):
+        held, at = train.indices[held], held
+        watched = train.subset(at)
         watched.transform = test.transform
+        if isinstance(watched, FileSamples):
+            watched.augment = None
         held_out = _loader(watched, size, shuffle=False, **common)
     split = {
         **_origin(name, root),
         "seed": seed,
         "train": _digest(train.indices[kept]),
-        "validation": _digest(train.indices[held]),
+        "validation": _digest(held),
         "test": _digest(test.indices),
     }
     return Loaders(
@@ -97,7 +113,7 @@ def loaders(
     )
 
 
-def _choose(train: Samples, subset: int | None, validation: float, seed: int) -> tuple[Tensor, Tensor]:
+def _choose(train: Indexed, subset: int | None, validation: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of training and validation samples."""
     n = len(train)
     labels = train.labels if train.classes else torch.zeros(n, dtype=torch.int64)  # without classes: any of them
@@ -113,16 +129,19 @@ def _choose(train: Samples, subset: int | None, validation: float, seed: int) ->
     return kept[rest], kept[held]
 
 
-def _origin(name: str | tuple[Samples, Samples], root: str | Path | None) -> dict[str, Any]:
+def _origin(name: str | tuple[Indexed, Indexed], root: str | Path | None) -> dict[str, Any]:
     if not isinstance(name, str):
         return {"data": "given as samples"}
-    held_out = describe(name).test_size
-    rule = "published test split" if held_out is None else f"{held_out} samples held out, stratified, by seed"
+    d = describe(name)
+    if isinstance(d, FileSet):
+        rule = d.rule
+    else:
+        rule = "published test split" if d.test_size is None else f"{d.test_size} samples held out, stratified, by seed"
     return {"data": name, "files": files(name, root), "rule": rule}
 
 
 def _loader(
-    samples: Samples, batch_size: int, *, shuffle: bool, seed: int, workers: int, rank: int, world: int
+    samples: Indexed, batch_size: int, *, shuffle: bool, seed: int, workers: int, rank: int, world: int
 ) -> Loader:
     batches = Batches(
         len(samples), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, even=shuffle

@@ -1,11 +1,13 @@
-"""Samples in memory, and how they become batches that a seed alone determines."""
+"""Samples, and how they become batches that a seed alone determines."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,20 +16,75 @@ from torch.utils.data import Dataset, Sampler
 
 Transform = Callable[[Tensor], Tensor]
 Key = tuple[int, int]  # epoch and index of a sample
+T = TypeVar("T")
 
 
-class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """Data ``[N, *]`` with labels ``[N]``, a transform applied to each sample when it is asked for.
+class Indexed(Dataset[tuple[Any, ...]]):
+    """What every data set here is: labels, a transform, and batches that (seed, epoch, index) alone determine.
+
+    Attributes:
+        labels: ``int64 [N]``; without ``classes`` any targets ``[N, *]``.
+        classes: the names of the labels, in the order of their numbers; empty for targets that are no classes.
+        transform: of one sample, applied when it is asked for.
+        seed: of the randomness in transforms. Each sample's is drawn from (seed, epoch, index), whatever worker makes
+            it.
+        indices: where the samples stand in what they were taken from.
+    """
+
+    def __init__(
+        self,
+        labels: Tensor,
+        *,
+        classes: Sequence[str] = (),
+        transform: Transform | None = None,
+        seed: int = 0,
+        indices: Tensor | None = None,
+    ) -> None:
+        if classes:
+            _check_labels(labels, len(classes))
+        self.labels, self.classes, self.transform, self.seed = labels, tuple(classes), transform, seed
+        self.indices = torch.arange(len(labels)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return tuple(part[0] for part in self.batch([(0, index)]))
+
+    def batch(self, keys: Sequence[Key]) -> tuple[Any, ...]:
+        """The samples of ``keys``, (epoch, index) each: data ``[B, *]``, labels ``[B]``, and lengths ``[B]`` where the
+        samples are of different lengths."""
+        raise NotImplementedError
+
+    def subset(self, indices: Tensor) -> Self:
+        """The samples at ``indices``, with the same transform."""
+        chosen = copy.copy(self)
+        chosen.labels, chosen.indices = self.labels[indices], self.indices[indices]
+        return chosen
+
+    def seeded(self, key: Key, make: Callable[[], T]) -> T:
+        """``make()`` under a seed of the sample's own; the generators are as before afterwards."""
+        seed = mix(self.seed, *key)
+        states = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            try:
+                return make()
+            finally:
+                random.setstate(states[0])
+                np.random.set_state(states[1])
+
+
+class Samples(Indexed):
+    """Data ``[N, *]`` in memory, with labels ``[N]``.
 
     Args:
         data: as stored (images are ``uint8``), ``[N, *]``.
-        labels: ``int64 [N]``; without ``classes`` any targets ``[N, *]``.
-        classes: the names of the labels, in the order of their numbers; empty for targets that are no classes.
+        labels, classes, seed, indices: see :class:`Indexed`.
         transform: a function of one sample; one that has ``batched = True`` (and an ``nn.Sequential`` of such) is
             applied to whole batches.
-        seed: of the randomness in the transform. Each sample's is drawn from (seed, epoch, index), whatever worker
-            makes it.
-        indices: where the samples stand in what they were taken from; None is 0 to N-1.
 
     >>> import torch
     >>> samples = Samples(torch.zeros(3, 2), torch.tensor([0, 1, 1]), classes=("a", "b"))
@@ -47,54 +104,26 @@ class Samples(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if len(labels) != len(data):
             raise ValueError(f"Samples: {len(data)} samples need as many labels, got {len(labels)}")
-        if classes:
-            _check_labels(labels, len(classes))
-        self.data, self.labels, self.classes = data, labels, tuple(classes)
-        self.transform, self.seed = transform, seed
-        self.indices = torch.arange(len(data)) if indices is None else indices
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.batch([(0, index)])
-        return x[0], y[0]
+        super().__init__(labels, classes=classes, transform=transform, seed=seed, indices=indices)
+        self.data = data
 
     def batch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
         """The samples of ``keys``, (epoch, index) each: data ``[B, *]`` and labels ``[B]``."""
         at = torch.tensor([index for _, index in keys])
         x, y = self.data[at], self.labels[at]
-        if self.transform is None:
+        transform = self.transform
+        if transform is None:
             return x, y
-        if _batched(self.transform):
-            return self.transform(x), y
-        return torch.stack([self._seeded(sample, key) for sample, key in zip(x, keys, strict=True)]), y
+        if _batched(transform):
+            return transform(x), y
+        made = [self.seeded(key, functools.partial(transform, sample)) for sample, key in zip(x, keys, strict=True)]
+        return torch.stack(made), y
 
-    def subset(self, indices: Tensor) -> Samples:
+    def subset(self, indices: Tensor) -> Self:
         """The samples at ``indices``, with the same transform."""
-        return Samples(
-            self.data[indices],
-            self.labels[indices],
-            classes=self.classes,
-            transform=self.transform,
-            seed=self.seed,
-            indices=self.indices[indices],
-        )
-
-    def _seeded(self, sample: Tensor, key: Key) -> Tensor:
-        """Transforms under a seed of the sample's own; the generators are as before afterwards."""
-        assert self.transform is not None
-        seed = mix(self.seed, *key)
-        states = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            try:
-                return self.transform(sample)
-            finally:
-                random.setstate(states[0])
-                np.random.set_state(states[1])
+        chosen = super().subset(indices)
+        chosen.data = self.data[indices]
+        return chosen
 
 
 class Batches(Sampler[list[Key]]):
@@ -208,11 +237,11 @@ def _batched(transform: Transform) -> bool:
 class Gathered(Dataset[Any]):
     """Samples asked for by whole batches, so that one index operation and one transform serve all."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Indexed) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, keys: Sequence[Key]) -> tuple[Any, ...]:
         return self.samples.batch(keys)

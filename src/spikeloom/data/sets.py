@@ -15,12 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .downloads import Progress
 from .errors import DataError
+from .file_set import FileSet
+from .file_sets import FILE_SETS
 from .formats import read_cifar_binary, read_cifar_python, read_idx, read_npz
+from .places import listing, locate, prepare
+from .places import verify as check_files
+from .recordings import FileSamples, Options, ToTensor, load_files
 from .samples import Samples, Transform, stratified
 from .transforms import Normalize, RandomCrop, RandomFlip, ToFloat
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 Arrays = tuple[Tensor, Tensor]
 
 DIGITS = tuple("0123456789")
@@ -59,7 +65,10 @@ class Form:
 
 @dataclass(frozen=True)
 class Description:
-    """A data set. ``test_size`` is None where a test split is published, else the number that a seed holds out."""
+    """A data set that is read into memory as a whole. ``test_size`` is None where a test split is published, else the
+    number that a seed holds out."""
+
+    splits = ("train", "test")
 
     name: str
     title: str
@@ -122,7 +131,7 @@ _CIFAR10 = _cifar((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100 = _cifar((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _FIVE = tuple(f"data_batch_{k}" for k in range(1, 6))
 
-SETS = {
+_ARRAYS = {
     d.name: d
     for d in (
         Description(
@@ -180,8 +189,10 @@ SETS = {
     )
 }  # fmt: skip
 
+SETS: dict[str, Description | FileSet] = {**_ARRAYS, **FILE_SETS}
 
-def describe(name: str) -> Description:
+
+def describe(name: str) -> Description | FileSet:
     """The description of a data set; an unknown name raises and says which there are."""
     if name not in SETS:
         raise DataError(f"there is no data set {name!r}; there are {', '.join(SETS)}")
@@ -197,25 +208,34 @@ def load(
     name: str,
     split: Split,
     *,
+    frames: ToTensor | None = None,
     root: str | Path | None = None,
     transform: Transform | None = None,
     seed: int = 0,
-) -> Samples:
-    """A split of a data set, in memory.
+    options: Options | None = None,
+) -> Samples | FileSamples:
+    """A split of a data set: in memory, or, where its samples are files, read from an event cache on the disk.
 
     Args:
         name: one of ``SETS``.
-        split: ``"train"`` or ``"test"``. Where none is published (digits, braille) ``seed`` holds a stratified test
-            set out.
+        split: ``"train"``, ``"test"`` or, where it is published, ``"validation"``. Where no split is published ``seed``
+            holds a stratified test set out.
+        frames: for recordings: what makes a tensor of one, such as :class:`Frames`; None gives them as they are.
         root: see :func:`data_root`.
         transform: of each sample; None is the data set's own.
         seed: of the split, where it needs one, and of a random transform.
+        options: of data sets in files: see :class:`Options`.
 
     Raises :class:`DataError` when files are missing (it says which, and where they were looked for) or damaged.
     """
-    if split not in ("train", "test"):
-        raise DataError(f"data set {name}: split must be train or test, got {split!r}")
     d = describe(name)
+    if split not in d.splits:
+        raise DataError(f"data set {name}: split must be {' or '.join(d.splits)}, got {split!r}")
+    if isinstance(d, FileSet):
+        own = options or Options()
+        return load_files(d, split, data_root(root), frames=frames, transform=transform, seed=seed, options=own)
+    if frames is not None or options is not None:
+        raise DataError(f"data set {name} holds tensors, not recordings: it takes neither frames nor options")
     data, labels = _read(d, split, data_root(root))
     chosen = torch.arange(len(labels))
     if d.test_size is not None:
@@ -230,17 +250,50 @@ def load(
 
 
 def files(name: str, root: str | Path | None = None) -> dict[str, str]:
-    """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package."""
+    """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. Of sets
+    of many files, a digest of their names and sizes."""
     d, top = describe(name), data_root(root)
+    if isinstance(d, FileSet):
+        return listing(d, top)
     form, folder = _locate(d, top)
     found = dict.fromkeys(file for n in (*form.train, *form.test) if (file := _file(folder, n)))
     return {str(f.relative_to(top)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
 
 
+def fetch(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> Path:
+    """Downloads what is missing of a data set, unpacks its archives and returns the folder of its files.
+
+    Downloads that were interrupted go on; checksums are verified. Where a licence forbids it, or the files are not on
+    the network, :class:`DataError` says which files to put where.
+    """
+    d = describe(name)
+    if isinstance(d, FileSet):
+        return prepare(d, data_root(root), progress=progress)
+    return _locate(d, data_root(root))[1]  # says what is missing
+
+
+def verify(name: str, root: str | Path | None = None) -> list[str]:
+    """What is wrong with the files of a data set, a line for each problem; nothing is an empty list."""
+    d, top = describe(name), data_root(root)
+    if isinstance(d, FileSet):
+        return check_files(d, top)
+    problems = []
+    for split in ("train", "test"):
+        try:
+            load(name, split, root=top)
+        except DataError as problem:
+            problems.append(str(problem))
+    return problems
+
+
 def available(name: str, root: str | Path | None = None) -> bool:
     """Whether all files of a data set are there."""
+    d = describe(name)
     try:
-        form, _ = _locate(describe(name), data_root(root))
+        if isinstance(d, FileSet):
+            locate(d, data_root(root), unpack=False)
+            return True
+        form, _ = _locate(d, data_root(root))
     except DataError:
         return False
     return form.read is not _sklearn_digits or importlib.util.find_spec("sklearn") is not None

@@ -1,0 +1,162 @@
+"""``spikeloom data``: what is in a file of events, other formats of it, and the data sets on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .. import data
+from ..runs import ConfigError, UserError
+from .about import summary
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look into files of events, convert them; list, fetch and check data sets."
+)
+Root = Annotated[
+    str | None, typer.Option("--data-root", help="Folder of the data sets (default: SPIKELOOM_DATA or data).")
+]
+Size = Annotated[str | None, typer.Option(help="Sensor HxW or channels, where the file does not say it.")]
+Format = Annotated[str | None, typer.Option("--format", help="Format, where the content does not tell; see the error.")]
+Index = Annotated[int | None, typer.Option(help="Which recording, of a file with several.")]
+Skip = Annotated[bool, typer.Option("--skip-damage", help="Leave out what is damaged, and say how much.")]
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="A file of events.")],
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of the events here (.png; .gif is animated).")
+    ] = None,
+    size: Size = None,
+    format_: Format = None,
+    index: Index = None,
+    skip_damage: Skip = False,
+) -> None:
+    """Format, sensor, number of events, duration and rate of a file."""
+    recording = _read(file, size, format_, index, skip_damage)
+    for name, text in facts(recording).items():
+        typer.echo(f"{name:<9} {text}")
+    if plot is not None:
+        _draw(recording, plot, file.name)
+        typer.echo(f"{'picture':<9} {plot}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A file of events.")],
+    target: Annotated[Path, typer.Argument(help="The file to write; its suffix is the format.")],
+    size: Size = None,
+    format_: Format = None,
+    index: Index = None,
+    skip_damage: Skip = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target.")] = False,
+) -> None:
+    """Write the events of a file in another format: .aedat (3.1), .dat, .raw (EVT 2), .npz, .h5, .txt, .bin (ATIS)."""
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} is there already; --overwrite replaces it")
+    recording = _read(source, size, format_, index, skip_damage)
+    data.write_events(target, recording)
+    typer.echo(f"{target}: {len(recording):,} events, {target.stat().st_size:,} bytes")
+
+
+@app.command("list")
+def list_command(root: Root = None) -> None:
+    """The data sets, and whether their files are there."""
+    table = Table("name", "", "", box=None, header_style="bold")
+    for name in data.SETS:
+        table.add_row(name, "here" if data.available(name, root) else "", Text(summary(name)))
+    Console().print(table)
+    typer.echo(f"below {data.data_root(root).absolute()}")
+
+
+@app.command()
+def fetch(name: Annotated[str, typer.Argument(help="A data set.")], root: Root = None) -> None:
+    """Download a data set and unpack it, or say what to put where."""
+    with _Bars() as bars:
+        folder = data.fetch(name, root, progress=bars.told)
+    typer.echo(f"{name}: {folder}")
+    for download in getattr(data.describe(name), "downloads", ()):
+        file = data.data_root(root) / name / download.name
+        if file.is_file() and not (download.md5 or download.sha256):
+            typer.echo(f"{file.name}: no checksum is published; its sha256 is {data.checksum(file)}")
+
+
+@app.command()
+def verify(name: Annotated[str, typer.Argument(help="A data set.")], root: Root = None) -> None:
+    """Check the files of a data set: checksums of archives, numbers of samples."""
+    problems = data.verify(name, root)
+    if problems:
+        raise UserError(f"data set {name}: " + "; ".join(problems))
+    typer.echo(f"{name}: all files are there and as they should be")
+
+
+def facts(recording: data.Recording) -> dict[str, str]:
+    """What :func:`info` prints."""
+    events = recording.events
+    size = " x ".join(map(str, recording.size)) + (" channels" if len(recording.size) == 1 else "")
+    where = " (extent of the events; the file does not say)" if recording.measured else ""
+    rows = {"format": data.events.FORMATS[recording.format].title, "sensor": size + where, "events": f"{len(events):,}"}
+    if len(events):
+        t, on = events["t"], float(events["p"].mean())
+        late = int((t[1:] < t[:-1]).sum())
+        rows["on"] = f"{100 * on:.1f} %"
+        rows["from"] = f"{int(t.min()):,} us"
+        rows["duration"] = f"{recording.duration * 1e-6:.6f} s"
+        rows["rate"] = f"{recording.rate:,.0f} events/s"
+        rows["order"] = "by time" if not late else f"{late:,} events are earlier than the one before them"
+    if recording.skipped:
+        rows["damaged"] = f"{recording.skipped:,} bytes left out"
+    return rows
+
+
+def _read(file: Path, size: str | None, name: str | None, index: int | None, lenient: bool) -> data.Recording:
+    return data.read_events(
+        file, format=name, size=_sides(size), index=index, errors="skip" if lenient else "raise"
+    )  # fmt: skip
+
+
+def _sides(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise ConfigError(f"--size is HxW, such as 180x240, or a number of channels; got {text!r}")
+    return tuple(int(p) for p in parts)
+
+
+def _draw(recording: data.Recording, path: Path, title: str) -> None:
+    from .. import plot
+
+    if path.suffix.lower() == ".gif":
+        plot.animate(recording).save(path, writer="pillow")
+        return
+    figure = plot.events(recording, title=title)[0].get_figure(root=True)
+    assert figure is not None
+    figure.savefig(path, dpi=120)
+
+
+class _Bars:
+    """A bar for each file that is downloaded or converted."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._tasks: dict[str, object] = {}
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def told(self, name: str, done: int, total: int | None) -> None:
+        """See ``data.Progress``."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total)
+        self._bars.update(self._tasks[name], completed=done, total=total)  # type: ignore[arg-type]

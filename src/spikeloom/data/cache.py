@@ -1,0 +1,184 @@
+"""Recordings on the disk in the form in which they are read fastest: their events after each other, memory-mapped.
+
+A cache is a folder whose name says what is in it: data set, files with their sizes and times of change, how they were
+read, and the version of this format. It counts as whole once its manifest, written last, says so; conversion goes on
+where it was interrupted, and any number of processes may do it at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from .downloads import Progress, checksum
+from .errors import DataError
+from .events import Events, Recording
+
+VERSION = 1
+_PART = 512  # recordings in a part
+Content = Recording | Tensor
+
+
+class Store(Protocol):
+    """Recordings by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Content: ...
+
+
+class Direct:
+    """Recordings read from their files each time; the last few files are kept.
+
+    Args:
+        read: makes the recording of a number.
+        count: how many there are.
+    """
+
+    def __init__(self, read: Callable[[int], Content], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Content:
+        return self._read(index)
+
+
+class Cached:
+    """Recordings from a whole cache. Parts are mapped into memory when they are asked for, in each process anew."""
+
+    def __init__(self, folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        self.folder, self._count, self._part = folder, int(manifest["recordings"]), int(manifest["part"])
+        self.size, self.format = tuple(manifest["size"]), str(manifest["format"])
+        for k, (events, offsets) in enumerate(manifest["bytes"]):
+            for path, wanted in zip(_names(folder, k), (events, offsets), strict=True):
+                have = path.stat().st_size if path.is_file() else 0
+                if have != wanted:
+                    raise DataError(f"{path}: {have:,} bytes instead of {wanted:,}; remove the folder {folder}")
+        self._open = functools.lru_cache(maxsize=64)(self._map)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Recording:
+        events, offsets = self._open(index // self._part)
+        k = index % self._part
+        return Recording(events[offsets[k] : offsets[k + 1]], self.size, self.format)
+
+    def _map(self, part: int) -> tuple[Events, Any]:
+        events, offsets = _names(self.folder, part)
+        return np.load(events, mmap_mode="r").view(np.ndarray), np.load(offsets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_open"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open = functools.lru_cache(maxsize=64)(self._map)
+
+
+def key(description: Mapping[str, Any], files: Sequence[Path], root: Path) -> str:
+    """The name of a cache: what it holds and from which files, as a digest."""
+    state = hashlib.sha256(json.dumps([VERSION, description], sort_keys=True).encode())
+    for file in files:
+        about = file.stat()
+        state.update(f"{file.relative_to(root).as_posix()} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return state.hexdigest()[:16]
+
+
+def build(
+    folder: Path,
+    *,
+    read: Callable[[int], Recording],
+    count: int,
+    files: Callable[[int], Path],
+    root: Path,
+    about: Mapping[str, Any],
+    size: tuple[int, ...],
+    progress: Progress | None = None,
+) -> Cached:
+    """The cache in ``folder``, made of what is missing.
+
+    Args:
+        read, files: the recording of a number, and the file that it comes from.
+        count: how many recordings there are.
+        root: below which the files lie; the manifest names them from there.
+        about: what the manifest says about the content.
+        size: of the sensor.
+    """
+    if (folder / "manifest.json").is_file():
+        return Cached(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sums: dict[str, str] = {}
+    sizes = []
+    name = str(about.get("name", folder.name))
+    for part, begin in enumerate(range(0, count, _PART)):
+        numbers = range(begin, min(begin + _PART, count))
+        if not _whole(folder, part, len(numbers)):
+            _convert(folder, part, [read(i) for i in numbers], size)
+        for file in dict.fromkeys(files(i) for i in numbers):
+            sums.setdefault(file.relative_to(root).as_posix(), "")
+        sizes.append([p.stat().st_size for p in _names(folder, part)])
+        if progress:
+            progress(f"{name}: recordings", numbers.stop, count)
+    for k, path in enumerate(sums):
+        sums[path] = checksum(root / path)
+        if progress:
+            progress(f"{name}: checksums", k + 1, len(sums))
+    manifest = {
+        "version": VERSION, **about, "recordings": count, "part": _PART, "size": list(size), "format": name,
+        "bytes": sizes, "sha256": sums,
+    }  # fmt: skip
+    _atomically(folder / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1)))
+    return Cached(folder)
+
+
+def _convert(folder: Path, part: int, recordings: Sequence[Recording], size: tuple[int, ...]) -> None:
+    for recording in recordings:
+        if len(recording.size) != len(size):
+            raise DataError(f"{folder}: a recording of a sensor of {recording.size} among those of {size}")
+    offsets = np.cumsum([0, *(len(r) for r in recordings)])
+    events = np.concatenate([r.events for r in recordings])
+    at_events, at_offsets = _names(folder, part)
+    _atomically(at_events, lambda path: _save(path, events))
+    _atomically(at_offsets, lambda path: _save(path, offsets))  # last: a part with its offsets is whole
+
+
+def _whole(folder: Path, part: int, count: int) -> bool:
+    events, offsets = _names(folder, part)
+    if not (events.is_file() and offsets.is_file()):
+        return False
+    try:
+        ends = np.load(offsets)
+        return len(ends) == count + 1 and len(np.load(events, mmap_mode="r")) == ends[-1]
+    except (ValueError, OSError):
+        return False
+
+
+def _names(folder: Path, part: int) -> tuple[Path, Path]:
+    return folder / f"{part:05}.events.npy", folder / f"{part:05}.offsets.npy"
+
+
+def _save(path: Path, array: Any) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """A file appears whole or not at all, also when several processes write it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

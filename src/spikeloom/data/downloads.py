@@ -1,0 +1,126 @@
+"""Files from the network: resumed, checked, from the first mirror that has them."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DataError
+
+Progress = Callable[[str, int, int | None], None]
+"""Is told the name of a file, the bytes that are there, and the bytes that there will be, if known."""
+_CHUNK = 1 << 20
+_TRIES = 5  # of one mirror, as long as each brings something
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file of a data set.
+
+    Attributes:
+        name: below the data set's folder.
+        urls: where it is, mirrors in the order in which to try them; none if it must be put there by hand.
+        md5, sha256: checksums as published, if they are.
+        size: bytes, if known.
+    """
+
+    name: str
+    urls: tuple[str, ...] = ()
+    md5: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+    def problem(self, file: Path) -> str | None:
+        """What is wrong with a file, or None."""
+        if self.size is not None and file.stat().st_size != self.size:
+            return f"{file.stat().st_size:,} bytes instead of {self.size:,}"
+        for kind, wanted in (("sha256", self.sha256), ("md5", self.md5)):
+            if wanted and (found := checksum(file, kind)) != wanted:
+                return f"its {kind} is {found} instead of {wanted}"
+        return None
+
+
+def checksum(file: Path, kind: str = "sha256") -> str:
+    """Hexadecimal digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+
+
+def fetch(download: Download, folder: Path, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
+    """The file, downloaded if it is not there yet. A download that was interrupted goes on where it stopped; the file
+    gets its name only when it is whole and its checksum is right."""
+    target = folder / download.name
+    if target.is_file():
+        problem = download.problem(target)
+        if problem:
+            raise DataError(f"{target}: {problem}; remove it and fetch it again")
+        return target
+    if not download.urls:
+        raise DataError(f"{target}: cannot be fetched; put it there by hand")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    problems = []
+    for url in download.urls:
+        try:
+            _transfer(url, part, download, progress, timeout)
+        except (OSError, http.client.HTTPException, ValueError) as failed:
+            problems.append(f"{url}: {failed}")
+            continue
+        problem = download.problem(part)
+        if problem is None:
+            part.replace(target)
+            return target
+        part.unlink()
+        problems.append(f"{url}: {problem}")
+    raise DataError(f"{target}: no mirror has it: " + "; ".join(problems))
+
+
+def _transfer(url: str, part: Path, download: Download, progress: Progress | None, timeout: float) -> None:
+    """Fills ``part`` from a mirror, over several connections if the first ones break."""
+    if not url.startswith(("https://", "http://")):
+        raise ValueError("neither http nor https")
+    for attempt in range(_TRIES):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            if _piece(url, part, before, download, progress, timeout):
+                return
+        except (OSError, http.client.HTTPException) as broken:
+            if isinstance(broken, urllib.error.HTTPError) and broken.code == 416 and before:
+                part.unlink()  # the mirror has fewer bytes than are here: these are none of its
+                continue
+            if isinstance(broken, urllib.error.HTTPError) or attempt == _TRIES - 1:
+                raise
+        if attempt and (part.stat().st_size if part.exists() else 0) <= before:
+            break
+        time.sleep(0.2 * attempt)
+    raise OSError("the connection breaks before the file is whole")
+
+
+def _piece(url: str, part: Path, have: int, download: Download, progress: Progress | None, timeout: float) -> bool:
+    """One connection; whether the file is whole after it."""
+    request = urllib.request.Request(url, headers={"User-Agent": "spikeloom"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
+        resumed = reply.status == 206 and (reply.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
+        if have and not resumed:
+            have = 0  # the mirror begins from the start
+        length = reply.headers.get("Content-Length")
+        total = have + int(length) if length and length.isdigit() else download.size
+        if download.size is not None and total not in (None, download.size):
+            raise ValueError(f"offers {total:,} bytes instead of {download.size:,}")
+        with part.open("ab" if have else "wb") as file:
+            while chunk := reply.read(_CHUNK):
+                file.write(chunk)
+                have += len(chunk)
+                if download.size is not None and have > download.size:
+                    raise ValueError(f"sends more than {download.size:,} bytes")
+                if progress:
+                    progress(download.name, have, total)
+    return total is None or have >= total

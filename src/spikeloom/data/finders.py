@@ -1,0 +1,267 @@
+"""How the samples of each data set of files are found, and read."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .audio import read_wav
+from .errors import DataError
+from .events import Recording
+from .events.recording import make_events
+from .events.tables import open_hdf5
+from .file_set import Item, read_item
+from .transforms import Normalize, RandomFlip, ToFloat
+
+DIGITS = tuple("0123456789")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+GESTURES = (
+    "hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter clockwise",
+    "left arm clockwise", "left arm counter clockwise", "arm roll", "air drums", "air guitar", "other gestures",
+)  # fmt: skip
+BULLYING = (
+    "handshake", "slapping", "punching", "walking", "fingerguess", "strangling", "greeting", "pushing", "hairgrabs",
+    "kicking",
+)  # fmt: skip
+NAV = ("le", "ri", "up", "do", "ho", "se")
+LETTERS = tuple("abcdefghiklmnopqrstuvwxy")  # j and z are movements
+
+Found = tuple[Sequence[Item], Sequence[str]]
+
+
+# --- how samples are found ---
+
+
+def class_folders(
+    folder: Path, split: str, *, below: str, pattern: str, classes: tuple[str, ...] | None = None
+) -> Found:
+    """Files ``pattern`` in a folder for each class; ``below`` says where, ``{split}`` in it is the split. Classes are
+    those given, or the folders' names in alphabetical order."""
+    top = folder / below.format(split=split, Split=split.capitalize())
+    names = classes or tuple(sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    items = [
+        Item(file.relative_to(folder).as_posix(), label)
+        for label, name in enumerate(names)
+        for file in sorted((top / name).glob(pattern), key=natural)
+    ]
+    return items, names
+
+
+def natural(path: Path) -> list[tuple[int, int, str]]:
+    """A key by which names sort with their numbers in numeric order: 2 before 10."""
+    parts = re.findall(r"(\d+)|(\D+)", path.as_posix())
+    return [(0, int(number), "") if number else (1, 0, text) for number, text in parts]
+
+
+def cifar10_dvs(folder: Path, split: str) -> Found:
+    """The first hundred of each class are for testing, as TEBN has it (C. Duan et al., 2022)."""
+    items, names = class_folders(folder, split, below=".", pattern="*.aedat", classes=CIFAR10)
+    of_test = [int(re.findall(r"\d+", Path(item.file).stem)[-1]) < 100 for item in items]
+    return [item for item, test in zip(items, of_test, strict=True) if test == (split == "test")], names
+
+
+def gesture(folder: Path, split: str) -> Found:
+    """Recordings listed for each split, cut by the table beside each: class from 1, start and end in microseconds."""
+    top = folder / "DvsGesture" if (folder / "DvsGesture").is_dir() else folder
+    items = []
+    for line in (top / f"trials_to_{split}.txt").read_text().split():
+        table = top / f"{Path(line).stem}_labels.csv"
+        rows = np.loadtxt(table, np.int64, delimiter=",", skiprows=1, ndmin=2)
+        if rows.shape[1] != 3 or not ((rows[:, 0] >= 1) & (rows[:, 0] <= len(GESTURES))).all():
+            raise DataError(f"{table}: expected rows of class (1 to {len(GESTURES)}), start, end")
+        file = (top / line).relative_to(folder).as_posix()
+        items += [Item(file, int(label) - 1, int(start), int(stop)) for label, start, stop in rows]
+    return items, GESTURES
+
+
+def es_imagenet(folder: Path, split: str) -> Found:
+    """Training folders ``class0`` to ``class999``; ``vallabel.txt`` names the test files and their classes."""
+    top = folder / "ES-imagenet-0.18" if (folder / "ES-imagenet-0.18").is_dir() else folder
+    names = tuple(f"class{k}" for k in range(1000))
+    if split == "train":
+        found = ((top / "train" / name).glob("*.npz") for name in names)
+        return [
+            Item(file.relative_to(folder).as_posix(), k) for k, files in enumerate(found) for file in sorted(files)
+        ], names
+    lines = [line.split() for line in (top / "vallabel.txt").read_text().splitlines() if line.strip()]
+    return [Item((top / "val" / f).relative_to(folder).as_posix(), int(label)) for f, label, *_ in lines], names
+
+
+def hardvs(folder: Path, split: str) -> Found:
+    """Lists ``train_label.txt`` and so on: ``action_001/name label``."""
+    lines = (folder / f"{ {'validation': 'val'}.get(split, split) }_label.txt").read_text().splitlines()
+    names = tuple(f"action_{k:03}" for k in range(1, 301))
+    items = []
+    for path in (line.split()[0] for line in lines if line.strip()):
+        action, _, sample = path.partition("/")
+        if action not in names or not sample:
+            raise DataError(f"{folder}: its list of {split} names {path!r}, which is no sample of an action")
+        items.append(Item(f"{action}/{Path(sample).stem}.npz", names.index(action)))
+    return items, names
+
+
+def bullying(folder: Path, split: str) -> Found:
+    """Every fifth file is for testing, in the order of names; the authors take the order of the disk."""
+    items = [
+        Item(file.relative_to(folder).as_posix(), label)
+        for label, name in enumerate(BULLYING)
+        for file in sorted((folder / name).rglob("*.npy"), key=natural)
+    ]
+    return [item for k, item in enumerate(items) if (k % 5 == 0) == (split == "test")], BULLYING
+
+
+def nav(folder: Path, split: str) -> Found:
+    """A folder for each person; the second part of a file's name is the gesture."""
+    items = []
+    for file in sorted(folder.glob("*/*.dat"), key=natural):
+        parts = file.stem.split("_")
+        if len(parts) > 1 and parts[1] in NAV:
+            items.append(Item(file.relative_to(folder).as_posix(), NAV.index(parts[1])))
+    return items, NAV
+
+
+def heidelberg(folder: Path, split: str, *, name: str, classes: int) -> Found:
+    """One HDF5 file for each split; its labels are the classes' numbers, ``extra/keys`` their names."""
+    file = f"{name}_{ {'validation': 'valid'}.get(split, split) }.h5"
+    with open_hdf5(folder / file) as opened:
+        labels = [int(label) for label in opened["labels"][()]]
+        keys = opened["extra/keys"][()] if "extra/keys" in opened else range(classes)
+    names = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in keys)
+    if len(names) != classes:
+        raise DataError(f"{folder / file}: names {len(names)} classes instead of {classes}")
+    return [Item(file, label, number=k) for k, label in enumerate(labels)], names
+
+
+def ncars(folder: Path, split: str) -> Found:
+    below = f"n-cars_{split}" if (folder / f"n-cars_{split}").is_dir() else split
+    return class_folders(folder, split, below=below, pattern="*.dat", classes=("background", "cars"))
+
+
+def fsdd(folder: Path, split: str) -> Found:
+    """``digit_speaker_number.wav``: numbers 0 to 4 are for testing, as the data set's own README says."""
+    items = []
+    for file in sorted((folder / "recordings").glob("*.wav"), key=natural):
+        parts = re.fullmatch(r"(\d)_([a-z]+)_(\d+)", file.stem)
+        if parts and (int(parts.group(3)) < 5) == (split == "test"):
+            items.append(Item(f"recordings/{file.name}", int(parts.group(1))))
+    return items, DIGITS
+
+
+def speech_commands(folder: Path, split: str) -> Found:
+    """Words in folders; two lists name the files of validation and test, and the rest is for training."""
+    lists = {
+        part: set((folder / file).read_text().split())
+        for part, file in (("validation", "validation_list.txt"), ("test", "testing_list.txt"))
+    }
+    names = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(("_", "."))))
+    listed = lists["validation"] | lists["test"]
+    items = []
+    for label, name in enumerate(names):
+        for file in sorted((folder / name).glob("*_nohash_*.wav")):
+            path = f"{name}/{file.name}"
+            if (path not in listed) if split == "train" else (path in lists[split]):
+                items.append(Item(path, label))
+    return items, names
+
+
+def imagenet_folders(folder: Path, split: str) -> Found:
+    """A folder for each class below ``train`` and ``val``."""
+    return class_folders(folder, split, below="train" if split == "train" else "val", pattern="*")
+
+
+# --- how they are read ---
+
+
+def mirrored(folder: Path, item: Item) -> Recording:
+    """CIFAR10-DVS as its users have it upright: ``x' = 127 - y, y' = 127 - x, p' = 1 - p``."""
+    r = read_item(folder, item)
+    e = r.events
+    return replace(r, events=make_events(e["t"], 127 - e["y"], 127 - e["x"], ~e["p"]))
+
+
+def turned(folder: Path, item: Item, *, size: tuple[int, int]) -> Recording:
+    """``x' = W - 1 - x, y' = H - 1 - y``, as ASL-DVS is upright."""
+    r = read_item(folder, item, size=size)
+    e = r.events
+    return replace(r, events=make_events(e["t"], size[1] - 1 - e["x"], size[0] - 1 - e["y"], e["p"]))
+
+
+def nav_dat(folder: Path, item: Item) -> Recording:
+    """ATIS files of version 1, whatever their header says; upside down, and without the events that step back in
+    time."""
+    r = read_item(folder, item, size=(240, 304), format="dat")
+    e = r.events
+    e = e[e["t"] >= np.maximum.accumulate(e["t"])] if len(e) else e
+    t = e["t"] - (e["t"][0] if len(e) else 0)
+    return replace(r, events=make_events(t, e["x"], 239 - e["y"], e["p"]))
+
+
+def of_size(folder: Path, item: Item, *, size: tuple[int, int], format: str | None = None) -> Recording:  # noqa: A002
+    return read_item(folder, item, size=size, format=format)
+
+
+def atis(size: tuple[int, int]) -> Callable[[Path, Item], Recording]:
+    return functools.partial(of_size, size=size, format="atis")
+
+
+def sound(folder: Path, item: Item, *, rate: int) -> Tensor:
+    samples, found = read_wav(folder / item.file)
+    if found != rate:
+        raise DataError(f"{folder / item.file}: {found} samples a second instead of {rate}")
+    return torch.from_numpy(samples)
+
+
+def picture(folder: Path, item: Item) -> Tensor:
+    """``uint8 [3, H, W]``."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise DataError(f"{folder / item.file}: pictures need pillow; pip install 'spikeloom[data]'") from None
+    try:
+        with Image.open(folder / item.file) as image:
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except OSError as broken:
+        raise DataError(f"{folder / item.file}: not a readable picture ({broken})") from broken
+
+
+class CropResized(nn.Module):
+    """A window of ``[C, H, W]``, scaled to ``size x size``: a random one of 8 to 100 % of the area and of sides 3:4 to
+    4:3 (C. Szegedy et al., 2015), or, if not ``random``, the middle 224/256 of the shorter side."""
+
+    def __init__(self, size: int = 224, *, random: bool = True) -> None:
+        super().__init__()
+        self.size, self.random = size, random
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        h = w = max(round(min(H, W) * 224 / 256), 1)
+        if self.random:
+            for _ in range(10):
+                area, ratio = (
+                    H * W * (0.08 + 0.92 * torch.rand(())),
+                    torch.exp((2 * torch.rand(()) - 1) * math.log(4 / 3)),
+                )
+                if (side_w := round(float((area * ratio).sqrt()))) <= W and (
+                    side_h := round(float((area / ratio).sqrt()))
+                ) <= H:
+                    h, w = max(side_h, 1), max(side_w, 1)
+                    break
+            top, left = int(torch.randint(H - h + 1, ())), int(torch.randint(W - w + 1, ()))
+        else:
+            top, left = (H - h) // 2, (W - w) // 2
+        cut = x[..., top : top + h, left : left + w].float().unsqueeze(0)
+        scaled = nn.functional.interpolate(cut, (self.size, self.size), mode="bilinear", antialias=True)[0]
+        return scaled.round().clamp(0, 255).to(x.dtype) if not x.is_floating_point() else scaled
+
+
+def imagenet(train: bool) -> nn.Sequential:
+    still = (ToFloat(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return nn.Sequential(CropResized(random=train), *((RandomFlip(),) if train else ()), *still)

@@ -1,0 +1,220 @@
+"""Samples of data sets in files: recordings, sounds and pictures, read when they are asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import cache
+from .audio import Cochlea
+from .downloads import Progress
+from .errors import DataError
+from .events import EventTransform, Recording, to_frames
+from .file_set import FileSet, Item, Read, read_item
+from .places import locate, writable
+from .samples import Indexed, Key, Transform, stratified
+
+ToTensor = Callable[[Recording], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """:func:`to_frames` with its options, for loaders: ``Frames(steps=16)``, ``Frames(duration=10_000)``.
+
+    ``length`` makes samples of a fixed duration or count as long as each other: cut, or filled up with frames of zeros.
+    """
+
+    steps: int | None = None
+    duration: float | None = None
+    count: int | None = None
+    by: Literal["time", "count"] = "time"
+    values: Literal["count", "binary", "one-hot"] = "count"
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        if sum(v is not None for v in (self.steps, self.duration, self.count)) != 1:
+            raise ValueError(f"Frames: give one of steps, duration and count, got {self}")
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples may have different numbers of frames."""
+        return self.steps is None and self.length is None
+
+    def __call__(self, recording: Recording) -> Tensor:
+        frames = to_frames(
+            recording, steps=self.steps, duration=self.duration, count=self.count, by=self.by, values=self.values
+        )
+        if self.length is None:
+            return frames
+        short = max(self.length - len(frames), 0)
+        return torch.cat((frames[: self.length], frames.new_zeros(short, *frames.shape[1:])))
+
+
+class FileSamples(Indexed):
+    """Samples that are read when they are asked for.
+
+    Args:
+        store: the recordings, by number.
+        labels, classes, seed, indices: see :class:`Indexed`; ``indices`` are numbers in the store.
+        frames: makes a tensor of a recording; None gives the recordings as they are, in lists.
+        augment: of a recording, before that.
+        transform: of the tensor, after it.
+
+    A batch is data ``[B, *]`` and labels ``[B]``; where frames or waveforms differ in length it is padded with zeros,
+    and ``lengths [B]`` are a third part.
+    """
+
+    def __init__(
+        self,
+        store: cache.Store,
+        labels: Tensor,
+        *,
+        classes: Sequence[str],
+        frames: ToTensor | None = None,
+        augment: EventTransform | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+        indices: Tensor | None = None,
+    ) -> None:
+        super().__init__(labels, classes=classes, transform=transform, seed=seed, indices=indices)
+        self.store, self.frames, self.augment = store, frames, augment
+
+    def batch(self, keys: Sequence[Key]) -> tuple[Any, ...]:
+        """The samples of ``keys``, (epoch, index) each."""
+        made: list[Any] = [self._make(key) for key in keys]
+        labels = self.labels[torch.tensor([index for _, index in keys])]
+        if self.frames is None and any(isinstance(sample, Recording) for sample in made):
+            return made, labels
+        ragged = getattr(self.frames, "ragged", len({m.shape for m in made}) > 1)
+        if not ragged:
+            return torch.stack(made), labels
+        lengths = torch.tensor([len(m) for m in made])
+        return torch.nn.utils.rnn.pad_sequence(made, batch_first=True), labels, lengths
+
+    def _make(self, key: Key) -> Any:
+        content = self.store[int(self.indices[key[1]])]
+        if self.augment is None and self.transform is None:
+            return self._tensor(content)
+        return self.seeded(key, functools.partial(self._transformed, content))
+
+    def _transformed(self, content: Recording | Tensor) -> Any:
+        if self.augment is not None and isinstance(content, Recording):
+            content = self.augment(content)
+        made = self._tensor(content)
+        return made if self.transform is None else self.transform(made)
+
+    def _tensor(self, content: Recording | Tensor) -> Any:
+        return self.frames(content) if self.frames is not None and isinstance(content, Recording) else content
+
+
+class Waveforms:
+    """In place of :class:`Frames`: sounds as they are, ``[L]`` from -1 to 1, padded, with their lengths."""
+
+    ragged = True
+
+    def __call__(self, recording: Recording) -> Tensor:
+        raise DataError("this data set holds no sounds; use Frames")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the samples of a :class:`FileSet` are made.
+
+    Attributes:
+        augment: of recordings of the training split.
+        cochlea: in place of the set's own.
+        lazy: read the original files each time, with no copy on the disk.
+        partial: accept fewer samples than the published split has.
+        progress: is told how the conversion goes.
+    """
+
+    augment: EventTransform | None = None
+    cochlea: Cochlea | None = None
+    lazy: bool = False
+    partial: bool = False
+    progress: Progress | None = None
+
+
+def load_files(
+    d: FileSet,
+    split: str,
+    root: Path,
+    *,
+    frames: ToTensor | None,
+    transform: Transform | None,
+    seed: int,
+    options: Options,
+) -> FileSamples:
+    """A split of a data set of files; see ``load``."""
+    if split not in d.splits:
+        raise DataError(f"data set {d.name}: split must be {', '.join(d.splits)}, got {split!r}")
+    folder = locate(d, root)
+    part = "all" if d.held_out is not None else split
+    items, classes = d.index(folder, part)
+    expected = d.counts[part]
+    if not items:
+        raise DataError(f"data set {d.name}: {folder} has no samples of the split {part}")
+    if expected not in (None, len(items)) and not options.partial:
+        raise DataError(
+            f"data set {d.name}: {folder} has {len(items):,} samples of the split {part} instead of {expected:,}; "
+            f"partial=True takes what is there"
+        )
+    labels = torch.tensor([item.label for item in items])
+    store = _store(d, folder, part, items, root, isinstance(frames, Waveforms), options)
+    chosen = torch.arange(len(items))
+    if d.held_out is not None:
+        count = max(round(d.held_out * len(items)), 1)
+        chosen = stratified(labels, count, seed=seed)[split == "test"]
+    own = d.transform[split != "train"]
+    return FileSamples(
+        store,
+        labels[chosen],
+        classes=classes,
+        frames=frames,
+        augment=options.augment if split == "train" else None,
+        transform=own() if transform is None and own is not None else transform,
+        seed=seed,
+        indices=chosen,
+    )
+
+
+def _store(
+    d: FileSet, folder: Path, split: str, items: Sequence[Item], root: Path, sounds: bool, options: Options
+) -> cache.Direct | cache.Cached:
+    cochlea = options.cochlea or d.cochlea
+    if d.cochlea is None and options.cochlea is not None:
+        raise DataError(f"data set {d.name} holds no sounds for a cochlea")
+    read = functools.partial(_content, d.read or read_item, folder, None if sounds else cochlea, tuple(items))
+    if options.lazy or sounds or not d.size:
+        return cache.Direct(read, len(items))
+    about = {"name": d.name, "split": split, "read": d.fixed, "cochlea": repr(cochlea), "events": 1}
+    files = [folder / item.file for item in items]
+    size = (cochlea.channels,) if cochlea else d.size
+    known = tuple(tuple(item) for item in items)
+    name = cache.key({**about, "items": known}, list(dict.fromkeys(files)), folder)
+    place = writable(d, root) / ".cache" / f"{split}-{name}"
+    return cache.build(
+        place,
+        read=read,  # type: ignore[arg-type]  # of sounds and events, which are recordings here
+        count=len(items),
+        files=files.__getitem__,
+        root=folder,
+        about=about,
+        size=size,
+        progress=options.progress,
+    )
+
+
+def _content(
+    read: Read, folder: Path, cochlea: Cochlea | None, items: Sequence[Item], number: int
+) -> Recording | Tensor:
+    content = read(folder, items[number])
+    if cochlea is not None and isinstance(content, Tensor):
+        return cochlea(content.numpy())
+    return content
