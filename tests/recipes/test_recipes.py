@@ -2,6 +2,7 @@
 the long ones.
 """
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 
 import spikeloom as sl
 from spikeloom import recipes, runs
-from spikeloom.recipes import autoencoder, digits, mnist_latency, population, regression
+from spikeloom.recipes import autoencoder, braille, digits, mnist_latency, population, regression
 
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -74,6 +75,50 @@ def test_classifiers_learn(tmp_path, name, settings, least):
     assert done.result["test_accuracy"] > least
     assert done.history[-1]["loss"] < done.history[0]["loss"]
     assert json.loads((tmp_path / "run" / "split.json").read_text())["train"]["samples"] == settings["subset"]
+
+
+@pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with Braille letters and spoken digits")
+@pytest.mark.parametrize(
+    ("name", "settings", "chance"),
+    [
+        ("braille", dict(epochs=12, hidden=64), 1 / 27),
+        ("fsdd", dict(epochs=6, hidden=128, T=32, step_ms=20.0, lr=5e-3), 1 / 10),
+    ],
+)
+def test_spike_recordings_beat_a_line_through_their_counts(tmp_path, name, settings, chance):
+    done = run(name, tmp_path / "run", **settings)
+    assert done.result["chance_accuracy"] == chance
+    assert 4 * chance < done.result["linear_accuracy"] < done.result["test_accuracy"]
+    assert (tmp_path / "run" / "raster.png").exists() or not importlib.util.find_spec("matplotlib")
+
+
+def test_level_crossings():
+    """Spikes add up to the levels: ON less OFF is where the taxel is, from where it was at first."""
+    taxels = torch.tensor([[0.5, 0.502, 0.51, 0.5]]).unsqueeze(-1).expand(1, 4, 12)
+    coded = braille.spikes(taxels, braille.Config())
+    levels = (taxels[0, :, 0] * 255 + 1e-3).floor()  # 127, 128, 130, 127
+    assert levels.tolist() == [127, 128, 130, 127]
+    assert coded[:, 0, 0].tolist() == [0, 1, 2, 0]
+    assert coded[:, 0, 12].tolist() == [0, 0, 0, 3]
+    assert braille.spikes(taxels, braille.Config(step=2))[:, 0, 0].tolist() == [0, 1, 1, 0]
+
+
+def test_the_linear_baseline_is_logistic_regression():
+    """As scikit-learn finds it: the same sum, penalty and minimum."""
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="the extra 'demo' is not installed")
+    train, test = sl.data.load("digits", "train"), sl.data.load("digits", "test")
+    loaders = sl.data.loaders("digits", batch_size=32)
+
+    def counts(x):
+        return x.flatten(1)[:, 10:50]
+
+    found = runs.linear_baseline(loaders.train, loaders.test, counts)
+    x, x_test = (counts(s.data / 16.0).double().numpy() for s in (train, test))
+    mean, std = x.mean(0), x.std(0)
+    std[std == 0] = 1
+    model = linear_model.LogisticRegression(max_iter=10_000, tol=1e-8).fit((x - mean) / std, train.labels)
+    assert found == pytest.approx(model.score((x_test - mean) / std, test.labels), abs=1 / 360)
+    assert loaders.train.sampler.epoch == 0  # nothing of the order of training is used up
 
 
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST")

@@ -19,6 +19,8 @@ NAMES = {
     "mnist-sparse": "MNIST through sparse layers, with spikes of one bit each",
     "regression": "a membrane that predicts a chaotic time series (Mackey-Glass)",
     "autoencoder": "MNIST through a bottleneck of spikes, and back",
+    "braille": "Braille letters felt by a tactile sensor, as ON and OFF spikes",
+    "fsdd": "spoken digits through a cochlea",
     "population": "MNIST read out by populations of neurons, in a few steps",
 }
 

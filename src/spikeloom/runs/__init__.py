@@ -5,6 +5,7 @@ folder), ``git.diff``, ``split.json`` (which samples were where), ``metrics.json
 epoch), ``checkpoint.pt``, and in the end ``weights.safetensors`` and ``result.json``.
 """
 
+from .baseline import linear_baseline
 from .checkpoint import CheckpointError
 from .checkpoint import load as load_checkpoint
 from .environment import processor, versions
@@ -36,6 +37,7 @@ __all__ = [
     "average",
     "choose_device",
     "choose_progress",
+    "linear_baseline",
     "load_checkpoint",
     "option",
     "processor",
