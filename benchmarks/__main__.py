@@ -19,6 +19,7 @@ NAMES = (
     "spikes",
     "stream",
     "training_memory",
+    "events",
 )
 
 
@@ -33,7 +34,9 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             if "seconds" in row:
                 lines.append(f"| {work} | spikeloom | | {1e3 * row['seconds']:.0f} |")
             for side, found in row.get("sides", {}).items():
-                ratio = f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if "ratio" in found else "1"
+                ratio = f"{found['ratio']:.2f}" if "ratio" in found else "1"
+                if "low" in found:
+                    ratio += f" ({found['low']:.2f} to {found['high']:.2f})"
                 lines.append(f"| {work}{spikes} | {side} | {ratio} | {found['ms']:.3g} |")
     return "\n".join(lines) + "\n"
 

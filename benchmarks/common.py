@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("spikeloom", "torch", "spikingjelly", "snntorch", "norse")
+PACKAGES = ("spikeloom", "torch", "spikingjelly", "snntorch", "norse", "tonic", "expelliarmus")
 
 
 def machine() -> dict[str, str]:

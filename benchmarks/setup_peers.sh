@@ -6,5 +6,7 @@ cd "$(dirname "$0")/.."
 .peers/bin/python -m pip install -q torch -c constraints.txt
 .peers/bin/python -m pip install -q numpy scipy matplotlib tqdm h5py nir nirtorch loguru
 .peers/bin/python -m pip install -q --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0
-.peers/bin/python -m pip install -q -c constraints.txt -e .
+.peers/bin/python -m pip install -q -c constraints.txt tonic==1.7.0 expelliarmus==1.1.12  # readers of events
+.peers/bin/python -m pip install -q -c constraints.txt -e '.[data]'
+.peers/bin/python benchmarks/stubs.py
 echo "now: .peers/bin/python -m benchmarks"

@@ -1,6 +1,7 @@
 """Readers and writers of events: files built from the specifications event by event, real files against counts and
 hashes of other decoders, damage, and random bytes."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from spikeloom import data
 from spikeloom.data import events as ev
+from spikeloom.data.events import passes
 from spikeloom.data.events.source import unwrap
 
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -229,6 +231,8 @@ def test_evt3_states_and_vectors(tmp_path):
     y = [100] * 10 + [101] * 3
     p = [1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0]
     assert columns(data.read_events(put(tmp_path, raw))) == [t, x, y, p]
+    again = evt3(high | 3, row | 5, low | 9, one | 1, high | 3, one | 2, high | 4, one | 3)  # the upper bits said again
+    assert columns(data.read_events(put(tmp_path, again)))[0] == [a + 9, a + 9, b]
 
 
 def test_evt3_upper_time_overflows(tmp_path):
@@ -508,8 +512,31 @@ MAGIC = [
 ]  # fmt: skip
 
 
+@contextlib.contextmanager
+def in_numpy():
+    """Without the decoders in C."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes.build, "compiled", lambda source: None)
+        yield
+
+
+def read_both_ways(path, **options):
+    """What a file gives, which must be the same from the decoders in C and in NumPy: events or an error."""
+    found = []
+    for way in (contextlib.nullcontext, in_numpy):
+        with way():
+            try:
+                r = data.read_events(path, **options)
+                found.append((r.events.tobytes(), r.size, r.format, r.measured, r.skipped))
+            except data.DataError as problem:
+                found.append(str(problem))
+    assert found[0] == found[1]
+    return found[0]
+
+
 def read_within_bounds(path, raw, errors):
-    """Events on the sensor, or an error; memory within a small multiple of the file."""
+    """Events on the sensor, or an error; memory within a small multiple of the file; C and NumPy agree."""
+    read_both_ways(path, errors=errors)
     tracemalloc.start()
     found = problem = None
     try:
@@ -525,6 +552,23 @@ def read_within_bounds(path, raw, errors):
         return
     for name, side in zip(("y", "x")[-len(found.size) :], found.size, strict=True):
         assert (found.events[name] < side).all()
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_decoders_in_c_are_those_in_numpy(name, tmp_path):
+    assert isinstance(read_both_ways(put(tmp_path, BUILT[name][0])), tuple)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 10**6), geometry=st.booleans(), clean=st.booleans())
+def test_random_words_of_evt3(seed, geometry, clean, tmp_path):
+    """Every order of words, with and without a known sensor; unknown words in some."""
+    draw = np.random.default_rng(seed)
+    kinds = [0, 2, 3, 4, 5, 6, 8, 10, 15] if clean else [0, 2, 3, 4, 5, 6, 8, 1]
+    words = (draw.choice(kinds, 400) * 4096 + draw.integers(0, 4096, 400)).tolist()
+    raw = evt3(*words) if geometry else evt3(*words).replace(b"% geometry 1280x720\n", b"")
+    for errors in ("raise", "skip"):
+        read_both_ways(put(tmp_path, raw), errors=errors)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -610,6 +654,12 @@ STATED = {
     "prophesee_evt3/evt3_sample.raw": (219_596, (720, 1280), 0.0088),
     "stmnist_mat/sample_stmnist.mat": (None, (10, 10), None),
 }
+
+
+@real
+@pytest.mark.parametrize("name", sorted({*REAL, *STATED, "prophesee_evt3/evt3_sample.raw"}))
+def test_real_files_in_c_and_in_numpy(name):
+    assert isinstance(read_both_ways(Path(ROOT, "events", name)), tuple)
 
 
 @real

@@ -1,37 +1,13 @@
 """Makes frames.npz beside it: frames as SpikingJelly's integrators make them, from events in and out of order.
 
 In the peers' environment of make_golden.py: peers/bin/python tests/reference/make_frames.py
-SpikingJelly's data sets import torchvision and torchaudio, which the integrators do not use: empty modules stand in.
+SpikingJelly's data sets import torchvision and torchaudio; benchmarks/stubs.py puts empty packages in their place.
 """
 
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
-import torch  # noqa: F401 -- before the empty modules
-
-
-class Empty(types.ModuleType):
-    """A module in which every name is a class that does nothing."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (), {})
-
-
-for name in (
-    "torchvision",
-    "torchvision.datasets",
-    "torchvision.datasets.utils",
-    "torchaudio",
-    "torchaudio.transforms",
-):
-    sys.modules[name] = Empty(name)
-    sys.modules[name].__path__ = []
-
-from spikingjelly.datasets import utils  # noqa: E402
+from spikingjelly.datasets import utils
 
 H, W, N = 5, 6, 400
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from .recording import Recording, make_events
+from . import passes
+from .passes import Layout
+from .recording import EVENT, Events, Recording, make_events
 from .source import Decoded, Size, Source, unwrap
 
 _PAIR = np.dtype([("a", ">u4"), ("t", ">u4")])
@@ -24,14 +26,19 @@ def read_aedat2(source: Source) -> Decoded:
     """
     lines, begin = source.lines(b"#")
     chip = next((line.split(":", 1)[1] for line in lines if line.startswith("# AEChip:")), "DVS128")
+    dvs128 = "DVS128" in chip.upper()
+    size = (128, 128) if dvs128 else next((s for name, s in _DAVIS.items() if name in chip.upper()), None)
+    if size is not None:
+        events = passes.pairs(source.raw[begin:], _DVS128_WORDS if dvs128 else _DAVIS_WORDS, size)
+        if events is not None:
+            return Decoded(events, size)
     table = source.records(begin, _PAIR)
     a, t = table["a"], unwrap(table["t"], 32)
-    if "DVS128" in chip.upper():
+    if dvs128:
         of_camera = a < 1 << 15
         if not of_camera.all():
             a, t = a[of_camera], t[of_camera]
         return Decoded(make_events(t, (a >> 1) & 127, (a >> 8) & 127, a & 1), (128, 128))
-    size = next((s for name, s in _DAVIS.items() if name in chip.upper()), None)
     if size is None:
         known = ", ".join(["DVS128", *_DAVIS])
         raise source.error(f"the address layout of chip {chip.strip()!r} is not known; there are {known}")
@@ -46,6 +53,10 @@ def read_aedat2(source: Source) -> Decoded:
         a, t, x, y = (column[~outside] for column in (a, t, x, y))
     return Decoded(make_events(t, x, y, a >> 11 & 1), size)
 
+
+_DVS128_WORDS = Layout((1, 127), (8, 127), (0, 1), foreign=0xFFFF8000, big_endian=True)
+_DAVIS_WORDS = Layout((12, 1023), (22, 511), (11, 1), foreign=1 << 31 | 1 << 10, big_endian=True)
+_EVENTS_3 = Layout((17, 0x7FFF), (2, 0x7FFF), (1, 1), needed=1, unwrap=False)
 
 _PACKET = np.dtype(
     [("type", "<i2"), ("source", "<i2"), ("size", "<i4"), ("offset", "<i4"), ("overflow", "<i4"),
@@ -88,6 +99,11 @@ def read_aedat3(source: Source) -> Decoded:
             )
             break
         at = end
+    chip = next((m.group(1).upper() for line in lines if (m := _NAMED.match(line))), "")
+    sensor = next((size for name, size in _SIZES_3.items() if name in chip), None)
+    decoded = [passes.pairs(p.view(np.uint8), _EVENTS_3, None, offset=overflow << 31) for p, overflow in parts]
+    if all(part is not None for part in decoded):
+        return Decoded(_joined([part for part in decoded if part is not None]), sensor)
     if parts:
         table = np.concatenate([events for events, _ in parts])
         overflow = np.repeat([n for _, n in parts], [len(events) for events, _ in parts])
@@ -101,8 +117,14 @@ def read_aedat3(source: Source) -> Decoded:
         table["t"].astype(np.int64) + (overflow.astype(np.int64) << 31),
         (data >> 17) & 0x7FFF, (data >> 2) & 0x7FFF, (data >> 1) & 1,
     )  # fmt: skip
-    chip = next((m.group(1).upper() for line in lines if (m := _NAMED.match(line))), "")
-    return Decoded(events, next((size for name, size in _SIZES_3.items() if name in chip), None))
+    return Decoded(events, sensor)
+
+
+def _joined(parts: list[Events]) -> Events:
+    """Parts after each other; their bytes are copied, which is faster than their records."""
+    if not parts:
+        return np.empty(0, EVENT)
+    return parts[0] if len(parts) == 1 else np.concatenate([p.view(np.uint8) for p in parts]).view(EVENT)
 
 
 _CAPACITY = 4096

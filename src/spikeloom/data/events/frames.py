@@ -23,10 +23,12 @@ _SOURCE = r"""
 #include <string.h>
 
 /* Counts events (packed records of `bytes`: t, x, [y,] p) into float frames; frame k holds events edges[k] to
-   edges[k+1]-1. Returns the first event outside the sensor, or -1. */
+   edges[k+1]-1. Returns an event outside the sensor, or -1. */
 int64_t count_frames(const char *events, const int64_t *edges, int64_t frames, int64_t bytes, int64_t H, int64_t W,
-                     float *out) {
+                     int64_t threads, float *out) {
   const int camera = bytes == 13;
+  int64_t outside = -1;
+  #pragma omp parallel for num_threads((int)threads) if (threads > 1)
   for (int64_t k = 0; k < frames; k++) {
     float *frame = out + k * (camera ? 2 * H * W : W);
     for (int64_t i = edges[k]; i < edges[k + 1]; i++) {
@@ -34,12 +36,12 @@ int64_t count_frames(const char *events, const int64_t *edges, int64_t frames, i
       uint16_t x, y = 0;
       memcpy(&x, e + 8, 2);
       if (camera) memcpy(&y, e + 10, 2);
-      if (x >= W || y >= H) return i;
+      if (x >= W || y >= H) { outside = i; break; } /* of several, any one: who is told looks for the first */
       const int64_t on = camera ? -(int64_t)(e[12] != 0) : 0; /* no branch: polarities cannot be foretold */
       frame[(on & (H * W)) + y * W + x] += 1.0f;
     }
   }
-  return -1;
+  return outside;
 }
 
 /* The first event that is earlier than the one before it, or n. */
@@ -203,7 +205,7 @@ def _count(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
     outside = function(
         ctypes.c_void_p(recording.events.ctypes.data),
         ctypes.c_void_p(joined.ctypes.data),
-        *map(ctypes.c_int64, (len(edges), recording.events.itemsize, H, W)),
+        *map(ctypes.c_int64, (len(edges), recording.events.itemsize, H, W, torch.get_num_threads())),
         ctypes.c_void_p(frames.data_ptr()),
     )
     if outside >= 0:

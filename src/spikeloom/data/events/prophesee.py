@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from . import passes
+from .passes import Layout
 from .recording import Recording, make_events
 from .source import Decoded, Size, Source, latest, unwrap
 
 _DAT = np.dtype([("t", "<u4"), ("a", "<u4")])
+_DAT_1 = Layout((0, 0x1FF), (9, 0xFF), (17, 1), time_first=True)
+_DAT_2 = Layout((0, 0x3FFF), (14, 0x3FFF), (28, 15), time_first=True)
 _GEOMETRY = re.compile(r"geometry\s+(\d+)x(\d+)")
 _PLUGINS: dict[str, Size] = {
     "gen31": (480, 640), "gen3": (480, 640), "gen41": (720, 1280), "gen4": (720, 1280), "imx636": (720, 1280),
@@ -31,13 +35,18 @@ def read_dat(source: Source) -> Decoded:
     kind = source.raw[at : at + 2].tolist()
     if len(kind) < 2 or kind[1] != 8:
         raise source.error(f"byte {at:,}: expected the type and the size 8 of the events, got {kind}")
+    size = _size(lines, fields)
+    old = fields.get("version", "1") == "1"
+    events = passes.pairs(source.raw[at + 2 :], _DAT_1 if old else _DAT_2, size)
+    if events is not None:
+        return Decoded(events, size, (at + 2, 8))
     table = source.records(at + 2, _DAT)
     a = table["a"]
-    if fields.get("version", "1") == "1":
+    if old:
         x, y, p = a & 0x1FF, (a >> 9) & 0xFF, (a >> 17) & 1
     else:
         x, y, p = a & 0x3FFF, (a >> 14) & 0x3FFF, a >> 28
-    return Decoded(make_events(unwrap(table["t"], 32), x, y, p), _size(lines, fields), (at + 2, 8))
+    return Decoded(make_events(unwrap(table["t"], 32), x, y, p), size, (at + 2, 8))
 
 
 def write_dat(path: Path, recording: Recording) -> None:
@@ -60,6 +69,9 @@ def read_evt2(source: Source) -> Decoded:
     Events before the first time are left out: when they happened is not known.
     """
     lines, begin = source.lines(b"%", stop=b"% end")
+    size = _size(lines, _fields(lines))
+    if (events := passes.evt2(source.raw[begin:], size)) is not None:
+        return Decoded(events, size)
     words = source.records(begin, "<u4")
     kind = words >> 28
     _known(source, kind, begin, 4, (0, 1, 8, 10, 14, 15))
@@ -70,7 +82,7 @@ def read_evt2(source: Source) -> Decoded:
     w = words[event]
     t = latest(base, high, event)
     t |= (w >> 22) & 63
-    return _inside(source, (t, (w >> 11) & 2047, w & 2047, w >> 28), begin + 4 * event, _size(lines, _fields(lines)))
+    return _inside(source, (t, (w >> 11) & 2047, w & 2047, w >> 28), begin + 4 * event, size)
 
 
 def write_evt2(path: Path, recording: Recording) -> None:
@@ -118,6 +130,9 @@ def read_evt3(source: Source) -> Decoded:
     Only the upper bits of time overflow. The lower ones may step back by some microseconds: cameras write them ahead.
     """
     lines, begin = source.lines(b"%", stop=b"% end")
+    size = _size(lines, _fields(lines))
+    if (events := passes.evt3(source.raw[begin:], size)) is not None:
+        return Decoded(events, size)
     words = source.records(begin, "<u2")
     kind = (words >> 12).astype(np.uint8)
     _known(source, kind, begin, 2, (0, 2, 3, 4, 5, 6, 7, 8, 10, 14, 15))
@@ -149,14 +164,16 @@ def read_evt3(source: Source) -> Decoded:
     event = event[row]
     y = latest(words[rows] & 2047, rows, event)
     t = latest(clock, at_clock, event)
-    return _inside(source, (t, x[row] + bit, y, p[row]), begin + 2 * event, _size(lines, _fields(lines)))
+    return _inside(source, (t, x[row] + bit, y, p[row]), begin + 2 * event, size)
 
 
 def _evt3_clock(words: NDArray[Any], kind: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Times that the words of time set, and where: a new upper part begins with lower bits 0."""
+    """Times that the words of time set, and where: a new upper part begins with lower bits 0; one that is said again
+    changes nothing."""
     high = np.flatnonzero(kind == 8)
     if not len(high):
         return np.empty(0, np.int64), high
+    high = high[np.diff(words[high] & 0xFFF, prepend=np.uint16(0xFFFF)) != 0]
     base = unwrap(words[high] & 0xFFF, 12) << 12
     low = np.flatnonzero(kind == 6)
     low = low[np.searchsorted(low, high[0]) :]
@@ -189,15 +206,13 @@ def _known(source: Source, kind: NDArray[Any], begin: int, word: int, types: tup
 def _inside(source: Source, columns: tuple[Any, ...], at: NDArray[Any], size: Size | None) -> Decoded:
     """The events inside the sensor; those outside are damage, of the words where they stand."""
     t, x, y, p = columns
-    if size is not None:
-        outside = (x >= size[1]) | (y >= size[0])
-        if outside.any():
-            first = int(outside.argmax())
-            what = (
-                f"an event at x = {int(x[first])}, y = {int(y[first])} is outside the sensor of {size[0]} x {size[1]}"
-            )
-            source.damaged(int(at[first]), what, len(np.unique(at[outside])) * 2)
-            t, x, y, p = (column[~outside] for column in columns)
+    H, W = size or (1 << 16, 1 << 16)
+    outside = (x >= W) | (y >= H)
+    if outside.any():
+        first = int(outside.argmax())
+        what = f"an event at x = {int(x[first])}, y = {int(y[first])} is outside the sensor of {H} x {W}"
+        source.damaged(int(at[first]), what, len(np.unique(at[outside])) * 2)
+        t, x, y, p = (column[~outside] for column in columns)
     return Decoded(make_events(t, x, y, p), size)
 
 
