@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from spikeloom import data
 from spikeloom.data import events as ev
-from spikeloom.data.events import passes
+from spikeloom.data.events import mat, native
 from spikeloom.data.events.source import unwrap
 
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -326,6 +326,19 @@ def test_matlab(tmp_path):
     assert columns(data.read_events(tmp_path / "a.mat")) == [t, x, y, p]
     scipy.savemat(tmp_path / "b.mat", dict(TD=dict(ts=t, x=x, y=y, p=p)))
     assert columns(data.read_events(tmp_path / "b.mat")) == [t, x, y, p]
+    for packed in (False, True):  # every type of numbers, in a structure in a structure, among other things
+        kinds = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
+        many = {n: np.array([[1, 2], [3, 100]], n) for n in kinds}
+        named = {f"v{n}": v for n, v in many.items()}
+        scipy.savemat(
+            tmp_path / "all.mat", dict(named, text="text", inner=dict(deep=dict(named)), z=1j), do_compression=packed
+        )
+        found = mat.read(memoryview((tmp_path / "all.mat").read_bytes()))
+        assert set(found) == {*named, "inner"}
+        for part in (found, found["inner"]["deep"]):
+            for n, v in named.items():
+                assert np.array_equal(part[n], v), n
+                assert part[n].dtype == v.dtype
     train = np.zeros((101, 3))
     train[-1] = 0.001, 0.002, 0.5
     train[13, 0], train[99, 2], train[0, 2] = 1, -1, 1
@@ -516,7 +529,7 @@ MAGIC = [
 def in_numpy():
     """Without the decoders in C."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes.build, "compiled", lambda source: None)
+        patch.setattr(native, "library", lambda: None)
         yield
 
 
@@ -536,7 +549,8 @@ def read_both_ways(path, **options):
 
 def read_within_bounds(path, raw, errors):
     """Events on the sensor, or an error; memory within a small multiple of the file; C and NumPy agree."""
-    read_both_ways(path, errors=errors)
+    if not raw.startswith(b"\x89HDF"):  # of damaged ones libhdf5 makes what it likes
+        read_both_ways(path, errors=errors)
     tracemalloc.start()
     found = problem = None
     try:

@@ -10,6 +10,7 @@ import gzip
 import io
 import pickle
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from .errors import DataError
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _PIXELS = 3 * 32 * 32
+SPACE = 1 << 30  # bytes that something packed may take unpacked, whatever its header promises
 
 
 def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[Any]:
@@ -107,11 +109,32 @@ def unpickle_arrays(raw: bytes, where: str) -> Any:
 
 
 def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gunzip(path) if packed else path.read_bytes()
+
+
+def gunzip(path: Path) -> bytes:
+    """What a gzip file holds."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+        with gzip.open(path) as file:
+            raw = bounded(file.read, SPACE)
     except (EOFError, zlib.error, gzip.BadGzipFile) as broken:
         raise DataError(f"{path}: its gzip data are damaged or cut short ({broken}); fetch the file again") from broken
+    if raw is None:
+        raise DataError(f"{path}: unpacks to more than {SPACE:,} bytes; unpack it yourself")
+    return raw
+
+
+def bounded(read: Callable[[int], bytes], room: int) -> bytes | None:
+    """All that ``read(n)`` gives, piece by piece, or None if that is more than ``room`` bytes."""
+    pieces, left = [], room
+    while piece := read(1 << 20):
+        left -= len(piece)
+        if left < 0:
+            return None
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _keys(batch: object) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError
 from . import passes
@@ -62,6 +64,7 @@ _PACKET = np.dtype(
     [("type", "<i2"), ("source", "<i2"), ("size", "<i4"), ("offset", "<i4"), ("overflow", "<i4"),
      ("capacity", "<i4"), ("number", "<i4"), ("valid", "<i4")]
 )  # fmt: skip
+_HEAD = struct.Struct("<2h6i")
 _POLARITY = np.dtype([("data", "<u4"), ("t", "<u4")])
 _SIZES_3: dict[str, Size] = {"DVS128": (128, 128), "DAVIS240": (180, 240), "DAVIS346": (260, 346), "EDVS": (128, 128)}
 _NAMED = re.compile(r"^#\s*Source\s+\d+:\s*(\S+)")
@@ -80,8 +83,8 @@ def read_aedat3(source: Source) -> Decoded:
         if whole - at < _PACKET.itemsize:
             source.damaged(at, f"the file ends {whole - at} bytes into the header of a packet", whole - at)
             break
-        head = source.raw[at : at + _PACKET.itemsize].view(_PACKET)[0]
-        size, capacity, number = (int(head[name]) for name in ("size", "capacity", "number"))
+        head = dict(zip(_PACKET.names or (), _HEAD.unpack_from(source.raw.data, at), strict=True))
+        size, capacity, number = head["size"], head["capacity"], head["number"]
         body = at + _PACKET.itemsize
         if min(size, capacity, number) < 0 or number > capacity or not 0 <= head["type"] < 32 or head["overflow"] < 0:
             source.damaged(at, f"no header of a packet: {head}", whole - at)
@@ -92,7 +95,7 @@ def read_aedat3(source: Source) -> Decoded:
             if size != _POLARITY.itemsize:
                 source.damaged(at + 4, f"polarity events of {size} bytes instead of 8", min(end, whole) - at)
             else:
-                parts.append((source.raw[body : body + 8 * present].view(_POLARITY), int(head["overflow"])))
+                parts.append((source.raw[body : body + 8 * present].view(_POLARITY), head["overflow"]))
         if end > whole:
             source.damaged(
                 at, f"a packet of {size * capacity:,} bytes, of which {whole - body:,} are there", whole - body
@@ -101,9 +104,8 @@ def read_aedat3(source: Source) -> Decoded:
         at = end
     chip = next((m.group(1).upper() for line in lines if (m := _NAMED.match(line))), "")
     sensor = next((size for name, size in _SIZES_3.items() if name in chip), None)
-    decoded = [passes.pairs(p.view(np.uint8), _EVENTS_3, None, offset=overflow << 31) for p, overflow in parts]
-    if all(part is not None for part in decoded):
-        return Decoded(_joined([part for part in decoded if part is not None]), sensor)
+    if (events := _decoded(parts)) is not None:
+        return Decoded(events, sensor)
     if parts:
         table = np.concatenate([events for events, _ in parts])
         overflow = np.repeat([n for _, n in parts], [len(events) for events, _ in parts])
@@ -120,11 +122,15 @@ def read_aedat3(source: Source) -> Decoded:
     return Decoded(events, sensor)
 
 
-def _joined(parts: list[Events]) -> Events:
-    """Parts after each other; their bytes are copied, which is faster than their records."""
-    if not parts:
-        return np.empty(0, EVENT)
-    return parts[0] if len(parts) == 1 else np.concatenate([p.view(np.uint8) for p in parts]).view(EVENT)
+def _decoded(parts: list[tuple[NDArray[np.void], int]]) -> Events | None:
+    """Events of packets and their overflow counters, in one array; None without a compiler."""
+    events, n = np.empty(sum(len(table) for table, _ in parts), EVENT), 0
+    for table, overflow in parts:
+        found = passes.pairs(table.view(np.uint8), _EVENTS_3, None, offset=overflow << 31, out=events[n:])
+        if found is None:
+            return None
+        n += len(found)
+    return events[:n]
 
 
 _CAPACITY = 4096

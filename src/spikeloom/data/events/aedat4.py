@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..errors import DataError
+from ..formats import SPACE, bounded
 from .recording import EVENT
-from .source import SPACE, Decoded, Size, Source, bounded
+from .source import Decoded, Size, Source
 
 _EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?"), ("pad", "V3")])
 _LZ4, _ZSTD = (1, 2), (3, 4)

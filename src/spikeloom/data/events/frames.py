@@ -12,50 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...kernel import build
+from . import native
 from .recording import EVENT, EVENT_1D, Events, Recording, as_recording, check_size
 
 By = Literal["time", "count"]
 Values = Literal["count", "binary", "one-hot"]
-
-_SOURCE = r"""
-#include <stdint.h>
-#include <string.h>
-
-/* Counts events (packed records of `bytes`: t, x, [y,] p) into float frames; frame k holds events edges[k] to
-   edges[k+1]-1. Returns an event outside the sensor, or -1. */
-int64_t count_frames(const char *events, const int64_t *edges, int64_t frames, int64_t bytes, int64_t H, int64_t W,
-                     int64_t threads, float *out) {
-  const int camera = bytes == 13;
-  int64_t outside = -1;
-  #pragma omp parallel for num_threads((int)threads) if (threads > 1)
-  for (int64_t k = 0; k < frames; k++) {
-    float *frame = out + k * (camera ? 2 * H * W : W);
-    for (int64_t i = edges[k]; i < edges[k + 1]; i++) {
-      const char *e = events + i * bytes;
-      uint16_t x, y = 0;
-      memcpy(&x, e + 8, 2);
-      if (camera) memcpy(&y, e + 10, 2);
-      if (x >= W || y >= H) { outside = i; break; } /* of several, any one: who is told looks for the first */
-      const int64_t on = camera ? -(int64_t)(e[12] != 0) : 0; /* no branch: polarities cannot be foretold */
-      frame[(on & (H * W)) + y * W + x] += 1.0f;
-    }
-  }
-  return outside;
-}
-
-/* The first event that is earlier than the one before it, or n. */
-int64_t ascending(const char *events, int64_t n, int64_t bytes) {
-  int64_t before, now;
-  if (n) memcpy(&before, events, 8);
-  for (int64_t i = 1; i < n; i++) {
-    memcpy(&now, events + i * bytes, 8);
-    if (now < before) return i;
-    before = now;
-  }
-  return n;
-}
-"""
 
 
 def to_frames(
@@ -184,7 +145,7 @@ def _ascending(events: Events) -> int:
     if c is not None:
         function = c.ascending
         function.restype = ctypes.c_int64
-        return int(function(ctypes.c_void_p(events.ctypes.data), *map(ctypes.c_int64, (len(events), events.itemsize))))
+        return int(function(native.pointer(events), *native.integers(len(events), events.itemsize)))
     back = np.diff(events["t"]) < 0
     return int(back.argmax()) + 1 if back.any() else len(events)
 
@@ -203,9 +164,9 @@ def _count(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
     function.restype = ctypes.c_int64
     joined = np.ascontiguousarray(joined, np.int64)
     outside = function(
-        ctypes.c_void_p(recording.events.ctypes.data),
-        ctypes.c_void_p(joined.ctypes.data),
-        *map(ctypes.c_int64, (len(edges), recording.events.itemsize, H, W, torch.get_num_threads())),
+        native.pointer(recording.events),
+        native.pointer(joined),
+        *native.integers(len(edges), recording.events.itemsize, H, W, torch.get_num_threads()),
         ctypes.c_void_p(frames.data_ptr()),
     )
     if outside >= 0:
@@ -319,4 +280,4 @@ def _camera(events: Any, size: tuple[int, ...] | None, name: str) -> Recording:
 def _library(events: Events) -> Any:
     """The functions in C, for events laid out as they expect; None without a compiler."""
     plain = events.dtype in (EVENT, EVENT_1D) and events.flags.c_contiguous
-    return build.compiled(_SOURCE) if plain else None
+    return native.library() if plain else None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
+from . import native
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?")])
 """An event of a camera: time in microseconds, column, row, whether it got brighter."""
@@ -115,9 +116,13 @@ def as_recording(source: Any, size: tuple[int, ...] | None = None) -> Recording:
 
 
 def extent(events: Events) -> tuple[int, ...]:
-    """The smallest size that holds all events."""
-    dims = ("y", "x") if "y" in (events.dtype.names or ()) else ("x",)
-    return tuple(int(events[d].max()) + 1 if len(events) else 1 for d in dims)
+    """The smallest size that holds all events; 1 without events."""
+    camera = "y" in (events.dtype.names or ())
+    found = native.top(events) if events.dtype in (EVENT, EVENT_1D) else None
+    if found is None:
+        found = (int(events["x"].max()), int(events["y"].max()) if camera else 0) if len(events) else (0, 0)
+    x, y = (max(side, 0) + 1 for side in found)
+    return (y, x) if camera else (x,)
 
 
 def check_size(events: Events, size: tuple[int, ...], where: str) -> None:
@@ -125,6 +130,8 @@ def check_size(events: Events, size: tuple[int, ...], where: str) -> None:
     dims = ("y", "x") if "y" in (events.dtype.names or ()) else ("x",)
     if len(size) != len(dims) or min(size) < 1:
         raise DataError(f"{where}: a size of {len(dims)} positive numbers is needed for these events, got {size}")
+    if all(have <= n for have, n in zip(extent(events), size, strict=True)):
+        return
     for name, n in zip(dims, size, strict=True):
         outside = events[name] >= n
         if outside.any():

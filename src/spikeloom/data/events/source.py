@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..formats import gunzip
 from .recording import Events
 
 Bytes = NDArray[np.uint8]
 Size = tuple[int, ...]
-SPACE = 1 << 30  # bytes that something packed may take unpacked, whatever its header promises
 
 
 class Decoded(NamedTuple):
@@ -113,34 +110,12 @@ def _map(path: Path) -> Bytes:
     try:
         with path.open("rb") as file:
             if file.read(2) == b"\x1f\x8b":
-                return np.frombuffer(_gunzip(path), np.uint8)
+                return np.frombuffer(gunzip(path), np.uint8)
         if path.stat().st_size == 0:
             return np.empty(0, np.uint8)
         return np.memmap(path, np.uint8, "r").view(np.ndarray)
     except OSError as missing:
         raise DataError(f"{path}: cannot be read: {missing.strerror or missing}") from missing
-
-
-def _gunzip(path: Path) -> bytes:
-    try:
-        with gzip.open(path) as file:
-            raw = bounded(file.read, SPACE)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as broken:
-        raise DataError(f"{path}: its gzip data are damaged or cut short ({broken}); fetch the file again") from broken
-    if raw is None:
-        raise DataError(f"{path}: unpacks to more than {SPACE:,} bytes; unpack it yourself")
-    return raw
-
-
-def bounded(read: Callable[[int], bytes], room: int) -> bytes | None:
-    """All that ``read(n)`` gives, piece by piece, or None if that is more than ``room`` bytes."""
-    pieces, left = [], room
-    while piece := read(1 << 20):
-        left -= len(piece)
-        if left < 0:
-            return None
-        pieces.append(piece)
-    return b"".join(pieces)
 
 
 def _printable(line: bytes) -> bool:

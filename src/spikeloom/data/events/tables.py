@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..formats import unpickle_arrays
+from ..formats import SPACE, unpickle_arrays
+from . import mat
 from .recording import EVENT_1D, Events, Recording, as_events, make_events
-from .source import SPACE, Decoded, Size, Source
+from .source import Decoded, Size, Source
 
 Columns = Mapping[str, Any]
 _ALIASES = {
@@ -104,7 +104,8 @@ def read_npz(source: Source) -> Decoded:
 
 def _member(source: Source, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     """An array of an NPZ file, whose size is checked before any of it is unpacked."""
-    if entry.file_size > min(1100 * entry.compress_size + 1024, SPACE):
+    packed = min(entry.compress_size, len(source.raw))
+    if entry.file_size > min(1100 * packed + 1024, SPACE) or entry.compress_size > len(source.raw):
         raise source.error(f"{entry.filename} would take {entry.file_size:,} bytes from {entry.compress_size:,}")
     return _array(archive.read(entry), f"{source.path}: {entry.filename}")
 
@@ -242,23 +243,16 @@ def read_mat(source: Source) -> Decoded:
     ``spiketrain``: taxels by samples of -1, 0 and 1, and a last row of seconds. Later ones are HDF5.
     """
     try:
-        from scipy.io import loadmat
-    except ModuleNotFoundError:
-        raise DataError(f"{source.path}: MATLAB files need scipy; pip install 'spikeloom[data]'") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = loadmat(io.BytesIO(source.raw.tobytes()), simplify_cells=True)
-    except Exception as broken:
+        content = mat.read(source.raw.data)
+    except mat.MatError as broken:
         raise source.error(f"not a readable MATLAB file ({broken})") from None
-    content = {name: value for name, value in content.items() if not name.startswith("__")}
     if "spiketrain" in content:
         return _taxels(np.asarray(content["spiketrain"]), str(source.path))
     for value in content.values():
         if isinstance(value, dict):
             content = value
             break
-    return Decoded(from_columns({k: np.asarray(v) for k, v in content.items()}, str(source.path)))
+    return Decoded(from_columns(content, str(source.path)))
 
 
 def _taxels(train: NDArray[Any], where: str) -> Decoded:
@@ -339,7 +333,7 @@ def hdf5_spikes(file: Any, index: int, where: str) -> Events:
 
 
 def write_hdf5(path: Path, recording: Recording) -> None:
-    """A group ``events`` with data sets t, x, y, p, compressed, and an attribute ``size``."""
+    """A group ``events`` with data sets t, x, y, p, compressed and with checksums, and an attribute ``size``."""
     try:
         import h5py
     except ModuleNotFoundError:
@@ -349,9 +343,8 @@ def write_hdf5(path: Path, recording: Recording) -> None:
         group.attrs["size"] = recording.size
         for name in recording.events.dtype.names or ():
             column = recording.events[name]
-            group.create_dataset(
-                name, data=column, compression="gzip" if len(column) else None, shuffle=bool(len(column))
-            )
+            some = {"compression": "gzip", "shuffle": True, "fletcher32": True} if len(column) else {}
+            group.create_dataset(name, data=column, **some)
 
 
 def _size(value: Any) -> Size | None:
