@@ -131,10 +131,11 @@ def read_events(
         if inside is not None:
             source.skipped += (decoded.records or (0, events.itemsize))[1] * int((~inside).sum())
             events = events[inside]
-    try:
-        check_size(events, size, str(path))
-    except DataError as outside:
-        raise DataError(f"{outside}{_where(decoded, size)}") from None
+    if not measured:
+        try:
+            check_size(events, size, str(path))
+        except DataError as outside:
+            raise DataError(f"{outside}{_where(decoded, size)}") from None
     return Recording(events, size, chosen.name, measured, source.skipped)
 
 
