@@ -7,11 +7,16 @@ a sample looks the same whatever the number of workers, and another each epoch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .autoaugment import AutoAugment
+
+__all__ = ["AutoAugment", "CropResized", "Cutout", "Normalize", "RandomCrop", "RandomFlip", "ToFloat"]
 
 
 class ToFloat(nn.Module):
@@ -90,3 +95,33 @@ class Cutout(nn.Module):
         x = x.clone()
         x[..., max(top, 0) : max(top + self.size, 0), max(left, 0) : max(left + self.size, 0)] = 0
         return x
+
+
+class CropResized(nn.Module):
+    """A window of ``[C, H, W]``, scaled to ``size x size``: a random one of 8 to 100 % of the area and of sides 3:4 to
+    4:3 (C. Szegedy et al., 2015), or, if not ``random``, the middle 224/256 of the shorter side."""
+
+    def __init__(self, size: int = 224, *, random: bool = True) -> None:
+        super().__init__()
+        self.size, self.random = size, random
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        h = w = max(round(min(H, W) * 224 / 256), 1)
+        if self.random:
+            for _ in range(10):
+                area, ratio = (
+                    H * W * (0.08 + 0.92 * torch.rand(())),
+                    torch.exp((2 * torch.rand(()) - 1) * math.log(4 / 3)),
+                )
+                if (side_w := round(float((area * ratio).sqrt()))) <= W and (
+                    side_h := round(float((area / ratio).sqrt()))
+                ) <= H:
+                    h, w = max(side_h, 1), max(side_w, 1)
+                    break
+            top, left = int(torch.randint(H - h + 1, ())), int(torch.randint(W - w + 1, ()))
+        else:
+            top, left = (H - h) // 2, (W - w) // 2
+        cut = x[..., top : top + h, left : left + w].float().unsqueeze(0)
+        scaled = nn.functional.interpolate(cut, (self.size, self.size), mode="bilinear", antialias=True)[0]
+        return scaled.round().clamp(0, 255).to(x.dtype) if not x.is_floating_point() else scaled

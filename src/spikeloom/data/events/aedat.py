@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import struct
 from pathlib import Path
@@ -123,10 +124,12 @@ def read_aedat3(source: Source) -> Decoded:
 
 
 def _decoded(parts: list[tuple[NDArray[np.void], int]]) -> Events | None:
-    """Events of packets and their overflow counters, in one array; None without a compiler."""
+    """Events of packets and their overflow counters, in one array; None without a compiler. Packets that follow each
+    other with one counter, as nearly all do, are decoded at once."""
     events, n = np.empty(sum(len(table) for table, _ in parts), EVENT), 0
-    for table, overflow in parts:
-        found = passes.pairs(table.view(np.uint8), _EVENTS_3, None, offset=overflow << 31, out=events[n:])
+    for overflow, group in itertools.groupby(parts, key=lambda part: part[1]):
+        raw = np.concatenate([table.view(np.uint8) for table, _ in group])
+        found = passes.pairs(raw, _EVENTS_3, None, offset=overflow << 31, out=events[n:])
         if found is None:
             return None
         n += len(found)
