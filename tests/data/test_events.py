@@ -385,7 +385,7 @@ def test_round_trip(name, tmp_path, n, seed, span):
         return
     if n == 0 and name in ("a.txt", "a.csv"):
         return  # a text without a line of numbers says nothing
-    given = WRITTEN[name] if n < 5 else None  # a few records of a format without a header look like anything
+    given = WRITTEN[name] if n < 5 or span == 1 else None  # without a header, times that run forward must tell
     found = data.read_events(tmp_path / name, format=given)
     assert columns(found) == wanted
     assert found.format == WRITTEN[name]

@@ -358,7 +358,7 @@ def test_the_cache_is_made_once_and_anew_when_something_changes(tmp_path):
 def test_an_interrupted_conversion_goes_on_and_is_not_trusted(tmp_path, monkeypatch):
     from spikeloom.data import cache
 
-    monkeypatch.setattr(cache, "_PART", 6)
+    monkeypatch.setattr(cache, "_EVENTS", 6 * 30)  # six recordings
     build_nmnist(tmp_path)
     calls = []
     whole = cache._convert
@@ -367,7 +367,7 @@ def test_an_interrupted_conversion_goes_on_and_is_not_trusted(tmp_path, monkeypa
         calls.append(part)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        whole(folder, part, recordings, size)
+        return whole(folder, part, recordings, size)
 
     monkeypatch.setattr(cache, "_convert", breaks)
     with pytest.raises(KeyboardInterrupt):
@@ -412,6 +412,46 @@ def test_archives_are_unpacked_where_they_lie(tmp_path):
     assert len(problems) == 4
     assert "its md5 is" in problems[0]
     assert problems[3] == "split test: 10 samples instead of 10,000"
+
+
+def test_fetching_a_whole_set(tmp_path, monkeypatch):
+    """Downloads from a server on this machine, checksums, unpacking, loading; then nothing is left to fetch."""
+    import functools
+    import hashlib
+    import http.server
+    import threading
+    from dataclasses import replace
+
+    labels, _ = build_spoken(tmp_path, "shd", 20, {"train": "train", "test": "test"})
+    served = tmp_path / "served"
+    served.mkdir()
+    for split in labels:
+        with zipfile.ZipFile(served / f"shd_{split}.h5.zip", "w") as file:
+            file.write(tmp_path / "shd" / f"shd_{split}.h5", f"shd_{split}.h5")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=served)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        downloads = tuple(
+            data.Download(
+                p.name,
+                (f"http://127.0.0.1:{server.server_port}/{p.name}",),
+                md5=hashlib.md5(p.read_bytes()).hexdigest(),
+            )
+            for p in sorted(served.iterdir())
+        )
+        monkeypatch.setitem(data.SETS, "shd", replace(data.describe("shd"), downloads=downloads))
+        told = []
+        folder = data.fetch("shd", tmp_path / "root", progress=lambda *p: told.append(p))
+        server.shutdown()
+    assert {name for name, _, _ in told} == {p.name for p in served.iterdir()}
+    assert data.fetch("shd", tmp_path / "root") == folder  # the server is gone
+    found = data.load("shd", "train", root=tmp_path / "root", options=PARTIAL)
+    assert found.labels.tolist() == labels["train"]
+    assert data.verify("shd", tmp_path / "root")[0] == "split train: 4 samples instead of 8,156"
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -49,4 +49,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-_EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo"}
+_EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo", "scipy": "data"}

@@ -7,11 +7,13 @@ where it was interrupted, and any number of processes may do it at once.
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +24,9 @@ from .downloads import Progress, checksum
 from .errors import DataError
 from .events import Events, Recording
 
-VERSION = 1
-_PART = 512  # recordings in a part
+VERSION = 2
+_PART = 512  # recordings in a part, at most
+_EVENTS = 1 << 24  # a part ends with the recording that takes it beyond so many events
 Content = Recording | Tensor
 
 
@@ -36,7 +39,7 @@ class Store(Protocol):
 
 
 class Direct:
-    """Recordings read from their files each time; the last few files are kept.
+    """Recordings read from their files each time.
 
     Args:
         read: makes the recording of a number.
@@ -58,7 +61,8 @@ class Cached:
 
     def __init__(self, folder: Path) -> None:
         manifest = json.loads((folder / "manifest.json").read_text())
-        self.folder, self._count, self._part = folder, int(manifest["recordings"]), int(manifest["part"])
+        self.folder = folder
+        self._ends = list(itertools.accumulate(int(n) for n in manifest["parts"]))
         self.size, self.format = tuple(manifest["size"]), str(manifest["format"])
         for k, (events, offsets) in enumerate(manifest["bytes"]):
             for path, wanted in zip(_names(folder, k), (events, offsets), strict=True):
@@ -68,11 +72,12 @@ class Cached:
         self._open = functools.lru_cache(maxsize=64)(self._map)
 
     def __len__(self) -> int:
-        return self._count
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Recording:
-        events, offsets = self._open(index // self._part)
-        k = index % self._part
+        part = bisect.bisect_right(self._ends, index)
+        events, offsets = self._open(part)
+        k = index - (self._ends[part - 1] if part else 0)
         return Recording(events[offsets[k] : offsets[k + 1]], self.size, self.format)
 
     def _map(self, part: int) -> tuple[Events, Any]:
@@ -119,50 +124,56 @@ def build(
     if (folder / "manifest.json").is_file():
         return Cached(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sums: dict[str, str] = {}
-    sizes = []
     name = str(about.get("name", folder.name))
-    for part, begin in enumerate(range(0, count, _PART)):
-        numbers = range(begin, min(begin + _PART, count))
-        if not _whole(folder, part, len(numbers)):
-            _convert(folder, part, [read(i) for i in numbers], size)
-        for file in dict.fromkeys(files(i) for i in numbers):
-            sums.setdefault(file.relative_to(root).as_posix(), "")
+    parts: list[int] = []
+    sizes, done = [], 0
+    while done < count:
+        part = len(parts)
+        n = _whole(folder, part) or _convert(folder, part, map(read, range(done, count)), size)
+        parts.append(n)
+        done += n
         sizes.append([p.stat().st_size for p in _names(folder, part)])
         if progress:
-            progress(f"{name}: recordings", numbers.stop, count)
+            progress(f"{name}: recordings", done, count)
+    sums = dict.fromkeys((files(i).relative_to(root).as_posix() for i in range(count)), "")
     for k, path in enumerate(sums):
         sums[path] = checksum(root / path)
         if progress:
             progress(f"{name}: checksums", k + 1, len(sums))
     manifest = {
-        "version": VERSION, **about, "recordings": count, "part": _PART, "size": list(size), "format": name,
+        "version": VERSION, **about, "recordings": count, "parts": parts, "size": list(size), "format": name,
         "bytes": sizes, "sha256": sums,
     }  # fmt: skip
     _atomically(folder / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1)))
     return Cached(folder)
 
 
-def _convert(folder: Path, part: int, recordings: Sequence[Recording], size: tuple[int, ...]) -> None:
+def _convert(folder: Path, part: int, recordings: Iterator[Recording], size: tuple[int, ...]) -> int:
+    """Writes a part of the next recordings; how many they are."""
+    taken: list[Events] = []
     for recording in recordings:
         if len(recording.size) != len(size):
             raise DataError(f"{folder}: a recording of a sensor of {recording.size} among those of {size}")
-    offsets = np.cumsum([0, *(len(r) for r in recordings)])
-    events = np.concatenate([r.events for r in recordings])
+        taken.append(recording.events)
+        if len(taken) == _PART or sum(map(len, taken)) >= _EVENTS:
+            break
     at_events, at_offsets = _names(folder, part)
-    _atomically(at_events, lambda path: _save(path, events))
+    _atomically(at_events, lambda path: _save(path, np.concatenate(taken)))
+    offsets = np.cumsum([0, *map(len, taken)])
     _atomically(at_offsets, lambda path: _save(path, offsets))  # last: a part with its offsets is whole
+    return len(taken)
 
 
-def _whole(folder: Path, part: int, count: int) -> bool:
+def _whole(folder: Path, part: int) -> int:
+    """How many recordings a part has that is whole; 0 for others."""
     events, offsets = _names(folder, part)
     if not (events.is_file() and offsets.is_file()):
-        return False
+        return 0
     try:
         ends = np.load(offsets)
-        return len(ends) == count + 1 and len(np.load(events, mmap_mode="r")) == ends[-1]
-    except (ValueError, OSError):
-        return False
+        return len(ends) - 1 if len(np.load(events, mmap_mode="r")) == ends[-1] else 0
+    except (ValueError, OSError, EOFError):
+        return 0
 
 
 def _names(folder: Path, part: int) -> tuple[Path, Path]:

@@ -89,9 +89,10 @@ def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, 
     follow each other."""
     if item.start is None or item.stop is None:
         return read_events(folder / item.file, index=item.number, size=size, format=format)
-    return _whole_file(str(folder / item.file), size, format).between(item.start, item.stop)
+    path = folder / item.file
+    return _whole_file(str(path), path.stat().st_mtime_ns, size, format).between(item.start, item.stop)
 
 
 @functools.lru_cache(maxsize=2)
-def _whole_file(path: str, size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
+def _whole_file(path: str, changed: int, size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
     return read_events(path, size=size, format=format)

@@ -94,11 +94,11 @@ def _is_nas(head: bytes, whole: int, name: str) -> bool:
 
 
 def _forward(t: NDArray[Any], whole: int, record: int) -> bool:
-    """Whether times run forward, almost everywhere, over a sample of records."""
+    """Whether times run forward, almost everywhere, over a sample of records, and get somewhere."""
     if whole % record > 0 and len(t) < 100:
         return False
     steps = np.diff(t)
-    return bool(len(t)) and (not len(steps) or float((steps >= 0).mean()) >= 0.98)
+    return bool(len(t)) and (not len(steps) or (float((steps >= 0).mean()) >= 0.98 and bool(t[-1] > t[0])))
 
 
 read_nas_2, read_nas_4 = (partial(_read_nas, name=name) for name in _NAS)

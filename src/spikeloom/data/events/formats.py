@@ -49,8 +49,8 @@ def _evt(version: str, name: str) -> Callable[[bytes, int], bool]:
         if not head.startswith(b"% "):
             return False
         lines = [line.strip().lower() for line in head.split(b"\n") if line.startswith(b"% ")]
-        exact = f"% evt {version}".encode()
-        return any(line == exact or line.startswith(f"% format {name}".encode()) for line in lines)
+        marks = (f"% evt {version}".encode(), f"% format {name}".encode())
+        return any(line.split(b";")[0] in marks for line in lines)
 
     return fits
 
@@ -63,7 +63,7 @@ def _hdf5(head: bytes, _: int) -> bool:
     return head.startswith(b"\x89HDF\r\n\x1a\n") or (head.startswith(b"MATLAB 7.3") and b"\x89HDF" in head[:1024])
 
 
-_EVT = (("2.0", "evt2;"), ("2.1", "evt21"), ("3.0", "evt3"))
+_EVT = (("2.0", "evt2"), ("2.1", "evt21"), ("3.0", "evt3"))
 
 FORMATS = {
     f.name: f

@@ -62,11 +62,14 @@ class Source:
 
     def lines(self, mark: bytes, stop: bytes = b"") -> tuple[list[str], int]:
         """Header lines that begin with ``mark``, up to one that begins with ``stop``, and the byte after them."""
-        lines, at, limit = [], 0, min(len(self.raw), 1 << 24)
-        head = self.raw[:limit].tobytes()
+        lines, at = [], 0
+        head = self.head(1 << 14)
         while head.startswith(mark, at):
             end = head.find(b"\n", at)
-            line = head[at : end if end >= 0 else limit]
+            if end < 0 and len(head) < min(len(self.raw), 1 << 24):
+                head = self.head(8 * len(head))  # a long header
+                continue
+            line = head[at:end]
             if end < 0 or not _printable(line):
                 break  # binary data that happens to begin like a header line
             lines.append(line.decode("latin1").strip())
