@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -45,7 +47,8 @@ def put(path, label, size, how):
         path.write_bytes(b"#!AER-DAT2.0\r\n# made by hand\r\n" + b"".join(struct.pack(">II", *w) for w in words))
     elif how == "dat1":
         words = [(t, x | y << 9 | p << 17) for t, x, y, p in e.tolist()]
-        path.write_bytes(b"% Data file.\n\x00\x08" + b"".join(struct.pack("<II", *w) for w in words))
+        head = b"% Data file.\n% Version 2\n\x00\x08" if label % 2 else b""  # a header that lies, or none
+        path.write_bytes(head + b"".join(struct.pack("<II", *w) for w in words))
     elif how == "npy":
         np.save(path, np.array(e.tolist(), [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")]))
     elif how == "objects":  # lists of frames of rows
@@ -238,6 +241,34 @@ def test_every_set_of_events(name, tmp_path):
     if d.held_out is not None:
         both = [set(data.load(name, s, root=tmp_path, options=PARTIAL).indices.tolist()) for s in ("train", "test")]
         assert not both[0] & both[1]
+
+
+def test_descriptions_are_whole():
+    """Checksums of full length, each of one file; names, places and rules for everything."""
+    seen = {}
+    for name, d in data.SETS.items():
+        assert name == d.name
+        assert d.source
+        assert d.title
+        for file in getattr(d, "downloads", ()):
+            assert file.md5 is None or re.fullmatch(r"[0-9a-f]{32}", file.md5), file
+            assert file.md5 is None or seen.setdefault(file.md5, file) is file
+            assert all(url.startswith("https://") for url in file.urls)
+            assert file.urls or d.licence, f"{name}: why is {file.name} not fetched?"
+        if isinstance(d, data.FileSet):
+            assert (d.held_out is None) == ("all" not in d.counts)
+            assert pickle.loads(pickle.dumps(d.read or None)) is not None or d.read is None
+
+
+def test_a_set_with_a_hole(tmp_path):
+    build_gesture(tmp_path)
+    (tmp_path / "dvs128-gesture" / "DvsGesture" / "user24_led_labels.csv").unlink()
+    with pytest.raises(data.DataError, match=r"the split test cannot be found in .*user24_led_labels\.csv"):
+        data.load("dvs128-gesture", "test", root=tmp_path, options=PARTIAL)
+    with pytest.raises(data.DataError, match="holds no sounds, so that there are no waveforms"):
+        data.load("dvs128-gesture", "train", root=tmp_path, frames=data.Waveforms(), options=PARTIAL)
+    with pytest.raises(data.DataError, match="holds no sounds for a cochlea"):
+        data.load("dvs128-gesture", "train", root=tmp_path, options=data.Options(partial=True, cochlea=data.Cochlea()))
 
 
 def test_spoken_sets(tmp_path):

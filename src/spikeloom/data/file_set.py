@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .audio import Cochlea
 from .downloads import Download
+from .errors import DataError
 from .events import Recording, read_events
 from .samples import Transform
 
@@ -72,6 +73,15 @@ class FileSet:
     cochlea: Cochlea | None = None
     fixed: str = ""
     transform: tuple[Callable[[], Transform] | None, Callable[[], Transform] | None] = (None, None)
+
+    def find(self, folder: Path, split: str) -> tuple[Sequence[Item], Sequence[str]]:
+        """Samples of a split and names of the classes; what is not as published is a :class:`DataError`."""
+        try:
+            return self.index(folder, split)
+        except (OSError, KeyError, ValueError) as wrong:
+            if isinstance(wrong, DataError):
+                raise
+            raise DataError(f"data set {self.name}: the split {split} cannot be found in {folder}: {wrong}") from wrong
 
     @property
     def sizes(self) -> tuple[int | None, ...]:

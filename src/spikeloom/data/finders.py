@@ -194,9 +194,8 @@ def turned(folder: Path, item: Item, *, size: tuple[int, int]) -> Recording:
 
 
 def nav_dat(folder: Path, item: Item) -> Recording:
-    """ATIS files of version 1, whatever their header says; upside down, and without the events that step back in
-    time."""
-    r = read_item(folder, item, size=(240, 304), format="dat")
+    """ATIS files, turned upright, from time 0 on and without the events that are earlier than one before them."""
+    r = read_item(folder, item, size=(240, 304), format="dat-1")
     e = r.events
     e = e[e["t"] >= np.maximum.accumulate(e["t"])] if len(e) else e
     t = e["t"] - (e["t"][0] if len(e) else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 from ..kernel.build import cache_folder
@@ -62,7 +63,7 @@ def verify(d: FileSet, root: Path) -> list[str]:
             problems.append(f"{there}: {problem}")
     folder = locate(d, root)
     for split, expected in d.counts.items():
-        items, _ = d.index(folder, split)
+        items, _ = d.find(folder, split)
         if expected is not None and len(items) != expected:
             problems.append(f"split {split}: {len(items):,} samples instead of {expected:,}")
         missing = [item.file for item in dict.fromkeys(items) if not (folder / item.file).is_file()]
@@ -124,5 +125,5 @@ def writable(d: FileSet, root: Path) -> Path:
 
 def _copy(source: Path, target: Path) -> None:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.write_bytes(source.read_bytes())
+    shutil.copyfile(source, part)
     part.replace(target)

@@ -62,7 +62,8 @@ class FileSamples(Indexed):
     Args:
         store: the recordings, by number.
         labels, classes, seed, indices: see :class:`Indexed`; ``indices`` are numbers in the store.
-        frames: makes a tensor of a recording; None gives the recordings as they are, in lists.
+        frames: makes a tensor of a recording; None gives the recordings as they are, in lists. A function with
+            ``ragged = True`` always has lengths in its batches, others where the samples of a batch differ.
         augment: of a recording, before that.
         transform: of the tensor, after it.
 
@@ -119,7 +120,7 @@ class Waveforms:
     ragged = True
 
     def __call__(self, recording: Recording) -> Tensor:
-        raise DataError("this data set holds no sounds; use Frames")
+        raise TypeError("Waveforms: sounds are handed on as they are, and never called for")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +153,11 @@ def load_files(
     options: Options,
 ) -> FileSamples:
     """A split of a data set of files; see ``load``."""
-    if split not in d.splits:
-        raise DataError(f"data set {d.name}: split must be {', '.join(d.splits)}, got {split!r}")
+    if isinstance(frames, Waveforms) and d.cochlea is None:
+        raise DataError(f"data set {d.name} holds no sounds, so that there are no waveforms; use Frames")
     folder = locate(d, root)
     part = "all" if d.held_out is not None else split
-    items, classes = d.index(folder, part)
+    items, classes = d.find(folder, part)
     expected = d.counts[part]
     if not items:
         raise DataError(f"data set {d.name}: {folder} has no samples of the split {part}")
@@ -193,7 +194,7 @@ def _store(
     read = functools.partial(_content, d.read or read_item, folder, None if sounds else cochlea, tuple(items))
     if options.lazy or sounds or not d.size:
         return cache.Direct(read, len(items))
-    about = {"name": d.name, "split": split, "read": d.fixed, "cochlea": repr(cochlea), "events": 1}
+    about = {"name": d.name, "split": split, "read": d.fixed, "cochlea": repr(cochlea)}
     files = [folder / item.file for item in items]
     size = (cochlea.channels,) if cochlea else d.size
     known = tuple(tuple(item) for item in items)

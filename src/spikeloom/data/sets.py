@@ -19,6 +19,7 @@ from .downloads import Progress
 from .errors import DataError
 from .file_set import FileSet
 from .file_sets import FILE_SETS
+from .finders import CIFAR10, DIGITS
 from .formats import read_cifar_binary, read_cifar_python, read_idx, read_npz
 from .places import listing, locate, prepare
 from .places import verify as check_files
@@ -29,11 +30,9 @@ from .transforms import Normalize, RandomCrop, RandomFlip, ToFloat
 Split = Literal["train", "validation", "test"]
 Arrays = tuple[Tensor, Tensor]
 
-DIGITS = tuple("0123456789")
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _HUNDRED = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
 camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup

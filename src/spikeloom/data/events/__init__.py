@@ -2,7 +2,7 @@
 
 >>> from spikeloom.data import events
 >>> ", ".join(events.FORMATS)
-'aedat4, aedat3, aedat2, evt2, evt21, evt3, dat, npz, npy, hdf5, mat, text, nas-4, nas-2, atis'
+'aedat4, aedat3, aedat2, evt2, evt21, evt3, dat, dat-1, npz, npy, hdf5, mat, text, nas-4, nas-2, atis'
 """
 
 from .augment import (

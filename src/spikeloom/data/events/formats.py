@@ -24,7 +24,7 @@ class Format:
     Attributes:
         name: for ``format=`` and for messages.
         title: what it is.
-        fits: whether a file is of this format, from its first bytes and its size.
+        fits: whether a file is of this format, from its first bytes and its size; never for one that must be named.
         read: its reader.
         write: its writer, if there is one.
         suffixes: of files that :func:`write_events` writes in this format.
@@ -77,6 +77,7 @@ FORMATS = {
         Format("evt21", "Prophesee RAW, EVT 2.1", _evt(*_EVT[1]), prophesee.read_evt21),
         Format("evt3", "Prophesee RAW, EVT 3.0", _evt(*_EVT[2]), prophesee.read_evt3),
         Format("dat", "Prophesee and ATIS DAT", _dat, prophesee.read_dat, prophesee.write_dat, (".dat",)),
+        Format("dat-1", "ATIS DAT, with or without a header", lambda *_: False, prophesee.read_atis_dat),
         Format(
             "npz", "NumPy archive of columns", _starts(b"PK\x03\x04"), tables.read_npz, tables.write_npz, (".npz",),
             dims=(1, 2),

@@ -25,7 +25,12 @@ _PLUGINS: dict[str, Size] = {
 }  # fmt: skip
 
 
-def read_dat(source: Source) -> Decoded:
+def read_atis_dat(source: Source) -> Decoded:
+    """Version 1, whatever a header says, and also without one."""
+    return read_dat(source, old=True)
+
+
+def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
     """Eight bytes an event after lines that begin with ``%`` and two bytes of type and size: 32 bits of microseconds,
     then 14 bits column, 14 bits row, 4 bits polarity (version 2), or 9 bits column, 8 bits row, 1 bit polarity (version
     1, ATIS, as in the gesture data set of N. Maro et al., 2020).
@@ -33,10 +38,12 @@ def read_dat(source: Source) -> Decoded:
     lines, at = source.lines(b"%", stop=b"% end")
     fields = _fields(lines)
     kind = source.raw[at : at + 2].tolist()
-    if len(kind) < 2 or kind[1] != 8:
+    if old and not lines:
+        at -= 2  # without a header the events begin at once
+    elif len(kind) < 2 or kind[1] != 8:
         raise source.error(f"byte {at:,}: expected the type and the size 8 of the events, got {kind}")
     size = _size(lines, fields)
-    old = fields.get("version", "1") == "1"
+    old = fields.get("version", "1") == "1" if old is None else old
     events = passes.pairs(source.raw[at + 2 :], _DAT_1 if old else _DAT_2, size)
     if events is not None:
         return Decoded(events, size, (at + 2, 8))
