@@ -593,7 +593,7 @@ def test_random_bytes(magic, body, errors, tmp_path):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    name=st.sampled_from([*BUILT, "evt3", "npz", "h5", "mat"]),
+    name=st.sampled_from([*BUILT, "evt3", "evt21", "npz", "npy", "text", "nas", "h5", "mat"]),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=8),
     cut=st.floats(0.2, 1),
     errors=st.sampled_from(["raise", "skip"]),
@@ -613,6 +613,13 @@ def _whole():
     whole = {name: raw for name, (raw, _, _) in BUILT.items()}
     draw = np.random.default_rng(0)
     whole["evt3"] = evt3(*(draw.choice([0, 2, 3, 4, 5, 6, 8], 500) * 4096 + draw.integers(0, 700, 500)).tolist())
+    words = [(k % 3 == 0) << 63 | draw.integers(0, 2**60).item() if k % 5 else 8 << 60 | k << 32 for k in range(100)]
+    whole["evt21"] = evt21(words)
+    whole["text"] = b"t x y p\n" + b"".join(b"%d %d %d %d\n" % row for row in zip(*sample(), strict=True))
+    whole["nas"] = nas(list(range(0, 1000, 10)), [k % 64 for k in range(100)], True)
+    npy = io.BytesIO()
+    np.save(npy, np.array(list(zip(*sample(), strict=True)), [("t", "i8"), ("x", "u2"), ("y", "u2"), ("p", "u1")]))
+    whole["npy"] = npy.getvalue()
     events = ev.make_events(*(np.array(c) for c in sample()))
     with tempfile.TemporaryDirectory() as folder:
         for name in ("npz", "h5"):
@@ -734,6 +741,46 @@ def test_real_objects_have_times_above_31_bits():
         assert (np.diff(t) >= 0).all()
         assert 17e6 <= found.duration < 21e6
         assert 126_000 <= len(found) <= 352_000
+
+
+@real
+def test_real_auditory_sensor():
+    """The first records of the file, read off its bytes: address and time in 0.2 us, or in 1 us."""
+    narrow = data.read_events(Path(ROOT, "events/nas_cochlea_aedat/130Hz_mono_64ch_ONOFF_addr2b_ts02.aedat"))
+    by_hand = [(0x02, 0x00), (0x0C, 0x06), (0x51, 0x08), (0x18, 0x0B), (0x3F, 0x0E), (0x05, 0x11)]
+    assert narrow.events[:6].tolist() == [(round(t * 0.2), a // 2, a % 2 == 0) for a, t in by_hand]
+    wide = data.read_events(Path(ROOT, "events/nas_cochlea_aedat/enun_stereo_64ch_ONOFF_addr4b_ts1.aedat"))
+    by_hand = [(0xEA, 0x00), (0x81, 0x191A), (0x82, 0x1B0D), (0x84, 0x1C29), (0x88, 0x1EBB), (0x8A, 0x2037)]
+    assert wide.events[:6].tolist() == [(t, a // 2, a % 2 == 0) for a, t in by_hand]
+
+
+@real
+def test_real_tactile_sensor_against_scipy():
+    loadmat = pytest.importorskip("scipy.io").loadmat
+    path = Path(ROOT, "events/stmnist_mat/sample_stmnist.mat")
+    train = loadmat(path)["spiketrain"]
+    assert train.shape == (101, 2346)
+    found = data.read_events(path)
+    assert len(found) == np.count_nonzero(train[:-1])
+    assert int(found.events["p"].sum()) == int((train[:-1] == 1).sum())
+    assert np.array_equal(
+        np.bincount(found.events["y"].astype(int) * 10 + found.events["x"], minlength=100),
+        np.count_nonzero(train[:-1], axis=1),
+    )
+    assert found.events["t"][-1] == round(train[-1, -1] * 1e6)
+
+
+@real
+def test_real_cars_have_the_events_that_their_sizes_say():
+    files = sorted(Path(ROOT, "events/ncars_dat").rglob("*.dat"))
+    assert len(files) == 7
+    for file in files:
+        lines = file.read_bytes().split(b"\n")
+        header = sum(len(line) + 1 for line in lines[: sum(line.startswith(b"% ") for line in lines[:5])])
+        found = data.read_events(file)
+        assert 8 * len(found) == file.stat().st_size - header - 2
+        assert 99_000 < found.duration <= 100_000
+        assert max(found.size) <= 120
 
 
 @real

@@ -118,8 +118,9 @@ def _array(raw: bytes, where: str) -> NDArray[Any]:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    except ValueError as broken:
-        raise DataError(f"{where}: not a readable NPY file of plain arrays ({broken})") from None
+    except Exception as broken:  # the header is Python's syntax, with all that can be wrong with that
+        what = re.sub(r" at 0x[0-9a-f]+", "", str(broken))
+        raise DataError(f"{where}: not a readable NPY file of plain arrays ({what})") from None
     if dtype.hasobject:
         return np.asarray(unpickle_arrays(raw[file.tell() :], where), dtype=object).reshape(shape)
     size = dtype.itemsize
@@ -197,8 +198,11 @@ def read_text(source: Source) -> Decoded:
     else:
         order = list("txp") if len(columns) == 3 else list("txyp")
     found = dict(zip(order, columns, strict=True))
-    if b"." not in body[:4096].split(b"\n", 1)[0] and not np.any(found["t"] % 1):
-        found["t"] = found["t"].astype(np.int64)
+    if b"." not in body[:4096].split(b"\n", 1)[0]:
+        with np.errstate(invalid="ignore"):
+            whole = (found["t"] % 1 == 0) & (np.abs(found["t"]) < 2**62)
+        if whole.all():
+            found["t"] = found["t"].astype(np.int64)
     return Decoded(from_columns(found, str(source.path)), size)
 
 
