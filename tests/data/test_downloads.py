@@ -118,6 +118,8 @@ def test_what_cannot_be_fetched(server, tmp_path):
         fetch(Download("a.bin"), tmp_path)
     with pytest.raises(DataError, match="neither http nor https"):
         fetch(Download("a.bin", ("file:///etc/passwd",)), tmp_path)
+    with pytest.raises(DataError, match=r"before the file is whole \(.*refused"):
+        fetch(Download("a.bin", ("http://127.0.0.1:9/a.bin",)), tmp_path)
     with pytest.raises(DataError, match="offers 2,048,000 bytes instead of 5"):
         fetch(Download("a.bin", (f"{server.url}/file",), size=5), tmp_path)
 

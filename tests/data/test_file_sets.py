@@ -520,6 +520,8 @@ def test_padding_lengths_and_masks(tmp_path):
     for k in range(5):
         assert x[k, wanted[k] :].sum() == 0
         assert x[k].sum() == 30
+    mask = data.valid_steps(lengths, x.shape[1])
+    assert mask.T.tolist() == [[step < n for step in range(x.shape[1])] for n in wanted]
     net = sl.Network(torch.nn.Flatten(), torch.nn.Linear(2 * 34 * 34, 10), sl.LIF())
     assert net(x.transpose(0, 1), lengths=lengths).shape == (max(wanted), 5, 10)
     same = data.Frames(duration=700, length=6)

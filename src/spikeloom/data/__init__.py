@@ -7,6 +7,7 @@ es-imagenet, hardvs, bullying10k, dvs-lip, nav-gesture-walk, nav-gesture-sit, sh
 st-mnist, imagenet'
 """
 
+from .._time import valid_steps
 from . import events, transforms
 from .audio import Cochlea, read_wav
 from .downloads import Download, Progress, checksum
@@ -59,6 +60,7 @@ __all__ = [
     "to_frames",
     "to_sparse",
     "transforms",
+    "valid_steps",
     "verify",
     "voxel_grid",
     "write_events",

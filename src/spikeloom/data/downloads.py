@@ -85,6 +85,7 @@ def _transfer(url: str, part: Path, download: Download, progress: Progress | Non
     """Fills ``part`` from a mirror, over several connections if the first ones break."""
     if not url.startswith(("https://", "http://")):
         raise ValueError("neither http nor https")
+    problem: Exception | None = None
     for attempt in range(_TRIES):
         before = part.stat().st_size if part.exists() else 0
         try:
@@ -96,10 +97,11 @@ def _transfer(url: str, part: Path, download: Download, progress: Progress | Non
                 continue
             if isinstance(broken, urllib.error.HTTPError) or attempt == _TRIES - 1:
                 raise
+            problem = broken
         if attempt and (part.stat().st_size if part.exists() else 0) <= before:
             break
         time.sleep(0.2 * attempt)
-    raise OSError("the connection breaks before the file is whole")
+    raise OSError(f"the connection breaks before the file is whole{f' ({problem})' if problem else ''}")
 
 
 def _piece(url: str, part: Path, have: int, download: Download, progress: Progress | None, timeout: float) -> bool:
