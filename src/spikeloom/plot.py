@@ -177,8 +177,7 @@ def events(
 def animate(recording: Any, *, frames: int = 40, seconds: float = 4.0) -> FuncAnimation:
     """The events of a camera as a film of so many equal parts: ``animate(r).save("film.gif", writer="pillow")``."""
     recording = data.events.as_recording(recording)
-    if len(recording.size) == 1:
-        raise ValueError(f"plot.animate: needs the events of a camera, with x and y; this sensor has {recording.size}")
+    recording.need_camera("plot.animate")
     pictures = data.to_frames(recording, steps=frames)
     top = _ceiling(pictures)
     H, W = recording.size

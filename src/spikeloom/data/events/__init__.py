@@ -7,7 +7,6 @@
 
 from .augment import (
     NDA,
-    Background,
     Compose,
     Crop,
     CropTime,
@@ -16,15 +15,14 @@ from .augment import (
     DropTime,
     EventTransform,
     Flip,
-    HotPixels,
     Jitter,
     Noise,
-    Refractory,
     Resize,
     Roll,
     cut_mix,
     event_mix,
 )
+from .filters import Background, HotPixels, Refractory
 from .formats import FORMATS, Format, read_events, write_events
 from .frames import segments, time_surface, to_frames, to_sparse, voxel_grid
 from .recording import EVENT, EVENT_1D, Events, Recording, as_events, as_recording, make_events

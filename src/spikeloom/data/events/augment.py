@@ -1,4 +1,4 @@
-"""Augmentations and filters of recordings: objects that take a :class:`Recording` and return another one.
+"""Augmentations of recordings: objects that take a :class:`Recording` and return another one.
 
 Compose them with :class:`Compose`. The random ones draw from torch's default generator, which the loaders seed for each
 sample by (seed, epoch, sample). Times stay whole microseconds, the events keep their order, sizes are kept unless a
@@ -53,7 +53,7 @@ class Flip:
         if self.axis == "x":
             events["x"] = recording.size[-1] - 1 - events["x"]
         elif self.axis == "y":
-            _camera("Flip", recording)
+            recording.need_camera("Flip")
             events["y"] = recording.size[0] - 1 - events["y"]
         elif self.axis == "t":
             events["t"] = events["t"].min() + events["t"].max() - events["t"]
@@ -83,7 +83,7 @@ class Crop:
     where: Literal["random", "centre"] = "random"
 
     def __call__(self, recording: Recording) -> Recording:
-        _camera("Crop", recording)
+        recording.need_camera("Crop")
         room = [have - want for have, want in zip(recording.size, self.size, strict=True)]
         if min(room) < 0:
             raise ValueError(f"Crop: {self.size} does not fit into the sensor of {recording.size}")
@@ -105,7 +105,7 @@ class Resize:
     size: tuple[int, int]
 
     def __call__(self, recording: Recording) -> Recording:
-        _camera("Resize", recording)
+        recording.need_camera("Resize")
         events = recording.events.copy()
         for name, have, want in zip(("y", "x"), recording.size, self.size, strict=True):
             events[name] = events[name].astype(np.int64) * want // have
@@ -140,7 +140,7 @@ class Drop:
 
     def __call__(self, recording: Recording) -> Recording:
         p = self.p * _uniform() if self.up_to else self.p
-        return _kept(recording, torch.rand(len(recording)).numpy() >= p)
+        return recording.keep(torch.rand(len(recording)).numpy() >= p)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class DropTime:
         t = recording.events["t"]
         length = self.share * recording.duration
         start = t.min() + _uniform() * (recording.duration - length)
-        return _kept(recording, (t < start) | (t > start + length))
+        return recording.keep((t < start) | (t > start + length))
 
 
 @dataclass(frozen=True)
@@ -171,13 +171,13 @@ class DropArea:
         _share("DropArea", share=self.share)
 
     def __call__(self, recording: Recording) -> Recording:
-        _camera("DropArea", recording)
+        recording.need_camera("DropArea")
         inside = np.ones(len(recording), bool)
         for name, side in zip(("y", "x"), recording.size, strict=True):
             length = round(self.share * side)
             start = int(torch.randint(side - length + 1, ()))
             inside &= (recording.events[name] >= start) & (recording.events[name] < start + length)
-        return _kept(recording, ~inside)
+        return recording.keep(~inside)
 
 
 @dataclass(frozen=True)
@@ -223,79 +223,6 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Refractory:
-    """Loses events that come less than ``time`` microseconds after the last event kept at the same pixel."""
-
-    time: float
-
-    def __call__(self, recording: Recording) -> Recording:
-        n = len(recording)
-        if not n:
-            return recording
-        pixel, t = _pixels(recording), recording.events["t"]
-        order = np.lexsort((t, pixel))
-        pixel, t = pixel[order], t[order]
-        span = int(t.max() - t.min()) + 1 + int(np.ceil(self.time))
-        key = pixel * span + (t - t.min())  # all pixels' times after each other, far enough apart
-        following = np.searchsorted(key, key + self.time, side="left")
-        following = np.maximum(following, np.arange(1, n + 1))
-        ends = np.searchsorted(pixel, pixel, side="right")
-        keep = np.zeros(n, bool)
-        at = np.flatnonzero(np.r_[True, pixel[1:] != pixel[:-1]])  # every pixel's first; then all go on together
-        while len(at):
-            keep[at] = True
-            nxt = following[at]
-            at = nxt[nxt < ends[at]]
-        return _kept(recording, np.sort(order[keep]))
-
-
-@dataclass(frozen=True)
-class HotPixels:
-    """Loses the events of pixels that fire more than ``rate`` times a second; None: more than the mean of the pixels
-    that fire at all plus five standard deviations."""
-
-    rate: float | None = None
-
-    def __call__(self, recording: Recording) -> Recording:
-        if not recording.duration:
-            return recording
-        pixel = _pixels(recording)
-        counts = np.bincount(pixel)
-        active = counts[counts > 0]
-        limit = active.mean() + 5 * active.std() if self.rate is None else self.rate * recording.duration * 1e-6
-        return _kept(recording, counts[pixel] <= limit)
-
-
-@dataclass(frozen=True)
-class Background:
-    """Loses events without support: those for which none of the eight neighbouring pixels had an event in the ``time``
-    microseconds up to it (T. Delbruck, 2008)."""
-
-    time: float
-
-    def __call__(self, recording: Recording) -> Recording:
-        _camera("Background", recording)
-        if not len(recording):
-            return recording
-        e = recording.events
-        W = recording.size[1]
-        t = e["t"] - e["t"].min()
-        span = int(t.max()) + 1 + int(np.ceil(self.time))
-        x, y = e["x"].astype(np.int64) + 1, e["y"].astype(np.int64) + 1  # a frame of silent pixels around the sensor
-        pixel = y * (W + 2) + x
-        keys = np.sort(pixel * span + t)
-        supported = np.zeros(len(e), bool)
-        for shift in (-W - 3, -W - 2, -W - 1, -1, 1, W + 1, W + 2, W + 3):
-            left = np.flatnonzero(~supported)
-            wanted = (pixel[left] + shift) * span + t[left]
-            last = np.searchsorted(keys, wanted, side="right") - 1
-            supported[left] = (last >= 0) & (
-                keys[np.maximum(last, 0)] >= np.maximum(wanted - self.time, wanted - t[left])
-            )
-        return _kept(recording, supported)
-
-
-@dataclass(frozen=True)
 class NDA:
     """Neuromorphic data augmentation: mirrors with probability 1/2, then one of rolling, turning, cutting a square out
     and shearing, each up to a limit (Y. Li et al., 2022, "Neuromorphic data augmentation for training spiking neural
@@ -311,7 +238,7 @@ class NDA:
     shear: float = 0.15
 
     def __call__(self, recording: Recording) -> Recording:
-        _camera("NDA", recording)
+        recording.need_camera("NDA")
         recording = Flip("x")(recording)
         kind, strength = int(torch.randint(4, ())), 2 * _uniform() - 1
         if kind == 0:
@@ -324,7 +251,7 @@ class NDA:
             y, x = (int(torch.randint(n, ())) for n in recording.size)
             e = recording.events
             inside = (np.abs(e["y"] - float(y)) <= side / 2) & (np.abs(e["x"] - float(x)) <= side / 2)
-            return _kept(recording, ~inside)
+            return recording.keep(~inside)
         return _mapped(recording, np.array([[1.0, self.shear * strength], [0.0, 1.0]]))
 
 
@@ -405,22 +332,8 @@ def _placed(recording: Recording, y: NDArray[np.int64] | None, x: NDArray[np.int
     return replace(recording, events=make_events(e["t"][keep], x[keep], None if y is None else y[keep], e["p"][keep]))
 
 
-def _kept(recording: Recording, which: NDArray[Any]) -> Recording:
-    return replace(recording, events=recording.events[which])
-
-
 def _in_order(events: Events) -> Events:
     return events[np.argsort(events["t"], kind="stable")]
-
-
-def _pixels(recording: Recording) -> NDArray[np.int64]:
-    x = recording.events["x"].astype(np.int64)
-    return x if len(recording.size) == 1 else recording.events["y"] * np.int64(recording.size[1]) + x
-
-
-def _camera(name: str, recording: Recording) -> None:
-    if len(recording.size) != 2:
-        raise ValueError(f"{name}: needs the events of a camera, with x and y; this sensor has {recording.size}")
 
 
 def _share(where: str, **values: float) -> None:

@@ -176,13 +176,11 @@ def _count(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
 
 def _places(recording: Recording, which: slice) -> NDArray[np.int64]:
     """Where each event counts in a frame that is laid out flat."""
-    events = recording.events[which]
-    check_size(events, recording.size, "to_frames")
-    x = events["x"].astype(np.int64)
-    if len(recording.size) == 1:
-        return x
-    H, W = recording.size
-    return x + events["y"].astype(np.int64) * W + events["p"].astype(np.int64) * (H * W)
+    part = recording.keep(which)
+    check_size(part.events, part.size, "to_frames")
+    if len(part.size) == 1:
+        return part.pixels()
+    return part.pixels() + part.events["p"].astype(np.int64) * math.prod(part.size)
 
 
 def _last(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
@@ -204,7 +202,8 @@ def voxel_grid(events: Any, bins: int, *, size: tuple[int, ...] | None = None) -
     With ``s = (bins - 1) (t - t_first) / (t_last - t_first)``, an event adds ``p max(0, 1 - |b - s|)`` to bin ``b``
     (A. Z. Zhu et al., 2019, "Unsupervised event-based learning of optical flow, depth, and egomotion").
     """
-    recording = _camera(events, size, "voxel_grid")
+    recording = as_recording(events, size)
+    recording.need_camera("voxel_grid")
     if bins < 1:
         raise ValueError(f"voxel_grid: bins must be at least 1, got {bins}")
     e, pixels = recording.events, recording.size[0] * recording.size[1]
@@ -229,7 +228,8 @@ def time_surface(events: Any, tau: float, *, steps: int = 1, size: tuple[int, ..
     ``t_k`` is the end of the k-th of ``steps`` equal parts of the recording, ``tau`` in microseconds (X. Lagorce et
     al., 2017, "HOTS").
     """
-    recording = _camera(events, size, "time_surface")
+    recording = as_recording(events, size)
+    recording.need_camera("time_surface")
     if steps < 1 or tau <= 0:
         raise ValueError(f"time_surface: steps and tau must be positive, got {steps} and {tau}")
     e = recording.events
@@ -268,13 +268,6 @@ def to_sparse(
     return torch.sparse_coo_tensor(
         indices, torch.from_numpy(counts.astype(np.float32)), shape, check_invariants=False, is_coalesced=True
     )
-
-
-def _camera(events: Any, size: tuple[int, ...] | None, name: str) -> Recording:
-    recording = as_recording(events, size)
-    if len(recording.size) != 2:
-        raise ValueError(f"{name}: needs the events of a camera, with x and y; this sensor has {recording.size}")
-    return recording
 
 
 def _library(events: Events) -> Any:

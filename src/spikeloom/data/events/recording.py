@@ -62,7 +62,21 @@ class Recording:
     def between(self, start: float, stop: float) -> Recording:
         """The events with ``start <= t < stop`` microseconds, on the clock of the file."""
         t = self.events["t"]
-        return replace(self, events=self.events[(t >= start) & (t < stop)])
+        return self.keep((t >= start) & (t < stop))
+
+    def keep(self, which: NDArray[Any] | slice) -> Recording:
+        """Some of the events: a mask, indices or a slice."""
+        return replace(self, events=self.events[which])
+
+    def pixels(self) -> NDArray[np.int64]:
+        """The pixel of each event, counted row by row; the channel in one dimension."""
+        x: NDArray[np.int64] = self.events["x"].astype(np.int64)
+        return x if len(self.size) == 1 else self.events["y"].astype(np.int64) * self.size[1] + x
+
+    def need_camera(self, who: str) -> None:
+        """Raises unless the events have x and y."""
+        if len(self.size) != 2:
+            raise ValueError(f"{who}: needs the events of a camera, with x and y; this sensor has {self.size}")
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.size))
