@@ -278,6 +278,7 @@ def test_auditory_sensor(tmp_path):
     [
         ("0.000010 3 4 1\n1.5 5 6 0\n", [[10, 1_500_000], [3, 5], [4, 6], [1, 0]]),
         ("10 3 4 1\n20 5 6 -1\n", [[10, 20], [3, 5], [4, 6], [1, 0]]),
+        ("1.0 3 4 1\n2.0 5 6 0\n", [[1_000_000, 2_000_000], [3, 5], [4, 6], [1, 0]]),
         ("# a comment\n240 180\n10,3,4,1\n20,5,6,0", [[10, 20], [3, 5], [4, 6], [1, 0]]),
         ("x,y,p,t\n3,4,1,10\n5,6,0,20\n", [[10, 20], [3, 5], [4, 6], [1, 0]]),
         ("timestamp;x;polarity\n10;3;1\n20;5;0\n", [[10, 20], [3, 5], [1, 0]]),
@@ -299,6 +300,8 @@ def test_arrays_and_their_usual_names(tmp_path):
     np.save(tmp_path / "d.npy", np.array([t, x, y, p]).T)
     for name in ("a.npz", "b.npz", "c.npy", "d.npy"):
         assert columns(data.read_events(tmp_path / name)) == [t, x, y, p], name
+    np.savez(tmp_path / "whole.npz", **{**wide, "t": np.array(t, np.float64)})  # microseconds, as MATLAB has numbers
+    assert columns(data.read_events(tmp_path / "whole.npz")) == [t, x, y, p]
     # rows of (y, x, t) for each polarity
     pos = [[c, b, a] for a, b, c, d in zip(t, x, y, p, strict=True) if d]
     neg = [[c, b, a] for a, b, c, d in zip(t, x, y, p, strict=True) if not d]

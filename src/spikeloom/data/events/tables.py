@@ -28,7 +28,8 @@ _ALIASES = {
 
 
 def from_columns(columns: Columns, where: str) -> Events:
-    """Events from columns under any of their usual names; times that are no whole numbers are seconds.
+    """Events from columns under any of their usual names. Times that are all whole numbers, of whatever type, are
+    microseconds; others are seconds.
 
     ``pos`` and ``neg`` (ES-ImageNet) hold rows of (y, x, t) for each polarity instead.
     """
@@ -42,12 +43,18 @@ def from_columns(columns: Columns, where: str) -> Events:
     }
     if not {"t", "x"} <= set(found):
         raise DataError(f"{where}: no columns t and x; it holds {', '.join(map(str, columns)) or 'nothing'}")
-    if found["t"].dtype.kind == "f":
+    if found["t"].dtype.kind == "f" and not _all_whole(found["t"]):
         found["t"] = microseconds(found["t"], where)
     try:
         return as_events(found)
     except DataError as wrong:
         raise DataError(f"{where}: {wrong}") from None
+
+
+def _all_whole(t: NDArray[Any]) -> bool:
+    """Whether floating-point numbers are whole ones that int64 can hold."""
+    with np.errstate(invalid="ignore"):
+        return bool(((t % 1 == 0) & (np.abs(t) < 2**62)).all())
 
 
 def microseconds(seconds: NDArray[Any], where: str) -> NDArray[np.int64]:
@@ -198,11 +205,8 @@ def read_text(source: Source) -> Decoded:
     else:
         order = list("txp") if len(columns) == 3 else list("txyp")
     found = dict(zip(order, columns, strict=True))
-    if b"." not in body[:4096].split(b"\n", 1)[0]:
-        with np.errstate(invalid="ignore"):
-            whole = (found["t"] % 1 == 0) & (np.abs(found["t"]) < 2**62)
-        if whole.all():
-            found["t"] = found["t"].astype(np.int64)
+    if b"." in body[:4096].split(b"\n", 1)[0]:
+        found["t"] = microseconds(found["t"], str(source.path))
     return Decoded(from_columns(found, str(source.path)), size)
 
 
