@@ -189,6 +189,17 @@ def test_unwrap_goes_back_over_an_overflow():
     t = np.array([250, 254, 1, 255, 2, 100, 200, 10], np.uint8)
     assert unwrap(t, 8).tolist() == [250, 254, 257, 255, 258, 356, 456, 522]
     assert unwrap(t[:0], 8).tolist() == []
+    assert unwrap(np.array([10, 250, 5, 240, 100], np.uint8), 8).tolist() == [10, 250, 261, 240, 356]  # a pause first
+
+
+def test_long_pauses_are_kept(tmp_path):
+    """Of more than half the counter's range, while it has not overflown."""
+    t = [5, 3 * 2**30, 3 * 2**30 + 7]
+    events = ev.make_events(t, [1, 2, 3], [1, 2, 3], [1, 0, 1])
+    data.write_events(tmp_path / "a.dat", events, size=(8, 8))
+    assert columns(data.read_events(tmp_path / "a.dat"))[0] == t
+    read_both_ways(tmp_path / "a.dat")
+    assert columns(data.read_events(put(tmp_path, aedat2(t, [1, 2, 3], [1, 2, 3], [1, 0, 1]))))[0] == t
 
 
 def test_atis_overflow_markers(tmp_path):

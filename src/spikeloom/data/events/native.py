@@ -23,10 +23,10 @@ static inline void put(char *out, int64_t t, uint16_t x, uint16_t y, uint8_t p) 
 
 typedef struct { int64_t wraps; uint32_t before; int known; } counter;
 
-/* A counter of `bits` bits: a step back by more than half its range is an overflow, and a step ahead undoes one. */
+/* A counter of `bits` bits: a step back by more than half its range is an overflow, a step ahead undoes one. */
 static inline int64_t unwrapped(counter *c, uint32_t now, int bits) {
   const int64_t half = (int64_t)1 << (bits - 1), step = (int64_t)now - c->before;
-  if (c->known) c->wraps += step < -half ? 1 : step > half ? -1 : 0;
+  if (c->known) c->wraps += step < -half ? 1 : step > half && c->wraps ? -1 : 0;
   c->known = 1; c->before = now;
   return c->wraps * ((int64_t)1 << bits) + now;
 }

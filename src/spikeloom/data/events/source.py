@@ -80,7 +80,8 @@ class Source:
 
 
 def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
-    """Times of a counter of ``bits`` bits as int64: a step back by more than half its range is an overflow.
+    """Times of a counter of ``bits`` bits as int64: a step back by more than half its range is an overflow, a step
+    ahead after one undoes it (an event from before it), and without one it is a long pause.
 
     >>> unwrap(np.array([250, 255, 3, 1], np.uint8), 8)
     array([250, 255, 259, 257])
@@ -93,7 +94,7 @@ def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
         if len(turns):
             wraps = np.where(step[turns] < 0, 1, -1)
             counts = np.cumsum(wraps)
-            # an event from before the last overflow, and the way back, undo each other
+            counts -= np.minimum.accumulate(np.minimum(counts, 0))  # never below none
             long += np.repeat(np.r_[0, counts], np.diff(np.r_[0, turns + 1, len(long)])) << bits
     return long
 
