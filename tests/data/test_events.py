@@ -713,7 +713,7 @@ def test_real_files_as_stated(name):
 @real
 def test_real_evt3_against_a_loop():
     """The specification, word by word. faery 0.7.1 finds the same x, y and p; it holds times back where the camera
-    stepped back, so that 1,459 of its 219,596 times are up to 11 us later."""
+    stepped back, so that 1,455 of its 219,596 times are up to 11 us later."""
     path = Path(ROOT, "events/prophesee_evt3/evt3_sample.raw")
     raw = path.read_bytes()
     begin = 0
