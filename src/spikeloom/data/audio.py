@@ -169,7 +169,7 @@ class Cochlea:
         return np.asarray(response / peak)
 
     def _mel_bank(self, x: NDArray[np.float64], step: int) -> NDArray[np.float64]:
-        """Mean magnitudes below triangles, of a window of 25 ms around each step."""
+        """Magnitudes weighted by triangles and summed, of a window of 25 ms around each step."""
         window = max(round(0.025 * self.rate), 16)
         steps = len(x) // step
         padded = np.pad(x, (window // 2, window))
