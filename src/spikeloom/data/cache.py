@@ -12,7 +12,6 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +22,7 @@ from torch import Tensor
 from .downloads import Progress, checksum
 from .errors import DataError
 from .events import Events, Recording
+from .whole import atomically
 
 VERSION = 2
 _PART = 512  # recordings in a part, at most
@@ -144,7 +144,7 @@ def build(
         "version": VERSION, **about, "recordings": count, "parts": parts, "size": list(size), "format": name,
         "bytes": sizes, "sha256": sums,
     }  # fmt: skip
-    _atomically(folder / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1)))
+    atomically(folder / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1)))
     return Cached(folder)
 
 
@@ -158,9 +158,9 @@ def _convert(folder: Path, part: int, recordings: Iterator[Recording], size: tup
         if len(taken) == _PART or sum(map(len, taken)) >= _EVENTS:
             break
     at_events, at_offsets = _names(folder, part)
-    _atomically(at_events, lambda path: _save(path, np.concatenate(taken)))
+    atomically(at_events, lambda path: _save(path, np.concatenate(taken)))
     offsets = np.cumsum([0, *map(len, taken)])
-    _atomically(at_offsets, lambda path: _save(path, offsets))  # last: a part with its offsets is whole
+    atomically(at_offsets, lambda path: _save(path, offsets))  # last: a part with its offsets is whole
     return len(taken)
 
 
@@ -183,13 +183,3 @@ def _names(folder: Path, part: int) -> tuple[Path, Path]:
 def _save(path: Path, array: Any) -> None:
     with path.open("wb") as file:
         np.save(file, array)
-
-
-def _atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """A file appears whole or not at all, also when several processes write it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from . import finders
 from .audio import Cochlea
 from .downloads import Download
-from .file_set import FileSet
+from .file_set import FileSet, read_item
 
 
 def _figshare(names_numbers_sums: Iterable[tuple[str, int, str]], base: str) -> tuple[Download, ...]:
@@ -51,7 +51,7 @@ FILE_SETS = {
             {"train": 60_000, "test": 10_000}, ("Train/[0-9]/*.bin", "Test/[0-9]/*.bin"),
             functools.partial(finders.class_folders, below="{Split}", pattern="*.bin", classes=finders.DIGITS),
             "Orchard et al., 2015, doi:10.3389/fnins.2015.00437; https://www.garrickorchard.com/datasets/n-mnist",
-            read=finders.atis((34, 34)),
+            read=functools.partial(read_item, size=(34, 34), format="atis"),
             downloads=(
                 Download(
                     "Train.zip",
@@ -73,7 +73,7 @@ FILE_SETS = {
             {"all": 8_709}, ("Caltech101/*/*.bin",),
             functools.partial(finders.class_folders, below="Caltech101", pattern="*.bin"),
             "Orchard et al., 2015; https://www.garrickorchard.com/datasets/n-caltech101",
-            read=finders.atis((180, 240)),
+            read=functools.partial(read_item, size=(180, 240), format="atis"),
             downloads=(
                 Download(
                     "N-Caltech101-archive.zip",
@@ -127,7 +127,7 @@ FILE_SETS = {
             "es-imagenet", "ES-ImageNet: ImageNet as events, made by moving pictures", "[T, 2, 256, 256]", (256, 256),
             {"train": None, "test": None}, ("**/train/class0/*.npz", "**/vallabel.txt"), finders.es_imagenet,
             "Lin et al., 2021, doi:10.3389/fnins.2021.726582; https://cloud.tsinghua.edu.cn/d/94873ab4ec2a4eb497b3",
-            read=functools.partial(finders.of_size, size=(256, 256)),
+            read=functools.partial(read_item, size=(256, 256)),
             downloads=tuple(
                 Download(
                     f"ES-imagenet-0.18.part{k:02}.rar",
@@ -143,7 +143,7 @@ FILE_SETS = {
             "hardvs", "HARDVS: 300 activities", "[T, 2, 260, 346]", (260, 346),
             {"train": None, "validation": None, "test": None}, ("train_label.txt", "test_label.txt", "action_*/*.npz"),
             finders.hardvs, "Wang et al., 2024, AAAI; https://github.com/Event-AHU/HARDVS",
-            read=functools.partial(finders.of_size, size=(260, 346)),
+            read=functools.partial(read_item, size=(260, 346)),
             downloads=(
                 Download("MINI_HARDVS_files.zip", md5="9c4cc0d9ba043faa17f6f1a9e9aff982"),
                 Download("train_label.txt", md5="0d642b6e6871034f151b2649a89d8d3c"),
@@ -156,7 +156,7 @@ FILE_SETS = {
             "bullying10k", "Bullying10K: ten kinds of actions between people", "[T, 2, 260, 346]", (260, 346),
             {"train": None, "test": None}, ("handshake/**/*.npy", "kicking/**/*.npy"), finders.bullying,
             "Dong et al., 2023, NeurIPS; https://github.com/Brain-Cog-Lab/Bullying10K",
-            read=functools.partial(finders.of_size, size=(260, 346)),
+            read=functools.partial(read_item, size=(260, 346)),
             downloads=_figshare(
                 (
                     ("handshake", 41268834, "681d70f499e736a1e805305284ddc425"),
@@ -179,7 +179,7 @@ FILE_SETS = {
             {"train": None, "test": None}, ("DVS-Lip/train/*/*.npy", "DVS-Lip/test/*/*.npy"),
             functools.partial(finders.class_folders, below="DVS-Lip/{split}", pattern="*.npy"),
             "Tan et al., 2022, CVPR; https://sites.google.com/view/event-based-lipreading",
-            read=functools.partial(finders.of_size, size=(128, 128)),
+            read=functools.partial(read_item, size=(128, 128)),
             downloads=(Download("DVS-Lip.zip", md5="2dcb959255122d4cdeb6094ca282494b"),),
             folders=("DVSLip",), licence="Google Drive gives it to a browser only",
         ),
@@ -251,7 +251,7 @@ FILE_SETS = {
             "n-cars", "N-CARS: cars or not, cut from an ATIS in traffic", "[T, 2, 100, 120]", (100, 120),
             {"train": 15_422, "test": 8_607}, ("*train/cars/*.dat", "*test/background/*.dat"), finders.ncars,
             "Sironi et al., 2018, CVPR; https://www.prophesee.ai/dataset-n-cars-download",
-            read=functools.partial(finders.of_size, size=(100, 120)),
+            read=functools.partial(read_item, size=(100, 120)),
             downloads=(Download("Prophesee_Dataset_n_cars.zip"),),
             folders=("NCARS",), licence="Prophesee gives it to those who agree to its terms",
         ),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +139,7 @@ def heidelberg(folder: Path, split: str, *, name: str, classes: int) -> Found:
 
 
 def ncars(folder: Path, split: str) -> Found:
+    """Two folders below ``n-cars_train`` and ``n-cars_test``, or ``train`` and ``test``."""
     below = f"n-cars_{split}" if (folder / f"n-cars_{split}").is_dir() else split
     return class_folders(folder, split, below=below, pattern="*.dat", classes=("background", "cars"))
 
@@ -202,15 +202,8 @@ def nav_dat(folder: Path, item: Item) -> Recording:
     return replace(r, events=make_events(t, e["x"], 239 - e["y"], e["p"]))
 
 
-def of_size(folder: Path, item: Item, *, size: tuple[int, int], format: str | None = None) -> Recording:  # noqa: A002
-    return read_item(folder, item, size=size, format=format)
-
-
-def atis(size: tuple[int, int]) -> Callable[[Path, Item], Recording]:
-    return functools.partial(of_size, size=size, format="atis")
-
-
 def sound(folder: Path, item: Item, *, rate: int) -> Tensor:
+    """A waveform ``[L]``, which must have ``rate`` samples a second."""
     samples, found = read_wav(folder / item.file)
     if found != rate:
         raise DataError(f"{folder / item.file}: {found} samples a second instead of {rate}")
@@ -231,5 +224,6 @@ def picture(folder: Path, item: Item) -> Tensor:
 
 
 def imagenet(train: bool) -> nn.Sequential:
+    """ImageNet's usual transform: a window of 224 x 224, mirrored at random in training, normalised."""
     still = (ToFloat(), Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     return nn.Sequential(CropResized(random=train), *((RandomFlip(),) if train else ()), *still)

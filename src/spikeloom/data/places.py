@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ from . import archives, downloads
 from .downloads import Progress
 from .errors import DataError
 from .file_set import FileSet
+from .whole import atomically
 
 
 def locate(d: FileSet, root: Path, *, unpack: bool = True) -> Path:
@@ -32,7 +34,7 @@ def locate(d: FileSet, root: Path, *, unpack: bool = True) -> Path:
                 raise DataError(archives.by_hand(archive, place))
             elif not (place / archive.name).exists():
                 place.mkdir(parents=True, exist_ok=True)
-                _copy(archive, place / archive.name)
+                atomically(place / archive.name, functools.partial(shutil.copyfile, archive))
         found_here = _with_marks(d, place)
         if found_here is not None:
             return found_here
@@ -121,9 +123,3 @@ def writable(d: FileSet, root: Path) -> Path:
     home = root / d.name
     above = next(p for p in (home, *home.parents) if p.exists())
     return home if os.access(above, os.W_OK) else cache_folder() / "data" / d.name
-
-
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.copyfile(source, part)
-    part.replace(target)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import DataError
+from ..whole import atomically
 from . import aedat, aedat4, binary, prophesee, tables
 from .recording import Recording, as_recording, check_size, extent
 from .source import Decoded, Source
@@ -174,14 +175,11 @@ def write_events(
         raise DataError(f"{path}: {chosen.title} is only read; written are {', '.join(_written())}")
     if len(recording.size) not in chosen.dims:
         raise DataError(f"{path}: {chosen.title} has no place for a sensor of size {recording.size}")
-    part = path.with_name(f".{path.name}.part")
+    write = chosen.write
     try:
-        chosen.write(part, recording)
-        part.replace(path)
+        atomically(path, lambda part: write(part, recording))
     except DataError as unfit:
         raise DataError(f"{path}: {unfit}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _named(name: str) -> Format:

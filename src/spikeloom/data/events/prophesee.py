@@ -80,16 +80,21 @@ def read_evt2(source: Source) -> Decoded:
     if (events := passes.evt2(source.raw[begin:], size)) is not None:
         return Decoded(events, size)
     words = source.records(begin, "<u4")
+    event, t = _timed(source, words, begin, 4)
+    w = words[event]
+    return _inside(source, (t, (w >> 11) & 2047, w & 2047, w >> 28), begin + 4 * event, size)
+
+
+def _timed(source: Source, words: NDArray[Any], begin: int, length: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Which words of 32 bits are events, and when; a word of the file has ``length`` bytes."""
     kind = words >> 28
-    _known(source, kind, begin, 4, (0, 1, 8, 10, 14, 15))
+    _known(source, kind, begin, length, (0, 1, 8, 10, 14, 15))
     high = np.flatnonzero(kind == 8)
     event = np.flatnonzero(kind <= 1)
     event = event[np.searchsorted(event, high[0]) :] if len(high) else event[:0]
-    base = unwrap(words[high] & 0x0FFFFFFF, 28) << 6
-    w = words[event]
-    t = latest(base, high, event)
-    t |= (w >> 22) & 63
-    return _inside(source, (t, (w >> 11) & 2047, w & 2047, w >> 28), begin + 4 * event, size)
+    t = latest(unwrap(words[high] & 0x0FFFFFFF, 28) << 6, high, event)
+    t |= (words[event] >> 22) & 63
+    return event, t
 
 
 def write_evt2(path: Path, recording: Recording) -> None:
@@ -105,24 +110,18 @@ def write_evt2(path: Path, recording: Recording) -> None:
 
 
 def read_evt21(source: Source) -> Decoded:
-    """EVT 2.1: words of 64 bits. Types 0 and 1 are up to 32 events in a row (time, column, row, a bit for each), 8 the
-    upper bits of time, as in EVT 2.0.
+    """EVT 2.1: words of 64 bits, whose upper half is a word of EVT 2.0; the lower one has a bit for each of up to 32
+    events in a row.
     """
     lines, begin = source.lines(b"%", stop=b"% end")
     if any("endianness=legacy" in line for line in lines):
         raise source.error("EVT 2.1 in the legacy byte order is not read; convert it with the camera's software")
     words = source.records(begin, "<u8")
-    kind = (words >> np.uint64(60)).astype(np.uint8)
-    _known(source, kind, begin, 8, (0, 1, 8, 10, 14, 15))
-    high = np.flatnonzero(kind == 8)
-    event = np.flatnonzero(kind <= 1)
-    event = event[np.searchsorted(event, high[0]) :] if len(high) else event[:0]
-    base = unwrap((words[high] >> np.uint64(32)) & np.uint64(0x0FFFFFFF), 28) << 6
-    w = words[event]
-    upper = (w >> np.uint64(32)).astype(np.uint32)
-    row, bit = _bits(w.astype(np.uint32).astype("<u4"))
-    upper, event, t = upper[row], event[row], latest(base, high, event)[row]
-    t |= (upper >> 22) & 63
+    upper = (words >> np.uint64(32)).astype(np.uint32)
+    event, t = _timed(source, upper, begin, 8)
+    row, bit = _bits(words[event].astype(np.uint32).astype("<u4"))
+    event, t = event[row], t[row]
+    upper = upper[event]
     x = ((upper >> 11) & 2047) + bit.astype(np.uint32)
     return _inside(source, (t, x, upper & 2047, upper >> 28), begin + 8 * event, _size(lines, _fields(lines)))
 
