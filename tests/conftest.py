@@ -12,6 +12,9 @@ import spikeloom as sl
 REFERENCE = Path(__file__).parent / "reference"
 # Kernels compiled by tests stay in the clone, and out of the user's cache.
 os.environ.setdefault("SPIKELOOM_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "kernels"))
+# Without a GPU, kernels in Triton are tested in its interpreter, which is chosen when triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True)

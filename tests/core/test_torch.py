@@ -4,7 +4,6 @@ import copy
 import io
 import pickle
 import shutil
-import socket
 
 import pytest
 import torch
@@ -249,8 +248,8 @@ def test_forward_mode_and_double_backward_of_a_learnable_scale():
     assert hessian.isfinite()
 
 
-def _worker(rank, port, queue):
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _worker(rank, meeting, queue):
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.manual_seed(0)
     net = nn.parallel.DistributedDataParallel(dense_net())
     x = torch.randn(4, 6, 5)
@@ -262,15 +261,12 @@ def _worker(rank, port, queue):
 
 
 def test_two_processes_average_the_gradients_of_one(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     context = mp.get_context("spawn")
     queue = context.SimpleQueue()
-    processes = mp.start_processes(_worker, (port, queue), nprocs=2, start_method="spawn", join=False)
-    got = queue.get()
-    while not processes.join():
+    processes = mp.start_processes(_worker, (tmp_path / "meeting", queue), nprocs=2, start_method="spawn", join=False)
+    while not processes.join():  # raises what a worker raised, where waiting for its result would wait for ever
         pass
+    got = queue.get()
     torch.manual_seed(0)
     net = dense_net()
     net(torch.randn(4, 6, 5)).mean().backward()

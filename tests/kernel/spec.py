@@ -181,15 +181,17 @@ def run(case, backend, seed=0):
     return [o.detach() for o in outs], list(grads)
 
 
-def check(case):
+def check(case, backend="c"):
     """Asserts that kernels give what the loop gives; returns the mean output."""
-    (outs, grads), (got, got_grads) = run(case, "eager"), run(case, "c")
+    (outs, grads), (got, got_grads) = run(case, "eager"), run(case, backend)
     smooth = case["neuron"] in ("Two", "PLIF") or "make" in case  # an exponential in the step, or in a number
     for a, b in zip(outs, got, strict=True):
         assert a.dtype == b.dtype, case
         if smooth:
             off = (a.double() - b.double()).abs() > 1e-4 * a.double().abs().max().clamp(min=1.0)
             assert off.double().mean() <= 0.01, case  # a spike next to the threshold moves what follows it
+        elif backend == "triton" and a.dtype == torch.bfloat16:  # Triton's interpreter cuts off where it should round
+            assert ((a.double() - b.double()).abs() <= 2**-7 * a.double().abs()).all(), case
         else:
             assert torch.equal(a, b), case
     if smooth and not torch.equal(outs[0], got[0]):
@@ -211,9 +213,27 @@ def check(case):
     return float(outs[0].double().mean())
 
 
+BASE = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 3), "T": 17, "number": "channel"}
+
+
+def rows():
+    """Every neuron and every surrogate (in a LIF) by name, as what a case must say of it."""
+    drawn = gallery()
+    found = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
+    for name in sl.neurons():
+        if "." not in name and name != "MPBN":
+            gain = drawn.GAINS.get(name, 1.0)
+            found.append((name, {"neuron": name, "gain": gain, "make": lambda name=name: drawn.make(name)}))
+    for name in sl.surrogates():
+        scale = () if name != "Custom" else (lambda u, a: a / (1 + (a * u).abs()),)
+        found.append(
+            (name, {"make": lambda name=name, a=scale: sl.LIF(v_threshold=0.4, surrogate=getattr(S, name)(*a))})
+        )
+    return found
+
+
 def matrix():
     """The support matrix as Markdown: each cell was run."""
-    base = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 3), "T": 17, "number": "channel"}
     columns = {
         "float32": {},
         "float64": {"dtype": torch.float64},
@@ -224,23 +244,12 @@ def matrix():
         "channels_last": {"layout": "channels_last"},
     }
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    drawn = gallery()
-    rows = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
-    for name in sl.neurons():
-        if "." not in name and name != "MPBN":
-            gain = drawn.GAINS.get(name, 1.0)
-            rows.append((name, {"neuron": name, "gain": gain, "make": lambda name=name: drawn.make(name)}))
-    for name in sl.surrogates():
-        scale = () if name != "Custom" else (lambda u, a: a / (1 + (a * u).abs()),)
-        rows.append(
-            (name, {"make": lambda name=name, a=scale: sl.LIF(v_threshold=0.4, surrogate=getattr(S, name)(*a))})
-        )
-    for name, kind in rows:
+    for name, kind in rows():
         cells = []
         for options in columns.values():
             torch.manual_seed(0)
             try:
-                check({**base, "neuron": "LIF", **kind, **options})
+                check({**BASE, "neuron": "LIF", **kind, **options})
                 cells.append("kernel")
             except sl.BackendError:
                 cells.append("loop")

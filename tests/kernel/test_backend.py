@@ -14,8 +14,9 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.kernel import build, compiled, store, watching
-from spikeloom.kernel.emit_c import Variant, emit_forward, layout
+from spikeloom.kernel.emit_c import emit_forward
 from spikeloom.kernel.trace import RefusedError, trace
+from spikeloom.kernel.variant import Variant, layout
 
 try:
     build.ready()
@@ -154,7 +155,7 @@ def test_the_block_wins_over_the_environment(monkeypatch):
         with sl.backend("auto"):
             assert used() == "c"
     monkeypatch.setenv("SPIKELOOM_BACKEND", "cuda")
-    with pytest.raises(ValueError, match="SPIKELOOM_BACKEND must be one of auto, eager, c; got 'cuda'"):
+    with pytest.raises(ValueError, match="SPIKELOOM_BACKEND must be one of auto, eager, c, triton; got 'cuda'"):
         used()
     with pytest.raises(ValueError, match="backend must be one of"), sl.backend("fast"):
         pass

@@ -115,7 +115,7 @@ def test_the_operator_keeps_the_rules_of_operators():
 
     neuron = sl.PLIF(shape=6, v_threshold=0.3)
     op.define()
-    text = op.json.dumps([store.dumps(compiled.kernels_of(neuron).program), [False], [0]])
+    text = op.json.dumps([store.dumps(compiled.kernels_of(neuron).program), [False], [0], "c"])
     for T in (5, 33):
         x = torch.randn(T, 4, 6, requires_grad=True)
         numbers = [

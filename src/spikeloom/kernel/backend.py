@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-Backend = Literal["auto", "eager", "c"]
+Backend = Literal["auto", "eager", "c", "triton"]
 
 logger = logging.getLogger("spikeloom")
 _local = threading.local()
@@ -25,8 +25,8 @@ def backend(name: Backend) -> Iterator[None]:
     """Chooses the backend of every neuron that runs inside the block, in this thread.
 
     Args:
-        name: ``"eager"`` (the PyTorch loop), ``"c"`` (generated C kernels; raises where they cannot run) or ``"auto"``
-            (kernels where they can run, else eager, said once through logging).
+        name: ``"eager"`` (the PyTorch loop), ``"c"`` or ``"triton"`` (generated kernels in that language; raises where
+            they cannot run) or ``"auto"`` (C on a CPU, Triton on a GPU, else eager, said once through logging).
 
     Outside such a block ``SPIKELOOM_BACKEND`` decides, and without it ``auto``.
 

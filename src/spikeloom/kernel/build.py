@@ -16,6 +16,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from .target import TargetError
+
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
 _OPTIONAL = ("-march=native -fopenmp", "-mcpu=native -fopenmp", "-march=native", "-mcpu=native", "")  # first that works
@@ -31,7 +33,7 @@ _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 
 
-class BuildError(Exception):
+class BuildError(TargetError):
     """There is no working compiler, or it failed; the message says which."""
 
 

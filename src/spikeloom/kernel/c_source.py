@@ -33,6 +33,13 @@ def prelude(io: str) -> str:
     return head + rows + absolute + libm + own + _RUNS
 
 
+def norm(io: str, block: int, parts: int) -> str:
+    """Statistics of a batch norm and their share of the gradient, for inputs of dtype ``io``."""
+    return f"#define BLOCK {block}\n#define ROWS {_ROWS_SUMMED}\n#define PARTS {parts}\n{prelude(io)}{_NORM}"
+
+
+_ROWS_SUMMED = 64  # rows that are summed in float32 before they join a double
+
 _HEAD = """
 #include <math.h>
 #include <stdint.h>
@@ -227,6 +234,80 @@ static void add_runs(double *number, const double *in, int64_t size, int64_t inn
     for (int k = 0; k < run; k++) sum += in[j + k];
     number[at] += sum;
     j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
+  }
+}
+"""
+
+_NORM = r"""
+#define SIZES \
+  const int64_t T = n[0], stride = n[1], outer = n[2], C = n[3], inner = n[4], rows = T * outer; \
+  const int threads = (int)n[5], dense = stride == outer * C * inner;
+#define ROW(x) ((x) + (dense ? r * C * inner : r / outer * stride + r % outer * C * inner))
+
+/* Per part of the rows and channel: the sums of x - first and of its square. */
+void statistics(void **p, const int64_t *n) {
+  SIZES
+  IO *x = p[0]; S *first = p[1]; double *sums = p[2];
+  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int part = 0; part < PARTS; part++) {
+    double *sum = sums + part * 2 * C, *square = sum + C;
+    int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
+    S LOCAL buffer[BLOCK]; (void)buffer;
+    if (inner == 1) {
+      S LOCAL s[BLOCK]; S LOCAL q[BLOCK];
+      for (int64_t c = 0; c < C; c += BLOCK) {
+        int m = C - c < BLOCK ? (int)(C - c) : BLOCK;
+        for (int64_t r0 = start; r0 < end; r0 += ROWS) {
+          int64_t r1 = r0 + ROWS < end ? r0 + ROWS : end;
+          memset(s, 0, m * sizeof(S)); memset(q, 0, m * sizeof(S));
+          for (int64_t r = r0; r < r1; r++) {
+            const S *X = get_row(buffer, ROW(x) + c, m);
+            #pragma omp simd
+            for (int j = 0; j < m; j++) { S d = X[j] - first[c + j]; s[j] += d; q[j] += d * d; }
+          }
+          for (int j = 0; j < m; j++) { sum[c + j] += s[j]; square[c + j] += q[j]; }
+        }
+      }
+      continue;
+    }
+    for (int64_t r = start; r < end; r++)
+      for (int64_t c = 0; c < C; c++)
+        for (int64_t i = 0; i < inner; i += BLOCK) {
+          int m = inner - i < BLOCK ? (int)(inner - i) : BLOCK;
+          const S *X = get_row(buffer, ROW(x) + c * inner + i, m);
+          S s = 0, q = 0, f = first[c];
+          #pragma omp simd reduction(+ : s, q)
+          for (int j = 0; j < m; j++) { S d = X[j] - f; s += d; q += d * d; }
+          sum[c] += s; square[c] += q;
+        }
+  }
+}
+
+/* gx += slope x + offset. */
+void correct(void **p, const int64_t *n) {
+  SIZES
+  IO *x = p[0], *gx = p[1]; S *slope = p[2], *offset = p[3];
+  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t r = 0; r < rows; r++) {
+    IO *to = gx + r * C * inner;
+    S LOCAL buffer[BLOCK]; S LOCAL old[BLOCK]; S LOCAL new[BLOCK]; (void)buffer; (void)old;
+    for (int64_t c = 0; c < (inner == 1 ? 1 : C); c++) {
+      int64_t all = inner == 1 ? C : inner;
+      for (int64_t i = 0; i < all; i += BLOCK) {
+        int m = all - i < BLOCK ? (int)(all - i) : BLOCK;
+        const S *X = get_row(buffer, ROW(x) + c * inner + i, m), *G = get_row(old, to + c * inner + i, m);
+        const S *a = slope + i, *b = offset + i;
+        if (inner == 1) {
+          #pragma omp simd
+          for (int j = 0; j < m; j++) new[j] = G[j] + (a[j] * X[j] + b[j]);
+        } else {
+          S A = slope[c], B = offset[c];
+          #pragma omp simd
+          for (int j = 0; j < m; j++) new[j] = G[j] + (A * X[j] + B);
+        }
+        put_row(to + c * inner + i, new, m, 0);
+      }
+    }
   }
 }
 """

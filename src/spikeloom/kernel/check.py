@@ -10,11 +10,13 @@ from torch import Tensor
 from ..core import Repeated
 from . import launch
 from .scan import scan_eager
+from .target import Target
 
 Found = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 def check_call(
+    target: Target,
     kernels: Any,
     neuron: Any,
     xs: tuple[Tensor | Repeated, ...],
@@ -36,7 +38,7 @@ def check_call(
                 outs = scan_eager(bound, tuple(leaves[0]), leaves[1], dtype, found[0].dtype, lengths, record)
             else:
                 outs = launch.run(
-                    kernels, neuron, tuple(leaves[0]), leaves[1], dtype=dtype, lengths=lengths, record=record
+                    target, kernels, neuron, tuple(leaves[0]), leaves[1], dtype=dtype, lengths=lengths, record=record
                 )
             sides.append(([outs[0], *outs[1], *outs[2]], [*map(_tensor, leaves[0]), *leaves[1]]))
         (wanted, _), _ = sides

@@ -1,9 +1,10 @@
-"""compiled: the C kernels of a kind of neuron: found by what its program depends on, compiled when first needed."""
+"""compiled: the kernels of a kind of neuron: found by what its program depends on, compiled when first needed."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,20 +13,21 @@ from torch.autograd import forward_ad
 
 from .._numbers import _UNDECLARED
 from . import store
-from .build import load
-from .emit_c import Variant, layout
 from .program import NORM, Program, with_norm
+from .variant import Variant, layout
 
 _kernels: dict[Any, Kernels | str] = {}
 
 
 def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> str:
-    """Why C kernels cannot run these inputs now, whatever the neuron; empty if they can."""
+    """Why no kernel can run these inputs now, whatever the neuron and the device; empty if one can."""
     tensors = [*xs, *states]
     for _, part in neuron.parts():
         tensors += [getattr(part, name) for name in part._declared]
-    if not all(t.is_cpu for t in tensors):
-        return f"the input is on {xs[0].device}, C kernels run on cpu"
+    device = xs[0].device
+    if not all(t.device == device for t in tensors):
+        others = {str(t.device) for t in tensors} - {str(device)}
+        return f"the input is on {device}, states or numbers are on {', '.join(sorted(others))}"
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "inside torch.compile, export or jit"
     if torch._C._len_torch_dispatch_stack():
@@ -54,15 +56,20 @@ class Kernels:
         """The kernels of the same neuron with a batch norm before it."""
         return Kernels(with_norm(self.program))
 
-    def function(self, emit: Any, variant: Variant) -> Any:
-        """The compiled function that ``emit_forward`` or ``emit_backward`` prints."""
-        key = (emit, variant)
+    def function(self, make: Callable[[Program, Variant], Any], variant: Variant) -> Any:
+        """What ``make`` builds of the program and a variant; built once."""
+        key = (make, variant)
         if key not in self._functions:
-            self._functions[key] = load(emit(self.program, variant)).run
+            self._functions[key] = make(self.program, variant)
         return self._functions[key]
 
     def params(
-        self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...] = ()
+        self,
+        neuron: Any,
+        step: torch.Size,
+        dtype: torch.dtype,
+        device: torch.device,
+        norm: tuple[Tensor, ...] = (),
     ) -> tuple[list[Tensor], tuple[int, ...]]:
         """The values that the kernels take, by torch from the neuron's numbers, and which are powers of two.
 
@@ -71,17 +78,19 @@ class Kernels:
         parts = [part for _, part in neuron.parts()]
         if not all(is_float for part in parts for is_float in part._declared.values()):
             return self._evaluate(neuron, step, dtype, norm), ()
-        if norm:
-            values = self._evaluate(neuron, step, dtype, norm)
-            return values, self._exact(values)
-        key = (dtype, *(value for part in parts for value in part._floats.values()))
+        key = (dtype, device, *(value for part in parts for value in part._floats.values()))
         if key not in self._constants:
             if len(self._constants) > 100:
                 self._constants.clear()
             with torch.inference_mode(False):
-                values = self._evaluate(neuron, step, dtype, ())
+                values = self._evaluate(neuron, step, dtype, tuple(n.detach() for n in norm))
             self._constants[key] = values, self._exact(values)
-        return self._constants[key]
+        values, exact = self._constants[key]
+        if norm:  # nothing else depends on the norm
+            wanted, values = self.layout.backward_params, list(values)
+            for name, value in zip(NORM, _per_channel(norm, step), strict=True):
+                values[wanted.index(self.program.inputs.index(name))] = value.to(dtype)
+        return values, exact
 
     def _exact(self, values: list[Tensor]) -> tuple[int, ...]:
         """Divisors among constant params that are powers of two: dividing by them is multiplying."""
@@ -90,10 +99,15 @@ class Kernels:
 
     def _evaluate(self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]) -> list[Tensor]:
         numbers = dict(zip(self.program.numbers, neuron.all_numbers(step, dtype), strict=False))
-        numbers.update(zip(NORM, (n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm), strict=False))
+        if norm:
+            numbers.update(zip(NORM, _per_channel(norm, step), strict=True))
         wanted = list(self.layout.backward_params)
         values = self.program.evaluate_numbers(numbers, wanted)
         return [values[i].to(dtype) for i in wanted]
+
+
+def _per_channel(norm: tuple[Tensor, ...], step: torch.Size) -> list[Tensor]:
+    return [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
 
 
 def _power_of_two(value: float) -> bool:

@@ -8,16 +8,19 @@ Rows of half precision become float32 rows in L1 and back. Large outputs go past
 first read what it overwrites. Gradients of numbers are summed per chunk of blocks, so that the number of threads does
 not matter.
 
-Arguments of both functions are two arrays: pointers ``p`` and integers ``n``, laid out by :class:`Layout`.
+Arguments of both functions are two arrays: pointers ``p``, laid out by :class:`spikeloom.kernel.variant.Layout`, and
+integers ``n``: N, T, neurons per sample, threads, neurons per block, blocks per chunk, whether outputs go past the
+cache, time strides of xs and of out's upstream gradient, then (size, inner) of each param. The gradient of a param is
+``[chunks, size]`` doubles, zero before.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from . import c_source
 from .program import OPS, Node, Program, Ref
+from .variant import Variant, Writer
 
 BLOCK = 1024
 """Most neurons that are computed together."""
@@ -30,66 +33,6 @@ SEGMENT = 16
 _DEAR = frozenset(
     ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "sin", "cos", "atan", "erf", "erfc", "sqrt", "reciprocal"]
 )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Which number values (params) the kernels take, and the gradients that ``backward`` can compute.
-
-    Pointers of the forward kernel: xs, start states, out, final states, recordings, checkpoints, lengths, forward
-    params. Of the backward kernel: xs, start states, checkpoints, lengths, backward params, upstream gradients of out,
-    of final states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints,
-    upstream gradients and gradients of xs and start states may be null.
-
-    A forward kernel that writes bits has a last pointer, to an int32 that it sets to 1 where an output is not binary.
-
-    Integers: N, T, neurons per sample, threads, neurons per block, blocks per chunk, whether outputs go past the cache,
-    time strides of xs and of out's upstream gradient, then (size, inner) of each param. The gradient of a param is
-    ``[chunks, size]`` doubles, zero before.
-    """
-
-    forward_params: tuple[int, ...]
-    backward_params: tuple[int, ...]
-    differentiable: tuple[int, ...]
-    divisors: tuple[int, ...]
-    """Params that something is divided by."""
-
-
-def layout(program: Program) -> Layout:
-    """The arguments of a program's kernels."""
-    forward = program.params(program.outputs)
-    backward = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
-    learned = {i for i, _ in program.number_grads}  # with what has a gradient, though no step reads it
-    both = tuple(sorted({*forward, *backward, *learned}))
-    divisors = {n.args[1] for n in program.nodes if n.op == "div"} & set(both)
-    return Layout(
-        tuple(forward),
-        both,
-        tuple(sorted(learned)),
-        tuple(sorted(i for i in divisors if isinstance(i, int))),
-    )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a kernel is made for. Each variant is compiled when it is first needed."""
-
-    io: str
-    """Of inputs and outputs: ``float64``, ``float32``, ``bfloat16`` or ``float16``."""
-    lengths: bool
-    """Whether there are valid steps per sample."""
-    scalars: tuple[int, ...]
-    """Params with one value."""
-    exact: tuple[int, ...]
-    """Params whose reciprocal is exact (powers of two): dividing by them is multiplying."""
-    record: bool
-    """Whether states are recorded (or recordings have a gradient)."""
-    wanted: tuple[int, ...] = ()
-    """Params whose gradient ``backward`` computes."""
-    x_grads: tuple[str, ...] = ()
-    """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
-    packed: bool = False
-    """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
 
 
 def emit_forward(program: Program, variant: Variant) -> str:
@@ -108,21 +51,14 @@ def _source(program: Program, variant: Variant, function: str) -> str:
     return f"/* {variant}\n *\n * One step:\n{equation}\n */\n{sizes}\n{c_source.prelude(variant.io)}\n{function}\n"
 
 
-class _Writer:
+class _Writer(Writer):
     def __init__(self, program: Program, variant: Variant) -> None:
-        self.program, self.variant, self.lengths = program, variant, variant.lengths
+        super().__init__(program, variant)
         self.half = variant.io in c_source.HALF
-        self.layout = layout(program)
-        self.n_x, self.n_s = len(program.xs), len(program.states)
-        self.boolean = {node.id for node in program.nodes if OPS[node.op].boolean}
-        self.own = {node.id for node in program.needed(program.outputs)}  # nodes of the step itself
 
     def forward(self) -> str:
         params, S = self.layout.forward_params, range(self.n_s)
-        at = self._pointers(
-            [*(f"x{k}" for k in range(self.n_x)), *(f"s0_{k}" for k in S), "out", *(f"sT_{k}" for k in S),
-             *(f"rec_{k}" for k in S), *(f"ck_{k}" for k in S), "len", *(f"P{i}" for i in params)]
-        )  # fmt: skip
+        at = self._pointers(self.forward_pointers())
         at += [f"  int32_t *flag = p[{len(at)}];"] if self.variant.packed else []
         body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes()]
         body += self._block_start(params)
@@ -141,7 +77,7 @@ class _Writer:
         body += ["      #pragma omp simd", "      for (int j = 0; j < m; j++) {"]
         body += self._load_step("v{k}[j]", params)
         body += self._nodes(self.program.needed(self.program.outputs))
-        out, *states = (self._ref(r) for r in self.program.outputs)
+        out, *states = (self.ref(r) for r in self.program.outputs)
         if self.lengths:
             body += [f"        Y[j] = on ? (S)({out}) : (S)0;"]
             body += [f"        S w{k} = {s};" for k, s in enumerate(states)]
@@ -164,17 +100,9 @@ class _Writer:
     def backward(self) -> str:
         program, S, X = self.program, range(self.n_s), range(self.n_x)
         params = self.layout.backward_params
-        chosen = [(i, ref) for i, ref in program.number_grads if i in self.variant.wanted]
-        x_roots = tuple(program.grads[k] for k in X if self.variant.x_grads[k] != "none")
-        roots = (*x_roots, *program.grads[self.n_x :], *(ref for _, ref in chosen))
+        roots, chosen = self.gradients()
         dear = self._dear(roots)
-        at = self._pointers(
-            [*(f"x{k}" for k in X), *(f"s0_{k}" for k in S), *(f"ck_{k}" for k in S), "len", *(f"P{i}" for i in params),
-             "gout", *(f"gT_{k}" for k in S), *(f"grec_{k}" for k in S),
-             *(f"gx{k}" for k in X), *(f"gs0_{k}" for k in S)]
-        )  # fmt: skip
-        base = len(at)
-        at += [f"  double *gp{i} = (double *)p[{base + k}];" for k, i in enumerate(self.variant.wanted)]
+        at = self._pointers(self.backward_pointers())
         body = ["void run(void **p, const int64_t *n) {", *at, *self._sizes(upstream=True)]
         body += self._block_start(params)
         body += [f"    S LOCAL g{k}[BLOCK]; S LOCAL h{k}[SEGMENT][BLOCK];" for k in S]
@@ -200,7 +128,7 @@ class _Writer:
         states = program.outputs[1:]
         body += self._nodes(program.needed((*states, *sorted(dear))))
         for k, ref in enumerate(states):
-            value = self._ref(ref)
+            value = self.ref(ref)
             body += [f"          W{k}[j] = " + (f"on ? {value} : V{k}[j];" if self.lengths else f"{value};")]
         body += [f"          dear{i}[t - t0][j] = u{i};" for i in sorted(dear)]
         body += ["        }", "      }"]
@@ -253,7 +181,8 @@ class _Writer:
         rows = {"out", "gout", *(f"x{k}" for k in range(self.n_x))}
 
         def kind(name: str) -> str:
-            return "const int64_t" if name == "len" else "IO" if name in rows else "S"
+            fixed = "const int64_t" if name == "lens" else "double" if name[:2] == "gp" else ""
+            return fixed or ("IO" if name in rows else "S")
 
         return [f"  {kind(name)} *{name} = p[{k}];" for k, name in enumerate(names)]
 
@@ -264,7 +193,7 @@ class _Writer:
             lines += [f"  const int64_t gstride = n[{len(names)}];"]
         lines += [f"  const int64_t *shape = n + {len(names) + 1}; (void)shape; (void)per; (void)past;"]
         if not self.lengths:
-            lines += ["  (void)len;"]
+            lines += ["  (void)lens;"]
         return lines
 
     def _input_rows(self, indent: str) -> list[str]:
@@ -297,19 +226,19 @@ class _Writer:
             elif i in self.layout.divisors:
                 lines += [f"    S LOCAL inv{i}[BLOCK]; for (int j = 0; j < m; j++) inv{i}[j] = (S)1 / q{i}[j];"]
         if self.lengths:
-            lines += ["    int64_t LOCAL until[BLOCK]; for (int j = 0; j < m; j++) until[j] = len[(i0 + j) / per];"]
+            lines += ["    int64_t LOCAL until[BLOCK]; for (int j = 0; j < m; j++) until[j] = lens[(i0 + j) / per];"]
         return lines
 
     def _load_step(self, state: str, params: tuple[int, ...]) -> list[str]:
         lines = ["          const int on = t < until[j];"] if self.lengths else []
         for k in range(self.n_x):
             lines.append(
-                f"          const S {self._ref(k)} = " + (f"on ? X{k}[j] : (S)0;" if self.lengths else f"X{k}[j];")
+                f"          const S {self.ref(k)} = " + (f"on ? X{k}[j] : (S)0;" if self.lengths else f"X{k}[j];")
             )
-        lines += [f"          const S {self._ref(self.n_x + k)} = {state.format(k=k)};" for k in range(self.n_s)]
+        lines += [f"          const S {self.ref(self.n_x + k)} = {state.format(k=k)};" for k in range(self.n_s)]
         for i in params:
             at = "" if i in self.variant.scalars else "[j]"
-            lines.append(f"          const S {self._ref(i)} = q{i}{at};")
+            lines.append(f"          const S {self.ref(i)} = q{i}{at};")
             if i in self.layout.divisors:
                 lines.append(f"          const S i{i} = inv{i}{at}; (void)i{i};")
         return lines
@@ -317,32 +246,27 @@ class _Writer:
     def _upstream(self) -> list[str]:
         first = self.n_x + self.n_s + len(self.program.numbers)
         on = "on ? {} : (S)0" if self.lengths else "{}"
-        lines = [f"          const S {self._ref(first)} = {on.format('GY[j]')};"]
+        lines = [f"          const S {self.ref(first)} = {on.format('GY[j]')};"]
         for k in range(self.n_s):
             total = f"g{k}[j] + GR{k}[j]" if self.variant.record else f"g{k}[j]"
-            lines.append(f"          const S {self._ref(first + 1 + k)} = {on.format(total)};")
+            lines.append(f"          const S {self.ref(first + 1 + k)} = {on.format(total)};")
         return lines
 
     def _nodes(self, nodes: list[Node]) -> list[str]:
         lines = []
         for node in nodes:
             kind = "_Bool" if node.id in self.boolean else "S"
-            value = OPS[node.op].c.format(*(self._ref(a) for a in node.args))
-            # The step itself must divide as eager does, bit by bit; its gradient may multiply by the reciprocal.
-            exact = node.id not in self.own or node.args[-1] in self.variant.exact
-            if node.op == "div" and node.args[1] in self.layout.divisors and exact:
-                value = f"({self._ref(node.args[0])} * i{node.args[1]})"
+            value = OPS[node.op].c.format(*(self.ref(a) for a in node.args))
+            if self.by_reciprocal(node):
+                value = f"({self.ref(node.args[0])} * i{node.args[1]})"
             lines.append(f"          const {kind} u{node.id} = {value};")
         return lines
 
-    def _ref(self, ref: Ref) -> str:
-        if isinstance(ref, int):
-            names = self.program.inputs
-            return f"{names[ref].replace('.', '_')}_" if ref < len(names) else f"u{ref}"
-        if math.isinf(ref.value):
-            return f"((S){'-' if ref.value < 0 else ''}INFINITY)"
-        return "((S)NAN)" if math.isnan(ref.value) else f"((S){ref.value!r})"
+    def constant(self, value: float) -> str:
+        if math.isinf(value):
+            return f"((S){'-' if value < 0 else ''}INFINITY)"
+        return "((S)NAN)" if math.isnan(value) else f"((S){value!r})"
 
     def _grad(self, ref: Ref | None) -> str:
-        value = "(S)0" if ref is None else self._ref(ref)
+        value = "(S)0" if ref is None else self.ref(ref)
         return f"(on ? {value} : (S)0)" if self.lengths and ref is not None else value

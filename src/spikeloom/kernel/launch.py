@@ -1,8 +1,7 @@
-"""launch: runs a neuron's sequence with its C kernels: memory layout, arguments, autograd."""
+"""launch: runs a neuron's sequence with its kernels: memory layout, arguments, autograd."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 from collections.abc import Callable
@@ -16,16 +15,15 @@ from torch import Tensor
 from ..core import Repeated
 from ..core.memory import huge_pages
 from .compiled import Kernels
-from .emit_c import BLOCK, CHUNKS, SEGMENT, Variant, emit_backward, emit_forward
 from .norm import Norm, correct, gradients, statistics
 from .program import NORM
+from .target import Launch, Target
+from .variant import Variant
 
 _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
 _IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 AsSpikes = Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor]
 """Makes spikes of one bit each of their bits, shape and dtype."""
-_SMALL = 1 << 15  # neuron steps below which one thread is faster
-_LARGE = 1 << 23  # bytes of an output above which it goes past the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +31,8 @@ class Plan:
     """How calls of one kind lie in memory; kept with the kernels, by everything that it depends on."""
 
     kernels: Kernels
+    target: Target
+    device: torch.device
     order: tuple[int, ...]
     shape: tuple[int, ...]
     T: int
@@ -51,14 +51,6 @@ class Plan:
     @cached_property
     def N(self) -> int:  # noqa: N802  # the number of neurons
         return math.prod(self.shape)
-
-    @cached_property
-    def group(self) -> tuple[int, int, int]:
-        """Neurons per block, blocks per chunk, chunks: by N alone, so that threads do not change a sum."""
-        size = min(BLOCK, max(256, -(-self.N // (32 * 64)) * 64))
-        blocks = -(-self.N // size)
-        per_chunk = -(-blocks // CHUNKS)
-        return size, per_chunk, -(-blocks // per_chunk)
 
     @cached_property
     def natural(self) -> bool:
@@ -87,8 +79,9 @@ class Plan:
 
     def empty(self, *lead: int, dtype: torch.dtype | None = None) -> Tensor:
         """An uninitialised tensor ``[*lead, step]`` in memory order."""
-        made = torch.empty((*lead, *self.memory_shape), dtype=dtype or self.dtype)
-        huge_pages(made)
+        made = torch.empty((*lead, *self.memory_shape), dtype=dtype or self.dtype, device=self.device)
+        if self.device.type == "cpu":
+            huge_pages(made)
         return made
 
     def variant(
@@ -100,31 +93,18 @@ class Plan:
         return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  # plans live as long as the process, like their kernels
-    def forward(self, record: bool, packed: bool) -> tuple[Any, Any]:
-        """The forward kernel and its integers."""
-        function = self.kernels.function(emit_forward, self.variant(record=record, packed=packed))
-        return function, self._integers(0, self.kernels.layout.forward_params)
+    def forward(self, record: bool, packed: bool) -> Launch:
+        """The forward kernel."""
+        return self.target.forward(self, record, packed)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
-    def backward(
-        self, gstride: int, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]
-    ) -> tuple[Any, Any]:
-        """The backward kernel and its integers."""
-        function = self.kernels.function(emit_backward, self.variant(record=record, wanted=wanted, x_grads=x_grads))
-        return function, self._integers(gstride, self.kernels.layout.backward_params)
-
-    def _integers(self, gstride: int, params: tuple[int, ...]) -> Any:
-        threads = 1 if self.N * self.T < _SMALL else self.threads
-        past = self.N * self.T * self.io.itemsize > _LARGE
-        shapes = dict(zip(self.kernels.layout.backward_params, self.param_shapes, strict=True))
-        size, per_chunk, _ = self.group
-        values = [self.N, self.T, math.prod(self.shape[1:]), threads, size, per_chunk, past, *self.strides, gstride]
-        for i in params:
-            values += shapes[i]
-        return (ctypes.c_int64 * len(values))(*values)
+    def backward(self, gstride: int, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]) -> Launch:
+        """The backward kernel; ``gstride``: of the output's gradient in time."""
+        return self.target.backward(self, gstride, self.variant(record=record, wanted=wanted, x_grads=x_grads))
 
 
 def run(
+    target: Target,
     kernels: Kernels,
     neuron: Any,
     xs: tuple[Tensor | Repeated, ...],
@@ -150,13 +130,15 @@ def run(
     if norm is not None:
         kernels = kernels.normed
         if norm.batch:
-            order, io, tensors = _layout(tensors, repeated, T, step, dtype)
-            moments = statistics(tensors[0], order, io)
+            order, _, tensors = _layout(tensors, repeated, T, step, dtype)
+            moments = statistics(target, tensors[0], order)
             tensors = (tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order)))),)
             learned = (norm.weight, norm.bias)
         constants = norm.affine(moments)
-    values, exact = kernels.params(neuron, step, dtype, constants)
-    plan, ready, params = plan_of(kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None)
+    values, exact = kernels.params(neuron, step, dtype, tensors[0].device, constants)
+    plan, ready, params = plan_of(
+        target, kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None
+    )
     args = (*ready, *(plan.to_memory(s).contiguous() for s in states), *params)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
         saved = None if norm is None or moments is None else (*moments, norm)
@@ -173,6 +155,7 @@ def run(
 
 
 def plan_of(
+    target: Target,
     kernels: Kernels,
     xs: tuple[Tensor, ...],
     repeated: tuple[bool, ...],
@@ -184,15 +167,17 @@ def plan_of(
     ragged: bool,
 ) -> tuple[Plan, tuple[Tensor, ...], list[Tensor]]:
     """The plan of a call, its inputs and its params as the kernels take them."""
-    threads = torch.get_num_threads()
-    key = (T, dtype, repeated, exact, ragged, threads, *((x.shape, x.stride(), x.dtype) for x in xs),
-           *(v.shape for v in values))  # fmt: skip
+    threads, device = torch.get_num_threads(), xs[0].device
+    key = (target, device, T, dtype, repeated, exact, ragged, threads,
+           *((x.shape, x.stride(), x.dtype) for x in xs), *(v.shape for v in values))  # fmt: skip
     plan = kernels.plans.get(key)
     if plan is None:
         order, io, ready = _layout(xs, repeated, T, step, dtype)
         shapes = tuple(_param(value, step, order)[1] for value in values)
         strides = tuple(0 if r or T == 1 else x.stride(0) for x, r in zip(ready, repeated, strict=True))
-        plan = Plan(kernels, order, tuple(step), T, dtype, io, repeated, strides, shapes, exact, ragged, threads)
+        plan = Plan(
+            kernels, target, device, order, tuple(step), T, dtype, io, repeated, strides, shapes, exact, ragged, threads
+        )
         if len(kernels.plans) > 256:
             kernels.plans.clear()
         kernels.plans[key] = plan
@@ -204,14 +189,14 @@ def plan_of(
     return plan, ready, params
 
 
-def sources(kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
-    """C source of the forward and the backward kernel for an input."""
+def sources(target: Target, kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
+    """Source of the forward and the backward kernel for an input."""
     step = x.shape[1:]
-    values, exact = kernels.params(neuron, step, dtype)
-    plan, _, _ = plan_of(kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
+    values, exact = kernels.params(neuron, step, dtype, x.device)
+    plan, _, _ = plan_of(target, kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
     learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
-    return emit_forward(kernels.program, plan.variant(record=False)) + emit_backward(kernels.program, backward)
+    return target.sources(kernels.program, plan.variant(record=False), backward)
 
 
 def _layout(
@@ -252,11 +237,6 @@ def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Ten
         return value.reshape(-1), (full[d], math.prod(per_sample[k] for k in after))
     flat = value.reshape(full).expand(per_sample).permute(*memory).reshape(-1)
     return flat, (flat.numel(), 1)
-
-
-def _call(function: Any, integers: Any, tensors: list[Tensor | None]) -> None:
-    pointers = [None if t is None else t.data_ptr() for t in tensors]
-    function((ctypes.c_void_p * len(pointers))(*pointers), integers)
 
 
 class _Scan(torch.autograd.Function):
@@ -302,7 +282,7 @@ class _Once(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         raise RuntimeError(
-            "second derivatives are not available from C kernels; run the forward pass in `with sl.backend('eager'):`"
+            "second derivatives are not available from kernels; run the forward pass in `with sl.backend('eager'):`"
         )
 
 
@@ -319,29 +299,22 @@ def forward(
     n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
     xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
     by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-    if plan.N % 8:  # a step must be whole bytes
+    if plan.N % 8 or not plan.target.packs(plan.kernels.program):  # a step must be whole bytes
         as_spikes = None
-    out = (
-        plan.empty(plan.T, dtype=plan.io) if as_spikes is None else torch.empty(plan.T * plan.N // 8, dtype=torch.uint8)
-    )
+    if as_spikes is None:
+        out = plan.empty(plan.T, dtype=plan.io)
+    else:
+        out = torch.empty(plan.T * plan.N // 8, dtype=torch.uint8, device=plan.device)
     final = [plan.empty() for _ in states]
     recordings = {k: plan.empty(plan.T) for k in record}
-    segments = (plan.T - 1) // SEGMENT
+    segments = (plan.T - 1) // plan.target.segment
     checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
     kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
     used = plan.kernels.layout.forward_params
     pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
     pointers += [by_id[i] for i in used]
-    if as_spikes is None:
-        _call(*plan.forward(bool(record), False), pointers)
-    else:
-        flag = torch.zeros(1, dtype=torch.int32)
-        _call(*plan.forward(bool(record), True), [*pointers, flag])
-        if flag.item():
-            raise ValueError(
-                "a neuron whose spikes are packed into bits gave an output that is neither 0 nor 1; with "
-                "is_binary = False in its class its outputs stay dense"
-            )
+    plan.forward(bool(record), as_spikes is not None)(pointers)
+    if as_spikes is not None:
         out = as_spikes(out, (plan.T, *plan.memory_shape), plan.io)
     return (out, *final, *(recordings[k] for k in record)), checkpoints
 
@@ -369,23 +342,20 @@ def backward(
     at_norm = tuple(len(program.inputs) - 1 - n_s - k for k in (2, 1)) if norm else ()  # the last two numbers
     asked = {i for k, i in enumerate(numbers) if needs[n_x + n_s + k]} | set(at_norm)
     shapes = dict(zip(numbers, plan.param_shapes, strict=True))
-    sums = {
-        i: torch.zeros(plan.group[2], shapes[i][0], dtype=torch.float64)
-        for i in numbers
-        if i in asked and i in plan.kernels.layout.differentiable
-    }
+    wanted = [i for i in numbers if i in asked and i in plan.kernels.layout.differentiable]
+    sums = {i: plan.target.sums(plan, shapes[i][0]) for i in wanted}
     pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
     pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
     x_grads = tuple("none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True))
     recorded = any(g is not None for g in g_record.values())
-    _call(*plan.backward(gstride, recorded, tuple(sums), x_grads), pointers)
-    totals = {i: s.sum(0) for i, s in sums.items()}
+    plan.backward(gstride, recorded, tuple(sums), x_grads)(pointers)
+    totals = {i: plan.target.total(plan, shapes[i], s) for i, s in sums.items()}
     g_weight = g_bias = None
     if norm:
         assert program.numbers[-2:] == NORM
         g_weight, g_bias, slope, offset = gradients(*norm, *(totals[i] for i in at_norm))
         if gx[0] is not None:
-            correct(gx[0], xs[0], slope, offset, plan.order, plan.io)
+            correct(plan.target, gx[0], xs[0], slope, offset, plan.order)
         g_weight = g_weight.to(weight.dtype) if needs_weight and weight is not None else None
         g_bias = g_bias.to(norm[3].bias.dtype) if needs_bias else None
     gx = [g if g is None or not r else g.to(plan.io) for g, r in zip(gx, plan.repeated, strict=True)]

@@ -14,8 +14,6 @@ Ioffe and Szegedy, Batch Normalization, 2015.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import c_source
-from .build import load
-from .emit_c import BLOCK
+from .target import Target
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DIMS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
-_ROWS = 64  # rows that are summed in float32 before they join a double
-_PARTS = 64  # parts of the rows, each summed apart: the number of threads changes nothing
 
 
 def why_not_fused(module: nn.Module, x: Tensor) -> str:
@@ -42,8 +36,8 @@ def why_not_fused(module: nn.Module, x: Tensor) -> str:
     if module.training and x.numel() == x.shape[2]:
         return "one value per channel"
     owned = [*module.parameters(), *module.buffers()]
-    if any(t.device.type != "cpu" or type(t) not in (Tensor, nn.Parameter) for t in owned):
-        return "the batch norm is not on cpu"
+    if any(t.device != x.device or type(t) not in (Tensor, nn.Parameter) for t in owned):
+        return f"the batch norm is not on {x.device}"
     return ""
 
 
@@ -91,21 +85,19 @@ def gradients(
     return total * r, g_shift, slope, -g_shift * weight * r / n - slope * mean
 
 
-def statistics(x: Tensor, order: tuple[int, ...], io: torch.dtype) -> tuple[Tensor, Tensor, int]:
+def statistics(target: Target, x: Tensor, order: tuple[int, ...]) -> tuple[Tensor, Tensor, int]:
     """Mean and biased variance per channel, float64, of ``x`` ``[T, step in memory order]``, and the values of each."""
     geometry = _geometry(x, order)
     first = _channels(x.detach(), order)
-    sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64)
-    _call(_functions(_name(io)).statistics, geometry, x, first, sums)
     n = geometry.T * geometry.outer * geometry.inner
-    total = sums.sum(0) / n
+    total = target.statistics(geometry, x, first).sum(0) / n
     return first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0), n
 
 
-def correct(gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...], io: torch.dtype) -> None:
+def correct(target: Target, gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...]) -> None:
     """``gx += slope x + offset``, in place; gx is dense, x has its own time stride."""
-    compute = torch.float64 if io == torch.float64 else torch.float32
-    _call(_functions(_name(io)).correct, _geometry(x, order), x, gx, slope.to(compute), offset.to(compute))
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    target.correct(_geometry(x, order), x, gx, slope.to(compute), offset.to(compute))
 
 
 @dataclass(frozen=True)
@@ -131,96 +123,3 @@ def _channels(x: Tensor, order: tuple[int, ...]) -> Tensor:
     first, at = x[0], order.index(1)
     index = tuple(slice(None) if d == at else 0 for d in range(first.ndim))
     return first[index].to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
-
-
-def _name(io: torch.dtype) -> str:
-    return str(io).removeprefix("torch.")
-
-
-def _call(function: Any, geometry: _Geometry, *tensors: Tensor) -> None:
-    g = geometry
-    threads = 1 if g.T * g.outer * g.C * g.inner < 1 << 15 else torch.get_num_threads()
-    values = (g.T, g.stride, g.outer, g.C, g.inner, threads)
-    pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-    function(pointers, (ctypes.c_int64 * len(values))(*values))
-
-
-@functools.cache
-def _functions(io: str) -> ctypes.CDLL:
-    head = f"#define BLOCK {BLOCK}\n#define ROWS {_ROWS}\n#define PARTS {_PARTS}\n{c_source.prelude(io)}"
-    return load(head + _SOURCE)
-
-
-_SOURCE = r"""
-#define SIZES \
-  const int64_t T = n[0], stride = n[1], outer = n[2], C = n[3], inner = n[4], rows = T * outer; \
-  const int threads = (int)n[5], dense = stride == outer * C * inner;
-#define ROW(x) ((x) + (dense ? r * C * inner : r / outer * stride + r % outer * C * inner))
-
-/* Per part of the rows and channel: the sums of x - first and of its square. */
-void statistics(void **p, const int64_t *n) {
-  SIZES
-  IO *x = p[0]; S *first = p[1]; double *sums = p[2];
-  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int part = 0; part < PARTS; part++) {
-    double *sum = sums + part * 2 * C, *square = sum + C;
-    int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
-    S LOCAL buffer[BLOCK]; (void)buffer;
-    if (inner == 1) {
-      S LOCAL s[BLOCK]; S LOCAL q[BLOCK];
-      for (int64_t c = 0; c < C; c += BLOCK) {
-        int m = C - c < BLOCK ? (int)(C - c) : BLOCK;
-        for (int64_t r0 = start; r0 < end; r0 += ROWS) {
-          int64_t r1 = r0 + ROWS < end ? r0 + ROWS : end;
-          memset(s, 0, m * sizeof(S)); memset(q, 0, m * sizeof(S));
-          for (int64_t r = r0; r < r1; r++) {
-            const S *X = get_row(buffer, ROW(x) + c, m);
-            #pragma omp simd
-            for (int j = 0; j < m; j++) { S d = X[j] - first[c + j]; s[j] += d; q[j] += d * d; }
-          }
-          for (int j = 0; j < m; j++) { sum[c + j] += s[j]; square[c + j] += q[j]; }
-        }
-      }
-      continue;
-    }
-    for (int64_t r = start; r < end; r++)
-      for (int64_t c = 0; c < C; c++)
-        for (int64_t i = 0; i < inner; i += BLOCK) {
-          int m = inner - i < BLOCK ? (int)(inner - i) : BLOCK;
-          const S *X = get_row(buffer, ROW(x) + c * inner + i, m);
-          S s = 0, q = 0, f = first[c];
-          #pragma omp simd reduction(+ : s, q)
-          for (int j = 0; j < m; j++) { S d = X[j] - f; s += d; q += d * d; }
-          sum[c] += s; square[c] += q;
-        }
-  }
-}
-
-/* gx += slope x + offset. */
-void correct(void **p, const int64_t *n) {
-  SIZES
-  IO *x = p[0], *gx = p[1]; S *slope = p[2], *offset = p[3];
-  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t r = 0; r < rows; r++) {
-    IO *to = gx + r * C * inner;
-    S LOCAL buffer[BLOCK]; S LOCAL old[BLOCK]; S LOCAL new[BLOCK]; (void)buffer; (void)old;
-    for (int64_t c = 0; c < (inner == 1 ? 1 : C); c++) {
-      int64_t all = inner == 1 ? C : inner;
-      for (int64_t i = 0; i < all; i += BLOCK) {
-        int m = all - i < BLOCK ? (int)(all - i) : BLOCK;
-        const S *X = get_row(buffer, ROW(x) + c * inner + i, m), *G = get_row(old, to + c * inner + i, m);
-        const S *a = slope + i, *b = offset + i;
-        if (inner == 1) {
-          #pragma omp simd
-          for (int j = 0; j < m; j++) new[j] = G[j] + (a[j] * X[j] + b[j]);
-        } else {
-          S A = slope[c], B = offset[c];
-          #pragma omp simd
-          for (int j = 0; j < m; j++) new[j] = G[j] + (A * X[j] + B);
-        }
-        put_row(to + c * inner + i, new, m, 0);
-      }
-    }
-  }
-}
-"""

@@ -15,14 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, compiled, launch, store
+from . import compiled, launch, store
 from .backend import chosen
 from .compiled import Kernels
 from .dtypes import output_dtype, state_dtype
-from .emit_c import SEGMENT
+from .target import Target, TargetError
+from .targets import TARGETS, target_for
 
 
-def program_text(neuron: Any, changes: int, repeated: tuple[bool, ...], record: tuple[int, ...]) -> str:
+def program_text(neuron: Any, changes: int, repeated: tuple[bool, ...], record: tuple[int, ...], device: str) -> str:
     """While Dynamo traces: the program to run as an operator, or nothing where the loop has to be unrolled.
 
     ``changes`` is there for the guard on it: another option is another program. ``repeated``: which inputs are one
@@ -31,14 +32,14 @@ def program_text(neuron: Any, changes: int, repeated: tuple[bool, ...], record: 
     if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
         return ""
     try:
-        build.ready()
-    except build.BuildError:
+        target = target_for(torch.device(device))
+    except TargetError:
         return ""
     kernels = compiled.kernels_of(neuron, len(repeated))
     if isinstance(kernels, str):
         return ""
     define()
-    return json.dumps([store.dumps(kernels.program), list(repeated), list(record)])
+    return json.dumps([store.dumps(kernels.program), list(repeated), list(record), target.name])
 
 
 # What torch.compiler.assume_constant_result sets; calling that would import a second's worth of torch.
@@ -46,9 +47,9 @@ program_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache
-def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...]]:
-    program, repeated, record = json.loads(text)
-    return Kernels(store.loads(program)), tuple(repeated), record
+def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...], Target]:
+    program, repeated, record, target = json.loads(text)
+    return Kernels(store.loads(program)), tuple(repeated), record, TARGETS[target]
 
 
 def _values(kernels: Kernels, numbers: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -60,13 +61,19 @@ def _values(kernels: Kernels, numbers: list[Tensor], dtype: torch.dtype) -> list
 
 
 def _plan(
-    kernels: Kernels, xs: list[Tensor], numbers: list[Tensor], T: int, repeated: tuple[bool, ...], ragged: bool
+    target: Target,
+    kernels: Kernels,
+    xs: list[Tensor],
+    numbers: list[Tensor],
+    T: int,
+    repeated: tuple[bool, ...],
+    ragged: bool,
 ) -> tuple[Any, Any, Any]:
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
     dtype = state_dtype(xs[0].dtype)
     xs = [x.contiguous() for x in xs]
     values = _values(kernels, numbers, dtype)
-    return launch.plan_of(kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
+    return launch.plan_of(target, kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
 
 
 def _scan(
@@ -77,15 +84,15 @@ def _scan(
     lengths: Tensor | None,
     T: int,
 ) -> list[Tensor]:
-    kernels, repeated, record = _read(program)
-    plan, ready, params = _plan(kernels, xs, numbers, T, repeated, lengths is not None)
+    kernels, repeated, record, target = _read(program)
+    plan, ready, params = _plan(target, kernels, xs, numbers, T, repeated, lengths is not None)
     args = (*ready, *(s.contiguous() for s in states), *params)
     out, checkpoints = launch.forward(plan, lengths, record, args, saving=True)
     return [*out, *(checkpoints or [plan.empty(0) for _ in states])]
 
 
 def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T: Any) -> list[Tensor]:
-    _, repeated, record = _read(program)
+    _, repeated, record, target = _read(program)
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
     dtype = state_dtype(xs[0].dtype)
     out = output_dtype(xs[0].dtype)
@@ -96,7 +103,7 @@ def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T
         xs[0].new_empty((T, *step), dtype=out),
         *(new(step) for _ in states),
         *(new((T, *step)) for _ in record),
-        *(new(((T - 1) // SEGMENT, *step)) for _ in states),
+        *(new(((T - 1) // target.segment, *step)) for _ in states),
     ]
 
 
@@ -121,14 +128,14 @@ def _scan_backward(
     present: list[bool],
 ) -> list[Tensor]:
     """Gradients of xs, states and numbers; zeros where there is none."""
-    kernels, repeated, record = _read(program)
+    kernels, repeated, record, target = _read(program)
     with _autograd():
         leaves = [n.detach().requires_grad_() for n in numbers]
-        plan, ready, values = _plan(kernels, xs, leaves, T, repeated, lengths is not None)
+        plan, ready, values = _plan(target, kernels, xs, leaves, T, repeated, lengths is not None)
     given = iter(upstream)
     grads = tuple(next(given) if p else None for p in present)
     saved = (*ready, *(s.contiguous() for s in states), *(v.detach() for v in values), *checkpoints)
-    if T <= SEGMENT:
+    if not (T - 1) // target.segment:
         saved = saved[: len(saved) - len(checkpoints)]
     needs = (False, False, *(True for _ in range(len(ready) + len(states) + len(values))))
     found = launch.backward(plan, lengths, record, None, needs, grads, None, saved)[2:]
@@ -173,12 +180,10 @@ def define() -> None:
     """Registers the operators, once, when they are first needed."""
     schema = "(str program, Tensor[] xs, Tensor[] states, Tensor[] numbers, "
     options = "Tensor? lengths, SymInt T"
-    scan = torch.library.custom_op(
-        "spikeloom::scan", _scan, mutates_args=(), device_types="cpu", schema=f"{schema}{options}) -> Tensor[]"
-    )
+    scan = torch.library.custom_op("spikeloom::scan", _scan, mutates_args=(), schema=f"{schema}{options}) -> Tensor[]")
     scan.register_fake(_scan_fake)
     backward = torch.library.custom_op(
-        "spikeloom::scan_backward", _scan_backward, mutates_args=(), device_types="cpu",
+        "spikeloom::scan_backward", _scan_backward, mutates_args=(),
         schema=f"{schema}Tensor[] checkpoints, {options}, Tensor[] upstream, bool[] present) -> Tensor[]",
     )  # fmt: skip
     backward.register_fake(_scan_backward_fake)

@@ -32,11 +32,13 @@ Ref = int | Const
 
 @dataclass(frozen=True)
 class Op:
-    """An operation: a C expression with ``{0}``, ``{1}``... for its operands, and the torch function."""
+    """An operation: a C expression with ``{0}``, ``{1}``... for its operands, the torch function, and where Triton
+    writes it differently its expression there."""
 
     c: str
     torch: Callable[..., Any]
     boolean: bool = False
+    triton: str = ""
 
 
 def _call(name: str) -> str:
@@ -49,7 +51,7 @@ OPS: dict[str, Op] = {
     "mul": Op("({0} * {1})", torch.mul),
     "div": Op("({0} / {1})", torch.div),
     "neg": Op("(-{0})", torch.neg),
-    "reciprocal": Op("((S)1 / {0})", torch.reciprocal),
+    "reciprocal": Op("((S)1 / {0})", torch.reciprocal, triton="(1.0 / {0})"),
     "abs": Op(_call("abs"), torch.abs),
     "sqrt": Op(_call("sqrt"), torch.sqrt),
     "exp": Op(_call("exp"), torch.exp),
@@ -57,7 +59,7 @@ OPS: dict[str, Op] = {
     "log": Op(_call("log"), torch.log),
     "log1p": Op(_call("log1p"), torch.log1p),
     "tanh": Op(_call("tanh"), torch.tanh),
-    "sigmoid": Op("((S)1 / ((S)1 + K_exp(-{0})))", torch.sigmoid),
+    "sigmoid": Op("((S)1 / ((S)1 + K_exp(-{0})))", torch.sigmoid, triton="K_sigmoid({0})"),
     "sin": Op(_call("sin"), torch.sin),
     "cos": Op(_call("cos"), torch.cos),
     "atan": Op(_call("atan"), torch.atan),
@@ -66,10 +68,18 @@ OPS: dict[str, Op] = {
     "floor": Op(_call("floor"), torch.floor),
     "ceil": Op(_call("ceil"), torch.ceil),
     "round": Op(_call("rint"), torch.round),
-    "sign": Op("(S)(({0} > (S)0) - ({0} < (S)0))", torch.sign),
-    "relu": Op("({0} < (S)0 ? (S)0 : {0})", torch.relu),
-    "maximum": Op("(({0} > {1} || {0} != {0}) ? {0} : {1})", torch.maximum),
-    "minimum": Op("(({0} < {1} || {0} != {0}) ? {0} : {1})", torch.minimum),
+    "sign": Op("(S)(({0} > (S)0) - ({0} < (S)0))", torch.sign, triton="(({0} > 0.0).to(S) - ({0} < 0.0).to(S))"),
+    "relu": Op("({0} < (S)0 ? (S)0 : {0})", torch.relu, triton="tl.where({0} < 0.0, 0.0, {0})"),
+    "maximum": Op(
+        "(({0} > {1} || {0} != {0}) ? {0} : {1})",
+        torch.maximum,
+        triton="tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
+    ),
+    "minimum": Op(
+        "(({0} < {1} || {0} != {0}) ? {0} : {1})",
+        torch.minimum,
+        triton="tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
+    ),
     "ge": Op("({0} >= {1})", torch.ge, boolean=True),
     "gt": Op("({0} > {1})", torch.gt, boolean=True),
     "le": Op("({0} <= {1})", torch.le, boolean=True),
@@ -78,9 +88,9 @@ OPS: dict[str, Op] = {
     "ne": Op("({0} != {1})", torch.ne, boolean=True),
     "logical_and": Op("({0} & {1})", torch.logical_and, boolean=True),
     "logical_or": Op("({0} | {1})", torch.logical_or, boolean=True),
-    "logical_not": Op("(!{0})", torch.logical_not, boolean=True),
-    "to_float": Op("({0} ? (S)1 : (S)0)", lambda b: b.to(torch.get_default_dtype())),
-    "where": Op("({0} ? {1} : {2})", torch.where),
+    "logical_not": Op("(!{0})", torch.logical_not, boolean=True, triton="(~{0})"),
+    "to_float": Op("({0} ? (S)1 : (S)0)", lambda b: b.to(torch.get_default_dtype()), triton="{0}.to(S)"),
+    "where": Op("({0} ? {1} : {2})", torch.where, triton="tl.where({0}, {1}, {2})"),
 }
 
 

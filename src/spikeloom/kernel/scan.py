@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
-from . import build, compiled, launch, op
+from . import compiled, launch, op
 from .backend import BackendError, chosen, note, say_once
 from .dtypes import output_dtype, state_dtype
 from .norm import Norm, why_not_fused
+from .target import Target, TargetError
+from .targets import target_for
 
 States = tuple[Tensor, ...]
 
@@ -56,18 +58,20 @@ def scan(
     """
     first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
-    kernels = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
-    if kernels is not None:
+    found_kernels = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
+    if found_kernels is not None:
+        target, kernels = found_kernels
         debug = bool(os.environ.get("SPIKELOOM_DEBUG"))
         why = "" if norm is None else "SPIKELOOM_DEBUG" if debug else why_not_fused(norm, cast(Tensor, xs[0]))
         try:
             if norm is not None and why:
                 xs, norm = (_normalised(norm, xs),), None
             if lengths is not None:
-                lengths = check_lengths(lengths, _steps(xs), first.shape[0]).contiguous()
+                lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device).contiguous()
             with full_precision(first.device):
                 joined = None if norm is None else Norm(norm)
                 found = launch.run(
+                    target,
                     kernels,
                     neuron,
                     xs,
@@ -78,23 +82,27 @@ def scan(
                     norm=joined,
                     as_spikes=None if debug else as_spikes,
                 )
-        except build.BuildError as error:
+        except TargetError as error:
             name = type(neuron).__name__
             said = f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
             _loop_instead(neuron, str(error), said)
         else:
-            note(neuron, "c", f"fused with {type(norm).__name__}" if norm is not None else why and f"not fused: {why}")
+            note(
+                neuron,
+                target.name,
+                f"fused with {type(norm).__name__}" if norm is not None else why and f"not fused: {why}",
+            )
             if debug:
                 from .check import check_call
 
-                check_call(kernels, neuron, xs, states, found, dtype, lengths, record)
+                check_call(target, kernels, neuron, xs, states, found, dtype, lengths, record)
             return (found[0].to(out_dtype), *found[1:])
     if norm is not None:
         xs = (_normalised(norm, xs),)
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting() and first.device.type == "cpu":
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         repeated = tuple(isinstance(x, Repeated) for x in xs)
         changes = sum(part._changes for _, part in neuron.parts())
-        text = op.program_text(neuron, changes, repeated, record)
+        text = op.program_text(neuron, changes, repeated, record, first.device.type)
         if text:
             if lengths is not None:
                 lengths = check_lengths(lengths, _steps(xs), first.shape[0])
@@ -114,8 +122,10 @@ def _normalised(norm: nn.Module, xs: tuple[Tensor | Repeated, ...]) -> Tensor:
     return y
 
 
-def _kernels(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States) -> compiled.Kernels | None:
-    """The C kernels to run, or None for the loop; raises BackendError where C was asked for and cannot run."""
+def _kernels(
+    neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States
+) -> tuple[Target, compiled.Kernels] | None:
+    """The kernels to run and where, or None for the loop; raises BackendError where kernels were asked for."""
     if chosen() == "eager":
         note(neuron, "eager", "chosen")
         return None
@@ -125,23 +135,24 @@ def _kernels(neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States
     if reason:
         _loop_instead(neuron, reason)
         return None
+    device = _tensors(xs)[0].device
     try:
-        build.ready()
-    except build.BuildError as error:
-        said = f"C kernels are not available, neurons run as PyTorch loops: {error}"
-        _loop_instead(neuron, str(error), said)
+        target = target_for(device)
+    except TargetError as error:
+        what = f"{'C' if device.type == 'cpu' else 'Triton'} kernels are not available, neurons run as PyTorch loops"
+        _loop_instead(neuron, str(error), "" if device.type == "meta" else f"{what}: {error}")
         return None
     kernels = compiled.kernels_of(neuron, len(xs))
     if isinstance(kernels, str):
         _loop_instead(neuron, kernels, f"{kernels}; it runs as a PyTorch loop")
         return None
-    return kernels
+    return target, kernels
 
 
 def _loop_instead(neuron: Dynamics, reason: str, said: str = "") -> None:
-    """Notes that the PyTorch loop runs, says ``said`` once; raises BackendError where C was asked for."""
-    if chosen() == "c":
-        raise BackendError(f"{type(neuron).__name__} cannot run on backend 'c': {reason}")
+    """Notes that the PyTorch loop runs, says ``said`` once; raises BackendError where kernels were asked for."""
+    if chosen() != "auto":
+        raise BackendError(f"{type(neuron).__name__} cannot run on backend {chosen()!r}: {reason}")
     if said:
         say_once(said)
     note(neuron, "eager", reason)
@@ -156,9 +167,9 @@ def _steps(xs: tuple[Tensor | Repeated, ...]) -> int:
 
 
 def source(neuron: Dynamics, x: Tensor) -> str:
-    """The C source of the kernels that run ``neuron`` on ``x`` ``[T, B, *]``: forward, then backward for training.
+    """The source of the kernels that run ``neuron`` on ``x`` ``[T, B, *]``: forward, then backward for training.
 
-    Raises BackendError where there is no kernel for it.
+    C for a CPU, Triton for a GPU or inside ``sl.backend("triton")``. Raises BackendError where there is no kernel.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -169,8 +180,11 @@ def source(neuron: Dynamics, x: Tensor) -> str:
     kernels = compiled.kernels_of(neuron)
     reason = compiled.why_not(neuron, (x,), ())
     if reason or isinstance(kernels, str):
-        raise BackendError(f"{type(neuron).__name__} has no C kernel for this input: {reason or kernels}")
-    return launch.sources(kernels, neuron, x, state_dtype(x.dtype))
+        raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {reason or kernels}")
+    try:
+        return launch.sources(target_for(x.device), kernels, neuron, x, state_dtype(x.dtype))
+    except TargetError as error:
+        raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {error}") from error
 
 
 def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:

@@ -1,0 +1,130 @@
+"""c_target: kernels in C, on CPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import build, c_source
+from .emit_c import BLOCK, CHUNKS, SEGMENT, emit_backward, emit_forward
+from .launch import Plan
+from .program import Program
+from .target import Launch, TargetError
+from .variant import Variant
+
+_SMALL = 1 << 15  # neuron steps below which one thread is faster
+_LARGE = 1 << 23  # bytes of an output above which it goes past the cache
+_PARTS = 64  # parts of a batch norm's rows, each summed apart: the number of threads changes nothing
+
+
+class CTarget:
+    """Kernels in C, built by the system's compiler."""
+
+    name = "c"
+    segment = SEGMENT
+
+    def ready(self, device: torch.device) -> None:
+        if device.type != "cpu":
+            raise TargetError(f"the input is on {device}, C kernels run on cpu")
+        build.ready()
+
+    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
+        return emit_forward(program, forward) + emit_backward(program, backward)
+
+    def packs(self, program: Program) -> bool:
+        return True
+
+    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
+        function = plan.kernels.function(_forward, plan.variant(record=record, packed=packed))
+        launch = _launch(function, _integers(plan, 0, plan.kernels.layout.forward_params))
+        return _checked(launch) if packed else launch
+
+    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
+        function = plan.kernels.function(_backward, variant)
+        return _launch(function, _integers(plan, gstride, plan.kernels.layout.backward_params))
+
+    def sums(self, plan: Plan, size: int) -> Tensor:
+        return torch.zeros(_blocks(plan.N)[2], size, dtype=torch.float64)
+
+    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
+        return sums.sum(0)
+
+    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
+        sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64)
+        _call_norm(_norm(x.dtype).statistics, geometry, x, first, sums)
+        return sums
+
+    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+        _call_norm(_norm(x.dtype).correct, geometry, x, gx, slope, offset)
+
+
+C = CTarget()
+
+
+def _forward(program: Program, variant: Variant) -> Any:
+    return build.load(emit_forward(program, variant)).run
+
+
+def _backward(program: Program, variant: Variant) -> Any:
+    return build.load(emit_backward(program, variant)).run
+
+
+def _launch(function: Any, integers: Any) -> Launch:
+    def launch(tensors: list[Tensor | None]) -> None:
+        pointers = [None if t is None else t.data_ptr() for t in tensors]
+        function((ctypes.c_void_p * len(pointers))(*pointers), integers)
+
+    return launch
+
+
+def _checked(launch: Launch) -> Launch:
+    """A kernel that writes bits, and says whether all outputs were 0 or 1."""
+
+    def checked(tensors: list[Tensor | None]) -> None:
+        flag = torch.zeros(1, dtype=torch.int32)
+        launch([*tensors, flag])
+        if flag.item():
+            raise ValueError(
+                "a neuron whose spikes are packed into bits gave an output that is neither 0 nor 1; with "
+                "is_binary = False in its class its outputs stay dense"
+            )
+
+    return checked
+
+
+def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
+    threads = 1 if plan.N * plan.T < _SMALL else plan.threads
+    past = plan.N * plan.T * plan.io.itemsize > _LARGE
+    shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
+    size, per_chunk, _ = _blocks(plan.N)
+    values = [plan.N, plan.T, math.prod(plan.shape[1:]), threads, size, per_chunk, past, *plan.strides, gstride]
+    for i in params:
+        values += shapes[i]
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+@functools.lru_cache(maxsize=256)
+def _blocks(n: int) -> tuple[int, int, int]:
+    """Neurons per block, blocks per chunk, chunks: by the number of neurons alone, so that threads change no sum."""
+    size = min(BLOCK, max(256, -(-n // (32 * 64)) * 64))
+    blocks = -(-n // size)
+    per_chunk = -(-blocks // CHUNKS)
+    return size, per_chunk, -(-blocks // per_chunk)
+
+
+@functools.cache
+def _norm(dtype: torch.dtype) -> ctypes.CDLL:
+    return build.load(c_source.norm(str(dtype).removeprefix("torch."), BLOCK, _PARTS))
+
+
+def _call_norm(function: Any, geometry: Any, *tensors: Tensor) -> None:
+    g = geometry
+    threads = 1 if g.T * g.outer * g.C * g.inner < _SMALL else torch.get_num_threads()
+    values = (g.T, g.stride, g.outer, g.C, g.inner, threads)
+    pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
+    function(pointers, (ctypes.c_int64 * len(values))(*values))

@@ -1,0 +1,60 @@
+"""target: what a language that kernels are printed in has to offer. One object for each: C on CPUs, Triton on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .launch import Plan
+    from .program import Program
+    from .variant import Variant
+
+Launch = Callable[[list[Tensor | None]], None]
+"""Runs a kernel on its tensors, in the order of :class:`spikeloom.kernel.variant.Writer`."""
+
+
+class TargetError(Exception):
+    """There is no way to build kernels here, or building one failed; the message says why."""
+
+
+class Target(Protocol):
+    """Prints, builds and launches kernels."""
+
+    @property
+    def name(self) -> Any:
+        """Of the backend."""
+
+    @property
+    def segment(self) -> int:
+        """Steps between the states that are kept for the backward pass."""
+
+    def ready(self, device: torch.device) -> None:
+        """Raises TargetError where kernels cannot be built for this device."""
+
+    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
+        """The text of both kernels."""
+
+    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
+        """The forward kernel for the calls of a plan."""
+
+    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
+        """The backward kernel for the calls of a plan; ``gstride``: of the output's gradient in time."""
+
+    def packs(self, program: Program) -> bool:
+        """Whether the forward kernel can write the output as bits."""
+
+    def sums(self, plan: Plan, size: int) -> Tensor:
+        """Memory in which the backward kernel leaves the gradient of a param with ``size`` values."""
+
+    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
+        """The gradient of a param of ``(size, inner)``, doubles, from what the kernel left."""
+
+    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
+        """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""
+
+    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+        """``gx += slope x + offset`` per channel, in place."""

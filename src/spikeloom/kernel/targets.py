@@ -1,0 +1,21 @@
+"""targets: which kernels run on a device, by what is asked for."""
+
+from __future__ import annotations
+
+import torch
+
+from .backend import chosen
+from .c_target import C
+from .target import Target
+from .triton_target import TRITON
+
+TARGETS: dict[str, Target] = {target.name: target for target in (C, TRITON)}
+"""By name."""
+
+
+def target_for(device: torch.device) -> Target:
+    """The target of the backend in force, or the one that ``auto`` takes on ``device``. Raises TargetError."""
+    name = chosen()
+    target: Target = TRITON if name == "triton" or (name != "c" and device.type != "cpu") else C
+    target.ready(device)
+    return target

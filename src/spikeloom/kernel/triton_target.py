@@ -1,0 +1,180 @@
+"""triton_target: kernels in Triton, on whatever device its driver has: GPUs, or a CPU in its interpreter."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import linecache
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .emit_triton import emit_backward, emit_forward
+from .launch import Plan
+from .program import Program
+from .target import Launch, TargetError
+from .variant import Variant
+
+_PARTS = 256  # most parts of a batch norm's rows, each summed apart
+
+
+@dataclass(frozen=True)
+class TritonTarget:
+    """Kernels in Triton, which compiles them when they are first launched and keeps them on the disk."""
+
+    block: int = 256
+    """Neurons of one program."""
+    segment: int = 8
+    warps: int = 4
+
+    name = "triton"
+
+    def ready(self, device: torch.device) -> None:
+        problem = _problem(device.type)
+        if problem:
+            raise TargetError(problem)
+
+    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
+        return emit_forward(program, forward, self.block, self.segment) + emit_backward(
+            program, backward, self.block, self.segment
+        )
+
+    def packs(self, program: Program) -> bool:
+        """Where the output is binary by what computes it: asking the device would have to wait for it."""
+        out = program.outputs[0]
+        return any(node.id == out and node.op == "to_float" for node in program.nodes)
+
+    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
+        run = plan.kernels.function(self._forward, plan.variant(record=record, packed=packed))
+        return self._launch(run, plan, [*plan.strides], plan.kernels.layout.forward_params)
+
+    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
+        run = plan.kernels.function(self._backward, variant)
+        return self._launch(run, plan, [*plan.strides, gstride], plan.kernels.layout.backward_params)
+
+    def _forward(self, program: Program, variant: Variant) -> Any:
+        return load(emit_forward(program, variant, self.block, self.segment))
+
+    def _backward(self, program: Program, variant: Variant) -> Any:
+        return load(emit_backward(program, variant, self.block, self.segment))
+
+    def _launch(self, run: Any, plan: Plan, strides: list[int], params: tuple[int, ...]) -> Launch:
+        if 2**31 - self.block < plan.N:
+            raise TargetError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
+        integers = [plan.N, plan.T, math.prod(plan.shape[1:]), *strides]
+        shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
+        for i in params:
+            if shapes[i][0] > 1:
+                integers += shapes[i]
+        return _launcher(run, (self._blocks(plan),), integers, plan.device, num_warps=self.warps)
+
+    def _blocks(self, plan: Plan) -> int:
+        return -(-plan.N // self.block)
+
+    def sums(self, plan: Plan, size: int) -> Tensor:
+        if size == 1:
+            return torch.empty(self._blocks(plan), dtype=torch.float64, device=plan.device)
+        return torch.empty(plan.N, dtype=plan.dtype, device=plan.device)
+
+    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
+        if shape[0] == 1:
+            return sums.sum().reshape(1)
+        return sums.view(-1, *shape).sum((0, 2), dtype=torch.float64)
+
+    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
+        g, code = geometry, _norm_code()
+        rows, per_column = g.T * g.outer, g.inner == 1
+        width = min(code.TILE, _power_of_two(g.C if per_column else g.inner), 128 if per_column else code.TILE)
+        tiles = -(-rows // (code.TILE // width))
+        parts = min(_PARTS, tiles)
+        sums = torch.empty(parts, 2, g.C, dtype=torch.float64, device=x.device)
+        grid = (parts, -(-g.C // width) if per_column else g.C)
+        integers = [rows, -(-rows // parts), g.outer, g.stride, g.C, g.inner]
+        shape = dict(ROWS=code.TILE // width, WIDTH=width, COLUMNS=per_column, S=_compute(x.dtype))
+        _launcher(code.statistics, grid, integers, x.device, **shape)([x, first, sums])
+        return sums
+
+    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+        g, code = geometry, _norm_code()
+        rows, all_columns = g.T * g.outer, g.C * g.inner
+        width = min(code.TILE, _power_of_two(all_columns))
+        grid = (-(-rows // (code.TILE // width)), -(-all_columns // width))
+        shape = dict(ROWS=code.TILE // width, WIDTH=width, S=_compute(x.dtype))
+        integers = [rows, g.outer, g.stride, all_columns, g.inner]
+        _launcher(code.correct, grid, integers, x.device, **shape)([x, gx, slope, offset])
+
+
+TRITON = TritonTarget()
+
+
+def load(source: str) -> Any:
+    """The function ``run`` of a generated module. Triton reads its text again, so it must be where Python looks."""
+    name = f"<spikeloom kernel {hashlib.sha256(source.encode()).hexdigest()[:32]}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"__name__": "spikeloom.kernel.generated"}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace["run"]
+
+
+def _launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> Launch:
+    kernel = run[grid]
+    other = _elsewhere(device)
+
+    def launch(tensors: list[Tensor | None]) -> None:
+        # Without fused multiply-add, or the backward pass would not see the forward pass's states.
+        kernel(*tensors, *integers, enable_fp_fusion=False, **options)
+
+    def launch_there(tensors: list[Tensor | None]) -> None:
+        if other.current_device() == device.index:
+            return launch(tensors)
+        with other.device(device.index):
+            return launch(tensors)
+
+    return launch if other is None else launch_there
+
+
+def _elsewhere(device: torch.device) -> Any:
+    """The module of torch that chooses among several devices of a kind, where there are several."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    return module if module is not None and module.device_count() > 1 else None
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << max(0, n - 1).bit_length()
+
+
+@functools.cache
+def _norm_code() -> ModuleType:
+    from . import triton_norm
+
+    return triton_norm
+
+
+def _compute(dtype: torch.dtype) -> Any:
+    import triton.language as tl
+
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+@functools.cache
+def _problem(kind: str) -> str:
+    """Why Triton has no kernels for a kind of device."""
+    try:
+        import triton
+
+        from .triton_functions import K_abs
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}); it comes with torch for GPUs, or: pip install triton"
+    if type(K_abs).__name__ == "InterpretedFunction":
+        return ""
+    if kind == "cpu":
+        return "Triton runs on GPUs; its interpreter runs on a CPU, with TRITON_INTERPRET=1 set before Python starts"
+    try:
+        driven = triton.runtime.driver.active.get_active_torch_device().type
+    except Exception as error:  # whatever a driver says that is not there
+        return f"Triton has no driver for {kind}: {error}"
+    return "" if driven == kind else f"the input is on {kind}, Triton drives {driven}"

@@ -1,0 +1,258 @@
+"""Kernels in Triton against the PyTorch loop, in Triton's interpreter; on a GPU test_gpu.py does the same."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel.target import TargetError
+from spikeloom.kernel.triton_target import TRITON, TritonTarget
+
+try:
+    TRITON.ready(torch.device("cpu"))
+except TargetError as missing:
+    pytest.skip(f"Triton's interpreter does not run here: {missing}", allow_module_level=True)
+
+from spikeloom.kernel import triton_functions
+
+_found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
+spec = importlib.util.module_from_spec(_found)
+_found.loader.exec_module(spec)
+# The interpreter computes with NumPy, which warns of infinities where they are meant.
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
+ROWS = spec.rows()
+RANDOM = ("PoissonPass", "StochasticSpikeOperator")
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_every_neuron_and_every_surrogate(part):
+    ran = 0
+    for name, kind in ROWS[part::8]:
+        if name in RANDOM:
+            continue
+        torch.manual_seed(0)
+        rate = spec.check({**spec.BASE, "neuron": "LIF", "T": 9, **kind}, "triton")
+        assert rate > 0, name
+        ran += 1
+    assert ran >= 7
+
+
+AXES = {**spec.AXES, "T": (1, 8, 17), "shape": ((1, 1), (3, 21), (2, 5, 4, 3), (2, 130))}
+AXES["surrogate"] = AXES["surrogate"][:3]
+CASES = spec.pairwise(AXES)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_pairwise_cover(part):
+    rates = [spec.check(case, "triton") for case in CASES[part::4]]
+    assert len(rates) >= 4
+    assert any(0.05 < r < 0.95 for r in rates)
+
+
+FUNCTIONS = {  # range, bound in units of the last place of the result
+    "exp": ((-104.0, 90.0), 2),
+    "log": ((1e-42, 1e5), 2),
+    "expm1": ((-20.0, 20.0), 4),
+    "log1p": ((-0.99999, 100.0), 4),
+    "tanh": ((-12.0, 12.0), 4),
+    "sigmoid": ((-80.0, 80.0), 4),
+    "atan": ((-30.0, 30.0), 4),
+    "erfc": ((-5.0, 9.0), 12),
+    "sqrt": ((0.0, 100.0), 0.5),
+    "rint": ((-9.0, 9.0), 0),
+}
+
+
+def applied(name, x):
+    import triton
+
+    code = f"""
+import triton, triton.language as tl
+from spikeloom.kernel.triton_functions import *
+
+@triton.jit
+def run(x, y, n):
+    at = tl.program_id(0) * 1024 + tl.arange(0, 1024)
+    tl.store(y + at, K_{name}(tl.load(x + at, mask=at < n, other=0.0)), mask=at < n)
+"""
+    from spikeloom.kernel.triton_target import load
+
+    y = torch.empty_like(x)
+    load(code)[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel())
+    return y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_right_to_a_few_units_in_the_last_place(name, dtype):
+    """Against torch in float64; float64 itself to 1e-13, which is what gradients are compared to."""
+    (low, high), ulps = FUNCTIONS[name]
+    x = torch.linspace(low, high, 4000, dtype=torch.float64).to(dtype)
+    x = torch.cat([x, (torch.logspace(-30, 0, 500, dtype=torch.float64) * min(1.0, high)).to(dtype)])
+    x = x[(x >= low) & (x <= high)]
+    exact = torch.round(x.double()) if name == "rint" else getattr(torch, name)(x.double())
+    with torch.no_grad():
+        error = (applied(name, x).double() - exact).abs()
+    if dtype == torch.float64:
+        assert (error <= 1e-13 * exact.abs().clamp(min=1e-300)).all()
+        return
+    tiny = torch.finfo(torch.float32).tiny
+    spacing = torch.finfo(torch.float32).eps * 2.0 ** torch.floor(torch.log2(exact.abs().clamp(min=tiny)))
+    kept = exact.abs() < torch.finfo(torch.float32).max
+    assert float((error / spacing)[kept].max()) <= ulps
+
+
+EDGES = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e-40, -1e-40, 3e38, 0.5, 1.5, 2.5, -0.5, 8388609.0])
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "abs", "floor", "ceil", "erf"])
+def test_functions_of_zero_infinity_and_nan(name):
+    """As torch's, the sign of zero included."""
+    expected = torch.round(EDGES) if name == "rint" else getattr(torch, name)(EDGES)
+    got = applied(name, EDGES)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=0, equal_nan=True)
+    zero = expected == 0
+    assert torch.equal(torch.signbit(got[zero]), torch.signbit(expected[zero]))
+
+
+def test_nan_and_infinity_as_in_eager():
+    x = torch.randn(9, 4, 6)
+    x[2, 0, 0], x[3, 1, 1], x[4, 2, 2] = torch.nan, torch.inf, -torch.inf
+    for make in (lambda: sl.LIF(v_threshold=0.3), lambda: sl.Leaky(beta=0.7, reset="hard"), sl.LI):
+        outs = []
+        for backend in ("eager", "triton"):
+            with sl.backend(backend):
+                y, state = make().sequence(x)
+            outs.append([y, *state.values()])
+        for a, b in zip(*outs, strict=True):
+            torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("target", [TritonTarget(block=64, segment=4), TritonTarget(block=128, segment=16)])
+def test_block_and_segment_change_nothing(target, monkeypatch):
+    from spikeloom.kernel import targets
+
+    case = {**spec.BASE, "neuron": "Synaptic", "number": "learnable", "shape": (3, 5, 9), "T": 19, "record": True}
+    wanted = spec.run(case, "triton")
+    monkeypatch.setattr(targets, "TRITON", target)
+    got = spec.run(case, "triton")
+    assert all(torch.equal(a, b) for a, b in zip(wanted[0], got[0], strict=True))
+    for a, b in zip(wanted[1], got[1], strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "slice", "batch outermost"])
+def test_batch_norm_joins(layout, dtype):
+    torch.manual_seed(0)
+    x = spec.LAYOUTS[layout]((torch.randn(6, 3, 5, 4, 3) * 2 + 0.7).to(dtype))
+    results = []
+    for backend in ("eager", "triton"):
+        torch.manual_seed(1)
+        module = sl.nn.NormNeuron(nn.BatchNorm2d(5), sl.LIF(v_threshold=0.4, tau=nn.Parameter(torch.tensor(2.3))))
+        nn.init.uniform_(module.bn.weight, 0.5, 1.5)
+        module = module.double() if dtype == torch.float64 else module
+        leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        with sl.backend(backend), sl.kernel.watching() as seen:
+            y, state = module.sequence(leaf)
+        weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view(y.shape)
+        ((y.double() * weights).sum() + state["v"].double().sum()).backward()
+        results.append([y.detach(), leaf.grad, *(p.grad for p in module.parameters()), *module.bn.buffers()])
+    assert seen[0][1:] == ("triton", "fused with BatchNorm2d")
+    eager, triton = results
+    if dtype == torch.bfloat16:  # the loop rounds the normalised values to 8 bits
+        assert (eager[0] != triton[0]).double().mean() < 0.02
+        return
+    assert torch.equal(eager[0], triton[0])
+    limit = 1e-10 if dtype == torch.float64 else 2e-5
+    for a, b in zip(eager[1:], triton[1:], strict=True):
+        assert (a.double() - b.double()).abs().max() <= limit * a.double().abs().max().clamp(min=1e-6)
+
+
+def test_statistics_of_one_value_per_channel_and_of_many_rows():
+    """[T, B, C] with C beyond one tile of columns."""
+    from spikeloom.kernel.norm import statistics
+
+    x = torch.randn(40, 9, 150) + 3
+    mean, var, n = statistics(TRITON, x, (0, 1))
+    exact = x.double().flatten(0, 1)
+    assert n == 360
+    torch.testing.assert_close(mean, exact.mean(0), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(var, exact.var(0, correction=0), rtol=1e-6, atol=1e-6)
+
+
+def test_spikes_as_bits():
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, 10) + 0.3
+    outs = []
+    for backend in ("eager", "triton"):
+        net = sl.Network(sl.LIF(v_threshold=0.3), nn.Flatten(), spikes="packed")
+        with sl.backend(backend):
+            outs.append(net(x))
+    assert all(isinstance(o, sl.SpikeTensor) for o in outs)
+    assert torch.equal(outs[0].to_dense(), outs[1].to_dense())
+    assert 0.05 < float(outs[1].to_dense().mean()) < 0.95
+    program = sl.kernel.compiled.kernels_of(sl.LIF()).program
+    assert TRITON.packs(program)
+    assert not TRITON.packs(sl.kernel.compiled.kernels_of(sl.LI()).program)
+
+
+def test_source_reads_as_the_equation():
+    with sl.backend("triton"):
+        text = sl.kernel.source(sl.LIF(tau=nn.Parameter(torch.tensor(3.0))), torch.rand(5, 2, 3))
+        double = sl.kernel.source(sl.LIF(v_threshold=0.1), torch.rand(5, 2, 3).double())
+    assert "u9 = (x_ - u8)" in text
+    assert "u10 = tl.div_rn(u9, tau_)" in text  # the division of the equation stays one
+    assert "tl.float64" in double
+    assert "cuda" not in text
+
+
+def test_learnable_numbers_of_every_kind_of_shape():
+    for shape in ((), (6,), (6, 3, 4), (1, 3, 4)):
+        grads = []
+        for backend in ("eager", "triton"):
+            torch.manual_seed(0)
+            tau = nn.Parameter(1.5 + torch.rand(shape))
+            x = torch.randn(9, 3, 6, 3, 4) + 0.4
+            with sl.backend(backend):
+                (sl.LIF(tau=tau, v_threshold=0.3).sequence(x)[0].cumsum(0) * 0.1).square().sum().backward()
+            grads.append(tau.grad)
+        assert (grads[0] - grads[1]).abs().max() <= 1e-5 * grads[0].abs().max()
+        assert grads[0].abs().max() > 0
+
+
+def child(code, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)
+
+
+def test_a_cpu_without_the_interpreter_says_what_to_do():
+    code = "import torch, spikeloom as sl; sl.IF().sequence(torch.ones(2, 1))"
+    done = child(code, TRITON_INTERPRET="0", SPIKELOOM_BACKEND="triton")
+    assert done.returncode == 1
+    assert "IF cannot run on backend 'triton': Triton runs on GPUs; its interpreter runs on a CPU" in done.stderr
+    assert "TRITON_INTERPRET=1" in done.stderr
+
+
+def test_what_triton_does_not_drive_runs_as_a_loop_that_says_so():
+    x = torch.rand(3, 2, device="meta")
+    with sl.kernel.watching() as seen:
+        neuron = sl.LIF().to("meta")
+        assert neuron.sequence(x)[0].device.type == "meta"
+    assert seen[0][1] == "eager"
+    assert seen[0][2]
+
+
+def test_every_function_has_a_kernel():
+    """Each function of one number that a program may call."""
+    from spikeloom.kernel.program import OPS
+
+    for op in OPS.values():
+        name = (op.triton or op.c).split("(")[0]
+        assert not name.startswith("K_") or hasattr(triton_functions, name)
