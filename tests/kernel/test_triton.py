@@ -1,6 +1,7 @@
 """Kernels in Triton against the PyTorch loop, in Triton's interpreter; on a GPU test_gpu.py does the same."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -238,6 +239,38 @@ def test_a_cpu_without_the_interpreter_says_what_to_do():
     assert done.returncode == 1
     assert "IF cannot run on backend 'triton': Triton runs on GPUs; its interpreter runs on a CPU" in done.stderr
     assert "TRITON_INTERPRET=1" in done.stderr
+
+
+COMPILED = """
+import json, torch, spikeloom as sl
+from benchmarks.gpu_code import NEURONS, compile_for, compile_norm
+from spikeloom.kernel.triton_target import TRITON
+rows = {}
+for device in ("sm_90", "gfx942"):
+    for name in ("LIF, tau learnable per channel", "two states, an exponential"):
+        found = compile_for(NEURONS[name](), 32, (16, 64, 8, 8), torch.float16, device, TRITON)
+        rows.update({f"{device} {name} {kernel}": row for kernel, row in found.items()})
+neuron = NEURONS["LIF, tau learnable per channel"]().double()
+for kernel, row in compile_for(neuron, 32, (16, 64, 8, 8), torch.float64, "sm_80", TRITON, everything=True).items():
+    rows[f"everything {kernel}"] = row
+rows["packed"] = compile_for(sl.LIF(), 4, (16, 64), torch.bfloat16, "sm_90", TRITON, packed=True)["forward"]
+rows.update(compile_norm("sm_90"))
+print(json.dumps(rows))
+"""
+
+
+def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
+    """No multiplication is fused with an addition, nothing is spilled to memory, threads read two values at a time."""
+    options = {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path)}
+    done = child(COMPILED, TRITON_INTERPRET="0", **options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) == 8 + 2 + 1 + 3
+    for name, row in rows.items():
+        assert row["fused"] == 0, name
+        assert row["spilled"] == 0, name
+        assert 0 < row["registers"] <= 255, name
+        assert row["read"] >= 2 or "sm_90" not in name, name
 
 
 def test_what_triton_does_not_drive_runs_as_a_loop_that_says_so():

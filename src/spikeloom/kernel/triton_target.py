@@ -29,9 +29,16 @@ class TritonTarget:
     block: int = 256
     """Neurons of one program."""
     segment: int = 8
-    warps: int = 4
+    """Steps between the states that are kept, and unrolled in the backward kernel."""
+    per_thread: int = 2
+    """Neurons of one thread: more read wider, and take more registers."""
 
     name = "triton"
+
+    def warps(self, size: int, dtype: torch.dtype) -> int:
+        """Warps of one program, for a device with ``size`` threads in a warp; a double takes two registers."""
+        per_thread = max(1, self.per_thread // (2 if dtype == torch.float64 else 1))
+        return max(1, self.block // (per_thread * size))
 
     def ready(self, device: torch.device) -> None:
         problem = _problem(device.type)
@@ -70,7 +77,9 @@ class TritonTarget:
         for i in params:
             if shapes[i][0] > 1:
                 integers += shapes[i]
-        return _launcher(run, (self._blocks(plan),), integers, plan.device, num_warps=self.warps)
+        return _launcher(
+            run, (self._blocks(plan),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
+        )
 
     def _blocks(self, plan: Plan) -> int:
         return -(-plan.N // self.block)
@@ -141,6 +150,16 @@ def _elsewhere(device: torch.device) -> Any:
     """The module of torch that chooses among several devices of a kind, where there are several."""
     module = None if device.type == "cpu" else torch.get_device_module(device)
     return module if module is not None and module.device_count() > 1 else None
+
+
+@functools.cache
+def _warp_size() -> int:
+    import triton
+
+    try:
+        return int(triton.runtime.driver.active.get_current_target().warp_size)
+    except Exception:  # the interpreter has no driver
+        return 32
 
 
 def _power_of_two(n: int) -> int:

@@ -1,0 +1,208 @@
+"""What a GPU would be given: kernels in Triton compiled for it, without having it. ``python -m benchmarks.gpu_code``.
+
+For each neuron, kernel, steps per segment and neurons per thread: seconds to compile, registers of a thread, bytes
+spilled, width of the reads from memory, fused multiply-adds (there must be none). By Triton's own compiler, and the
+assembler of the GPU's maker that comes with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel.compiled import kernels_of
+from spikeloom.kernel.dtypes import state_dtype
+from spikeloom.kernel.emit_triton import emit_backward, emit_forward
+from spikeloom.kernel.launch import Plan, plan_of
+from spikeloom.kernel.triton_target import TritonTarget, load
+
+from .common import machine
+from .neuron_layer import TwoStates
+
+TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
+POINTERS = {torch.float64: "*fp64", torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+NEURONS = {
+    "LIF": lambda: sl.LIF(),
+    "PLIF, learnable": lambda: sl.PLIF(),
+    "LIF, tau learnable per channel": lambda: sl.LIF(tau=nn.Parameter(torch.full((64,), 2.0))),
+    "two states, an exponential": lambda: TwoStates(64),
+    "Izhikevich": lambda: sl.Izhikevich(),
+}
+
+
+def compile_for(
+    neuron: sl.Neuron,
+    T: int,
+    shape: tuple[int, ...],
+    io: torch.dtype,
+    device: str,
+    target: TritonTarget,
+    *,
+    everything: bool = False,
+    packed: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """``{"forward": ..., "backward": ...}``: what the compiler made of the kernels of a training step.
+
+    ``everything``: with lengths, recordings, a gradient of the start states and a static input; ``packed``: spikes as
+    bits.
+    """
+    kernels, dtype = kernels_of(neuron), state_dtype(io)
+    if isinstance(kernels, str):
+        raise SystemExit(kernels)
+    x = torch.empty(T, *shape, dtype=io)
+    values, exact = kernels.params(neuron, x.shape[1:], dtype, x.device)
+    plan, _, _ = plan_of(target, kernels, (x,), (False,), T, x.shape[1:], dtype, values, exact, everything)
+    learned = tuple(i for i, v in zip(kernels.layout.backward_params, values, strict=True) if v.requires_grad)
+    backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))
+    sizes = target.block, target.segment
+    sources = {
+        "forward": emit_forward(kernels.program, plan.variant(record=everything, packed=packed), *sizes),
+        "backward": emit_backward(kernels.program, backward, *sizes),
+    }
+    return {name: _compile(source, plan, device, target, everything, packed) for name, source in sources.items()}
+
+
+def _compile(
+    source: str, plan: Plan, device: str, target: TritonTarget, everything: bool, packed: bool
+) -> dict[str, Any]:
+    run = load(source)
+    signature, constants, aligned = {}, {}, {}
+    scalars = plan.variant(record=False).scalars
+    for k, name in enumerate(run.arg_names):
+        kind = name.rstrip("0123456789")
+        absent = kind in ("lens", "rec_", "grec_", "gT_", "gs0_") and not everything
+        if absent or (kind == "ck_" and target.segment >= plan.T):
+            signature[name], constants[(k,)] = "constexpr", None
+            continue
+        if kind == "lens":
+            signature[name] = "*i64"
+        elif kind == "out" and packed:
+            signature[name] = "*u8"
+        elif kind == "gx" and everything:
+            signature[name] = POINTERS[plan.dtype]
+        elif kind in ("x", "out", "gout", "gx"):
+            signature[name] = POINTERS[plan.io]
+        elif kind == "gp" and int(name[2:]) in scalars:
+            signature[name] = "*fp64"
+        elif kind in ("N", "T", "per", "xstride", "gstride", "size", "inner"):
+            signature[name] = "i32"
+        else:
+            signature[name] = POINTERS[plan.dtype]
+        if kind not in ("T", "per", "size", "inner"):
+            aligned[(k,)] = [["tt.divisibility", 16]]
+    return _assemble(run, signature, constants, aligned, device, target.warps(TARGETS[device][2], plan.dtype))
+
+
+def compile_norm(device: str) -> dict[str, dict[str, Any]]:
+    """What the compiler made of the kernels of a batch norm, for float16."""
+    import triton.language as tl
+
+    from spikeloom.kernel import triton_norm
+
+    rows = {}
+    shape = {"ROWS": 4, "WIDTH": triton_norm.TILE // 4, "S": tl.float32}
+    for name, run, options in (
+        ("statistics", triton_norm.statistics, {**shape, "COLUMNS": False}),
+        ("statistics, channels last", triton_norm.statistics, {**shape, "COLUMNS": True}),
+        ("correct", triton_norm.correct, shape),
+    ):
+        kinds = {"x": "*fp16", "gx": "*fp16", "sums": "*fp64", "first": "*fp32", "slope": "*fp32", "offset": "*fp32"}
+        signature = {n: "constexpr" if n in options else kinds.get(n, "i32") for n in run.arg_names}
+        constants = {(run.arg_names.index(n),): value for n, value in options.items()}
+        aligned = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(run.arg_names) if n not in options}
+        rows[name] = _assemble(run, signature, constants, aligned, device, 4)
+    return rows
+
+
+def _assemble(run: Any, signature: Any, constants: Any, aligned: Any, device: str, warps: int) -> dict[str, Any]:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    start = time.perf_counter()
+    made = triton.compile(
+        ASTSource(fn=run, signature=signature, constexprs=constants, attrs=aligned),
+        target=GPUTarget(*TARGETS[device]),
+        options={"num_warps": warps, "enable_fp_fusion": False},
+    )
+    found: dict[str, Any] = {"seconds": time.perf_counter() - start}
+    if "ptx" in made.asm:
+        return {**found, **_read_ptx(made.asm["ptx"], TARGETS[device][1])}
+    text = made.asm["amdgcn"]
+
+    def field(name: str) -> int:
+        return int(re.findall(rf"\.{name}:\s+(\d+)", text)[-1])
+
+    reads = [int(n or 1) for n in re.findall(r"global_load_[a-z]+\d*(?:x(\d))?", text)]
+    fused = len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|mad)_f", text))
+    divisions = len(re.findall(r"\bv_div_fixup_f", text))  # a correctly rounded division is made of five
+    return {
+        **found,
+        "registers": field("vgpr_count"),
+        "spilled": field("vgpr_spill_count"),
+        "read": max(reads, default=0),
+        "fused": fused - 5 * divisions,
+    }
+
+
+def _read_ptx(text: str, arch: Any) -> dict[str, Any]:
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(text)
+        name = f"sm_{arch}a" if arch == 90 else f"sm_{arch}"
+        command = [get_ptxas(arch).path, "-v", "--fmad=false", f"--gpu-name={name}", str(path), "-o", f"{path}.out"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return {
+        "registers": int(re.findall(r"Used (\d+) registers", said)[0]),
+        "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill", said)),
+        "read": max((int(n or 1) for n in re.findall(r"ld\.global(?:\.\w+)*?(?:\.v(\d))?\.b\d+", text)), default=0),
+        "fused": len(re.findall(r"\bfma\.rn\.f", text)),
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_code", description=__doc__)
+    parser.add_argument("--device", choices=TARGETS, default="sm_90")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder of the result files")
+    args = parser.parse_args()
+    os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # seconds are those of a first time
+    rows = []
+    for name, make in NEURONS.items():
+        for io in (torch.float32, torch.float16):
+            for segment, per_thread in ((4, 2), (8, 1), (8, 2), (8, 4), (16, 1), (16, 2)):
+                target = TritonTarget(128 * per_thread, segment, per_thread)
+                for kernel, found in compile_for(make(), 32, (16, 64, 32, 32), io, args.device, target).items():
+                    if kernel == "forward" and segment != 8:
+                        continue
+                    rows.append({"neuron": name, "io": str(io).removeprefix("torch."), "kernel": kernel,
+                                 "segment": segment, "neurons per thread": per_thread, **found})  # fmt: skip
+                    print(rows[-1], flush=True)
+    columns = list(rows[0])
+    lines = [f"# Kernels for {args.device}", "", "; ".join(f"{k} {v}" for k, v in machine().items()), ""]
+    lines += ["Compiled, not run: no GPU was there. `spilled` in bytes, `read` in values of one thread at a time.", ""]
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / f"gpu-code-{args.device}.md").write_text("\n".join(lines) + "\n")
+    (args.out / f"gpu-code-{args.device}.json").write_text(
+        json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
