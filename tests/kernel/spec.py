@@ -138,22 +138,21 @@ LAYOUTS = {
 }
 
 
-def run(case, backend, seed=0):
+def run(case, backend, seed=0, device="cpu"):
     """Output, final states, recordings; gradients of x, start states and parameters."""
     g = torch.Generator().manual_seed(seed)
     T, shape, dtype = case["T"], case["shape"], case["dtype"]
     neuron = make(case)
-    neuron = neuron.double() if dtype == torch.float64 else neuron
+    neuron = (neuron.double() if dtype == torch.float64 else neuron).to(device)
     x = case.get("gain", 1.0) * (0.5 + torch.randn(T, *shape, generator=g))
-    x = LAYOUTS[case["layout"]]((x * 64).round().div(64).to(dtype))  # exact in every dtype
+    x = LAYOUTS[case["layout"]]((x * 64).round().div(64).to(device, dtype))  # exact in every dtype
     once = case["static"] and not case["lengths"]
     x = (x[0].clone(memory_format=torch.preserve_format) if once else x).detach().requires_grad_()
     start = None
     if case["start"]:
         rest = neuron.initial_state(x if once else x[0])
         start = {
-            k: (v.detach() + 0.1 * torch.randn(v.shape, generator=g).to(v.dtype)).requires_grad_()
-            for k, v in rest.items()
+            k: (v.detach() + 0.1 * torch.randn(v.shape, generator=g).to(v)).requires_grad_() for k, v in rest.items()
         }
     lengths = torch.randint(1, T + 1, shape[:1], generator=g) if case["lengths"] else None
     names = neuron.recordable if case["record"] else ()
@@ -163,7 +162,7 @@ def run(case, backend, seed=0):
     with sl.backend(backend):
         y, final, *recorded = neuron.sequence(Repeated(x, T) if once else x, state=start, lengths=lengths, record=names)
     outs = [y, *final.values(), *(recorded[0].values() if recorded else ())]
-    weights = [torch.randn(o.shape, generator=g) for o in outs]
+    weights = [torch.randn(o.shape, generator=g).to(device) for o in outs]
     loss = sum((o.double() * w).sum() for o, w in zip(outs[1:], weights[1:], strict=True))
     double = y.double()
     loss = (
@@ -181,16 +180,20 @@ def run(case, backend, seed=0):
     return [o.detach() for o in outs], list(grads)
 
 
-def check(case, backend="c"):
+def check(case, backend="c", device="cpu"):
     """Asserts that kernels give what the loop gives; returns the mean output."""
-    (outs, grads), (got, got_grads) = run(case, "eager"), run(case, backend)
+    (outs, grads), (got, got_grads) = run(case, "eager", device=device), run(case, backend, device=device)
     smooth = case["neuron"] in ("Two", "PLIF") or "make" in case  # an exponential in the step, or in a number
     for a, b in zip(outs, got, strict=True):
         assert a.dtype == b.dtype, case
         if smooth:
             off = (a.double() - b.double()).abs() > 1e-4 * a.double().abs().max().clamp(min=1.0)
             assert off.double().mean() <= 0.01, case  # a spike next to the threshold moves what follows it
-        elif backend == "triton" and a.dtype == torch.bfloat16:  # Triton's interpreter cuts off where it should round
+        elif (backend, device, a.dtype) == (
+            "triton",
+            "cpu",
+            torch.bfloat16,
+        ):  # Triton's interpreter cuts off where it should round
             assert ((a.double() - b.double()).abs() <= 2**-7 * a.double().abs()).all(), case
         else:
             assert torch.equal(a, b), case
@@ -207,7 +210,7 @@ def check(case, backend="c"):
         # Sums that cancel, and sums over T that the loop rounds to half precision at each step, are the loop's own
         # error: a wider loop decides, and the kernel's distance from it has to be of the size of the loop's.
         wider = torch.float64 if case["dtype"] in (torch.float32, torch.float64) else torch.float32
-        exact = exact or run({**case, "dtype": wider}, "eager")[1]
+        exact = exact or run({**case, "dtype": wider}, "eager", device=device)[1]
         loop, kernel = ((g.double() - exact[i].double()).abs().max() for g in (a, b))
         assert kernel <= 4 * loop, (case, i, float(loop), float(kernel))
     return float(outs[0].double().mean())

@@ -1,0 +1,203 @@
+"""Kernels in Triton on a GPU: what the interpreter cannot show. Without one everything here is skipped."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel.triton_target import TRITON, _problem
+
+pytestmark = pytest.mark.gpu
+if not torch.cuda.is_available():
+    pytest.skip("no GPU on this machine", allow_module_level=True)
+if _problem("cuda"):
+    pytest.skip(_problem("cuda"), allow_module_level=True)
+
+_found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
+spec = importlib.util.module_from_spec(_found)
+_found.loader.exec_module(spec)
+ROWS = [(name, kind) for name, kind in spec.rows() if name not in ("PoissonPass", "StochasticSpikeOperator")]
+CASES = spec.pairwise(spec.AXES)
+
+
+@pytest.fixture(autouse=True)
+def _exact_products():
+    """The loop's own arithmetic in float32, not in TF32."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def ran(net, *args):
+    return {row.backend for row in sl.explain(net, *args).rows}
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ROWS])
+def test_every_neuron_and_every_surrogate(name):
+    torch.manual_seed(0)
+    assert spec.check({**spec.BASE, "neuron": "LIF", **dict(ROWS)[name]}, "triton", "cuda") > 0
+
+
+@pytest.mark.parametrize("part", range(8))
+def test_pairwise_cover(part):
+    rates = [spec.check(case, "triton", "cuda") for case in CASES[part::8]]
+    assert any(0.05 < r < 0.95 for r in rates)
+
+
+def network():
+    torch.manual_seed(0)
+    return sl.Network(
+        nn.Conv2d(2, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        sl.LIF(v_threshold=0.3),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 10),
+        sl.PLIF(v_threshold=0.1),
+    ).cuda()
+
+
+def gradients(net, x, weights):
+    y = net(x)
+    return y.detach(), torch.autograd.grad((y.float() * weights).sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_network_against_the_loop(layout):
+    net = network()
+    x = spec.LAYOUTS[layout](torch.randn(12, 5, 2, 8, 8)).cuda()
+    weights = torch.randn(12, 5, 10, device="cuda")
+    assert ran(net, x) == {"triton"}
+    y, grads = gradients(net, x, weights)
+    with sl.backend("eager"):
+        z, wanted = gradients(net, x, weights)
+    assert (y != z).float().mean() < 0.005  # the batch norm of the two rounds in its own way
+    flat, other = (torch.cat([g.flatten() for g in side]) for side in (grads, wanted))
+    assert torch.nn.functional.cosine_similarity(flat, other, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    net, x = network(), torch.randn(12, 5, 2, 8, 8, device="cuda")
+    with torch.autocast("cuda", dtype):
+        y = net(x)
+        loss = y.float().square().mean()
+    loss.backward()
+    assert y.dtype in (dtype, torch.float32)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_second_stream_and_strided_upstream_gradients():
+    x = torch.randn(20, 64, 100, device="cuda")
+    wanted = []
+    for stream in (torch.cuda.current_stream(), torch.cuda.Stream()):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            leaf = x.clone().requires_grad_()
+            y = sl.LIF(v_threshold=0.3).cuda().sequence(leaf)[0]
+            y.mean(0).square().sum().backward()
+            y = y.detach()
+        torch.cuda.current_stream().wait_stream(stream)
+        wanted.append((y, leaf.grad))
+    assert torch.equal(wanted[0][0], wanted[1][0])
+    assert torch.equal(wanted[0][1], wanted[1][1])
+
+
+def test_other_shapes_and_durations_compile_nothing(monkeypatch):
+    neuron = sl.LIF(v_threshold=0.3).cuda()
+
+    def step(T, n):
+        x = torch.randn(T, 4, n, device="cuda", requires_grad=True)
+        neuron.sequence(x)[0].sum().backward()
+
+    for T, n in ((20, 64), (20, 63), (4, 64), (4, 63)):  # divisible by 16 or not, with checkpoints or without
+        step(T, n)
+    compiled = []
+    import triton
+
+    original = triton.compile
+    monkeypatch.setattr(triton.compiler, "compile", lambda *a, **k: compiled.append(a) or original(*a, **k))
+    monkeypatch.setattr(triton, "compile", triton.compiler.compile)
+    before = _compiled_kernels()
+    for T, n in ((30, 128), (17, 77), (9, 4096), (8, 16), (2, 1001)):
+        step(T, n)
+    assert _compiled_kernels() == before
+    assert not compiled
+
+
+def _compiled_kernels():
+    """How many binaries the generated functions hold, over all devices."""
+    from spikeloom.kernel.compiled import kernels_of
+
+    count = 0
+    for run in kernels_of(sl.LIF())._functions.values():
+        for entry in getattr(run, "device_caches", {}).values():
+            count += len(entry[0])
+    return count
+
+
+def test_a_training_step_in_a_cuda_graph():
+    """Captured once and replayed, the step trains as it does without."""
+    x, target = torch.randn(10, 8, 2, 8, 8, device="cuda"), torch.randint(10, (8,), device="cuda")
+    losses = []
+    for captured in (False, True):
+        net = network()
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+
+        def step(net=net, optimiser=optimiser):
+            optimiser.zero_grad(set_to_none=False)
+            loss = nn.functional.cross_entropy(net(x).mean(0), target)
+            loss.backward()
+            optimiser.step()
+            return loss
+
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        if captured:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                loss = step()
+            for _ in range(5):
+                graph.replay()
+        else:
+            for _ in range(5):
+                loss = step()
+        losses.append(float(loss))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_torch_compile_sees_one_operator_per_layer():
+    net, x = network().eval(), torch.randn(6, 3, 2, 8, 8, device="cuda")
+    compiled = torch.compile(net, fullgraph=True)
+    with torch.no_grad():
+        assert (compiled(x) != net(x)).float().mean() < 0.005
+
+
+def test_peak_memory_of_a_layer():
+    """A training step keeps x, spikes, gradients of both and a state every SEGMENT steps; nothing per step besides."""
+    T, n = 32, 1 << 20
+    x = torch.randn(T, 1, n, device="cuda", dtype=torch.float16, requires_grad=True)
+    upstream = torch.randn(T, 1, n, device="cuda", dtype=torch.float16)
+    neuron = sl.LIF().cuda()
+    neuron.sequence(x)[0].backward(upstream)
+    x.grad = None
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    base = torch.cuda.memory_allocated()
+    neuron.sequence(x)[0].backward(upstream)
+    peak = torch.cuda.max_memory_allocated() - base
+    states = ((T - 1) // TRITON.segment + 4) * n * 4  # kept, start, final and their like
+    assert peak <= 2 * T * n * 2 + states + (1 << 22)
+
+
+def test_spikes_as_bits():
+    x = torch.randn(5, 4, 64, device="cuda")
+    net = sl.Network(sl.LIF(v_threshold=0.3), nn.Flatten(), spikes="packed").cuda()
+    y = net(x)
+    assert isinstance(y, sl.SpikeTensor)
+    with sl.backend("eager"):
+        assert torch.equal(y.to_dense(), net(x).to_dense())
