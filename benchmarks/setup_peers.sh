@@ -8,5 +8,6 @@ cd "$(dirname "$0")/.."
 .peers/bin/python -m pip install -q --no-deps spikingjelly==2.0.0 snntorch==1.0.0 norse==1.1.0
 .peers/bin/python -m pip install -q -c constraints.txt tonic==1.7.0 expelliarmus==1.1.12  # readers of events
 .peers/bin/python -m pip install -q -c constraints.txt -e '.[data]'
+[ "$(uname)" = Linux ] && .peers/bin/python -m pip install -q triton  # a torch for GPUs brings its own
 .peers/bin/python benchmarks/stubs.py
 echo "now: .peers/bin/python -m benchmarks"
