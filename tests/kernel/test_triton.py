@@ -273,6 +273,22 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
         assert row["read"] >= 2 or "sm_90" not in name, name
 
 
+def test_what_triton_cannot_compile_names_the_way_out(monkeypatch):
+    from spikeloom.kernel import compiled, triton_target
+
+    class Fails:
+        def __getitem__(self, grid):
+            return self
+
+        def __call__(self, *args, **options):
+            raise ValueError("no such instruction")
+
+    monkeypatch.setattr(compiled, "_kernels", {})
+    monkeypatch.setattr(triton_target, "load", lambda source: Fails())
+    with sl.backend("triton"), pytest.raises(sl.BackendError, match=r"ValueError: no such instruction; .*'eager'"):
+        sl.LIF().sequence(torch.rand(3, 2))
+
+
 def test_what_triton_does_not_drive_runs_as_a_loop_that_says_so():
     x = torch.rand(3, 2, device="meta")
     with sl.kernel.watching() as seen:

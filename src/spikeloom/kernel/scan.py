@@ -105,7 +105,7 @@ def scan(
         text = op.program_text(neuron, changes, repeated, record, first.device.type)
         if text:
             if lengths is not None:
-                lengths = check_lengths(lengths, _steps(xs), first.shape[0])
+                lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device)
             numbers = neuron.all_numbers(first.shape, dtype)
             return op.run(text, numbers, list(_tensors(xs)), states, lengths, _steps(xs))
     bound = neuron.bind(first.shape, dtype)

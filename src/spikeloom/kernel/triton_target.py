@@ -134,8 +134,11 @@ def _launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torc
     other = _elsewhere(device)
 
     def launch(tensors: list[Tensor | None]) -> None:
-        # Without fused multiply-add, or the backward pass would not see the forward pass's states.
-        kernel(*tensors, *integers, enable_fp_fusion=False, **options)
+        try:  # without fused multiply-add, or the backward pass would not see the forward pass's states
+            kernel(*tensors, *integers, enable_fp_fusion=False, **options)
+        except Exception as error:  # Triton has no class for all that can go wrong in its compiler and drivers
+            said = f"Triton failed with {type(error).__name__}: {error}"
+            raise TargetError(f"{said}; `with sl.backend('eager'):` runs the PyTorch loop") from error
 
     def launch_there(tensors: list[Tensor | None]) -> None:
         if other.current_device() == device.index:
