@@ -263,17 +263,17 @@ def matrix():
 HEAD = """# Support
 
 What runs as a kernel on a CPU, forward and backward with all gradients, printed by `python tests/kernel/spec.py`, which
-runs each cell and compares it with the PyTorch loop. "Two" is a neuron that the script defines, with two states and an
-exponential; "LIF no decay" has `decay_input=False`, "Leaky now" `reset_delay=False`. Options and
-surrogates are those of a LIF. MPBN runs as a kernel in evaluation and as a loop in training; the modules of `sl.nn` run
-the kernels of the neurons inside them.
+runs each cell and compares it with the PyTorch loop. The same programs are printed for GPUs (see
+[kernels](kernels.md)), where every neuron and surrogate of this table is compared in Triton's interpreter. "Two" is a
+neuron that the script defines, with two states and an exponential; "LIF no decay" has `decay_input=False`, "Leaky now"
+`reset_delay=False`. Options and surrogates are those of a LIF. MPBN runs as a kernel in evaluation and as a loop in
+training; the modules of `sl.nn` run the kernels of the neurons inside them.
 
 """
 TAIL = """
 
-Everywhere else the PyTorch loop runs: on other devices, in `torch.func` transforms and forward-mode differentiation,
-under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see
-[kernels](kernels.md)). `torch.compile` sees one operator per neuron layer on a CPU.
+Everywhere else the PyTorch loop runs: on devices that Triton does not drive, in `torch.func` transforms and forward-mode
+differentiation, under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see [kernels](kernels.md)). `torch.compile` sees one operator per neuron layer.
 """
 
 if __name__ == "__main__":
