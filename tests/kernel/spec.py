@@ -272,8 +272,9 @@ training; the modules of `sl.nn` run the kernels of the neurons inside them.
 """
 TAIL = """
 
-Everywhere else the PyTorch loop runs: on devices that Triton does not drive, in `torch.func` transforms and forward-mode
-differentiation, under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see [kernels](kernels.md)). `torch.compile` sees one operator per neuron layer.
+Everywhere else the PyTorch loop runs: on devices that Triton does not drive, in `torch.func` transforms and
+forward-mode differentiation, under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see
+[kernels](kernels.md)). `torch.compile` sees one operator per neuron layer.
 """
 
 if __name__ == "__main__":

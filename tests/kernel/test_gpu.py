@@ -202,3 +202,11 @@ def test_spikes_as_bits():
     assert isinstance(y, sl.SpikeTensor)
     with sl.backend("eager"):
         assert torch.equal(y.to_dense(), net(x).to_dense())
+
+
+def test_debug_compares_on_the_device(monkeypatch):
+    monkeypatch.setenv("SPIKELOOM_DEBUG", "1")
+    x = torch.randn(20, 3, 4, device="cuda", requires_grad=True)
+    y, _, recorded = sl.PLIF(v_threshold=0.3).cuda().sequence(x, record=("v",))
+    assert y.is_cuda
+    assert recorded["v"].is_cuda

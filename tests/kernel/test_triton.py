@@ -228,6 +228,39 @@ def test_learnable_numbers_of_every_kind_of_shape():
         assert grads[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_random_neurons(seed):
+    """Of test_fuzz.py; all of it would take the interpreter too long."""
+    found = importlib.util.spec_from_file_location("kernel_fuzz", Path(__file__).with_name("test_fuzz.py"))
+    fuzz = importlib.util.module_from_spec(found)
+    found.loader.exec_module(fuzz)
+    torch.manual_seed(seed)
+    x = torch.randn(11, 2, 4, 5, dtype=torch.float64) + 0.5
+    (y, state, grads), (z, other, others) = (fuzz.results(seed, x, backend) for backend in ("eager", "triton"))
+    assert torch.equal(y, z)
+    torch.testing.assert_close(other, state, atol=1e-12, rtol=1e-12)
+    for a, b in zip(grads, others, strict=True):
+        assert (a - b).abs().max() <= 1e-9 * a.abs().max().clamp(min=1e-6)
+
+
+def test_torch_compile_sees_one_operator_per_layer():
+    torch.manual_seed(0)
+    net = sl.Network(nn.Linear(5, 8), sl.LIF(v_threshold=0.3), sl.PLIF(v_threshold=0.1))
+    x, seen = torch.randn(20, 3, 5), []
+
+    def count(graph, inputs):
+        seen.append(str(graph.code).count("spikeloom.scan"))
+        return graph
+
+    results = []
+    with sl.backend("triton"):
+        for run in (torch.compile(net, fullgraph=True, backend=count), net):
+            y = run(x)
+            results.append([y.detach(), *torch.autograd.grad(y.sum(), list(net.parameters()))])
+    assert seen == [2]
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def child(code, **environment):
     env = {**os.environ, **environment}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False)

@@ -53,7 +53,7 @@ def check_call(
             torch.autograd.grad(
                 [outs[k] for k in active],
                 [leaf for leaf in [*leaves, *learned] if leaf.requires_grad],
-                [g.to(outs[k].dtype) for k, g in zip(active, upstream, strict=True)],
+                [g.to(outs[k]) for k, g in zip(active, upstream, strict=True)],
                 allow_unused=True,
                 materialize_grads=True,
             )
