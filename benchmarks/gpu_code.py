@@ -65,20 +65,27 @@ def compile_for(
     plan, _, _ = plan_of(target, kernels, (x,), (False,), T, x.shape[1:], dtype, values, exact, everything)
     learned = tuple(i for i, v in zip(kernels.layout.backward_params, values, strict=True) if v.requires_grad)
     backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))
+    backward = target.summing(plan, backward)
     sizes = target.block, target.segment
     sources = {
         "forward": emit_forward(kernels.program, plan.variant(record=everything, packed=packed), *sizes),
         "backward": emit_backward(kernels.program, backward, *sizes),
     }
-    return {name: _compile(source, plan, device, target, everything, packed) for name, source in sources.items()}
+    doubles = {i for i, run in zip(backward.wanted, backward.runs, strict=True) if run > 1}
+    return {n: _compile(source, plan, device, target, doubles, everything, packed) for n, source in sources.items()}
 
 
 def _compile(
-    source: str, plan: Plan, device: str, target: TritonTarget, everything: bool, packed: bool
+    source: str,
+    plan: Plan,
+    device: str,
+    target: TritonTarget,
+    doubles: set[int],
+    everything: bool,
+    packed: bool,
 ) -> dict[str, Any]:
     run = load(source)
     signature, constants, aligned = {}, {}, {}
-    scalars = plan.variant(record=False).scalars
     for k, name in enumerate(run.arg_names):
         kind = name.rstrip("0123456789")
         absent = kind in ("lens", "rec_", "grec_", "gT_", "gs0_") and not everything
@@ -93,7 +100,7 @@ def _compile(
             signature[name] = POINTERS[plan.dtype]
         elif kind in ("x", "out", "gout", "gx"):
             signature[name] = POINTERS[plan.io]
-        elif kind == "gp" and int(name[2:]) in scalars:
+        elif kind == "gp" and int(name[2:]) in doubles:
             signature[name] = "*fp64"
         elif kind in ("N", "T", "per", "xstride", "gstride", "size", "inner"):
             signature[name] = "i32"

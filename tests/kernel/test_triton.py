@@ -214,13 +214,15 @@ def test_source_reads_as_the_equation():
     assert "cuda" not in text
 
 
-def test_learnable_numbers_of_every_kind_of_shape():
-    for shape in ((), (6,), (6, 3, 4), (1, 3, 4)):
+@pytest.mark.parametrize(("size", "run"), [((3, 4), 1), ((4, 8), 16), ((16, 32), 256)])
+def test_learnable_numbers_of_every_kind_of_shape(size, run):
+    assert TRITON.run((6, size[0] * size[1])) == run
+    for shape in ((), (6,), (6, *size), (1, *size)):
         grads = []
         for backend in ("eager", "triton"):
             torch.manual_seed(0)
             tau = nn.Parameter(1.5 + torch.rand(shape))
-            x = torch.randn(9, 3, 6, 3, 4) + 0.4
+            x = torch.randn(9, 3, 6, *size) + 0.4
             with sl.backend(backend):
                 (sl.LIF(tau=tau, v_threshold=0.3).sequence(x)[0].cumsum(0) * 0.1).square().sum().backward()
             grads.append(tau.grad)

@@ -33,7 +33,8 @@ class CTarget:
             raise TargetError(f"the input is on {device}, C kernels run on cpu")
         build.ready()
 
-    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
+    def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
+        program = plan.kernels.program
         return emit_forward(program, forward) + emit_backward(program, backward)
 
     def packs(self, program: Program) -> bool:
@@ -48,8 +49,8 @@ class CTarget:
         function = plan.kernels.function(_backward, variant)
         return _launch(function, _integers(plan, gstride, plan.kernels.layout.backward_params))
 
-    def sums(self, plan: Plan, size: int) -> Tensor:
-        return torch.zeros(_blocks(plan.N)[2], size, dtype=torch.float64)
+    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
+        return torch.zeros(_blocks(plan.N)[2], shape[0], dtype=torch.float64)
 
     def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
         return sums.sum(0)

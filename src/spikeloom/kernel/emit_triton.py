@@ -10,7 +10,8 @@ would arrive in float32. Nothing here knows whose GPU it is.
 
 Arguments: the tensors of :class:`spikeloom.kernel.variant.Layout` (None for null), N, T, neurons per sample, time
 strides of xs, in the backward kernel of out's upstream gradient, then size and inner of each param that is an array.
-The gradient of a param is left as one double for each block if it is a scalar, else as one value for each neuron.
+The gradient of a param is left as one double for each run of neurons that share a value of it (a whole block of them if
+it is a scalar), or as one value for each neuron.
 """
 
 from __future__ import annotations
@@ -154,9 +155,14 @@ class _Writer(Writer):
         for k in S:
             lines += [f"    if gs0_{k} is not None:", f"        tl.store(gs0_{k} + at, g{k}, mask=inside)"]
         lines += [f"    tl.store(gx{k} + at, sum{k}, mask=inside)" for k in X if x_grads[k] == "sum"]
-        for i in wanted:
-            if i in self.variant.scalars:
+        for i, run in zip(wanted, self.variant.runs, strict=True):
+            if run == self.block:
                 lines += [f"    tl.store(gp{i} + tl.program_id(0), tl.sum(a{i}, 0))"]
+            elif run > 1:
+                count = self.block // run
+                lines += [f"    sums{i} = tl.sum(tl.reshape(a{i}, [{count}, {run}]), 1)"]
+                lines += [f"    run{i} = tl.program_id(0) * {count} + tl.arange(0, {count})"]
+                lines += [f"    tl.store(gp{i} + run{i}, sums{i}, mask=run{i} * {run} < N)"]
             else:
                 lines += [f"    tl.store(gp{i} + at, a{i}.to(S), mask=inside)"]
         return lines

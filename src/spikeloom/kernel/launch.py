@@ -196,7 +196,7 @@ def sources(target: Target, kernels: Kernels, neuron: Any, x: Tensor, dtype: tor
     plan, _, _ = plan_of(target, kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
     learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
-    return target.sources(kernels.program, plan.variant(record=False), backward)
+    return target.sources(plan, plan.variant(record=False), backward)
 
 
 def _layout(
@@ -343,7 +343,7 @@ def backward(
     asked = {i for k, i in enumerate(numbers) if needs[n_x + n_s + k]} | set(at_norm)
     shapes = dict(zip(numbers, plan.param_shapes, strict=True))
     wanted = [i for i in numbers if i in asked and i in plan.kernels.layout.differentiable]
-    sums = {i: plan.target.sums(plan, shapes[i][0]) for i in wanted}
+    sums = {i: plan.target.sums(plan, shapes[i]) for i in wanted}
     pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
     pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
     x_grads = tuple("none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True))

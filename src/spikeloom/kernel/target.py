@@ -35,7 +35,7 @@ class Target(Protocol):
     def ready(self, device: torch.device) -> None:
         """Raises TargetError where kernels cannot be built for this device."""
 
-    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
+    def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         """The text of both kernels."""
 
     def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
@@ -47,11 +47,11 @@ class Target(Protocol):
     def packs(self, program: Program) -> bool:
         """Whether the forward kernel can write the output as bits."""
 
-    def sums(self, plan: Plan, size: int) -> Tensor:
-        """Memory in which the backward kernel leaves the gradient of a param with ``size`` values."""
+    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
+        """Memory in which the backward kernel leaves the gradient of a param of ``(size, inner)``."""
 
     def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
-        """The gradient of a param of ``(size, inner)``, doubles, from what the kernel left."""
+        """That gradient, ``size`` doubles, from what the kernel left."""
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
         """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""

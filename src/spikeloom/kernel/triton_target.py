@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import linecache
@@ -45,10 +46,9 @@ class TritonTarget:
         if problem:
             raise TargetError(problem)
 
-    def sources(self, program: Program, forward: Variant, backward: Variant) -> str:
-        return emit_forward(program, forward, self.block, self.segment) + emit_backward(
-            program, backward, self.block, self.segment
-        )
+    def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
+        program, sizes = plan.kernels.program, (self.block, self.segment)
+        return emit_forward(program, forward, *sizes) + emit_backward(program, self.summing(plan, backward), *sizes)
 
     def packs(self, program: Program) -> bool:
         """Where the output is binary by what computes it: asking the device would have to wait for it."""
@@ -60,7 +60,7 @@ class TritonTarget:
         return self._launch(run, plan, [*plan.strides], plan.kernels.layout.forward_params)
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        run = plan.kernels.function(self._backward, variant)
+        run = plan.kernels.function(self._backward, self.summing(plan, variant))
         return self._launch(run, plan, [*plan.strides, gstride], plan.kernels.layout.backward_params)
 
     def _forward(self, program: Program, variant: Variant) -> Any:
@@ -78,21 +78,31 @@ class TritonTarget:
             if shapes[i][0] > 1:
                 integers += shapes[i]
         return _launcher(
-            run, (self._blocks(plan),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
+            run, (-(-plan.N // self.block),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
         )
 
-    def _blocks(self, plan: Plan) -> int:
-        return -(-plan.N // self.block)
+    def summing(self, plan: Plan, variant: Variant) -> Variant:
+        """The variant of a backward kernel with what it has to sum."""
+        shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
+        return dataclasses.replace(variant, runs=tuple(self.run(shapes[i]) for i in variant.wanted))
 
-    def sums(self, plan: Plan, size: int) -> Tensor:
-        if size == 1:
-            return torch.empty(self._blocks(plan), dtype=torch.float64, device=plan.device)
-        return torch.empty(plan.N, dtype=plan.dtype, device=plan.device)
+    def run(self, shape: tuple[int, int]) -> int:
+        """Neurons side by side whose gradients of a param the kernel adds: of few kinds, each is another kernel."""
+        size, inner = shape
+        if size == 1 or inner % self.block == 0:
+            return self.block
+        return 16 if inner % 16 == 0 else 1
+
+    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
+        run = self.run(shape)
+        dtype = torch.float64 if run > 1 else plan.dtype
+        return torch.empty(-(-plan.N // run), dtype=dtype, device=plan.device)
 
     def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
-        if shape[0] == 1:
+        size, inner = shape
+        if size == 1:
             return sums.sum().reshape(1)
-        return sums.view(-1, *shape).sum((0, 2), dtype=torch.float64)
+        return sums.view(-1, size, inner // self.run(shape)).sum((0, 2), dtype=torch.float64)
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
         g, code = geometry, _norm_code()

@@ -62,6 +62,8 @@ class Variant:
     """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
     packed: bool = False
     """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
+    runs: tuple[int, ...] = ()
+    """Triton: of each wanted param, how many neurons side by side have its gradient summed by the kernel."""
 
 
 class Writer:
