@@ -18,7 +18,7 @@ def start_of(r, outer, stride, width):
     return (r // outer).to(tl.int64) * stride + (r % outer).to(tl.int64) * width
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "per_part", "outer"])  # they change with the batch
 def statistics(
     x, first, sums, rows, per_part, outer, stride, C, inner,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, S: tl.constexpr,
@@ -63,7 +63,7 @@ def statistics(
         tl.store(sums + (part * 2 + 1) * C + c + one, square)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "outer"])
 def correct(
     x, gx, slope, offset, rows, outer, stride, width, inner,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, S: tl.constexpr,
