@@ -73,6 +73,11 @@ FUNCTIONS = {  # range, bound in units of the last place of the result
 def applied(name, x):
     import triton
 
+    from spikeloom.kernel.program import OPS
+    from spikeloom.kernel.triton_target import load
+
+    op = OPS["round" if name == "rint" else name]
+    expression = (op.triton or op.c).format("value")
     code = f"""
 import triton, triton.language as tl
 from spikeloom.kernel.triton_functions import *
@@ -80,9 +85,9 @@ from spikeloom.kernel.triton_functions import *
 @triton.jit
 def run(x, y, n):
     at = tl.program_id(0) * 1024 + tl.arange(0, 1024)
-    tl.store(y + at, K_{name}(tl.load(x + at, mask=at < n, other=0.0)), mask=at < n)
+    value = tl.load(x + at, mask=at < n, other=0.0)
+    tl.store(y + at, {expression}, mask=at < n)
 """
-    from spikeloom.kernel.triton_target import load
 
     y = torch.empty_like(x)
     load(code)[(triton.cdiv(x.numel(), 1024),)](x, y, x.numel())

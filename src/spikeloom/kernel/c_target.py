@@ -49,10 +49,10 @@ class CTarget:
         function = plan.kernels.function(_backward, variant)
         return _launch(function, _integers(plan, gstride, plan.kernels.layout.backward_params))
 
-    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
-        return torch.zeros(_blocks(plan.N)[2], shape[0], dtype=torch.float64)
+    def sums(self, plan: Plan, param: int) -> Tensor:
+        return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64)
 
-    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
+    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         return sums.sum(0)
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
@@ -101,11 +101,10 @@ def _checked(launch: Launch) -> Launch:
 def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
     threads = 1 if plan.N * plan.T < _SMALL else plan.threads
     past = plan.N * plan.T * plan.io.itemsize > _LARGE
-    shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
     size, per_chunk, _ = _blocks(plan.N)
     values = [plan.N, plan.T, math.prod(plan.shape[1:]), threads, size, per_chunk, past, *plan.strides, gstride]
     for i in params:
-        values += shapes[i]
+        values += plan.sizes[i]
     return (ctypes.c_int64 * len(values))(*values)
 
 

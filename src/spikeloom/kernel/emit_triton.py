@@ -98,7 +98,6 @@ class _Writer(Writer):
         params, wanted, x_grads = self.layout.backward_params, self.variant.wanted, self.variant.x_grads
         roots, _ = self.gradients()
         upstream = tuple(program.inputs[-1 - self.n_s :])
-        found = [*(k for k in X if x_grads[k] != "none")]
         lines = []
         if self.n_s:
             lines += self._function("states", self._read(program.outputs[1:]), (), program.outputs[1:])
@@ -112,6 +111,26 @@ class _Writer(Writer):
         lines += ["    for back in range((T - 1) // SEGMENT + 1):"]
         lines += ["        segment = (T - 1) // SEGMENT - back", "        start = segment * SEGMENT"]
         lines += ["        row = tl.zeros([], tl.int64) + start"]
+        lines += self._segment_reads()
+        if self.n_s:
+            read = self._read(program.outputs[1:])
+            for j in steps[:-1]:  # steps that are off leave rubbish behind, which is read by none that is on
+                values = [*(f"X{k}_{j}" for k in X), *(f"h{k}_{j}" for k in S)]
+                new = ", ".join(f"h{k}_{j + 1}" for k in S)
+                lines += [f"        {new} = {self._call('states', values, read)}"]
+        lines += [f"        b{i} = zero" for i in wanted]
+        for j in reversed(steps):
+            lines += self._transposed_step(j)
+        lines += [f"        a{i} += b{i}.to(tl.float64)" for i in wanted]
+        for k in S:
+            lines += [f"    if gs0_{k} is not None:", f"        tl.store(gs0_{k} + at, g{k}, mask=inside)"]
+        lines += [f"    tl.store(gx{k} + at, sum{k}, mask=inside)" for k in X if x_grads[k] == "sum"]
+        return lines + self._sums()
+
+    def _segment_reads(self) -> list[str]:
+        """All that a segment reads: its first states, x and the output's gradient of each step."""
+        S, X, steps = range(self.n_s), range(self.n_x), range(self.segment)
+        lines = []
         for k in S:
             lines += [f"        h{k}_0 = tl.load(s0_{k} + at, mask=at < tl.where(segment > 0, 0, N), other=0.0)"]
             lines += [f"        if ck_{k} is not None:", "            kept = at < tl.where(segment > 0, N, 0)"]
@@ -122,40 +141,40 @@ class _Writer(Writer):
         lines += ["        if gout is not None:"]
         lines += ["    " + self._read_row(f"Y_{j}", "gout", j, "gstride") for j in reversed(steps)]
         lines += ["        else:", *(f"            Y_{j} = zero" for j in steps)]
-        if self.n_s:
-            read = self._read(program.outputs[1:])
-            for j in steps[:-1]:  # steps that are off leave rubbish behind, which is read by none that is on
-                values = [*(f"X{k}_{j}" for k in X), *(f"h{k}_{j}" for k in S)]
-                new = ", ".join(f"h{k}_{j + 1}" for k in S)
-                lines += [f"        {new} = {self._call('states', values, read)}"]
-        lines += [f"        b{i} = zero" for i in wanted]
-        for j in reversed(steps):
-            if self.variant.record:
-                for k in S:
-                    lines += [f"        if grec_{k} is not None:"]
-                    lines += ["    " + self._read_row(f"r{k}", f"grec_{k}", j, "N")]
-                    lines += ["        else:", f"            r{k} = zero"]
-            total = [f"g{k} + r{k}" if self.variant.record else f"g{k}" for k in S]
-            values = [*(f"X{k}_{j}" for k in X), *(f"h{k}_{j}" for k in S), f"Y_{j}", *total]
-            names = [*(f"D{k}" for k in found), *(f"d{k}" for k in S), *(f"p{i}" for i in wanted)]
-            if names:
-                lines += [f"        {', '.join(names)} = {self._call('transposed', values, params)}"]
-            for k in found:
-                if x_grads[k] == "sum":
-                    lines += [f"        sum{k} += tl.where(on{j}, D{k}, 0.0)"]
-                    continue
-                value, mask = f"D{k}", f"on{j}"
-                if self.lengths:
-                    value, mask = f"tl.where(on{j}, D{k}, 0.0)", f"at < tl.where(start + {j} < T, N, 0)"
-                value = f"({value}).to(gx{k}.dtype.element_ty)"
-                lines += [f"        tl.store(gx{k} + (row + {j}) * N + at, {value}, mask={mask})"]
-            lines += [f"        g{k} = tl.where(on{j}, d{k}, g{k})" for k in S]
-            lines += [f"        b{i} += tl.where(on{j}, p{i}, 0.0)" for i in wanted]
-        lines += [f"        a{i} += b{i}.to(tl.float64)" for i in wanted]
-        for k in S:
-            lines += [f"    if gs0_{k} is not None:", f"        tl.store(gs0_{k} + at, g{k}, mask=inside)"]
-        lines += [f"    tl.store(gx{k} + at, sum{k}, mask=inside)" for k in X if x_grads[k] == "sum"]
-        for i, run in zip(wanted, self.variant.runs, strict=True):
+        return lines
+
+    def _transposed_step(self, j: int) -> list[str]:
+        """The transposed step j of a segment."""
+        S, X, x_grads, wanted = range(self.n_s), range(self.n_x), self.variant.x_grads, self.variant.wanted
+        found = [k for k in X if x_grads[k] != "none"]
+        lines = []
+        if self.variant.record:
+            for k in S:
+                lines += [f"        if grec_{k} is not None:"]
+                lines += ["    " + self._read_row(f"r{k}", f"grec_{k}", j, "N")]
+                lines += ["        else:", f"            r{k} = zero"]
+        total = [f"g{k} + r{k}" if self.variant.record else f"g{k}" for k in S]
+        values = [*(f"X{k}_{j}" for k in X), *(f"h{k}_{j}" for k in S), f"Y_{j}", *total]
+        names = [*(f"D{k}" for k in found), *(f"d{k}" for k in S), *(f"p{i}" for i in wanted)]
+        if names:
+            lines += [f"        {', '.join(names)} = {self._call('transposed', values, self.layout.backward_params)}"]
+        for k in found:
+            if x_grads[k] == "sum":
+                lines += [f"        sum{k} += tl.where(on{j}, D{k}, 0.0)"]
+                continue
+            value, mask = f"D{k}", f"on{j}"
+            if self.lengths:
+                value, mask = f"tl.where(on{j}, D{k}, 0.0)", f"at < tl.where(start + {j} < T, N, 0)"
+            value = f"({value}).to(gx{k}.dtype.element_ty)"
+            lines += [f"        tl.store(gx{k} + (row + {j}) * N + at, {value}, mask={mask})"]
+        lines += [f"        g{k} = tl.where(on{j}, d{k}, g{k})" for k in S]
+        lines += [f"        b{i} += tl.where(on{j}, p{i}, 0.0)" for i in wanted]
+        return lines
+
+    def _sums(self) -> list[str]:
+        """Leaves the gradients of params."""
+        lines = []
+        for i, run in zip(self.variant.wanted, self.variant.runs, strict=True):
             if run == self.block:
                 lines += [f"    tl.store(gp{i} + tl.program_id(0), tl.sum(a{i}, 0))"]
             elif run > 1:

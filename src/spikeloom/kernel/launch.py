@@ -43,7 +43,8 @@ class Plan:
     repeated: tuple[bool, ...]
     strides: tuple[int, ...]
     """Of xs in time."""
-    param_shapes: tuple[tuple[int, int], ...]
+    sizes: dict[int, tuple[int, int]]
+    """(size, inner) of each param."""
     exact: tuple[int, ...]
     lengths: bool
     threads: int
@@ -88,8 +89,7 @@ class Plan:
         self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = (), packed: bool = False
     ) -> Variant:
         """The kernel that a call needs."""
-        numbers = zip(self.kernels.layout.backward_params, self.param_shapes, strict=True)
-        scalars = tuple(i for i, (size, _) in numbers if size == 1)
+        scalars = tuple(i for i, (size, _) in self.sizes.items() if size == 1)
         return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  # plans live as long as the process, like their kernels
@@ -173,10 +173,11 @@ def plan_of(
     plan = kernels.plans.get(key)
     if plan is None:
         order, io, ready = _layout(xs, repeated, T, step, dtype)
-        shapes = tuple(_param(value, step, order)[1] for value in values)
+        shapes = (_param(value, step, order)[1] for value in values)
+        sizes = dict(zip(kernels.layout.backward_params, shapes, strict=True))
         strides = tuple(0 if r or T == 1 else x.stride(0) for x, r in zip(ready, repeated, strict=True))
         plan = Plan(
-            kernels, target, device, order, tuple(step), T, dtype, io, repeated, strides, shapes, exact, ragged, threads
+            kernels, target, device, order, tuple(step), T, dtype, io, repeated, strides, sizes, exact, ragged, threads
         )
         if len(kernels.plans) > 256:
             kernels.plans.clear()
@@ -341,15 +342,14 @@ def backward(
     gs = [plan.empty() if needs[n_x + k] else None for k in range(n_s)]
     at_norm = tuple(len(program.inputs) - 1 - n_s - k for k in (2, 1)) if norm else ()  # the last two numbers
     asked = {i for k, i in enumerate(numbers) if needs[n_x + n_s + k]} | set(at_norm)
-    shapes = dict(zip(numbers, plan.param_shapes, strict=True))
     wanted = [i for i in numbers if i in asked and i in plan.kernels.layout.differentiable]
-    sums = {i: plan.target.sums(plan, shapes[i]) for i in wanted}
+    sums = {i: plan.target.sums(plan, i) for i in wanted}
     pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
     pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
     x_grads = tuple("none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True))
     recorded = any(g is not None for g in g_record.values())
     plan.backward(gstride, recorded, tuple(sums), x_grads)(pointers)
-    totals = {i: plan.target.total(plan, shapes[i], s) for i, s in sums.items()}
+    totals = {i: plan.target.total(plan, i, s) for i, s in sums.items()}
     g_weight = g_bias = None
     if norm:
         assert program.numbers[-2:] == NORM

@@ -47,11 +47,11 @@ class Target(Protocol):
     def packs(self, program: Program) -> bool:
         """Whether the forward kernel can write the output as bits."""
 
-    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
-        """Memory in which the backward kernel leaves the gradient of a param of ``(size, inner)``."""
+    def sums(self, plan: Plan, param: int) -> Tensor:
+        """Memory in which the backward kernel leaves the gradient of a param."""
 
-    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
-        """That gradient, ``size`` doubles, from what the kernel left."""
+    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
+        """That gradient, a double for each of its values, from what the kernel left."""
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
         """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""

@@ -20,36 +20,6 @@ def K_bits(y):
 
 
 @triton.jit
-def K_abs(x):
-    return tl.abs(x)
-
-
-@triton.jit
-def K_floor(x):
-    return tl.floor(x)
-
-
-@triton.jit
-def K_ceil(x):
-    return tl.ceil(x)
-
-
-@triton.jit
-def K_sin(x):
-    return tl.sin(x)
-
-
-@triton.jit
-def K_cos(x):
-    return tl.cos(x)
-
-
-@triton.jit
-def K_erf(x):
-    return tl.erf(x)
-
-
-@triton.jit
 def K_sqrt(x):
     if x.dtype == tl.float64:
         y = tl.sqrt(x)

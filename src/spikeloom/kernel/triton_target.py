@@ -73,18 +73,16 @@ class TritonTarget:
         if 2**31 - self.block < plan.N:
             raise TargetError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
         integers = [plan.N, plan.T, math.prod(plan.shape[1:]), *strides]
-        shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
         for i in params:
-            if shapes[i][0] > 1:
-                integers += shapes[i]
+            if plan.sizes[i][0] > 1:
+                integers += plan.sizes[i]
         return _launcher(
             run, (-(-plan.N // self.block),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
         )
 
     def summing(self, plan: Plan, variant: Variant) -> Variant:
         """The variant of a backward kernel with what it has to sum."""
-        shapes = dict(zip(plan.kernels.layout.backward_params, plan.param_shapes, strict=True))
-        return dataclasses.replace(variant, runs=tuple(self.run(shapes[i]) for i in variant.wanted))
+        return dataclasses.replace(variant, runs=tuple(self.run(plan.sizes[i]) for i in variant.wanted))
 
     def run(self, shape: tuple[int, int]) -> int:
         """Neurons side by side whose gradients of a param the kernel adds: of few kinds, each is another kernel."""
@@ -93,16 +91,16 @@ class TritonTarget:
             return self.block
         return 16 if inner % 16 == 0 else 1
 
-    def sums(self, plan: Plan, shape: tuple[int, int]) -> Tensor:
-        run = self.run(shape)
+    def sums(self, plan: Plan, param: int) -> Tensor:
+        run = self.run(plan.sizes[param])
         dtype = torch.float64 if run > 1 else plan.dtype
         return torch.empty(-(-plan.N // run), dtype=dtype, device=plan.device)
 
-    def total(self, plan: Plan, shape: tuple[int, int], sums: Tensor) -> Tensor:
-        size, inner = shape
+    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
+        size, inner = plan.sizes[param]
         if size == 1:
             return sums.sum().reshape(1)
-        return sums.view(-1, size, inner // self.run(shape)).sum((0, 2), dtype=torch.float64)
+        return sums.view(-1, size, inner // self.run((size, inner))).sum((0, 2), dtype=torch.float64)
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
         g, code = geometry, _norm_code()
@@ -159,6 +157,7 @@ def _launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torc
     return launch if other is None else launch_there
 
 
+@functools.cache
 def _elsewhere(device: torch.device) -> Any:
     """The module of torch that chooses among several devices of a kind, where there are several."""
     module = None if device.type == "cpu" else torch.get_device_module(device)
@@ -198,10 +197,10 @@ def _problem(kind: str) -> str:
     try:
         import triton
 
-        from .triton_functions import K_abs
+        from .triton_functions import K_exp
     except ImportError as error:
         return f"Triton cannot be imported ({error}); it comes with torch for GPUs, or: pip install triton"
-    if type(K_abs).__name__ == "InterpretedFunction":
+    if type(K_exp).__name__ == "InterpretedFunction":
         return ""
     if kind == "cpu":
         return "Triton runs on GPUs; its interpreter runs on a CPU, with TRITON_INTERPRET=1 set before Python starts"
