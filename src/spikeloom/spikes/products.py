@@ -1,13 +1,14 @@
-"""products: spikes @ W and the gradient of W from the bits: sums of rows of W, in the order of the rows.
+"""products: spikes @ W and the gradient of W from the bits, as sums of rows of W.
 
     Y[m] = sum over k with S[m, k] = 1 of W[k],     dW[k] = sum over m with S[m, k] = 1 of G[m]
 
-The order of additions depends on the shape alone, so that a row gives the same bits in any batch.
+The order of additions (see row_sums) depends on the shape alone, so that a row gives the same result in any batch.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,154 +18,194 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..kernel import build
 from . import bits as raw
+from . import row_sums
 from .tensor import HANDLERS, SpikeTensor
 
 aten = torch.ops.aten
-MOST = 0.3
-"""Spikes per value up to which a product is a sum of rows; above, the dense product is faster."""
-
-ROW_SUMS = r"""
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#define PANEL 64
-
-/* Eight numbers, which need not be aligned: in registers, unlike an array. */
-typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
-
-/* Places of the spikes in a row of bits; returns how many. */
-static inline int list_spikes(uint16_t *to, const uint8_t *row, int64_t bytes) {
-  int n = 0;
-  for (int64_t b = 0; b < bytes; b += 8) {
-    uint64_t w = 0; memcpy(&w, row + b, bytes - b < 8 ? bytes - b : 8);
-    while (w) { to[n++] = (uint16_t)(8 * b + __builtin_ctzll(w)); w &= w - 1; }
-  }
-  return n;
-}
-
-/* Adds rows of W, of N numbers each, to acc, one after the other: `width` of their numbers. */
-static inline void sum_rows(float *acc, const float *W, int64_t N, const uint16_t *list, int n, int64_t width) {
-  if (width == PANEL) {
-    v8 *to = (v8 *)acc;
-    v8 a0 = to[0], a1 = to[1], a2 = to[2], a3 = to[3], a4 = to[4], a5 = to[5], a6 = to[6], a7 = to[7];
-    for (int i = 0; i < n; i++) {
-      const v8 *w = (const v8 *)(W + (int64_t)list[i] * N);
-      a0 += w[0]; a1 += w[1]; a2 += w[2]; a3 += w[3]; a4 += w[4]; a5 += w[5]; a6 += w[6]; a7 += w[7];
-    }
-    to[0] = a0; to[1] = a1; to[2] = a2; to[3] = a3; to[4] = a4; to[5] = a5; to[6] = a6; to[7] = a7;
-    return;
-  }
-  for (int i = 0; i < n; i++) {
-    const float *w = W + (int64_t)list[i] * N;
-    for (int64_t j = 0; j < width; j++) acc[j] += w[j];
-  }
-}
-"""
-"""C that products and convolutions share."""
 
 _SOURCE = (
-    ROW_SUMS
+    row_sums.SOURCE
     + r"""
-#define ROWS 128
-#define DEPTH 512
+#define DEPTH 512    /* rows of W at a time in events: a panel of them stays in the cache */
+#define COPIES 64    /* rows of bits from which a panel of W is copied first: its rows may lie far apart */
+#define WORDS 2048   /* in tables: so many bits of ROWS rows do */
 
-/* Y[M][N] = bits[M][K] @ W[K][N] (+ bias[N]); rows of bits are whole bytes. W is taken by blocks of DEPTH rows and
-   panels of columns, which stay in the cache for all rows of a block of bits. */
-void spikes_times(const uint8_t *bits, const float *W, const float *bias, float *Y,
-                  int64_t M, int64_t K, int64_t N, int64_t threads) {
-  const int64_t bytes = K / 8, share = (M + threads - 1) / threads, size = share < ROWS ? share : ROWS;
-  #pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
-  for (int64_t block = 0; block < (M + size - 1) / size; block++) {
-    const int64_t m0 = block * size, rows = M - m0 < size ? M - m0 : size;
-    uint16_t *at = malloc((size_t)rows * DEPTH * sizeof *at);
-    int found[ROWS];
-    for (int64_t k0 = 0; k0 == 0 || k0 < K; k0 += DEPTH) {
-      const int64_t end = k0 + DEPTH < K ? k0 + DEPTH : K;
-      for (int64_t r = 0; r < rows; r++)
-        found[r] = list_spikes(at + r * DEPTH, bits + (m0 + r) * bytes + k0 / 8, (end - k0) / 8);
-      for (int64_t p = 0; p < N; p += PANEL) {
-        const int64_t width = N - p < PANEL ? N - p : PANEL;
-        for (int64_t r = 0; r < rows; r++) {
-          float *y = Y + (m0 + r) * N + p, acc[PANEL];
-          memset(acc, 0, sizeof acc);
-          if (k0) memcpy(acc, y, width * sizeof(float));
-          sum_rows(acc, W + k0 * N + p, N, at + r * DEPTH, found[r], width);
-          if (bias && end == K) for (int64_t j = 0; j < width; j++) acc[j] += bias[p + j];
-          memcpy(y, acc, width * sizeof(float));
-        }
+typedef struct {
+  int64_t bytes, stride, M, K, N, columns;
+  const uint8_t *bits; const float *W, *bias; float *Y;
+} product;
+
+/* Rows of Y as sums so far, or 0; and back, with bias after the last. */
+static inline void take(float *acc, const float *y, int64_t width, int64_t k0) {
+  if (width < PANEL || !k0) memset(acc, 0, PANEL * sizeof *acc);
+  if (k0) memcpy(acc, y, width * sizeof *acc);
+}
+static inline void give(float *y, float *acc, int64_t width, const float *bias) {
+  if (bias) for (int64_t j = 0; j < width; j++) acc[j] += bias[j];
+  memcpy(y, acc, width * sizeof *acc);
+}
+
+/* n rows from k of a panel of W from p, one after the other, with zeros up to whole panels and `whole` rows. */
+static void copy_panel(const product *x, float *to, int64_t k, int64_t n, int64_t p, int64_t width, int64_t whole) {
+  if (width < PANEL || n < whole) memset(to, 0, whole * PANEL * sizeof *to);
+  if (!x->columns) {
+    for (int64_t r = 0; r < n; r++) memcpy(to + r * PANEL, x->W + (k + r) * x->N + p, width * sizeof *to);
+    return;
+  }
+  for (int64_t r0 = 0; r0 < n; r0 += 16)
+    for (int64_t j0 = 0; j0 < width; j0 += 16) {
+      float block[16][16];
+      const int64_t rows = n - r0 < 16 ? n - r0 : 16, m = width - j0 < 16 ? width - j0 : 16;
+      for (int64_t j = 0; j < m; j++)
+        for (int64_t r = 0; r < rows; r++) block[r][j] = x->W[(p + j0 + j) * x->K + k + r0 + r];
+      for (int64_t r = 0; r < rows; r++) memcpy(to + (r0 + r) * PANEL + j0, block[r], m * sizeof *to);
+    }
+}
+
+static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, int64_t p1) {
+  float *panel = scratch(DEPTH * PANEL * sizeof *panel + ROWS * (DEPTH / 4) * sizeof(uint16_t));
+  uint16_t *at = (uint16_t *)(panel + DEPTH * PANEL);
+  int found[ROWS];
+  const int copies = x->columns || rows >= COPIES;
+  for (int64_t k0 = 0; k0 == 0 || k0 < x->K; k0 += DEPTH) {
+    const int64_t n = x->K - k0 < DEPTH ? x->K - k0 : DEPTH;
+    for (int64_t r = 0; r < rows; r++)
+      found[r] = list_groups(at + r * (DEPTH / 4), x->bits, x->bytes, (m0 + r) * x->stride + k0, n);
+    for (int64_t p = p0; p < p1; p += PANEL) {
+      const int64_t width = x->N - p < PANEL ? x->N - p : PANEL;
+      const float *w = x->W + k0 * x->N + p;
+      if (copies) copy_panel(x, panel, k0, n, p, width, n);
+      for (int64_t r = 0; r < rows; r++) {
+        float acc[PANEL], *y = x->Y + (m0 + r) * x->N + p;
+        take(acc, y, width, k0);
+        if (copies) add_groups(acc, panel, PANEL, at + r * (DEPTH / 4), found[r], width);
+        else if (width < PANEL) add_narrow_groups(acc, w, x->N, at + r * (DEPTH / 4), found[r], width);
+        else add_groups(acc, w, x->N, at + r * (DEPTH / 4), found[r], PANEL);
+        give(y, acc, width, x->bias && k0 + n == x->K ? x->bias + p : 0);
       }
     }
-    free(at);
   }
 }
 
-/* out[K][stride bytes] = transpose of bits[M][K / 8 bytes], in blocks of 8 x 8; stride = M rounded up to bytes. */
-void transpose(const uint8_t *bits, uint8_t *out, int64_t M, int64_t K, int64_t threads) {
-  const int64_t bytes = K / 8, stride = (M + 7) / 8;
-  #pragma omp parallel for num_threads((int)threads) if (threads > 1)
-  for (int64_t b = 0; b < bytes; b++)
-    for (int64_t m = 0; m < stride; m++) {
-      uint64_t x = 0;
-      for (int r = 0; r < 8 && 8 * m + r < M; r++) x |= (uint64_t)bits[(8 * m + r) * bytes + b] << (8 * r);
-      uint64_t t;
-      t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAULL; x = x ^ t ^ (t << 7);
-      t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCULL; x = x ^ t ^ (t << 14);
-      t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ULL; x = x ^ t ^ (t << 28);
-      for (int r = 0; r < 8; r++) out[(8 * b + r) * stride + m] = (uint8_t)(x >> (8 * r));
+static void by_tables(const product *x, int64_t m0, int64_t rows, int64_t p0, int64_t p1) {
+  float *T = scratch(((PASS / 4) * 16 + ROWS + PASS) * PANEL * sizeof *T + ROWS * (WORDS / PASS) * sizeof(uint32_t));
+  float *acc = T + (PASS / 4) * 16 * PANEL, *part = acc + ROWS * PANEL;
+  uint32_t *words = (uint32_t *)(part + PASS * PANEL);
+  for (int64_t k0 = 0; k0 == 0 || k0 < x->K; k0 += WORDS) {
+    const int64_t n = x->K - k0 < WORDS ? x->K - k0 : WORDS;
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t k = 0; k < n; k += PASS)
+        words[k / PASS * ROWS + r] = (uint32_t)some_bits(x->bits, x->bytes, (m0 + r) * x->stride + k0 + k,
+                                                         n - k < PASS ? n - k : PASS);
+    for (int64_t p = p0; p < p1; p += PANEL) {
+      const int64_t width = x->N - p < PANEL ? x->N - p : PANEL;
+      for (int64_t r = 0; r < rows; r++) take(acc + r * PANEL, x->Y + (m0 + r) * x->N + p, width, k0);
+      for (int64_t k = 0; k < n; k += PASS) {
+        if (width < PANEL || n - k < PASS || x->columns) {
+          copy_panel(x, part, k0 + k, n - k < PASS ? n - k : PASS, p, width, PASS);
+          make_table(T, part, PANEL, width);
+        } else make_table(T, x->W + (k0 + k) * x->N + p, x->N, width);
+        look_up(acc, T, words + k / PASS * ROWS, rows, width);
+      }
+      for (int64_t r = 0; r < rows; r++)
+        give(x->Y + (m0 + r) * x->N + p, acc + r * PANEL, width, x->bias && k0 + n == x->K ? x->bias + p : 0);
     }
+  }
+}
+
+/* Y[M][N] = bits[M][K] @ W[K][N] (+ bias[N]); rows of bits are `stride` bits apart; with `columns` W is [N][K]. */
+void spikes_times(const uint8_t *bits, const float *W, const float *bias, float *Y, int64_t bytes, int64_t stride,
+                  int64_t M, int64_t K, int64_t N, int64_t columns, int64_t threads) {
+  const product x = {bytes, stride, M, K, N, columns, bits, W, bias, Y};
+  const int64_t panels = (N + PANEL - 1) / PANEL;
+  /* Parts of the work: blocks of rows, then groups of panels, then smaller blocks. */
+  const int64_t large = (M + ROWS - 1) / ROWS;
+  int64_t groups = (2 * threads + large - 1) / large;
+  if (groups > panels) groups = panels;
+  if (threads < 2) groups = 1;
+  int64_t size = (M * groups + threads - 1) / threads;
+  size = size > ROWS ? ROWS : size < 1 ? 1 : size;
+  const int64_t blocks = (M + size - 1) / size, wide = (panels + groups - 1) / groups * PANEL;
+  #pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
+  for (int64_t i = 0; i < blocks * groups; i++) {
+    const int64_t m0 = i / groups * size, rows = M - m0 < size ? M - m0 : size;
+    const int64_t p0 = i % groups * wide, p1 = p0 + wide < N ? p0 + wide : N;
+    const int64_t first = m0 * stride / 8, last = ((m0 + rows) * stride + 7) / 8;
+    const int64_t ones = count_ones(bits + first, (last < bytes ? last : bytes) - first);
+    if (p0 < p1) (few(ones, rows * K, rows) ? by_events : by_tables)(&x, m0, rows, p0, p1);
+  }
+}
+
+void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, int64_t M, int64_t K, int64_t row,
+               int64_t threads) {
+  const int64_t blocks = (K + 7) / 8, stride = (M + 7) / 8;
+  #pragma omp parallel for num_threads((int)threads) if (threads > 1)
+  for (int64_t i = 0; i < batch * blocks; i++)
+    transpose_rows(bits, bytes, out + i / blocks * K * stride, i / blocks * M * row, M, K, row, i % blocks * 8);
 }
 """
 )
 DENSE = (Tensor, nn.Parameter)
+_ENOUGH = 32  # rows of spikes from which the gradient of a weight, of which each element is written, is a sum of rows
 _FEW = 64  # rows of spikes below which what was made of a weight is kept
 _SMALL = 1 << 20  # multiplications below which one thread is faster
 
 
-def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``bits @ W (+ bias)`` with W ``[K, N]`` in float32, contiguous; K is a multiple of 8."""
-    N = W.shape[1]
+def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, stride: int = 0) -> Tensor:
+    """``bits @ W (+ bias)`` with W ``[K, N]`` in float32; rows of bits are stride bits apart, K if 0.
+
+    W is contiguous or the transpose of what is.
+    """
+    N, columns = W.shape[1], not W.is_contiguous()
     Y = torch.empty(M, N)
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
-    build.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in (M, K, N, threads)))
+    sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
+    build.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in sizes))
     return Y
 
 
-def transposed(bits: Tensor, M: int, K: int) -> Tensor:
-    """Bits of the transpose, ``[K, M rounded up to whole bytes]``."""
-    out = torch.empty(K * raw.size(M), dtype=torch.uint8)
-    threads = 1 if M * K < _SMALL else torch.get_num_threads()
+def transposed(bits: Tensor, M: int, K: int, batch: int = 1, row: int = 0) -> Tensor:
+    """Bits of the transposes of ``[batch, M, K]``: ``[batch, K, M rounded up to whole bytes]``."""
+    out = torch.empty(batch * K * raw.size(M), dtype=torch.uint8)
+    threads = 1 if batch * M * K < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (bits, out)]
-    build.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in (M, K, threads)))
+    sizes = (bits.numel(), batch, M, K, row or K, threads)
+    build.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in sizes))
     return out
 
 
-def pays(s: SpikeTensor, weight: Any, source: str) -> bool:
-    """Whether there are kernels (of a source) for a product of such spikes and such a weight, and few enough spikes."""
+def suits(s: SpikeTensor, weight: Any, source: str) -> bool:
+    """Whether there are kernels (of a source) for a product of such spikes and such a weight."""
     return (
         type(weight) in DENSE
-        and s.dtype in (torch.float32, torch.bfloat16)
         and weight.dtype == s.dtype
+        and (s.dtype == torch.float32 or (s.dtype == torch.bfloat16 and not _multiplies_bfloat16()))
         and s.is_cpu
         and s.has_bits
         and s.numel() > 0
         and build.compiled(source) is not None
-        and s.rate() <= MOST
     )
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has tiles (AMX), whose bfloat16 products are faster than sums in float32."""
+    ask = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return ask is not None and bool(ask())
 
 
 def _multiplies(s: Any, other: Any) -> bool:
     """Whether ``s @ other`` is computed from the bits of s."""
-    rows = isinstance(s, SpikeTensor) and s.is_contiguous() and s.ndim == 2 and s.shape[1] % 8 == 0
-    return rows and pays(s, other, _SOURCE)
+    return isinstance(s, SpikeTensor) and s.is_contiguous() and s.ndim == 2 and suits(s, other, _SOURCE)
 
 
 _kept: dict[Any, tuple[StorageWeakRef, int, Any]] = {}
 
 
-def kept(make: Callable[[Tensor], Any], W: Tensor, M: int) -> Any:
-    """``make(W)``, remembered until W changes where the product is small (M rows of spikes)."""
-    if M >= _FEW or W.is_inference():
+def kept(make: Callable[[Tensor], Any], W: Tensor) -> Any:
+    """``make(W)``, remembered until W changes."""
+    if W.is_inference():
         return make(W)
     key = (make, W.data_ptr(), W.shape, W.stride(), W.dtype)
     found = _kept.get(key)
@@ -177,22 +218,29 @@ def kept(make: Callable[[Tensor], Any], W: Tensor, M: int) -> Any:
 
 def _rows(W: Tensor) -> tuple[Tensor, bool]:
     """W in float32 with its rows in memory, and whether it is finite."""
-    return W.float().contiguous(), bool(W.sum(dtype=torch.float32).isfinite())
+    return W.float().contiguous(), _finite(W)
+
+
+def _rows_or_columns(W: Tensor) -> tuple[Tensor, bool]:
+    """The same with its columns in memory if they are: many rows of spikes make up for turning them."""
+    W = W.float()
+    return W if W.t().is_contiguous() else W.contiguous(), _finite(W)
+
+
+def _finite(W: Tensor) -> bool:
+    return bool(W.sum(dtype=torch.float32).isfinite())
 
 
 def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
     if _multiplies(a, b):
-        W, finite = kept(_rows, b, a.shape[0])
+        W, finite = _rows_or_columns(b) if a.shape[0] >= _FEW else kept(_rows, b)
         if finite:  # else 0 * infinity is NaN
             offset = None if bias is None else bias.float().contiguous()
             return times(a.bits, a.shape[0], a.shape[1], W, offset).to(a.dtype)
-    elif bias is None and _multiplies(b, a):  # a [N, M] @ bits [M, K] = (bits^T @ a^T)^T
-        (M, K), G = b.shape, a.t().float()
-        missing = -M % 8
-        if missing:
-            G = torch.cat([G, G.new_zeros(missing, G.shape[1])])
-        if bool(G.sum().isfinite()):
-            return times(transposed(b.bits, M, K), K, M + missing, G.contiguous()).t().to(a.dtype)
+    elif bias is None and _multiplies(b, a) and len(b) >= _ENOUGH:  # a [N, M] @ bits [M, K] = (bits^T @ a^T)^T
+        (M, K), G = b.shape, a.t().float().contiguous()
+        if _finite(G):
+            return times(transposed(b.bits, M, K), K, M, G, stride=8 * raw.size(M)).t().to(a.dtype)
     return NotImplemented
 
 
