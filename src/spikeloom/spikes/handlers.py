@@ -1,4 +1,4 @@
-"""handlers: operators that work on the bits of spikes: views, copies, counts, joins, max pooling."""
+"""handlers: operators that work on the bits of spikes: views, copies, counts, joins."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import bits as raw
-from .tensor import FUNCTIONS, HANDLERS, Handler, SpikeTensor, dense, fills_memory, pack_raw
+from .tensor import HANDLERS, Handler, SpikeTensor, dense, fills_memory, pack_raw
 
 aten = torch.ops.aten
 _VIEWS = (
@@ -120,42 +119,3 @@ def _stack(func: Any, tensors: Any, dim: int = 0) -> Any:
     if not all(isinstance(t, SpikeTensor) for t in tensors):
         return NotImplemented
     return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
-
-
-class _MaxPool(torch.autograd.Function):
-    """Max pooling of spikes. Saves the bits, and finds the largest again in the backward pass."""
-
-    @staticmethod
-    def forward(s: Tensor, pool: Any, options: dict[str, Any]) -> Tensor:
-        assert isinstance(s, SpikeTensor)
-        return pack_raw(pool(dense(s), **options))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        s, ctx.pool, ctx.options = inputs
-        ctx.save_for_backward(s)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (s,) = ctx.saved_tensors
-        with torch.enable_grad():
-            x = dense(s).requires_grad_()
-            y = ctx.pool(x, **ctx.options)
-        return torch.autograd.grad(y, x, grad)[0], None, None
-
-
-def _max_pool(pool: Any) -> Any:
-    def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
-                ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-        if return_indices or not isinstance(input, SpikeTensor):
-            return NotImplemented
-        options = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding}
-        return _MaxPool.apply(input, pool, {**options, "dilation": dilation, "ceil_mode": ceil_mode})  # type: ignore[no-untyped-call]
-
-    return handler
-
-
-for _outer, _inner in zip(
-    (F.max_pool1d, F.max_pool2d, F.max_pool3d), (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), strict=True
-):
-    FUNCTIONS[_outer] = FUNCTIONS[_inner] = _max_pool(_outer)

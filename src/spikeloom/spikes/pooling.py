@@ -1,0 +1,249 @@
+"""pooling: max pooling of spikes from the bits. A window has a spike if one of its places has.
+
+Nothing but the bits is saved. The gradient goes where it would in torch: to the first spike of a window or, without
+one, to its first place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..kernel import build
+from . import bits as raw
+from . import row_sums
+from .tensor import FUNCTIONS, SpikeTensor, dense, pack_raw
+
+_SOURCE = (
+    row_sums.SOURCE
+    + r"""
+#define MOST 64  /* places of a window */
+#define PART 16  /* outputs at a time: neighbours in a row, or channels of a pixel where these come last */
+
+typedef struct { int64_t bytes, N, C, H, W, OH, OW, KH, KW, sh, sw, ph, pw, dh, dw, last, threads; } sizes;
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* n <= PART bits, `step` apart. */
+static inline uint32_t every(const uint8_t *s, int64_t bytes, int64_t at, int64_t n, int64_t step) {
+  if (step == 1) return (uint32_t)some_bits(s, bytes, at, n);
+  if (step == 2) {
+    uint64_t x = some_bits(s, bytes, at, 2 * n) & 0x55555555ULL;
+    x = (x | x >> 1) & 0x33333333ULL; x = (x | x >> 2) & 0x0F0F0F0FULL; x = (x | x >> 4) & 0x00FF00FFULL;
+    return (uint32_t)((x | x >> 8) & 0xFFFF);
+  }
+  uint32_t x = 0;
+  for (int64_t i = 0; i < n; i++) x |= (uint32_t)(s[(at + i * step) >> 3] >> ((at + i * step) & 7) & 1) << i;
+  return x;
+}
+
+/* For n outputs from lane `l` of line (h, w): which places of their windows are there, have a spike, and where (of lane
+   l) they are, counted from the image. A line is a row of outputs of channel `w`, or the channels of output (h, w). */
+static inline int window(const sizes *g, const uint8_t *bits, int64_t image, int64_t h, int64_t w, int64_t l, int64_t n,
+                         uint32_t *there, uint32_t *spikes, int64_t *place) {
+  const uint32_t all = (1u << n) - 1;
+  int found = 0;
+  for (int64_t i = 0; i < g->KH; i++) {
+    const int64_t y = h * g->sh + i * g->dh - g->ph;
+    if (y < 0 || y >= g->H) continue;
+    for (int64_t j = 0; j < g->KW; j++) {
+      if (g->last) {
+        const int64_t x = w * g->sw + j * g->dw - g->pw;
+        if (x < 0 || x >= g->W) continue;
+        place[found] = (y * g->W + x) * g->C + l;
+        there[found] = all;
+        spikes[found] = (uint32_t)some_bits(bits, g->bytes, image + place[found], n);
+      } else {
+        const int64_t x = l * g->sw + j * g->dw - g->pw;
+        int64_t first = 0, end = n;  /* of the outputs whose place is in the row */
+        if (x < 0 || x + (n - 1) * g->sw >= g->W) {
+          while (first < n && x + first * g->sw < 0) first++;
+          while (end > first && x + (end - 1) * g->sw >= g->W) end--;
+        }
+        if (first == end) continue;
+        place[found] = (w * g->H + y) * g->W + x;
+        there[found] = ((1u << (end - first)) - 1) << first;
+        spikes[found] = every(bits, g->bytes, image + place[found] + first * g->sw, end - first, g->sw) << first;
+      }
+      found++;
+    }
+  }
+  return found;
+}
+
+/* For every line of an image and every part of it: some statements, with h, w, l and n. */
+#define LINES(...)                                                                                                   \
+  for (int64_t a = 0, outer = g->last ? g->OH : g->C, inner = g->last ? g->OW : g->OH; a < outer; a++)                \
+    for (int64_t b = 0; b < inner; b++) {                                                                            \
+      const int64_t h = g->last ? a : b, w = g->last ? b : a, lanes = g->last ? g->C : g->OW;                        \
+      for (int64_t l = 0; l < lanes; l += PART) {                                                                    \
+        const int64_t n = least(PART, lanes - l);                                                                    \
+        uint32_t there[MOST], spikes[MOST]; int64_t place[MOST];                                                     \
+        const int found = window(g, bits, image, h, w, l, n, there, spikes, place);                                  \
+        __VA_ARGS__                                                                                                  \
+      }                                                                                                              \
+    }
+
+/* out: bits of [N][C][OH][OW], or [N][OH][OW][C]. Eight images make whole bytes. */
+void max_pool(const uint8_t *bits, uint8_t *out, const sizes *g) {
+  #pragma omp parallel for num_threads((int)g->threads) if (g->threads > 1)
+  for (int64_t n0 = 0; n0 < g->N; n0 += 8) {
+    uint8_t *to = out + n0 / 8 * g->C * g->OH * g->OW;
+    uint64_t held = 0; int have = 0;
+    for (int64_t m = n0; m < least(n0 + 8, g->N); m++) {
+      const int64_t image = m * g->C * g->H * g->W;
+      LINES(
+        uint32_t any = 0;
+        for (int t = 0; t < found; t++) any |= spikes[t];
+        held |= (uint64_t)any << have;
+        for (have += n; have >= 8; have -= 8, held >>= 8) *to++ = (uint8_t)held;
+      )
+    }
+    if (have) *to = (uint8_t)held;
+  }
+}
+
+/* dX of the shape of the spikes from G of the shape of the output, both in memory as their bits are. Where windows
+   share places, sums are taken in the order of the outputs. I: an integer type as wide as T. */
+#define BACKWARD(NAME, T, I)                                                                                         \
+typedef I I##_part __attribute__((vector_size(PART * sizeof(I))));                                                   \
+typedef I I##_any __attribute__((may_alias));                                                                        \
+void NAME(const uint8_t *bits, const T *G, T *dX, const sizes *g) {                                                  \
+  const int shared = g->sh < (g->KH - 1) * g->dh + 1 || g->sw < (g->KW - 1) * g->dw + 1;                             \
+  const T *const end = G + g->N * g->C * g->OH * g->OW;                                                              \
+  const I##_part bit = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768};                \
+  _Pragma("omp parallel for num_threads((int)g->threads) if (g->threads > 1)")                                       \
+  for (int64_t m = 0; m < g->N; m++) {                                                                               \
+    const int64_t image = m * g->C * g->H * g->W, step = g->last ? 1 : g->sw;                                        \
+    const T *from = G + m * g->C * g->OH * g->OW;                                                                    \
+    T *to = dX + image;                                                                                              \
+    memset(to, 0, g->C * g->H * g->W * sizeof *to);                                                                  \
+    LINES(                                                                                                           \
+      uint32_t seen = 0;                                                                                             \
+      for (int t = 0; t < found; t++) { const uint32_t s = spikes[t]; spikes[t] = s & ~seen; seen |= s; }            \
+      for (int t = 0; t < found; t++) { spikes[t] |= there[t] & ~seen; seen |= there[t]; }                           \
+      if (shared) {                                                                                                  \
+        for (int i = 0; i < n; i++)                                                                                  \
+          for (int t = 0; t < found; t++)                                                                            \
+            if (spikes[t] >> i & 1) { to[place[t] + i * step] += from[i]; break; }                                   \
+      } else {                                                                                                       \
+        I##_part all = {0};                                                                                          \
+        if (end - from < PART) memcpy(&all, from, n * sizeof(T)); else memcpy(&all, from, sizeof all);               \
+        for (int t = 0; t < found; t++) {                                                                            \
+          const I##_part some = ((bit & (I)spikes[t]) != 0) & all;                                                   \
+          I##_any *x = (I##_any *)(to + place[t]);                                                                   \
+          if (step == 1 && n == PART) { memcpy(x, &some, sizeof some); continue; }                                   \
+          I chosen[PART];                                                                                            \
+          memcpy(chosen, &some, sizeof some);                                                                        \
+          if (there[t] != (1u << n) - 1) {                                                                           \
+            for (int i = 0; i < n; i++) if (spikes[t] >> i & 1) x[i * step] = chosen[i];                             \
+          } else if (step == 2) for (int i = 0; i < n; i++) x[2 * i] = chosen[i];                                    \
+          else for (int i = 0; i < n; i++) x[i * step] = chosen[i];                                                  \
+        }                                                                                                            \
+      }                                                                                                              \
+      from += n;                                                                                                     \
+    )                                                                                                                \
+  }                                                                                                                  \
+}
+BACKWARD(backward_4, float, int32_t)
+BACKWARD(backward_8, double, int64_t)
+BACKWARD(backward_2, uint16_t, uint16_t)
+"""
+)
+
+
+class Pool:
+    """A max pool of some spikes, and how the C functions take it; ``sizes`` is None where they do not."""
+
+    def __init__(self, s: SpikeTensor, pool: Any, options: dict[str, Any]) -> None:
+        shape = tuple(pool(torch.empty_strided(s.shape, s.stride(), device="meta"), **options).shape)
+        places = 1 if pool is F.max_pool1d else 2
+        spread = [_several(options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
+        if places == 1:  # of height 1
+            spread = [[fill, *each] for fill, each in zip((1, 1, 0, 1), spread, strict=True)]
+        kernel, stride, padding, dilation = spread
+        images = (1, *s.shape) if s.ndim == places + 1 else tuple(s.shape)
+        N, C, *extent = images if places == 2 else (*images[:2], 1, *images[2:])
+        self.last = not s.is_contiguous()
+        self.format = torch.channels_last if self.last else torch.contiguous_format
+        self.shape = shape
+        outputs = [1, *shape[-1:]] if places == 1 else [*shape[-2:]]
+        self.shared = any(t < (k - 1) * d + 1 for t, k, d in zip(stride, kernel, dilation, strict=True))
+        suits = (
+            pool is not F.max_pool3d
+            and (s.is_contiguous() or s.is_contiguous(memory_format=torch.channels_last))
+            and s.is_cpu
+            and s.has_bits
+            and s.dtype in raw.DTYPES
+            and s.numel() > 0
+            and kernel[0] * kernel[1] <= 64
+            and build.compiled(_SOURCE) is not None
+        )
+        threads = 1 if s.numel() < 1 << 16 else torch.get_num_threads()
+        sizes = [s.bits.numel(), N, C, *extent, *outputs, *kernel, *stride, *padding, *dilation, self.last, threads]
+        self.sizes = (ctypes.c_int64 * len(sizes))(*map(int, sizes)) if suits else None
+
+    def call(self, name: str, *tensors: Tensor) -> None:
+        """A C function."""
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+        getattr(build.compiled(_SOURCE), name)(*pointers, self.sizes)
+
+
+def _several(value: Any, n: int) -> list[int]:
+    found = [value] if isinstance(value, int) else list(value)
+    return found * n if len(found) == 1 else found
+
+
+class _MaxPool(torch.autograd.Function):
+    """Saves the bits, and finds the largest again in the backward pass."""
+
+    @staticmethod
+    def forward(s: Tensor, pool: Any, options: dict[str, Any]) -> Tensor:
+        assert isinstance(s, SpikeTensor)
+        made = Pool(s, pool, options)
+        if made.sizes is None:
+            return pack_raw(pool(dense(s), **options))
+        like = torch.empty(made.shape, device="meta", memory_format=made.format)
+        out = torch.empty(raw.size(like.numel()), dtype=torch.uint8)
+        made.call("max_pool", s.bits, out)
+        return SpikeTensor(out, made.shape, like.stride(), s.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        s, ctx.pool, ctx.options = inputs
+        ctx.save_for_backward(s)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (s,) = ctx.saved_tensors
+        made = Pool(s, ctx.pool, ctx.options)
+        suits = made.sizes is not None and type(grad) is Tensor and grad.dtype == s.dtype
+        if suits and not (made.shared and s.dtype.itemsize == 2):  # which is not added in halves
+            by_input = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype)
+            made.call(f"backward_{s.dtype.itemsize}", s.bits, grad.contiguous(memory_format=made.format), by_input)
+            return by_input, None, None
+        with torch.enable_grad():
+            x = dense(s).requires_grad_()
+            y = ctx.pool(x, **ctx.options)
+        return torch.autograd.grad(y, x, grad)[0], None, None
+
+
+def _max_pool(pool: Any) -> Any:
+    def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
+                ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
+        if return_indices or not isinstance(input, SpikeTensor):
+            return NotImplemented
+        options = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding}
+        return _MaxPool.apply(input, pool, {**options, "dilation": dilation, "ceil_mode": ceil_mode})  # type: ignore[no-untyped-call]
+
+    return handler
+
+
+for _outer, _inner in zip(
+    (F.max_pool1d, F.max_pool2d, F.max_pool3d), (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), strict=True
+):
+    FUNCTIONS[_outer] = FUNCTIONS[_inner] = _max_pool(_outer)
