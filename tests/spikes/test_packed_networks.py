@@ -91,7 +91,42 @@ def test_records_and_outputs_are_spikes():
     assert y.mean().item() == pytest.approx(wanted.mean().item())
     assert "spikes='packed'" in repr(net)
     stream = net.stream()
-    assert torch.equal(torch.stack([stream(x_t) for x_t in x]), wanted)  # single steps are dense
+    assert torch.equal(torch.stack([stream(x_t) for x_t in x]), wanted)  # small single steps are dense
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_large_single_steps_are_bits_and_equal_the_sequence(layout):
+    """Products add in an order of their own that no batch changes: a stream gives the sequence's bits."""
+    torch.manual_seed(0)
+    net = sl.Network(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), sl.LIF(v_threshold=0.2), nn.MaxPool2d(2),
+        nn.Conv2d(16, 64, 3, padding=1), sl.LIF(v_threshold=0.2), nn.Flatten(),
+        nn.Linear(64 * 64, 4096), sl.LIF(v_threshold=0.1), spikes="packed",
+    ).eval().to(memory_format=layout)  # fmt: skip
+    x = torch.rand(5, 2, 1, 16, 16)
+    wanted, stream = net(x), net.stream()
+    steps = [stream(x_t) for x_t in x]
+    assert all(isinstance(step, sl.SpikeTensor) for step in steps)
+    assert torch.equal(torch.stack([step.unpack() for step in steps]), wanted.unpack())
+    assert 0.01 < wanted.rate() < 0.5
+
+
+def test_ragged_batches_stay_bits():
+    """The valid steps of spikes are picked as bits, and every result is the dense one."""
+    lengths, x = torch.tensor([5, 2, 4]), torch.rand(5, 3, 1, 8, 8)
+    seen, found = [], {}
+    for spikes in ("dense", "packed"):
+        torch.manual_seed(0)
+        net = sl.Network(
+            nn.Conv2d(1, 8, 3, padding=1), sl.LIF(v_threshold=0.3), nn.Conv2d(8, 4, 3), sl.LIF(v_threshold=0.1),
+            spikes=spikes,
+        )  # fmt: skip
+        net.body[2].register_forward_pre_hook(lambda _, args: seen.append((type(args[0]), len(args[0]))))
+        y = net(x, lengths=lengths)
+        found[spikes] = (y, *torch.autograd.grad(y.sum(), list(net.parameters())))
+    assert seen == [(torch.Tensor, 11), (sl.SpikeTensor, 11)]
+    for a, b in zip(*found.values(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_one_neuron_may_pack_alone_and_take_spikes():

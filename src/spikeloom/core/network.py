@@ -146,7 +146,7 @@ class Network(TemporalModule):
         self._check_causal("run step by step")
         sized = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t if not isinstance(x, static))
         _, B = sequence_size(sized, "Network.step")
-        call = Call(1, B, paths=self._paths(), incoming=state, stepping=True)
+        call = Call(1, B, paths=self._paths(), incoming=state, stepping=True, packed=self.spikes == "packed")
         with activate(call):
             y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
         call.check_all_used()

@@ -187,16 +187,17 @@ def source(neuron: Dynamics, x: Tensor) -> str:
         raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {error}") from error
 
 
-def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
-    """One step of ``neuron.dynamics`` on ``[B, *]``: ``(spikes, states)``.
+def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States, as_spikes: Any = None) -> tuple[Tensor, States]:
+    """One step of ``neuron.dynamics`` on ``[B, *]``: ``(spikes, states)``; ``as_spikes`` as in :func:`scan`.
 
     A kernel that runs one step saves the dozen operations of the equation; torch.compile fuses them itself.
     """
     dtype = state_dtype(xs[0].dtype)
     if not torch.compiler.is_compiling():
         if chosen() != "eager":
-            y, new, _ = scan(neuron, tuple(x.unsqueeze(0) for x in xs), states)
-            return y.squeeze(0), new
+            step = None if as_spikes is None else lambda bits, shape, dtype: as_spikes(bits, shape[1:], dtype)
+            y, new, _ = scan(neuron, tuple(x.unsqueeze(0) for x in xs), states, as_spikes=step)
+            return y if y.ndim == xs[0].ndim else y.squeeze(0), new
         note(neuron, "eager", "chosen")
     with full_precision(xs[0].device):
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)

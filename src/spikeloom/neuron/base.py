@@ -220,7 +220,9 @@ class Neuron(Declared, TemporalModule):
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
         x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
-        y, new = one_step(self, x_t, self._start(state, x_t[0]))
+        packs = self._packs() and x_t[0].numel() >= _WORTH_BITS
+        y, new = one_step(self, x_t, self._start(state, x_t[0]), from_bits if packs else None)
+        y = pack(y) if packs else y
         return y, dict(zip(self._rest, new, strict=True))
 
     def check_state(self, state: State, *x_t: Tensor) -> None:
@@ -279,6 +281,10 @@ class Neuron(Declared, TemporalModule):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+_WORTH_BITS = 4096
+"""Values of a single step from which it is handed on as bits; for fewer, making bits takes longer than they save."""
 
 
 def _dense(x: Tensor | Repeated) -> Tensor | Repeated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 from . import bits as raw
-from .tensor import HANDLERS, Handler, SpikeTensor, dense, fills_memory, pack_raw
+from .tensor import HANDLERS, Handler, SpikeTensor, dense, fills_memory, from_bits, pack_raw
 
 aten = torch.ops.aten
 _VIEWS = (
-    aten.view.default, aten._unsafe_view.default, aten._reshape_alias.default, aten.transpose.int, aten.permute.default,
+    aten._reshape_alias.default, aten.transpose.int, aten.permute.default,
     aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
     aten.slice.Tensor, aten.select.int, aten.alias.default, aten.detach.default, aten.split.Tensor,
     aten.split_with_sizes.default, aten.unbind.int, aten.as_strided.default,
@@ -41,6 +42,28 @@ def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(seen, Tensor):
         return _part(s, seen)
     return type(seen)([_part(s, one) for one in seen])
+
+
+@_handles(aten.view.default, aten._unsafe_view.default)
+def _reshape(func: Any, s: SpikeTensor, shape: list[int]) -> Any:
+    """A view of contiguous spikes, which needs no look at strides."""
+    if not s.is_contiguous() or s.numel() == 0:
+        return _view(func, s, shape)
+    known = math.prod(n for n in shape if n != -1)
+    full = tuple(s.numel() // known if n == -1 else n for n in shape)
+    if known < 1 or math.prod(full) != s.numel() or shape.count(-1) > 1 or any(n < 0 for n in full):
+        return _view(func, s, shape)  # which raises
+    return from_bits(s.bits, full, s.dtype)
+
+
+@_handles(aten.index_select.default)
+def _index_select(func: Any, s: SpikeTensor, dim: int, index: Tensor) -> Any:
+    """Rows of whole bytes are picked as they are; a network does so with the valid steps of ragged batches."""
+    each = s.numel() // max(1, s.shape[0]) if s.ndim else 0
+    if dim not in (0, -s.ndim) or not s.is_contiguous() or each % 8 or not each:
+        return pack_raw(func(dense(s), dim, index))
+    rows = s.bits.view(s.shape[0], each // 8).index_select(0, index)
+    return from_bits(rows.view(-1), (len(index), *s.shape[1:]), s.dtype)
 
 
 def _part(s: SpikeTensor, seen: Tensor) -> SpikeTensor:

@@ -7,6 +7,9 @@ one, to its first place.
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
+import math
 from typing import Any
 
 import torch
@@ -16,7 +19,7 @@ from torch import Tensor
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
-from .tensor import FUNCTIONS, SpikeTensor, dense, pack_raw
+from .tensor import FUNCTIONS, SpikeTensor, dense, differentiated, pack_raw
 
 _SOURCE = (
     row_sums.SOURCE
@@ -157,43 +160,70 @@ BACKWARD(backward_2, uint16_t, uint16_t)
 
 
 class Pool:
-    """A max pool of some spikes, and how the C functions take it; ``sizes`` is None where they do not."""
+    """A max pool of spikes of some shape, and how the C functions take it; ``sizes`` is None where they do not."""
 
-    def __init__(self, s: SpikeTensor, pool: Any, options: dict[str, Any]) -> None:
-        shape = tuple(pool(torch.empty_strided(s.shape, s.stride(), device="meta"), **options).shape)
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...],
+        dtype: torch.dtype,
+        pool: Any,
+        options: Any,
+        threads: int,
+    ) -> None:
+        self.dtype, self.pool, self.options = dtype, pool, dict(options)
+        like = torch.empty_strided(shape, strides, device="meta")
+        contiguous, last = like.is_contiguous(), like.is_contiguous(memory_format=torch.channels_last)
+        self.format = torch.contiguous_format if contiguous else torch.channels_last
+        out = pool(like, **self.options)
+        self.shape, self.sizes = tuple(out.shape), None
+        if pool is F.max_pool3d or not (contiguous or last) or out.numel() == 0:
+            return
+        self.strides = torch.empty(self.shape, device="meta", memory_format=self.format).stride()
         places = 1 if pool is F.max_pool1d else 2
-        spread = [_several(options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
+        spread = [_several(self.options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
         if places == 1:  # of height 1
             spread = [[fill, *each] for fill, each in zip((1, 1, 0, 1), spread, strict=True)]
-        kernel, stride, padding, dilation = spread
-        images = (1, *s.shape) if s.ndim == places + 1 else tuple(s.shape)
-        N, C, *extent = images if places == 2 else (*images[:2], 1, *images[2:])
-        self.last = not s.is_contiguous()
-        self.format = torch.channels_last if self.last else torch.contiguous_format
-        self.shape = shape
-        outputs = [1, *shape[-1:]] if places == 1 else [*shape[-2:]]
+        kernel, stride, _, dilation = spread
         self.shared = any(t < (k - 1) * d + 1 for t, k, d in zip(stride, kernel, dilation, strict=True))
-        suits = (
-            pool is not F.max_pool3d
-            and (s.is_contiguous() or s.is_contiguous(memory_format=torch.channels_last))
-            and s.is_cpu
-            and s.has_bits
-            and s.dtype in raw.DTYPES
-            and s.numel() > 0
-            and kernel[0] * kernel[1] <= 64
-            and build.compiled(_SOURCE) is not None
-        )
-        threads = 1 if s.numel() < 1 << 16 else torch.get_num_threads()
-        sizes = [s.bits.numel(), N, C, *extent, *outputs, *kernel, *stride, *padding, *dilation, self.last, threads]
-        self.sizes = (ctypes.c_int64 * len(sizes))(*map(int, sizes)) if suits else None
+        N, C = (1, shape[0]) if len(shape) == places + 1 else shape[:2]
+        high = [1] * (2 - places)
+        threads = 1 if like.numel() < 1 << 16 else threads
+        sizes = [raw.size(like.numel()), N, C, *high, *shape[-places:], *high, *self.shape[-places:]]
+        sizes += [*itertools.chain(*spread), int(not contiguous), threads]
+        if kernel[0] * kernel[1] <= 64 and build.compiled(_SOURCE) is not None:
+            self.sizes = (ctypes.c_int64 * len(sizes))(*sizes)
 
     def call(self, name: str, *tensors: Tensor) -> None:
         """A C function."""
         pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
         getattr(build.compiled(_SOURCE), name)(*pointers, self.sizes)
 
+    def forward(self, s: SpikeTensor) -> SpikeTensor:
+        """The pooled spikes."""
+        if self.sizes is None or not (s.is_cpu and s.has_bits):
+            return pack_raw(self.pool(dense(s), **self.options))
+        out = torch.empty(raw.size(math.prod(self.shape)), dtype=torch.uint8)
+        self.call("max_pool", s.bits, out)
+        return SpikeTensor(out, self.shape, self.strides, self.dtype)
 
-def _several(value: Any, n: int) -> list[int]:
+    def backward(self, s: SpikeTensor, grad: Tensor) -> Tensor:
+        """The gradient of the spikes. Halves are not added: where windows share places, torch does that."""
+        plain = type(grad) is Tensor and grad.dtype == self.dtype and s.is_cpu and s.has_bits
+        if plain and self.sizes is not None and not (self.shared and self.dtype.itemsize == 2):
+            by_input = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype)
+            self.call(f"backward_{s.dtype.itemsize}", s.bits, grad.contiguous(memory_format=self.format), by_input)
+            return by_input
+        with torch.enable_grad():
+            x = dense(s).requires_grad_()
+            y = self.pool(x, **self.options)
+        return torch.autograd.grad(y, x, grad)[0]
+
+
+_pools = functools.lru_cache(maxsize=256)(Pool)
+
+
+def _several(value: int | tuple[int, ...], n: int) -> list[int]:
     found = [value] if isinstance(value, int) else list(value)
     return found * n if len(found) == 1 else found
 
@@ -202,34 +232,18 @@ class _MaxPool(torch.autograd.Function):
     """Saves the bits, and finds the largest again in the backward pass."""
 
     @staticmethod
-    def forward(s: Tensor, pool: Any, options: dict[str, Any]) -> Tensor:
+    def forward(s: Tensor, pool: Pool) -> Tensor:
         assert isinstance(s, SpikeTensor)
-        made = Pool(s, pool, options)
-        if made.sizes is None:
-            return pack_raw(pool(dense(s), **options))
-        like = torch.empty(made.shape, device="meta", memory_format=made.format)
-        out = torch.empty(raw.size(like.numel()), dtype=torch.uint8)
-        made.call("max_pool", s.bits, out)
-        return SpikeTensor(out, made.shape, like.stride(), s.dtype)
+        return pool.forward(s)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        s, ctx.pool, ctx.options = inputs
+        s, ctx.pool = inputs
         ctx.save_for_backward(s)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (s,) = ctx.saved_tensors
-        made = Pool(s, ctx.pool, ctx.options)
-        suits = made.sizes is not None and type(grad) is Tensor and grad.dtype == s.dtype
-        if suits and not (made.shared and s.dtype.itemsize == 2):  # which is not added in halves
-            by_input = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype)
-            made.call(f"backward_{s.dtype.itemsize}", s.bits, grad.contiguous(memory_format=made.format), by_input)
-            return by_input, None, None
-        with torch.enable_grad():
-            x = dense(s).requires_grad_()
-            y = ctx.pool(x, **ctx.options)
-        return torch.autograd.grad(y, x, grad)[0], None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.pool.backward(*ctx.saved_tensors, grad), None
 
 
 def _max_pool(pool: Any) -> Any:
@@ -237,8 +251,11 @@ def _max_pool(pool: Any) -> Any:
                 ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
         if return_indices or not isinstance(input, SpikeTensor):
             return NotImplemented
-        options = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding}
-        return _MaxPool.apply(input, pool, {**options, "dilation": dilation, "ceil_mode": ceil_mode})  # type: ignore[no-untyped-call]
+        values = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
+        options = tuple((name, v if isinstance(v, int) else tuple(v)) for name, v in values.items())
+        options = (*options, ("ceil_mode", ceil_mode))
+        plan = _pools(tuple(input.shape), input.stride(), input.dtype, pool, options, torch.get_num_threads())
+        return _MaxPool.apply(input, plan) if differentiated(input) else plan.forward(input)  # type: ignore[no-untyped-call]
 
     return handler
 

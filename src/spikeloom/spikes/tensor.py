@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import bits as raw
 
@@ -191,13 +192,29 @@ def pack(x: Tensor) -> SpikeTensor:
         raise TypeError(
             f"pack: expected a tensor of {', '.join(map(str, raw.DTYPES))}, got {x.dtype}; convert it first"
         )
+    if not differentiated(x):
+        return pack_raw(x)
     packed: SpikeTensor = _Pack.apply(x)  # type: ignore[no-untyped-call]
     return packed
 
 
+def differentiated(x: Tensor) -> bool:
+    """Whether a derivative by ``x`` may be asked for: backward, forward, by torch.func, in what is compiled now."""
+    return (
+        (x.requires_grad and torch.is_grad_enabled())
+        or torch.compiler.is_compiling()
+        or torch._C._functorch.maybe_current_level() is not None
+        or forward_ad._current_level >= 0
+    )
+
+
 def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
     """Spikes of a contiguous shape from their bits, the first in the lowest bit of the first byte."""
-    return SpikeTensor(bits, shape, torch.empty(shape, device="meta").stride(), dtype)
+    strides, place = [], 1
+    for n in reversed(shape):
+        strides.append(place)
+        place *= max(1, n)
+    return SpikeTensor(bits, shape, tuple(reversed(strides)), dtype)
 
 
 def pack_raw(x: Tensor) -> SpikeTensor:
