@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+_UNITS = {"amx_tile": " with AMX", "avx512f": " with AVX-512", "avx2": " with AVX2"}
 PACKAGES = ("spikeloom", "torch", "spikingjelly", "snntorch", "norse", "tonic", "expelliarmus")
 
 
@@ -20,10 +21,10 @@ def machine() -> dict[str, str]:
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().split("\n") if line.startswith("model name")
-        ]
-        model = f"{lines[0]}, {len(lines)} logical cores" if lines else model
+        text = cpuinfo.read_text()
+        lines = [line.split(":")[1].strip() for line in text.split("\n") if line.startswith("model name")]
+        units = next((name for flag, name in _UNITS.items() if f" {flag}" in text), "")
+        model = f"{lines[0]}{units}, {len(lines)} logical cores" if lines else model
     found = {"processor": model, "threads": str(torch.get_num_threads()), "python": platform.python_version()}
     for package in PACKAGES:
         try:

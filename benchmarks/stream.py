@@ -40,13 +40,21 @@ def main() -> dict[str, Any]:
     """A stream of ``STEPS`` steps on each side; spikes are compared first."""
     g = torch.Generator().manual_seed(1)
     xs = torch.rand(STEPS, 1, 1, 28, 28, generator=g)
-    net = sl.Network(*lively(layers(lambda: sl.LIF(tau=2.0)))).eval()
 
-    def ours() -> list[Tensor]:
-        stream = net.stream()
-        return [stream(x) for x in xs]
+    def ours(**options: Any) -> Callable[[], list[Tensor]]:
+        net = sl.Network(*lively(layers(lambda: sl.LIF(tau=2.0))), **options).eval()
 
-    sides: dict[str, Callable[[], list[Tensor]]] = {"spikeloom": ours, "spikeloom, PyTorch loop": in_a_loop(ours)}
+        def run() -> list[Tensor]:
+            stream = net.stream()
+            return [stream(x) for x in xs]
+
+        return run
+
+    sides: dict[str, Callable[[], list[Tensor]]] = {
+        "spikeloom, spikes of one bit": ours(spikes="packed"),
+        "spikeloom": ours(),
+        "spikeloom, PyTorch loop": in_a_loop(ours()),
+    }
     try:
         from spikingjelly.activation_based import functional, neuron, surrogate
     except ImportError:
@@ -84,7 +92,7 @@ def main() -> dict[str, Any]:
 
         sides["snntorch"] = other
     with torch.inference_mode():
-        wanted = torch.stack(ours())
+        wanted = torch.stack(sides["spikeloom"]())
         for name, run in sides.items():
             off = float((torch.stack(run()) != wanted).float().mean())
             if off > 0.02:  # spikes next to a threshold

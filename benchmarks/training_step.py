@@ -31,9 +31,12 @@ def layers(lif: Callable[[], nn.Module]) -> list[nn.Module]:
 class Side:
     """A network and its training step."""
 
-    def __init__(self, net: nn.Module, forward: Callable[[Tensor], Tensor], *, half: bool) -> None:
+    def __init__(self, net: nn.Module, forward: Callable[[Tensor], Tensor], *, half: bool, last: bool = False) -> None:
         g = torch.Generator().manual_seed(1)
         self.images, self.labels = torch.rand(B, 1, 28, 28, generator=g), torch.randint(10, (B,), generator=g)
+        if last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.images = self.images.contiguous(memory_format=torch.channels_last)
         self.net, self.forward, self.half = net, forward, half
         self.optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
 
@@ -72,12 +75,21 @@ def must_agree(name: str, ours: Side, theirs: Side) -> None:
 def steps(*, half: bool) -> dict[str, Any]:
     """The whole step against SpikingJelly's and snnTorch's."""
 
-    def ours(**options: Any) -> Side:
+    def ours(last: bool = False, **options: Any) -> Side:
         net = sl.Network(*layers(lambda: sl.LIF(tau=2.0)), **options)
-        return Side(net, lambda x: net(x, repeat=T), half=half)
+        return Side(net, lambda x: net(x, repeat=T), half=half, last=last)
 
-    first, plain = ours(), ours(static_prefix=False)
-    sides = {"spikeloom": first, "without the static prefix": plain, "without fused batch norm": ours(fuse=False)}
+    plain = ours(static_prefix=False)
+    sides = {
+        "spikeloom, spikes of one bit, channels last": ours(last=True, spikes="packed"),
+        "spikeloom, channels last": ours(last=True),
+        "spikeloom, spikes of one bit": ours(spikes="packed"),
+        "spikeloom": ours(),
+        "spikeloom without the static prefix": plain,
+        "spikeloom without fused batch norm": ours(fuse=False),
+    }
+    for name, side in sides.items():
+        must_agree(name, plain, side)
     try:
         from spikingjelly.activation_based import functional, layer, neuron, surrogate
     except ImportError:
@@ -87,38 +99,49 @@ def steps(*, half: bool) -> dict[str, Any]:
         def lif() -> nn.Module:
             return neuron.LIFNode(tau=2.0, surrogate_function=surrogate.ATan(), step_mode="m")
 
-        wrapped = [m if isinstance(m, neuron.LIFNode) else layer.SeqToANNContainer(m) for m in layers(lif)]
-        theirs = nn.Sequential(*wrapped)
+        def jelly(last: bool) -> Side:
+            wrapped = [m if isinstance(m, neuron.LIFNode) else layer.SeqToANNContainer(m) for m in layers(lif)]
+            theirs = nn.Sequential(*wrapped)
 
-        def forward(x: Tensor) -> Tensor:
-            functional.reset_net(theirs)
-            y: Tensor = theirs(x.unsqueeze(0).repeat(T, 1, 1, 1, 1))
-            return y
+            def forward(x: Tensor) -> Tensor:
+                functional.reset_net(theirs)
+                y: Tensor = theirs(x.unsqueeze(0).expand(T, *x.shape) if last else x.unsqueeze(0).repeat(T, 1, 1, 1, 1))
+                return y
 
-        sides["spikingjelly"] = Side(theirs, forward, half=half)
-        must_agree("spikingjelly", plain, sides["spikingjelly"])
+            return Side(theirs, forward, half=half, last=last)
+
+        for name, last in (("spikingjelly", False), ("spikingjelly, channels last", True)):
+            sides[name] = jelly(last)
+            must_agree(name, plain, sides[name])
     try:
         import snntorch
     except ImportError:
         pass
     else:
-        leaky = nn.Sequential(*layers(lambda: snntorch.Leaky(beta=0.5, reset_mechanism="zero", reset_delay=False)))
 
-        def by_layers(x: Tensor) -> Tensor:  # plain layers see all steps at once: batch norm over T, as everywhere here
-            y = x.repeat(T, 1, 1, 1)
-            for module in leaky:
-                if not isinstance(module, snntorch.Leaky):
-                    y = module(y)
-                    continue
-                mem, spikes = module.reset_mem(), []
-                for x_t in (0.5 * y).unflatten(0, (T, B)):  # the gain 1/tau of LIF's input
-                    spike, mem = module(x_t, mem)
-                    spikes.append(spike)
-                y = torch.cat(spikes)
-            return y.unflatten(0, (T, B))
+        def leaky(last: bool) -> Side:
+            modules = nn.Sequential(
+                *layers(lambda: snntorch.Leaky(beta=0.5, reset_mechanism="zero", reset_delay=False))
+            )
 
-        sides["snntorch"] = Side(leaky, by_layers, half=half)
-        must_agree("snntorch", plain, sides["snntorch"])
+            def forward(x: Tensor) -> Tensor:  # plain layers see all steps at once: batch norm over T, as here
+                y = torch.cat([x] * T)
+                for module in modules:
+                    if not isinstance(module, snntorch.Leaky):
+                        y = module(y)
+                        continue
+                    mem, spikes = module.reset_mem(), []
+                    for x_t in (0.5 * y).unflatten(0, (T, B)):  # the gain 1/tau of LIF's input
+                        spike, mem = module(x_t, mem)
+                        spikes.append(spike)
+                    y = torch.cat(spikes)
+                return y.unflatten(0, (T, B))
+
+            return Side(modules, forward, half=half, last=last)
+
+        for name, last in (("snntorch", False), ("snntorch, channels last", True)):
+            sides[name] = leaky(last)
+            must_agree(name, plain, sides[name])
     return {"sides": compare({name: side.step for name, side in sides.items()}, seconds=45.0)}
 
 

@@ -42,12 +42,16 @@ def release_memory() -> bool:
     return True
 
 
-def huge_pages(tensor: Tensor) -> None:
-    """Asks Linux to back a large fresh tensor with 2 MB pages: 512 times fewer page faults when it is first written."""
+def huge_pages(tensor: Tensor) -> Tensor:
+    """Asks Linux to back a large fresh tensor with 2 MB pages: 512 times fewer page faults when it is first written.
+
+    Returns the tensor.
+    """
     size = tensor.nbytes
     if size >= 2 * _HUGE and (libc := _linux()) is not None:
         start = -(-tensor.data_ptr() // _HUGE) * _HUGE
         libc.madvise(start, (tensor.data_ptr() + size - start) // _HUGE * _HUGE, _MADV_HUGEPAGE)
+    return tensor
 
 
 @functools.cache

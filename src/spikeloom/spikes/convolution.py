@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
@@ -330,7 +331,8 @@ def convolve(s: SpikeTensor, weight: Tensor, bias: Tensor | None, shape: Shape) 
     rows, _ = _made(weight, N)
     last = _is_last(s)
     bits, stride = (s.bits, C) if last else (transposed(s.bits, C, H * W, batch=N), 8 * raw.size(C))
-    Y = torch.empty(N, weight.shape[0], *shape.outputs, memory_format=_LAST if last else torch.contiguous_format)
+    layout = _LAST if last else torch.contiguous_format
+    Y = huge_pages(torch.empty(N, weight.shape[0], *shape.outputs, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
     _call("convolve", (bits, rows, offset, Y), shape.numbers(bits, stride, last))
     return Y

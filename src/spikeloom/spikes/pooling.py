@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
@@ -211,7 +212,7 @@ class Pool:
         """The gradient of the spikes. Halves are not added: where windows share places, torch does that."""
         plain = type(grad) is Tensor and grad.dtype == self.dtype and s.is_cpu and s.has_bits
         if plain and self.sizes is not None and not (self.shared and self.dtype.itemsize == 2):
-            by_input = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype)
+            by_input = huge_pages(torch.empty_strided(s.shape, s.stride(), dtype=s.dtype))
             self.call(f"backward_{s.dtype.itemsize}", s.bits, grad.contiguous(memory_format=self.format), by_input)
             return by_input
         with torch.enable_grad():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
@@ -27,7 +28,7 @@ _SOURCE = (
     row_sums.SOURCE
     + r"""
 #define DEPTH 512    /* rows of W at a time in events: a panel of them stays in the cache */
-#define COPIES 64    /* rows of bits from which a panel of W is copied first: its rows may lie far apart */
+#define USES 8       /* of each row of W from which a panel is copied first: its rows may lie far apart */
 #define WORDS 2048   /* in tables: so many bits of ROWS rows do */
 
 typedef struct {
@@ -66,11 +67,12 @@ static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, in
   float *panel = scratch(DEPTH * PANEL * sizeof *panel + ROWS * (DEPTH / 4) * sizeof(uint16_t));
   uint16_t *at = (uint16_t *)(panel + DEPTH * PANEL);
   int found[ROWS];
-  const int copies = x->columns || rows >= COPIES;
   for (int64_t k0 = 0; k0 == 0 || k0 < x->K; k0 += DEPTH) {
     const int64_t n = x->K - k0 < DEPTH ? x->K - k0 : DEPTH;
+    int64_t uses = 0;
     for (int64_t r = 0; r < rows; r++)
-      found[r] = list_groups(at + r * (DEPTH / 4), x->bits, x->bytes, (m0 + r) * x->stride + k0, n);
+      uses += found[r] = list_groups(at + r * (DEPTH / 4), x->bits, x->bytes, (m0 + r) * x->stride + k0, n);
+    const int copies = x->columns || uses >= USES * n;
     for (int64_t p = p0; p < p1; p += PANEL) {
       const int64_t width = x->N - p < PANEL ? x->N - p : PANEL;
       const float *w = x->W + k0 * x->N + p;
@@ -157,7 +159,7 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
     W is contiguous or the transpose of what is.
     """
     N, columns = W.shape[1], not W.is_contiguous()
-    Y = torch.empty(M, N)
+    Y = huge_pages(torch.empty(M, N))
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
     sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
