@@ -1,4 +1,4 @@
-"""Runs benchmarks and writes a JSON and a Markdown table: ``python -m benchmarks [name ...]``."""
+"""Runs benchmarks and writes a JSON and a Markdown table of each: ``python -m benchmarks [name ...]``."""
 
 from __future__ import annotations
 
@@ -23,21 +23,20 @@ NAMES = (
 )
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(name: str, rows: dict[str, Any]) -> str:
     """Markdown: ratio first, then milliseconds."""
     about = machine()
-    lines = ["# Results", "", "; ".join(f"{k} {v}" for k, v in about.items()), ""]
+    lines = [f"# {name}", "", "; ".join(f"{k} {v}" for k, v in about.items()), ""]
     lines += ["| work | side | times as long as ours (quartiles) | ms |", "|---|---|---|---|"]
-    for rows in results.values():
-        for work, row in rows.items():
-            spikes = f" ({100 * row['spikes']:.0f} % spikes)" if "spikes" in row else ""
-            if "seconds" in row:
-                lines.append(f"| {work} | spikeloom | | {1e3 * row['seconds']:.0f} |")
-            for side, found in row.get("sides", {}).items():
-                ratio = f"{found['ratio']:.2f}" if "ratio" in found else "1"
-                if "low" in found:
-                    ratio += f" ({found['low']:.2f} to {found['high']:.2f})"
-                lines.append(f"| {work}{spikes} | {side} | {ratio} | {found['ms']:.3g} |")
+    for work, row in rows.items():
+        spikes = f" ({100 * row['spikes']:.0f} % spikes)" if "spikes" in row else ""
+        if "seconds" in row:
+            lines.append(f"| {work} | spikeloom | | {1e3 * row['seconds']:.0f} |")
+        for side, found in row.get("sides", {}).items():
+            ratio = f"{found['ratio']:.2f}" if "ratio" in found else "1"
+            if "low" in found:
+                ratio += f" ({found['low']:.2f} to {found['high']:.2f})"
+            lines.append(f"| {work}{spikes} | {side} | {ratio} | {found['ms']:.3g} |")
     return "\n".join(lines) + "\n"
 
 
@@ -51,12 +50,12 @@ def main() -> None:
         if name not in NAMES:
             parser.error(f"there is no benchmark {name!r}; choose from {', '.join(NAMES)}")
     require_idle()
-    results = {name: importlib.import_module(f"benchmarks.{name}").main() for name in args.names or NAMES}
     args.out.mkdir(parents=True, exist_ok=True)
-    stem = "-".join(["cpu", *args.names])
-    (args.out / f"{stem}.json").write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
-    (args.out / f"{stem}.md").write_text(table(results))
-    print(table(results))
+    for name in args.names or NAMES:
+        rows = importlib.import_module(f"benchmarks.{name}").main()
+        (args.out / f"{name}.json").write_text(json.dumps({"machine": machine(), name: rows}, indent=1) + "\n")
+        (args.out / f"{name}.md").write_text(table(name, rows))
+        print(table(name, rows), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Config(runs.Config):
     T: int = runs.option(4, "steps per image", minimum=1)
     channels: int = runs.option(64, "channels of both convolutions", minimum=1)
     hidden: int = runs.option(512, "neurons of the first fully connected layer", minimum=1)
+    packed: bool = runs.option(True, "spikes of one bit each; no: of 32")
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
@@ -41,13 +42,16 @@ def build(config: Config) -> sl.Network:
         return sl.LIF(tau=2.0, surrogate=sl.surrogate.ATan(2.0))
 
     c = config.channels
-    return sl.Network(
+    net = sl.Network(
         nn.Conv2d(1, c, 3, padding=1, bias=False), nn.BatchNorm2d(c), lif(), nn.MaxPool2d(2),
         nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c), lif(), nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(c * 49, config.hidden, bias=False), lif(),
         nn.Linear(config.hidden, 10, bias=False), lif(),
+        spikes="packed" if config.packed else "dense",
     )  # fmt: skip
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in which layers between steps are faster
+    return net
 
 
 def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
