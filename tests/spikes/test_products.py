@@ -278,3 +278,19 @@ def test_a_convolved_image_is_the_same_in_any_batch(C, O, convolved):  # noqa: E
     seen[:, :, :C] = d[12, :, 3:6, 2:5].permute(1, 2, 0)
     assert torch.equal(whole[12, :, 4, 3], by_groups(seen.view(1, -1), W.view(-1, O))[0] + layer.bias)
     assert len(convolved) == 6
+
+
+def test_inference_mode_reaches_the_kernels(counted, convolved):
+    """There, layers come to a tensor subclass whole: nothing has taken a linear layer apart into a product."""
+    net = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(256, 12))
+    d = (torch.rand(3, 8, 6, 6) < 0.2).float()
+    s = sl.pack(d)
+    with torch.inference_mode():
+        y, spikes = net(s), F.max_pool2d(s, 2)
+        assert isinstance(spikes.flatten(1), sl.SpikeTensor)
+        linear = nn.Linear(288, 5, bias=False)(s.flatten(1))
+    assert linear.shape == (3, 5)
+    assert [name for name, *_ in convolved] == ["convolve"]
+    assert counted == [(3, 288)]
+    assert torch.equal(spikes.unpack(), F.max_pool2d(d, 2))
+    torch.testing.assert_close(y, net(d))

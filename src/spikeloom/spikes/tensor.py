@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -99,6 +100,10 @@ class SpikeTensor(Tensor):
                 return found
         if _writes(func):
             _refuse_writing(func, args, kwargs)
+        if _is_composite(func):  # in inference mode nothing has taken a linear layer apart before it comes here
+            found = func.decompose(*args, **kwargs)
+            if found is not NotImplemented:
+                return found
         return func(*_dense_all(args), **{name: _dense_any(value) for name, value in kwargs.items()})
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
@@ -290,6 +295,12 @@ class _Unpack(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None], s: Tensor) -> tuple[Tensor, int | None]:
         return _Unpack.apply(s), in_dims[0]  # type: ignore[no-untyped-call]
+
+
+@functools.cache
+def _is_composite(func: Any) -> bool:
+    """Whether an operator is written in others."""
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 
 _written: dict[Any, tuple[int | str, ...]] = {}
