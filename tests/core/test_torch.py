@@ -1,6 +1,7 @@
 """With the rest of PyTorch: compile, export, deepcopy, pickle, autocast, functorch, DDP, checkpoints."""
 
 import copy
+import gc
 import io
 import pickle
 import shutil
@@ -257,6 +258,8 @@ def _worker(rank, meeting, queue):
     if rank == 0:
         queue.put([p.grad.numpy() for p in net.parameters()])
     dist.barrier()
+    del net  # it holds the group, whose threads must end before the interpreter does
+    gc.collect()
     dist.destroy_process_group()
 
 

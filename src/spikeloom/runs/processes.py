@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from typing import Any, TypeVar
 
@@ -41,6 +43,9 @@ class Processes:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            # Networks in DistributedDataParallel hold the group, in cycles: free them while the interpreter is there.
+            # Threads of a group that end later want its lock, and such a process aborts, rarely.
+            atexit.register(gc.collect)
         self._group: Any = dist.new_group(backend="gloo") if self.world > 1 else None  # for numbers on the CPU
 
     @property
@@ -50,6 +55,7 @@ class Processes:
 
     def close(self) -> None:
         """Leaves the group that the constructor joined."""
+        self._group = None
         if self._started:
             dist.destroy_process_group()
 
