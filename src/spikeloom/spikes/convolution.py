@@ -210,8 +210,9 @@ static void outputs(const sizes *g, const float *G, int64_t n, int64_t q, int64_
   }
 }
 
-/* dW[O][C][KH][KW]; bits: [N][C] channels of H * W bits. Images are added in `chunks` parts, which are added then. */
-void weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes *g) {
+/* dW[O][C][KH][KW]; bits: [N][C] channels of H * W bits. Images are added in `chunks` parts, which are added then.
+   Returns 0 without memory. */
+int weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes *g) {
   const int64_t Hs = up(g->H + 2 * g->ph, g->sh), Ws = up(g->W + 2 * g->pw, g->sw), each = Hs * Ws / 8 + 16;
   const int64_t phases = g->sh * g->sw, rows = g->KH * g->KW * g->C, panels = up(g->O, PANEL);
   const int64_t length = (g->OH - 1) * Ws + g->OW, chunks = least(g->N, up(4, panels)), images = up(g->N, chunks);
@@ -220,6 +221,7 @@ void weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes
   const int64_t blocks = up(rows, size);
   uint8_t *planes = calloc(g->N * phases * g->C, each);
   float *parts = malloc(chunks * rows * panels * PANEL * sizeof *parts);
+  if (!planes || !parts) { free(planes); free(parts); return 0; }
   #pragma omp parallel num_threads((int)g->threads) if (g->threads > 1)
   {
     #pragma omp for
@@ -271,6 +273,7 @@ void weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes
     }
   }
   free(planes); free(parts);
+  return 1;
 }
 
 /* to[tap][c up to groups][o up to panels] = weight[o][c][tap]. */
@@ -292,9 +295,9 @@ void by_taps(const float *weight, float *to, int64_t O, int64_t C, int64_t taps,
 _LAST = torch.channels_last
 
 
-def _call(name: str, tensors: tuple[Tensor | None, ...], numbers: list[int]) -> None:
+def _call(name: str, tensors: tuple[Tensor | None, ...], numbers: list[int]) -> Any:
     pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    getattr(build.compiled(_SOURCE), name)(*pointers, (ctypes.c_int64 * len(numbers))(*numbers))
+    return getattr(build.compiled(_SOURCE), name)(*pointers, (ctypes.c_int64 * len(numbers))(*numbers))
 
 
 class Shape:
@@ -325,14 +328,13 @@ class Shape:
         return OH * OW / (-(-((OH - 1) * row + OW) // 32) * 32)
 
 
-def convolve(s: SpikeTensor, weight: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
-    """``[N, O, OH, OW]`` in float32, in the layout of s."""
+def convolve(s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
+    """``[N, O, OH, OW]`` in float32, in the layout of s, from the rows of a weight (see :func:`_taps`)."""
     N, C, H, W = s.shape
-    rows, _ = _made(weight, N)
     last = _is_last(s)
     bits, stride = (s.bits, C) if last else (transposed(s.bits, C, H * W, batch=N), 8 * raw.size(C))
     layout = _LAST if last else torch.contiguous_format
-    Y = huge_pages(torch.empty(N, weight.shape[0], *shape.outputs, memory_format=layout))
+    Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
     _call("convolve", (bits, rows, offset, Y), shape.numbers(bits, stride, last))
     return Y
@@ -346,18 +348,15 @@ def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
     G = G.float() if last else G.float().contiguous()
     O, _, KH, KW = shape.weight  # noqa: E741
     dW = torch.empty(O, C, KH, KW)
-    _call("weight_gradient", (bits, G, dW), shape.numbers(bits, stride, last))
+    if not _call("weight_gradient", (bits, G, dW), shape.numbers(bits, stride, last)):
+        raise MemoryError(
+            f"the gradient of a convolution's weight {list(shape.weight)}: not enough memory for its sums"
+        )
     return dW
 
 
 def _is_last(s: Tensor) -> bool:
     return not s.is_contiguous() and s.is_contiguous(memory_format=_LAST)
-
-
-def _made(weight: Tensor, N: int) -> tuple[Tensor, bool]:
-    """What the kernels take a weight as; remembered for few images, where making it takes long beside them."""
-    made: tuple[Tensor, bool] = kept(_taps, weight) if N < 8 else _taps(weight)
-    return made
 
 
 def _taps(weight: Tensor) -> tuple[Tensor, bool]:
@@ -400,9 +399,12 @@ def _convolution(
     if not _multiplies(s, weight, is_transposed, groups) or not (bias is None or type(bias) in DENSE):
         return NotImplemented
     images, taps, shape = _images(s, weight, stride, padding, dilation)
-    if min(shape.outputs) < 1 or not _made(taps, len(s))[1]:  # 0 * infinity is NaN
+    if min(shape.outputs) < 1:
+        return NotImplemented  # torch says what is wrong
+    rows, finite = kept(_taps, taps) if len(s) < 8 else _taps(taps)  # for few images making them takes long
+    if not finite:  # 0 * infinity is NaN
         return NotImplemented
-    y = convolve(images, taps, bias, shape).to(s.dtype)
+    y = convolve(images, rows, bias, shape).to(s.dtype)
     return y if s.ndim == 4 else y.squeeze(2)
 
 

@@ -63,7 +63,7 @@ def _index_select(func: Any, s: SpikeTensor, dim: int, index: Tensor) -> Any:
     if dim not in (0, -s.ndim) or not s.is_contiguous() or each % 8 or not each:
         return pack_raw(func(dense(s), dim, index))
     rows = s.bits.view(s.shape[0], each // 8).index_select(0, index)
-    return from_bits(rows.view(-1), (len(index), *s.shape[1:]), s.dtype)
+    return from_bits(rows.view(-1), (index.numel(), *s.shape[1:]), s.dtype)
 
 
 def _part(s: SpikeTensor, seen: Tensor) -> SpikeTensor:
