@@ -437,3 +437,17 @@ def test_products_in_threads():
         found = list(pool.map(lambda t: torch.mm(sl.pack(t), W), d))
     for a, t in zip(found, d, strict=True):
         torch.testing.assert_close(a, t @ W)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 4, 6), (2, 8, 5, 7), (2, 5, 4, 4), (3, 3, 3, 3)])
+def test_images_change_their_layout(shape):
+    """As bits where whole bytes make up what is turned, and by way of the dense tensor elsewhere."""
+    d = (torch.rand(shape) < 0.4).float()
+    last = d.contiguous(memory_format=torch.channels_last)
+    for s, layout in ((sl.pack(d), torch.channels_last), (sl.pack(last), torch.contiguous_format)):
+        turned = s.contiguous(memory_format=layout)
+        wanted = d.contiguous(memory_format=layout)
+        assert isinstance(turned, sl.SpikeTensor)
+        assert (turned.stride(), turned.bits.tolist()) == (wanted.stride(), sl.pack(wanted).bits.tolist())
+        assert torch.equal(turned.unpack(), d)
+        assert torch.equal(s.flatten(1).unpack(), d.flatten(1))

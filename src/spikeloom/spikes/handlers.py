@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import bits as raw
+from . import products
 from .tensor import HANDLERS, Handler, SpikeTensor, dense, fills_memory, from_bits, pack_raw
 
 aten = torch.ops.aten
@@ -99,8 +100,23 @@ def _to(func: Any, s: SpikeTensor, **kwargs: Any) -> Any:
 def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
     if strides == s.stride():
         return SpikeTensor(s.bits, tuple(s.shape), strides, dtype)
+    turned = _turned(s, strides)
+    if turned is not None:
+        return SpikeTensor(turned, tuple(s.shape), strides, dtype)
     there = torch.empty_strided(s.shape, strides, dtype=s.dtype, device=s.device).copy_(dense(s))
     return SpikeTensor(pack_raw(there).bits, tuple(s.shape), strides, dtype)
+
+
+def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
+    """Bits of images in the other one of torch's two layouts, where whole bytes make up what is turned; else None."""
+    if s.ndim != 4 or not s.is_cpu or not s.has_bits or products.library() is None:
+        return None
+    N, C, H, W = s.shape
+    there = torch.empty_strided(s.shape, strides, device="meta")
+    for here, goal, M, K in ((s, there, C, H * W), (there, s, H * W, C)):
+        if M % 8 == 0 and here.is_contiguous() and goal.is_contiguous(memory_format=torch.channels_last):
+            return products.transposed(s.bits, M, K, batch=N)
+    return None
 
 
 @_handles(aten.sum.default)

@@ -153,6 +153,11 @@ _FEW = 64  # rows of spikes below which what was made of a weight is kept
 _SMALL = 1 << 20  # multiplications below which one thread is faster
 
 
+def library() -> Any:
+    """The functions of this module in C, or None without a compiler."""
+    return build.compiled(_SOURCE)
+
+
 def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, stride: int = 0) -> Tensor:
     """``bits @ W (+ bias)`` with W ``[K, N]`` in float32; rows of bits are stride bits apart, K if 0.
 
@@ -163,7 +168,7 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
     sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
-    build.compiled(_SOURCE).spikes_times(*pointers, *(ctypes.c_int64(n) for n in sizes))
+    library().spikes_times(*pointers, *(ctypes.c_int64(n) for n in sizes))
     return Y
 
 
@@ -173,7 +178,7 @@ def transposed(bits: Tensor, M: int, K: int, batch: int = 1, row: int = 0) -> Te
     threads = 1 if batch * M * K < _SMALL else torch.get_num_threads()
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in (bits, out)]
     sizes = (bits.numel(), batch, M, K, row or K, threads)
-    build.compiled(_SOURCE).transpose(*pointers, *(ctypes.c_int64(n) for n in sizes))
+    library().transpose(*pointers, *(ctypes.c_int64(n) for n in sizes))
     return out
 
 
