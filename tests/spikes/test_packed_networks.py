@@ -111,6 +111,21 @@ def test_large_single_steps_are_bits_and_equal_the_sequence(layout):
     assert 0.01 < wanted.rate() < 0.5
 
 
+def test_training_through_single_steps_of_bits():
+    """Upstream gradients of a step that are one number, or strided in the batch, reach every sample."""
+    found = []
+    for spikes in ("dense", "packed"):
+        torch.manual_seed(0)
+        net = sl.Network(nn.Linear(20, 2048), sl.LIF(v_threshold=0.2), spikes=spikes)
+        x, weights, stream = torch.rand(3, 4, 20), torch.randn(2048, 4).t(), net.stream()
+        steps = [stream(x_t) for x_t in x]
+        assert all(isinstance(step, sl.SpikeTensor) == (spikes == "packed") for step in steps)
+        loss = steps[0].sum() + (weights * steps[1]).sum() + steps[2].sum(0).pow(2).sum()
+        found.append(torch.autograd.grad(loss, list(net.parameters())))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_ragged_batches_stay_bits():
     """The valid steps of spikes are picked as bits, and every result is the dense one."""
     lengths, x = torch.tensor([5, 2, 4]), torch.rand(5, 3, 1, 8, 8)

@@ -195,9 +195,8 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States, as_spikes
     dtype = state_dtype(xs[0].dtype)
     if not torch.compiler.is_compiling():
         if chosen() != "eager":
-            step = None if as_spikes is None else lambda bits, shape, dtype: as_spikes(bits, shape[1:], dtype)
-            y, new, _ = scan(neuron, tuple(x.unsqueeze(0) for x in xs), states, as_spikes=step)
-            return y if y.ndim == xs[0].ndim else y.squeeze(0), new
+            y, new, _ = scan(neuron, tuple(x.unsqueeze(0) for x in xs), states, as_spikes=as_spikes)
+            return y.squeeze(0), new
         note(neuron, "eager", "chosen")
     with full_precision(xs[0].device):
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
