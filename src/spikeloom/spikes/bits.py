@@ -10,10 +10,22 @@ from torch import Tensor
 
 from ..kernel import build
 
-_SOURCE = r"""
+COUNT_ONES = r"""
 #include <stdint.h>
 #include <string.h>
 
+static int64_t count_ones(const uint8_t *s, int64_t bytes) {
+  int64_t n = 0, i = 0;
+  for (; i + 8 <= bytes; i += 8) { uint64_t w; memcpy(&w, s + i, 8); n += __builtin_popcountll(w); }
+  for (; i < bytes; i++) n += __builtin_popcount(s[i]);
+  return n;
+}
+"""
+"""C that others share."""
+
+_SOURCE = (
+    COUNT_ONES
+    + r"""
 /* Returns 1 if every value is 0 or 1. A byte of bits for 8 values; half precision is compared as integers. */
 #define PACK(NAME, T, ZERO, ONE)                                                              \
 int NAME(const T *x, uint8_t *bits, int64_t n, int64_t threads) {                             \
@@ -49,13 +61,9 @@ UNPACK(unpack_float64, double, 1.0)
 UNPACK(unpack_bfloat16, uint16_t, 0x3f80)
 UNPACK(unpack_float16, uint16_t, 0x3c00)
 
-void count(const uint8_t *bits, int64_t bytes, int64_t *out) {
-  int64_t total = 0, i = 0;
-  for (; i + 8 <= bytes; i += 8) { uint64_t w; memcpy(&w, bits + i, 8); total += __builtin_popcountll(w); }
-  for (; i < bytes; i++) total += __builtin_popcount(bits[i]);
-  *out = total;
-}
+void count(const uint8_t *bits, int64_t bytes, int64_t *out) { *out = count_ones(bits, bytes); }
 """
+)
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _SMALL = 1 << 16  # values below which one thread is faster
 
@@ -81,7 +89,7 @@ def pack(x: Tensor) -> tuple[Tensor, bool]:
         place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
         return (padded * place).sum(1, dtype=torch.uint8), fine
     bits = torch.empty(size(n), dtype=torch.uint8)
-    fine = getattr(c, f"pack_{DTYPES[x.dtype]}")(*_pointers(x, bits), *_integers(n))
+    fine = getattr(c, f"pack_{DTYPES[x.dtype]}")(*pointers(x, bits), *_integers(n))
     return bits, bool(fine)
 
 
@@ -92,7 +100,7 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         place = torch.arange(8, dtype=torch.uint8, device=bits.device)
         return ((bits.unsqueeze(1) >> place) & 1).reshape(-1)[:n].to(dtype)
     x = torch.empty(n, dtype=dtype)
-    getattr(c, f"unpack_{DTYPES[dtype]}")(*_pointers(bits, x), *_integers(n))
+    getattr(c, f"unpack_{DTYPES[dtype]}")(*pointers(bits, x), *_integers(n))
     return x
 
 
@@ -102,12 +110,13 @@ def count(bits: Tensor) -> int:
     if c is None:
         return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
     total = ctypes.c_int64()
-    c.count(*_pointers(bits), ctypes.c_int64(bits.numel()), ctypes.byref(total))
+    c.count(*pointers(bits), ctypes.c_int64(bits.numel()), ctypes.byref(total))
     return total.value
 
 
-def _pointers(*tensors: Tensor) -> tuple[Any, ...]:
-    return tuple(ctypes.c_void_p(t.data_ptr()) for t in tensors)
+def pointers(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """Tensors as a C function takes them."""
+    return tuple(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors)
 
 
 def _integers(n: int) -> tuple[Any, Any]:

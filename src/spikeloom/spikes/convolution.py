@@ -37,9 +37,6 @@ typedef struct {
 /* Some output rows of some images. */
 typedef struct { int64_t n0, images, oh0, ohs, hs, Wp; } tile;
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* Where the bits of a pixel of the tile's input with its padding begin; -1 in the padding. */
 static inline int64_t pixel(const sizes *g, const tile *t, int64_t im, int64_t hp, int64_t wp) {
   const int64_t h = t->oh0 * g->sh + hp - g->ph, w = wp - g->pw;
@@ -296,8 +293,7 @@ _LAST = torch.channels_last
 
 
 def _call(name: str, tensors: tuple[Tensor | None, ...], numbers: list[int]) -> Any:
-    pointers = [None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    return getattr(build.compiled(_SOURCE), name)(*pointers, (ctypes.c_int64 * len(numbers))(*numbers))
+    return getattr(build.compiled(_SOURCE), name)(*raw.pointers(*tensors), (ctypes.c_int64 * len(numbers))(*numbers))
 
 
 class Shape:
@@ -366,8 +362,8 @@ def _taps(weight: Tensor) -> tuple[Tensor, bool]:
     dense, rows = weight.float().contiguous(), torch.empty(-(-have // 32) * 32, panels)
     rows[have:] = 0.0
     threads = 1 if rows.numel() < 1 << 18 else torch.get_num_threads()
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (dense, rows)]
-    build.compiled(_SOURCE).by_taps(*pointers, *(ctypes.c_int64(n) for n in (O, C, KH * KW, threads)))
+    sizes = (O, C, KH * KW, threads)
+    build.compiled(_SOURCE).by_taps(*raw.pointers(dense, rows), *(ctypes.c_int64(n) for n in sizes))
     return rows, bool(weight.sum(dtype=torch.float32).isfinite())
 
 

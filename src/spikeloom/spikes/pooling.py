@@ -30,8 +30,6 @@ _SOURCE = (
 
 typedef struct { int64_t bytes, N, C, H, W, OH, OW, KH, KW, sh, sw, ph, pw, dh, dw, last, threads; } sizes;
 
-static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* n <= PART bits, `step` apart. */
 static inline uint32_t every(const uint8_t *s, int64_t bytes, int64_t at, int64_t n, int64_t step) {
   if (step == 1) return (uint32_t)some_bits(s, bytes, at, n);
@@ -197,8 +195,7 @@ class Pool:
 
     def call(self, name: str, *tensors: Tensor) -> None:
         """A C function."""
-        pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
-        getattr(build.compiled(_SOURCE), name)(*pointers, self.sizes)
+        getattr(build.compiled(_SOURCE), name)(*raw.pointers(*tensors), self.sizes)
 
     def forward(self, s: SpikeTensor) -> SpikeTensor:
         """The pooled spikes."""

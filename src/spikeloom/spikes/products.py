@@ -56,7 +56,7 @@ static void copy_panel(const product *x, float *to, int64_t k, int64_t n, int64_
   for (int64_t r0 = 0; r0 < n; r0 += 16)
     for (int64_t j0 = 0; j0 < width; j0 += 16) {
       float block[16][16];
-      const int64_t rows = n - r0 < 16 ? n - r0 : 16, m = width - j0 < 16 ? width - j0 : 16;
+      const int64_t rows = least(16, n - r0), m = least(16, width - j0);
       for (int64_t j = 0; j < m; j++)
         for (int64_t r = 0; r < rows; r++) block[r][j] = x->W[(p + j0 + j) * x->K + k + r0 + r];
       for (int64_t r = 0; r < rows; r++) memcpy(to + (r0 + r) * PANEL + j0, block[r], m * sizeof *to);
@@ -68,13 +68,13 @@ static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, in
   uint16_t *at = (uint16_t *)(panel + DEPTH * PANEL);
   int found[ROWS];
   for (int64_t k0 = 0; k0 == 0 || k0 < x->K; k0 += DEPTH) {
-    const int64_t n = x->K - k0 < DEPTH ? x->K - k0 : DEPTH;
+    const int64_t n = least(DEPTH, x->K - k0);
     int64_t uses = 0;
     for (int64_t r = 0; r < rows; r++)
       uses += found[r] = list_groups(at + r * (DEPTH / 4), x->bits, x->bytes, (m0 + r) * x->stride + k0, n);
     const int copies = x->columns || uses >= USES * n;
     for (int64_t p = p0; p < p1; p += PANEL) {
-      const int64_t width = x->N - p < PANEL ? x->N - p : PANEL;
+      const int64_t width = least(PANEL, x->N - p);
       const float *w = x->W + k0 * x->N + p;
       if (copies) copy_panel(x, panel, k0, n, p, width, n);
       for (int64_t r = 0; r < rows; r++) {
@@ -94,17 +94,17 @@ static void by_tables(const product *x, int64_t m0, int64_t rows, int64_t p0, in
   float *acc = T + (PASS / 4) * 16 * PANEL, *part = acc + ROWS * PANEL;
   uint32_t *words = (uint32_t *)(part + PASS * PANEL);
   for (int64_t k0 = 0; k0 == 0 || k0 < x->K; k0 += WORDS) {
-    const int64_t n = x->K - k0 < WORDS ? x->K - k0 : WORDS;
+    const int64_t n = least(WORDS, x->K - k0);
     for (int64_t r = 0; r < rows; r++)
       for (int64_t k = 0; k < n; k += PASS)
         words[k / PASS * ROWS + r] = (uint32_t)some_bits(x->bits, x->bytes, (m0 + r) * x->stride + k0 + k,
-                                                         n - k < PASS ? n - k : PASS);
+                                                         least(PASS, n - k));
     for (int64_t p = p0; p < p1; p += PANEL) {
-      const int64_t width = x->N - p < PANEL ? x->N - p : PANEL;
+      const int64_t width = least(PANEL, x->N - p);
       for (int64_t r = 0; r < rows; r++) take(acc + r * PANEL, x->Y + (m0 + r) * x->N + p, width, k0);
       for (int64_t k = 0; k < n; k += PASS) {
         if (width < PANEL || n - k < PASS || x->columns) {
-          copy_panel(x, part, k0 + k, n - k < PASS ? n - k : PASS, p, width, PASS);
+          copy_panel(x, part, k0 + k, least(PASS, n - k), p, width, PASS);
           make_table(T, part, PANEL, width);
         } else make_table(T, x->W + (k0 + k) * x->N + p, x->N, width);
         look_up(acc, T, words + k / PASS * ROWS, rows, width);
@@ -119,31 +119,40 @@ static void by_tables(const product *x, int64_t m0, int64_t rows, int64_t p0, in
 void spikes_times(const uint8_t *bits, const float *W, const float *bias, float *Y, int64_t bytes, int64_t stride,
                   int64_t M, int64_t K, int64_t N, int64_t columns, int64_t threads) {
   const product x = {bytes, stride, M, K, N, columns, bits, W, bias, Y};
-  const int64_t panels = (N + PANEL - 1) / PANEL;
+  const int64_t panels = up(N, PANEL);
   /* Parts of the work: blocks of rows, then groups of panels, then smaller blocks. */
-  const int64_t large = (M + ROWS - 1) / ROWS;
-  int64_t groups = (2 * threads + large - 1) / large;
-  if (groups > panels) groups = panels;
-  if (threads < 2) groups = 1;
-  int64_t size = (M * groups + threads - 1) / threads;
-  size = size > ROWS ? ROWS : size < 1 ? 1 : size;
-  const int64_t blocks = (M + size - 1) / size, wide = (panels + groups - 1) / groups * PANEL;
+  const int64_t groups = threads < 2 ? 1 : least(panels, up(2 * threads, up(M, ROWS)));
+  const int64_t size = least(ROWS, up(M * groups, threads)), blocks = up(M, size), wide = up(panels, groups) * PANEL;
   #pragma omp parallel for schedule(dynamic) num_threads((int)threads) if (threads > 1)
   for (int64_t i = 0; i < blocks * groups; i++) {
-    const int64_t m0 = i / groups * size, rows = M - m0 < size ? M - m0 : size;
-    const int64_t p0 = i % groups * wide, p1 = p0 + wide < N ? p0 + wide : N;
-    const int64_t first = m0 * stride / 8, last = ((m0 + rows) * stride + 7) / 8;
-    const int64_t ones = count_ones(bits + first, (last < bytes ? last : bytes) - first);
+    const int64_t m0 = i / groups * size, rows = least(size, M - m0);
+    const int64_t p0 = i % groups * wide, p1 = least(p0 + wide, N);
+    const int64_t first = m0 * stride / 8, last = least(up((m0 + rows) * stride, 8), bytes);
+    const int64_t ones = count_ones(bits + first, last - first);
     if (p0 < p1) (few(ones, rows * K, rows) ? by_events : by_tables)(&x, m0, rows, p0, p1);
   }
 }
 
-void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, int64_t M, int64_t K, int64_t row,
-               int64_t threads) {
-  const int64_t blocks = (K + 7) / 8, stride = (M + 7) / 8;
+/* out[batch][K][M up to whole bytes] = transposes of bits[batch][M][K], in blocks of 8 x 8. */
+void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, int64_t M, int64_t K, int64_t threads) {
+  const int64_t blocks = up(K, 8), stride = up(M, 8);
   #pragma omp parallel for num_threads((int)threads) if (threads > 1)
-  for (int64_t i = 0; i < batch * blocks; i++)
-    transpose_rows(bits, bytes, out + i / blocks * K * stride, i / blocks * M * row, M, K, row, i % blocks * 8);
+  for (int64_t i = 0; i < batch * blocks; i++) {
+    const int64_t k = i % blocks * 8, n = least(8, K - k), at = i / blocks * M * K + k;
+    uint8_t *to = out + (i / blocks * K + k) * stride;
+    const int whole = n == 8 && !((at | K) & 7);
+    for (int64_t m = 0; m < stride; m++) {
+      const int64_t rows = least(8, M - 8 * m), first = at + 8 * m * K;
+      uint64_t x = 0;
+      if (whole) for (int64_t r = 0; r < rows; r++) x |= (uint64_t)bits[(first + r * K) / 8] << (8 * r);
+      else for (int64_t r = 0; r < rows; r++) x |= some_bits(bits, bytes, first + r * K, n) << (8 * r);
+      uint64_t t;
+      t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAULL; x = x ^ t ^ (t << 7);
+      t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCULL; x = x ^ t ^ (t << 14);
+      t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ULL; x = x ^ t ^ (t << 28);
+      for (int64_t r = 0; r < n; r++) to[r * stride + m] = (uint8_t)(x >> (8 * r));
+    }
+  }
 }
 """
 )
@@ -166,19 +175,17 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
     N, columns = W.shape[1], not W.is_contiguous()
     Y = huge_pages(torch.empty(M, N))
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
-    pointers = [ctypes.c_void_p(t.data_ptr()) if t is not None else None for t in (bits, W, bias, Y)]
     sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
-    library().spikes_times(*pointers, *(ctypes.c_int64(n) for n in sizes))
+    library().spikes_times(*raw.pointers(bits, W, bias, Y), *(ctypes.c_int64(n) for n in sizes))
     return Y
 
 
-def transposed(bits: Tensor, M: int, K: int, batch: int = 1, row: int = 0) -> Tensor:
+def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
     """Bits of the transposes of ``[batch, M, K]``: ``[batch, K, M rounded up to whole bytes]``."""
     out = torch.empty(batch * K * raw.size(M), dtype=torch.uint8)
     threads = 1 if batch * M * K < _SMALL else torch.get_num_threads()
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (bits, out)]
-    sizes = (bits.numel(), batch, M, K, row or K, threads)
-    library().transpose(*pointers, *(ctypes.c_int64(n) for n in sizes))
+    sizes = (bits.numel(), batch, M, K, threads)
+    library().transpose(*raw.pointers(bits, out), *(ctypes.c_int64(n) for n in sizes))
     return out
 
 

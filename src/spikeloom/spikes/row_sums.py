@@ -13,10 +13,12 @@ There are two ways to that sum, with the same additions in the same order and so
 Which is faster depends on the share of spikes and on the number of rows that a table serves.
 """
 
-SOURCE = r"""
-#include <stdint.h>
+from .bits import COUNT_ONES
+
+SOURCE = (
+    COUNT_ONES
+    + r"""
 #include <stdlib.h>
-#include <string.h>
 
 #define PANEL 64   /* columns of W at a time */
 #define ROWS 512   /* rows of bits at a time: sums of so many panels stay in the cache */
@@ -37,6 +39,9 @@ typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias))
     else if ((width) > 16) f(__VA_ARGS__, 32 / LANES);                                \
     else f(__VA_ARGS__, 16 / LANES);                                                  \
   } while (0)
+
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* Memory of this thread, at least so many bytes. */
 static void *scratch(size_t bytes) {
@@ -59,24 +64,21 @@ static inline uint64_t some_bits(const uint8_t *s, int64_t bytes, int64_t at, in
   return bits_at(s, bytes, at) & ((1ULL << n) - 1);
 }
 
-static int64_t count_ones(const uint8_t *s, int64_t bytes) {
-  int64_t n = 0, i = 0;
-  for (; i + 8 <= bytes; i += 8) { uint64_t w; memcpy(&w, s + i, 8); n += __builtin_popcountll(w); }
-  for (; i < bytes; i++) n += __builtin_popcount(s[i]);
-  return n;
-}
-
 /* Whether so many spikes of so many bits are few enough for events. Making a table costs as much as 20 look-ups. */
 static inline int few(int64_t ones, int64_t bits, int64_t rows) { return 32 * ones * rows < 5 * bits * (rows + 20); }
+
+/* The lowest bit of each group of four that has a spike. */
+static inline uint64_t with_spikes(uint64_t w) {
+  const uint64_t two = w | w >> 1;
+  return (two | two >> 2) & 0x1111111111111111ULL;
+}
 
 /* Lists the groups with spikes among n bits: 16 * group + its bits. Returns how many. */
 static inline int list_groups(uint16_t *to, const uint8_t *s, int64_t bytes, int64_t at, int64_t n) {
   int found = 0;
   for (int64_t i = 0; i < n; i += 56) {
-    const uint64_t w = some_bits(s, bytes, at + i, n - i < 56 ? n - i : 56);
-    uint64_t any = w | w >> 1;
-    any = (any | any >> 2) & 0x1111111111111111ULL;
-    for (; any; any &= any - 1) {
+    const uint64_t w = some_bits(s, bytes, at + i, least(n - i, 56));
+    for (uint64_t any = with_spikes(w); any; any &= any - 1) {
       const int b = __builtin_ctzll(any);
       to[found++] = (uint16_t)((i + b) * 4 + (w >> b & 15));
     }
@@ -169,10 +171,8 @@ INLINE void look_up_few_(float *restrict acc, const float *restrict T, const uin
     float *to = acc + r * PANEL;
     vec a[PANEL / LANES];
     EACH a[q] = AT(to + q * LANES);
-    uint32_t any = w | w >> 1;
-    any = (any | any >> 2) & 0x11111111u;
-    for (; any; any &= any - 1) {
-      const int b = __builtin_ctz(any);
+    for (uint64_t any = with_spikes(w); any; any &= any - 1) {
+      const int b = __builtin_ctzll(any);
       const float *t = T + (4 * b + (w >> b & 15)) * PANEL;
       EACH a[q] += AT(t + q * LANES);
     }
@@ -182,22 +182,5 @@ INLINE void look_up_few_(float *restrict acc, const float *restrict T, const uin
 static void look_up_few(float *acc, const float *T, const uint32_t *words, int64_t rows, int64_t width) {
   BY_WIDTH(width, look_up_few_, acc, T, words, rows);
 }
-
-/* out[batch][K][stride bytes] = transposes of bits[batch][M][K], rows of `row` bits, in blocks of 8 x 8. */
-static inline void transpose_rows(const uint8_t *bits, int64_t bytes, uint8_t *out, int64_t at, int64_t M, int64_t K,
-                                  int64_t row, int64_t k) {
-  const int64_t stride = (M + 7) / 8, n = K - k < 8 ? K - k : 8;
-  const int whole = n == 8 && !((at | row | k) & 7);
-  for (int64_t m = 0; m < stride; m++) {
-    const int64_t rows = M - 8 * m < 8 ? M - 8 * m : 8, first = at + 8 * m * row + k;
-    uint64_t x = 0;
-    if (whole) for (int64_t r = 0; r < rows; r++) x |= (uint64_t)bits[(first + r * row) / 8] << (8 * r);
-    else for (int64_t r = 0; r < rows; r++) x |= some_bits(bits, bytes, first + r * row, n) << (8 * r);
-    uint64_t t;
-    t = (x ^ (x >> 7)) & 0x00AA00AA00AA00AAULL; x = x ^ t ^ (t << 7);
-    t = (x ^ (x >> 14)) & 0x0000CCCC0000CCCCULL; x = x ^ t ^ (t << 14);
-    t = (x ^ (x >> 28)) & 0x00000000F0F0F0F0ULL; x = x ^ t ^ (t << 28);
-    for (int r = 0; r < n; r++) out[(k + r) * stride + m] = (uint8_t)(x >> (8 * r));
-  }
-}
 """
+)
