@@ -73,11 +73,19 @@ class Declared(nn.Module):
         view.__dict__["_bound"] = True
         return view
 
+    def own_numbers(self) -> list[Tensor]:
+        """The numbers that this module itself declares, without those of its parts."""
+        buffers, parameters = self._buffers, self._parameters
+        return [buffers[name] if name in buffers else parameters[name] for name in self._declared]  # type: ignore[misc]
+
     def parts(self) -> list[tuple[str, Declared]]:
         """This module, and what its equation is made of: ``(prefix of its numbers, part)``."""
         found: list[tuple[str, Declared]] = [("", self)]
         for child, part in self._parts_of_its_own():
-            found += [(f"{child}.{prefix}", inner) for prefix, inner in part.parts()]
+            if part._modules:
+                found += [(f"{child}.{prefix}", inner) for prefix, inner in part.parts()]
+            else:
+                found.append((f"{child}.", part))
         return found
 
     def _parts_of_its_own(self) -> list[tuple[str, Declared]]:

@@ -121,6 +121,12 @@ class Call:
 
     def unfold(self, x: Tensor, who: str) -> Tensor:
         """``[rows, *]`` to ``[T, B, *]``, 0 at the steps past a sample's length."""
+        self._check_rows(x, who)
+        if self._index is not None:
+            x = x.new_zeros((self.T * self.B, *x.shape[1:])).index_copy(0, self._index, x)
+        return x.reshape(self.T, self.B, *x.shape[1:])
+
+    def _check_rows(self, x: Tensor, who: str) -> Tensor:
         if x.ndim == 0 or x.shape[0] != self.rows:
             rows = f"T*B = {self.T}*{self.B}" if self._index is None else "the sum of lengths"
             raise ValueError(
@@ -128,9 +134,7 @@ class Call:
                 "time is folded into the batch, and layers must keep those rows apart. For a module that is "
                 "called once per step, use sl.Loop"
             )
-        if self._index is not None:
-            x = x.new_zeros((self.T * self.B, *x.shape[1:])).index_copy(0, self._index, x)
-        return x.reshape(self.T, self.B, *x.shape[1:])
+        return x
 
     def fold_tree(self, tree: Any) -> Any:
         """Folds every tensor of a pytree."""
@@ -138,16 +142,11 @@ class Call:
 
     def unfold_tree(self, tree: Any, who: str) -> Any:
         """Unfolds every tensor of a pytree; an error names the leaf."""
-        if isinstance(tree, Tensor):
-            return self.unfold(tree, who)
-        leaves, spec = pytree.tree_flatten_with_path(tree)
-        return pytree.tree_unflatten(
-            [
-                self.unfold(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf
-                for path, leaf in leaves
-            ],
-            spec,
-        )
+        return _map_named(self.unfold, tree, who)
+
+    def check_tree(self, tree: Any, who: str) -> None:
+        """Raises unless every tensor of a pytree is folded; an error names the leaf."""
+        _map_named(self._check_rows, tree, who)
 
     def run(self, module: TemporalModule, xs: tuple[Any, ...]) -> Any:
         """Runs a temporal module on folded inputs with the state that this call holds for it."""
@@ -224,6 +223,17 @@ def map_tensors(function: Any, tree: Any) -> Any:
     if isinstance(tree, Tensor):
         return function(tree)
     return pytree.tree_map_only(torch.Tensor, function, tree)
+
+
+def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -> Any:
+    """``function`` of every tensor of a pytree and its name."""
+    if isinstance(tree, Tensor):
+        return function(tree, who)
+    leaves, spec = pytree.tree_flatten_with_path(tree)
+    return pytree.tree_unflatten(
+        [function(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf for path, leaf in leaves],
+        spec,
+    )
 
 
 def first_step(x: Any) -> Any:

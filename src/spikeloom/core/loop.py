@@ -67,7 +67,7 @@ class Loop(TemporalModule):
             with activate(call):
                 y = self.module(*x_t)
             call.check_all_used()
-            call.unfold_tree(y, f"output of {type(self.module).__name__} in a Loop")
+            call.check_tree(y, f"output of {type(self.module).__name__} in a Loop")
             return (y, call.recorded), call.outgoing
 
         (y, recorded), new = run_steps(step, xs, state, lengths)

@@ -164,6 +164,8 @@ def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: 
 def sequence_size(xs: tuple[Any, ...], who: str = "sequence") -> tuple[int, int]:
     """``(T, B)`` shared by all tensors ``[T, B, *]`` of a pytree; raises if there is none or they differ."""
     found: tuple[int, int] | None = None
+    if len(xs) == 1 and isinstance(xs[0], Tensor) and xs[0].ndim > 1 and 0 not in xs[0].shape[:2]:
+        return xs[0].shape[0], xs[0].shape[1]
     for path, leaf in pytree.tree_leaves_with_path(xs):
         if not isinstance(leaf, Tensor):
             continue

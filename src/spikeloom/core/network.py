@@ -143,14 +143,15 @@ class Network(TemporalModule):
 
     def step(self, *x_t: Any, state: State = None, **kwargs: Any) -> tuple[Any, State]:
         """One step on ``[B, *]``: ``(y_t, state)``. Keyword arguments reach the model."""
-        self._check_causal("run step by step")
+        paths = self._paths()
+        _check_causal(paths, "run step by step")
         sized = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t if not isinstance(x, static))
         _, B = sequence_size(sized, "Network.step")
-        call = Call(1, B, paths=self._paths(), incoming=state, stepping=True, packed=self.spikes == "packed")
+        call = Call(1, B, paths=paths, incoming=state, stepping=True, packed=self.spikes == "packed")
         with activate(call):
             y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
         call.check_all_used()
-        call.unfold_tree(y, "output")
+        call.check_tree(y, "output")
         return y, call.outgoing
 
     def temporal_modules(self) -> dict[TemporalModule, str]:
@@ -162,7 +163,7 @@ class Network(TemporalModule):
 
     def stream(self) -> Stream:
         """A :class:`Stream` that runs this network one step at a time and keeps the state."""
-        self._check_causal("be streamed")
+        _check_causal(self._paths(), "be streamed")
         return Stream(self)
 
     def _run(
@@ -177,7 +178,7 @@ class Network(TemporalModule):
     ) -> tuple[Any, Call]:
         paths = self._paths()
         if state is not None:
-            self._check_causal("continue from a state")
+            _check_causal(paths, "continue from a state")
         sequences = tuple(a for a in args if not isinstance(a, static))
         if repeat is not None:
             T, B = _repeat_size(sequences, repeat)
@@ -228,20 +229,21 @@ class Network(TemporalModule):
             plan = self._plan = (modules, temporal_paths(self.body))
         return plan[1]
 
-    def _check_causal(self, what: str) -> None:
-        for module, path in self._paths().items():
-            if not module.causal:
-                raise ValueError(
-                    f"{type(module).__name__} at {path!r} is not causal: it needs the whole sequence, so the network "
-                    f"cannot {what}; call net(x) on whole sequences"
-                )
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_plan": None}
 
     def extra_repr(self) -> str:
         options = {"batch_first=True": self.batch_first, "spikes='packed'": self.spikes == "packed"}
         return ", ".join(name for name, given in options.items() if given)
+
+
+def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
+    for module, path in paths.items():
+        if not module.causal:
+            raise ValueError(
+                f"{type(module).__name__} at {path!r} is not causal: it needs the whole sequence, so the network "
+                f"cannot {what}; call net(x) on whole sequences"
+            )
 
 
 def _swap(x: Tensor) -> Tensor:

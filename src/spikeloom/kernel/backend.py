@@ -12,6 +12,7 @@ from typing import Literal, get_args
 Backend = Literal["auto", "eager", "c", "triton"]
 
 logger = logging.getLogger("spikeloom")
+_NAMES: tuple[str, ...] = get_args(Backend)
 _local = threading.local()
 _said: set[str] = set()
 
@@ -76,6 +77,6 @@ def note(neuron: object, name: str, reason: str) -> None:
 
 
 def _check(name: str, where: str) -> Backend:
-    if name not in get_args(Backend):
-        raise ValueError(f"{where} must be one of {', '.join(get_args(Backend))}; got {name!r}")
+    if name not in _NAMES:
+        raise ValueError(f"{where} must be one of {', '.join(_NAMES)}; got {name!r}")
     return name  # type: ignore[return-value]  # just checked

@@ -16,6 +16,7 @@ from . import store
 from .program import NORM, Program, with_norm
 from .variant import Variant, layout
 
+_PLAIN = (Tensor, nn.Parameter)
 _kernels: dict[Any, Kernels | str] = {}
 
 
@@ -23,18 +24,20 @@ def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> 
     """Why no kernel can run these inputs now, whatever the neuron and the device; empty if one can."""
     tensors = [*xs, *states]
     for _, part in neuron.parts():
-        tensors += [getattr(part, name) for name in part._declared]
-    device = xs[0].device
-    if not all(t.device == device for t in tensors):
-        others = {str(t.device) for t in tensors} - {str(device)}
-        return f"the input is on {device}, states or numbers are on {', '.join(sorted(others))}"
+        tensors += part.own_numbers()
+    device, plain = xs[0].device, True
+    for t in tensors:
+        if t.device != device:
+            others = {str(t.device) for t in tensors} - {str(device)}
+            return f"the input is on {device}, states or numbers are on {', '.join(sorted(others))}"
+        plain = plain and type(t) in _PLAIN
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return "inside torch.compile, export or jit"
     if torch._C._len_torch_dispatch_stack():
         return "inside a torch dispatch mode"
     if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
         return "inside a torch.func transform or forward-mode differentiation"
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+    if not plain:
         return "a tensor subclass"
     if xs[0].dtype.is_complex:
         return f"inputs of {xs[0].dtype}"

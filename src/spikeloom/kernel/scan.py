@@ -6,8 +6,7 @@ Here it is the plain PyTorch loop, which defines what every faster form has to c
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self, cast
 
 import torch
@@ -58,45 +57,17 @@ def scan(
     """
     first = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
-    found_kernels = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
-    if found_kernels is not None:
-        target, kernels = found_kernels
-        debug = bool(os.environ.get("SPIKELOOM_DEBUG"))
-        why = "" if norm is None else "SPIKELOOM_DEBUG" if debug else why_not_fused(norm, cast(Tensor, xs[0]))
-        try:
-            if norm is not None and why:
-                xs, norm = (_normalised(norm, xs),), None
-            if lengths is not None:
-                lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device).contiguous()
-            with full_precision(first.device):
-                joined = None if norm is None else Norm(norm)
-                found = launch.run(
-                    target,
-                    kernels,
-                    neuron,
-                    xs,
-                    states,
-                    dtype=dtype,
-                    lengths=lengths,
-                    record=record,
-                    norm=joined,
-                    as_spikes=None if debug else as_spikes,
-                )
-        except TargetError as error:
-            name = type(neuron).__name__
-            said = f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
-            _loop_instead(neuron, str(error), said)
-        else:
-            note(
-                neuron,
-                target.name,
-                f"fused with {type(norm).__name__}" if norm is not None else why and f"not fused: {why}",
-            )
-            if debug:
-                from .check import check_call
-
-                check_call(target, kernels, neuron, xs, states, found, dtype, lengths, record)
-            return (found[0].to(out_dtype), *found[1:])
+    ready = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
+    if ready is not None:
+        why = "" if norm is None else "SPIKELOOM_DEBUG" if _debugging() else why_not_fused(norm, cast(Tensor, xs[0]))
+        if norm is not None and why:
+            xs, norm = (_normalised(norm, xs),), None
+        if lengths is not None:
+            lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device).contiguous()
+        said = f"fused with {type(norm).__name__}" if norm is not None else why and f"not fused: {why}"
+        found = _run_kernels(*ready, neuron, xs, states, lengths, record, norm, as_spikes, said)
+        if found is not None:
+            return found
     if norm is not None:
         xs = (_normalised(norm, xs),)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
@@ -115,6 +86,44 @@ def scan(
         return scan_eager(bound, xs, states, dtype, out_dtype, lengths, record)
 
 
+def _run_kernels(
+    target: Target,
+    kernels: compiled.Kernels,
+    neuron: Dynamics,
+    xs: tuple[Tensor | Repeated, ...],
+    states: States,
+    lengths: Tensor | None = None,
+    record: tuple[int, ...] = (),
+    norm: nn.Module | None = None,
+    as_spikes: launch.AsSpikes | None = None,
+    said: str = "",
+) -> tuple[Tensor, States, tuple[Tensor, ...]] | None:
+    """What :func:`scan` returns, or None where a kernel could not be built. ``said``: what is noted of it."""
+    first = _tensors(xs)[0]
+    dtype, out_dtype, debug = state_dtype(first.dtype), output_dtype(first.dtype), _debugging()
+    options: dict[str, Any] = {"dtype": dtype, "lengths": lengths, "record": record}
+    options["norm"] = None if norm is None else Norm(norm)
+    try:
+        with full_precision(first.device):
+            found = launch.run(target, kernels, neuron, xs, states, as_spikes=None if debug else as_spikes, **options)
+    except TargetError as error:
+        name = type(neuron).__name__
+        _loop_instead(
+            neuron, str(error), f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
+        )
+        return None
+    note(neuron, target.name, said)
+    if debug:
+        from .check import check_call
+
+        check_call(target, kernels, neuron, xs, states, found, dtype, lengths, record)
+    return found if found[0].dtype == out_dtype else (found[0].to(out_dtype), *found[1:])
+
+
+def _debugging() -> bool:
+    return bool(os.environ.get("SPIKELOOM_DEBUG"))
+
+
 def _normalised(norm: nn.Module, xs: tuple[Tensor | Repeated, ...]) -> Tensor:
     """What a batch norm makes of all steps."""
     x = cast(Tensor, xs[0])
@@ -126,18 +135,20 @@ def _kernels(
     neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States
 ) -> tuple[Target, compiled.Kernels] | None:
     """The kernels to run and where, or None for the loop; raises BackendError where kernels were asked for."""
-    if chosen() == "eager":
+    asked = chosen()
+    if asked == "eager":
         note(neuron, "eager", "chosen")
         return None
-    reason = compiled.why_not(neuron, _tensors(xs), states)
-    if len({x.x.shape if isinstance(x, Repeated) else x.shape[1:] for x in xs}) > 1:
+    tensors = _tensors(xs)
+    reason = compiled.why_not(neuron, tensors, states)
+    if len(xs) > 1 and len({x.x.shape if isinstance(x, Repeated) else x.shape[1:] for x in xs}) > 1:
         reason = "inputs of different shapes"
     if reason:
         _loop_instead(neuron, reason)
         return None
-    device = _tensors(xs)[0].device
+    device = tensors[0].device
     try:
-        target = target_for(device)
+        target = target_for(device, asked)
     except TargetError as error:
         what = f"{'C' if device.type == 'cpu' else 'Triton'} kernels are not available, neurons run as PyTorch loops"
         _loop_instead(neuron, str(error), "" if device.type == "meta" else f"{what}: {error}")
@@ -194,24 +205,23 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States, as_spikes
     """
     dtype = state_dtype(xs[0].dtype)
     if not torch.compiler.is_compiling():
-        if chosen() != "eager":
-            y, new, _ = scan(neuron, tuple(x.unsqueeze(0) for x in xs), states, as_spikes=as_spikes)
-            return y.squeeze(0), new
-        note(neuron, "eager", "chosen")
+        sequences = tuple([x.unsqueeze(0) for x in xs])
+        ready = _kernels(neuron, sequences, states)
+        found = None if ready is None else _run_kernels(*ready, neuron, sequences, states, as_spikes=as_spikes)
+        if found is not None:
+            return found[0].view(found[0].shape[1:]), found[1]
     with full_precision(xs[0].device):
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
     y = spikes.to(output_dtype(xs[0].dtype))
     return y, _apart(new, (*xs, y))
 
 
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Turns autocast off: states are never computed in a reduced precision."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        with torch.autocast(device.type, enabled=False):
-            yield
-    else:
-        yield
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def scan_eager(

@@ -283,7 +283,7 @@ class Neuron(Declared, TemporalModule):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-_WORTH_BITS = 4096
+_WORTH_BITS = 8192
 """Values of a single step from which it is handed on as bits; for fewer, making bits takes longer than they save."""
 
 
