@@ -1,8 +1,8 @@
 """On a GPU, in one run of under ten minutes: ``.peers/bin/python -m benchmarks.gpu``.
 
 A neuron layer against a copy from the device to itself, SpikingJelly and snnTorch; training steps of a residual
-convolutional SNN and of a spiking transformer, with peak memory. ``--rehearse`` runs all of it with tiny sizes on a CPU
-(with TRITON_INTERPRET=1), to see that it runs; it writes nothing.
+convolutional SNN and of a spiking transformer; products of spikes from bits against dense ones; with peak memory.
+``--rehearse`` runs all of it in tiny sizes on a CPU (with TRITON_INTERPRET=1), to see that it runs; it writes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spikeloom as sl
+from spikeloom.spikes import bits as raw
+from spikeloom.spikes import device
 
 from .common import compare, machine, must_match, require_idle
 from .neuron_layer import training
@@ -264,6 +266,44 @@ def step(bench: Bench, build: Callable[[Side, bool], list[nn.Module]], dtype: to
     return {"sides": bench.compare(sides)}
 
 
+def product(bench: Bench, *, gradient: bool) -> dict[str, Any]:
+    """Spikes (10 %) @ W, or the gradient of W, from bits and dense; errors against float64 are printed first."""
+    M, K, N = (70, 40, 24) if bench.rehearse else (16384, 2048, 2048)
+    g = torch.Generator(bench.device).manual_seed(2)
+    d = (torch.rand(M, K, device=bench.device, generator=g) < 0.1).float()
+    W = torch.randn(M if gradient else K, N, device=bench.device, generator=g)
+    packed = sl.pack(d).bits
+    few, half = (packed, M, K), (d.bfloat16(), W.bfloat16())
+
+    def times(a: Tensor, b: Tensor) -> Tensor:
+        return b.t() @ a if gradient else a @ b
+
+    def in_tf32() -> Tensor:
+        torch.set_float32_matmul_precision("high")
+        try:
+            return times(d, W)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    run = device.weight_gradient if gradient else device.times
+    sides: dict[str, Callable[[], Any]] = {
+        "bits, float32 in three parts": lambda: run(*few, W),
+        "bits, unpacked, float32": lambda: times(raw.unpack(packed, M * K, torch.float32).view(M, K), W),
+        "dense float32": lambda: times(d, W),
+        "dense TF32": in_tf32,
+        "bits, bfloat16": lambda: run(*few, half[1]),
+        "bits, unpacked, bfloat16": lambda: times(raw.unpack(packed, M * K, torch.bfloat16).view(M, K), half[1]),
+        "dense bfloat16": lambda: times(*half),
+    }
+    exact = times(d.double(), W.double())
+    for name, side in sides.items():
+        error = float((side().double() - exact).abs().max() / exact.abs().max())
+        print(f"{name}: largest error {error:.1e} of the largest value", flush=True)
+        if error > (2e-2 if "bfloat16" in name or "TF32" in name else 1e-5):
+            raise SystemExit(f"{name}: another product; nothing was timed")
+    return {"sides": bench.compare(sides)}
+
+
 def table(results: dict[str, dict[str, Any]], about: dict[str, str]) -> str:
     """Markdown: ratio first, then milliseconds and memory."""
     lines = ["# Results on a GPU", "", "; ".join(f"{k} {v}" for k, v in about.items()), ""]
@@ -299,6 +339,8 @@ def main() -> None:
             for dtype in (None, torch.bfloat16 if args.rehearse else torch.float16):
                 label = "float32" if dtype is None else f"autocast {str(dtype)[6:]}"
                 results[f"training step, {name}, {label}"] = step(bench, build, dtype)
+        for name, gradient in (("spikes @ W", False), ("gradient of W", True)):
+            results[f"{name}, 16384 x 2048 x 2048"] = product(bench, gradient=gradient)
     about = {"gpu": "none" if args.rehearse else torch.cuda.get_device_name(), **machine()}
     print(table(results, about))
     if args.rehearse:

@@ -125,11 +125,40 @@ def compile_norm(device: str) -> dict[str, dict[str, Any]]:
         ("correct", triton_norm.correct, shape),
     ):
         kinds = {"x": "*fp16", "gx": "*fp16", "sums": "*fp64", "first": "*fp32", "slope": "*fp32", "offset": "*fp32"}
-        signature = {n: "constexpr" if n in options else kinds.get(n, "i32") for n in run.arg_names}
-        constants = {(run.arg_names.index(n),): value for n, value in options.items()}
-        aligned = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(run.arg_names) if n not in options}
-        rows[name] = _assemble(run, signature, constants, aligned, device, 4)
+        rows[name] = _written(run, kinds, options, device, 4)
     return rows
+
+
+def compile_spikes(device: str) -> dict[str, dict[str, Any]]:
+    """What the compiler made of packing, unpacking and the products of spikes of one bit."""
+    import triton.language as tl
+
+    from spikeloom.spikes import device as on_device
+    from spikeloom.spikes import triton_bits
+
+    kinds = {"bits": "*u8", "x": "*fp16", "wrong": "*i32", "w": "*fp32", "bias": "*fp32", "y": "*fp32", "n": "i64"}
+    rows, width, depth = on_device.TILE
+    tile = {"ROWS": rows, "WIDTH": width, "DEPTH": depth, "LONG": False, "P": tl.bfloat16}
+    forward, backward = {**tile, "s_column": 1, "w_row": 1, "y_column": 1}, {**tile, "s_row": 1, "w_column": 1}
+    halves = {**kinds, "w": "*bf16", "bias": "*bf16", "y": "*bf16"}
+    block = {"BLOCK": triton_bits.BLOCK}
+    return {
+        "pack": _written(triton_bits.pack, kinds, block, device, 4),
+        "unpack": _written(triton_bits.unpack, kinds, block, device, 4),
+        "spikes @ W": _written(triton_bits.times, kinds, forward, device, on_device.WARPS),
+        "spikes @ W, bfloat16": _written(triton_bits.times, halves, forward, device, on_device.WARPS),
+        "gradient of W": _written(
+            triton_bits.times, kinds, {**backward, "y_row": 1, "bias": None}, device, on_device.WARPS
+        ),
+    }
+
+
+def _written(run: Any, kinds: dict[str, str], options: dict[str, Any], device: str, warps: int) -> dict[str, Any]:
+    """A kernel that is not generated: the types of its tensors (others are integers), and its constants."""
+    signature = {n: "constexpr" if n in options else kinds.get(n, "i32") for n in run.arg_names}
+    constants = {(run.arg_names.index(n),): value for n, value in options.items()}
+    aligned = {(k,): [["tt.divisibility", 16]] for k, n in enumerate(run.arg_names) if n not in options}
+    return _assemble(run, signature, constants, aligned, device, warps)
 
 
 def _assemble(run: Any, signature: Any, constants: Any, aligned: Any, device: str, warps: int) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel.triton_target import TRITON, _problem
+from spikeloom.kernel.triton_target import TRITON, problem
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():
     pytest.skip("no GPU on this machine", allow_module_level=True)
-if _problem("cuda"):
-    pytest.skip(_problem("cuda"), allow_module_level=True)
+if problem("cuda"):
+    pytest.skip(problem("cuda"), allow_module_level=True)
 
 _found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
 spec = importlib.util.module_from_spec(_found)
@@ -210,3 +210,35 @@ def test_debug_compares_on_the_device(monkeypatch):
     y, _, recorded = sl.PLIF(v_threshold=0.3).cuda().sequence(x, record=("v",))
     assert y.is_cuda
     assert recorded["v"].is_cuda
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_bits_and_their_products(dtype):
+    from spikeloom.spikes import device
+
+    M, K, N = 3000, 700, 130
+    d = (torch.rand(M, K, device="cuda") < 0.2).to(dtype)
+    s = sl.pack(d)
+    assert torch.equal(s.unpack(), d)
+    W, G = (torch.randn(n, N, device="cuda").to(dtype) for n in (K, M))
+    forward, backward = d.double() @ W.double(), G.double().t() @ d.double()
+    bound = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    for found, exact in (
+        (device.times(s.bits, M, K, W), forward),
+        (device.weight_gradient(s.bits, M, K, G), backward),
+    ):
+        assert found.dtype == dtype
+        assert (found.double() - exact).abs().max() < bound * exact.abs().max()
+    if dtype == torch.float32:  # three parts of eight bits are the weight
+        eye = sl.pack(torch.eye(K, device="cuda"))
+        assert torch.equal(device.times(eye.bits, K, K, W), W)
+
+
+def test_a_packed_network_is_the_dense_one():
+    net, x, weights = network(), torch.randn(12, 5, 2, 8, 8, device="cuda"), torch.randn(12, 5, 10, device="cuda")
+    y, wanted = gradients(net, x, weights)
+    net.spikes = "packed"
+    z, grads = gradients(net, x, weights)
+    assert torch.equal(y, z)
+    for a, b in zip(grads, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)

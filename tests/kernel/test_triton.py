@@ -283,7 +283,7 @@ def test_a_cpu_without_the_interpreter_says_what_to_do():
 
 COMPILED = """
 import json, torch, spikeloom as sl
-from benchmarks.gpu_code import NEURONS, compile_for, compile_norm
+from benchmarks.gpu_code import NEURONS, compile_for, compile_norm, compile_spikes
 from spikeloom.kernel.triton_target import TRITON
 rows = {}
 for device in ("sm_90", "gfx942"):
@@ -295,6 +295,8 @@ for kernel, row in compile_for(neuron, 32, (16, 64, 8, 8), torch.float64, "sm_80
     rows[f"everything {kernel}"] = row
 rows["packed"] = compile_for(sl.LIF(), 4, (16, 64), torch.bfloat16, "sm_90", TRITON, packed=True)["forward"]
 rows.update(compile_norm("sm_90"))
+for device in ("sm_80", "gfx942"):
+    rows.update({f"{device} {name}": row for name, row in compile_spikes(device).items()})
 print(json.dumps(rows))
 """
 
@@ -305,7 +307,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     done = child(COMPILED, TRITON_INTERPRET="0", **options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) == 8 + 2 + 1 + 3
+    assert len(rows) == 8 + 2 + 1 + 3 + 10
     for name, row in rows.items():
         assert row["fused"] == 0, name
         assert row["spilled"] == 0, name

@@ -42,9 +42,9 @@ class TritonTarget:
         return max(1, self.block // (per_thread * size))
 
     def ready(self, device: torch.device) -> None:
-        problem = _problem(device.type)
-        if problem:
-            raise TargetError(problem)
+        why = problem(device.type)
+        if why:
+            raise TargetError(why)
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         program, sizes = plan.kernels.program, (self.block, self.segment)
@@ -76,7 +76,7 @@ class TritonTarget:
         for i in params:
             if plan.sizes[i][0] > 1:
                 integers += plan.sizes[i]
-        return _launcher(
+        return launcher(
             run, (-(-plan.N // self.block),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
         )
 
@@ -112,7 +112,7 @@ class TritonTarget:
         grid = (parts, -(-g.C // width) if per_column else g.C)
         integers = [rows, -(-rows // parts), g.outer, g.stride, g.C, g.inner]
         shape = dict(ROWS=code.TILE // width, WIDTH=width, COLUMNS=per_column, S=_compute(x.dtype))
-        _launcher(code.statistics, grid, integers, x.device, **shape)([x, first, sums])
+        launcher(code.statistics, grid, integers, x.device, **shape)([x, first, sums])
         return sums
 
     def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
@@ -122,7 +122,7 @@ class TritonTarget:
         grid = (-(-rows // (code.TILE // width)), -(-all_columns // width))
         shape = dict(ROWS=code.TILE // width, WIDTH=width, S=_compute(x.dtype))
         integers = [rows, g.outer, g.stride, all_columns, g.inner]
-        _launcher(code.correct, grid, integers, x.device, **shape)([x, gx, slope, offset])
+        launcher(code.correct, grid, integers, x.device, **shape)([x, gx, slope, offset])
 
 
 TRITON = TritonTarget()
@@ -137,7 +137,8 @@ def load(source: str) -> Any:
     return namespace["run"]
 
 
-def _launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> Launch:
+def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> Launch:
+    """What launches a kernel on tensors, which come before the integers; it raises TargetError where Triton fails."""
     kernel = run[grid]
     other = _elsewhere(device)
 
@@ -192,7 +193,7 @@ def _compute(dtype: torch.dtype) -> Any:
 
 
 @functools.cache
-def _problem(kind: str) -> str:
+def problem(kind: str) -> str:
     """Why Triton has no kernels for a kind of device."""
     try:
         import triton

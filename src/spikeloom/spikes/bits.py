@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernel import build
+from . import device
 
 COUNT_ONES = r"""
 #include <stdint.h>
@@ -80,8 +81,11 @@ def size(n: int) -> int:
 
 def pack(x: Tensor) -> tuple[Tensor, bool]:
     """The bits of a contiguous tensor, and whether all values are 0 or 1."""
-    c = library() if x.is_cpu and type(x) is Tensor else None
     n = x.numel()
+    found = device.pack(x, size(n))
+    if found is not None:
+        return found
+    c = library() if x.is_cpu and type(x) is Tensor else None
     if c is None or x.dtype not in DTYPES:
         ones = (x == 1).reshape(-1)
         fine = bool((ones | (x == 0).reshape(-1)).all())
@@ -95,6 +99,9 @@ def pack(x: Tensor) -> tuple[Tensor, bool]:
 
 def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """The n spikes as a flat tensor of a floating dtype."""
+    found = device.unpack(bits, n, dtype)
+    if found is not None:
+        return found
     c = library() if bits.is_cpu and type(bits) is Tensor else None
     if c is None or dtype not in DTYPES:
         place = torch.arange(8, dtype=torch.uint8, device=bits.device)

@@ -19,7 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
-from . import row_sums
+from . import device, row_sums
 from .tensor import HANDLERS, SpikeTensor
 
 aten = torch.ops.aten
@@ -245,7 +245,24 @@ def _finite(W: Tensor) -> bool:
     return bool(W.sum(dtype=torch.float32).isfinite())
 
 
+def _on_device(a: Any, b: Any, bias: Tensor | None) -> Tensor | None:
+    """The product where Triton computes it."""
+
+    def suitable(s: Any, other: Any) -> bool:
+        plain = isinstance(s, SpikeTensor) and s.ndim == 2 and s.is_contiguous() and s.numel() > 0
+        return plain and type(other) in DENSE and other.numel() > 0 and device.pays(s.bits, s.dtype, other)
+
+    if suitable(a, b) and (bias is None or bias.device == a.device):
+        return device.times(a.bits, a.shape[0], a.shape[1], b, bias)
+    if bias is None and suitable(b, a):
+        return device.weight_gradient(b.bits, b.shape[0], b.shape[1], a.t())
+    return None
+
+
 def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
+    found = _on_device(a, b, bias)
+    if found is not None:
+        return found
     if _multiplies(a, b):
         W, finite = _rows_or_columns(b) if a.shape[0] >= _FEW else kept(_rows, b)
         if finite:  # else 0 * infinity is NaN
