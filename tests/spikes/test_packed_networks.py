@@ -249,11 +249,3 @@ def test_gradients_through_kernels_that_write_bits():
         found.append([y.detach(), *torch.autograd.grad(y.square().sum(), [x, *net.parameters()])])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
-
-
-def test_under_compile_packed_networks_run_dense():
-    net = sl.Network(nn.Linear(3, 8), sl.LIF(v_threshold=0.2), nn.Linear(8, 2), spikes="packed")
-    x = torch.randn(5, 2, 3)
-    wanted = net(x)
-    compiled = torch.compile(net, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), wanted)

@@ -85,6 +85,7 @@ class Call:
         self.paths, self.incoming, self.lengths = paths, incoming, lengths
         self.wanted = wanted or {}
         self.stepping, self.packed, self.fuse = stepping, packed, fuse
+        self.traced = torch.compiler.is_compiling()  # all of the run is part of one graph
         self.repeated = False  # the next temporal module gets its input as one step, see Network
         self.instead: Sequence | None = None  # what the next temporal module runs in place of its sequence
         self.outgoing: dict[str, State] = {}
@@ -234,6 +235,11 @@ def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -
         [function(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf for path, leaf in leaves],
         spec,
     )
+
+
+def plain(x: Tensor) -> Tensor:
+    """A tensor of a subclass by an operation that leaves it: compiled code has to know the class of a gradient."""
+    return x if type(x) in (Tensor, torch.nn.Parameter) else x * 1
 
 
 def first_step(x: Any) -> Any:

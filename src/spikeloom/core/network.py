@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
-from .call import Call, State, activate, active, map_tensors
+from .call import Call, State, activate, active, map_tensors, plain
 from .layers import has_prefix, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, sequence_size
 from .paths import temporal_paths
@@ -56,8 +56,8 @@ class Network(TemporalModule):
             is the same at every step (see below).
         fuse: compute a batch norm and the neuron after it in one kernel (see below).
         spikes: ``"packed"`` hands the spikes of neurons on as a :class:`spikeloom.SpikeTensor` of one bit each, which
-            is what autograd then saves. Neurons whose output is not binary stay dense. No effect in ``torch.compile``
-            and on single steps.
+            is what autograd then saves. Neurons whose output is not binary stay dense, and so do small single steps and
+            what ``torch.compile`` traces without ``fullgraph=True``; a compiled network's outputs are dense.
 
     ``y = net(x)`` runs ``x`` ``[T, B, *]`` from rest. Plain layers see ``[T*B, *]``, temporal modules
     ``[T, B, *]``. Nothing is kept between calls, so there is nothing to reset.
@@ -200,7 +200,10 @@ class Network(TemporalModule):
         with activate(call):
             y = self._body(call, args, kwargs, repeat)
         call.check_all_used()
-        return call.unfold_tree(y, "output"), call
+        y = call.unfold_tree(y, "output")
+        if call.traced:
+            y, call.recorded = map_tensors(plain, y), {k: map_tensors(plain, r) for k, r in call.recorded.items()}
+        return y, call
 
     def _body(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], repeat: int | None) -> Any:
         layered = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and runs_layers(self.body)

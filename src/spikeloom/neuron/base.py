@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._numbers import Declared, Number, decode_constants, describe, encode_constants
 from ..core import Repeated, Sequence, State, TemporalModule, active
 from ..kernel import FUSED_NORMS, one_step, scan, state_dtype
-from ..spikes import SpikeTensor, from_bits, pack
+from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
 
 Reset = Literal["hard", "soft", "none"]
@@ -201,10 +201,11 @@ class Neuron(Declared, TemporalModule):
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 
     def _packs(self) -> bool:
-        if torch.compiler.is_compiling():
-            return False
         call = active()
-        return self._packed or (call is not None and call.packed and self.is_binary and self.surrogate.spiking)
+        packs = self._packed or (call is not None and call.packed and self.is_binary and self.surrogate.spiking)
+        if packs and torch.compiler.is_compiling():
+            return call is not None and call.traced and not torch.compiler.is_exporting() and is_whole()
+        return packs
 
     def _scan(
         self,
@@ -220,7 +221,7 @@ class Neuron(Declared, TemporalModule):
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
         x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
-        packs = self._packs() and x_t[0].numel() >= _WORTH_BITS
+        packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= _WORTH_BITS
         y, new = one_step(self, x_t, self._start(state, x_t[0]), from_bits if packs else None)
         y = pack(y) if packs else y
         return y, dict(zip(self._rest, new, strict=True))

@@ -79,6 +79,11 @@ def size(n: int) -> int:
     return -(-n // 8)
 
 
+def traced(x: Tensor) -> bool:
+    """Whether there are no values to look at: in what torch.compile or export trace."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+
+
 def pack(x: Tensor) -> tuple[Tensor, bool]:
     """The bits of a contiguous tensor, and whether all values are 0 or 1."""
     n = x.numel()
@@ -99,10 +104,10 @@ def pack(x: Tensor) -> tuple[Tensor, bool]:
 
 def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """The n spikes as a flat tensor of a floating dtype."""
-    found = device.unpack(bits, n, dtype)
+    found = None if traced(bits) else device.unpack(bits, n, dtype)
     if found is not None:
         return found
-    c = library() if bits.is_cpu and type(bits) is Tensor else None
+    c = library() if not traced(bits) and bits.is_cpu else None
     if c is None or dtype not in DTYPES:
         place = torch.arange(8, dtype=torch.uint8, device=bits.device)
         return ((bits.unsqueeze(1) >> place) & 1).reshape(-1)[:n].to(dtype)

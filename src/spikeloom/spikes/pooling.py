@@ -247,8 +247,8 @@ class _MaxPool(torch.autograd.Function):
 def _max_pool(pool: Any) -> Any:
     def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
                 ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-        if return_indices or not isinstance(input, SpikeTensor):
-            return NotImplemented
+        if return_indices or not isinstance(input, SpikeTensor) or torch.compiler.is_compiling():
+            return NotImplemented  # what is compiled meets bits below autograd, see operators
         values = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
         options = tuple((name, v if isinstance(v, int) else tuple(v)) for name, v in values.items())
         options = (*options, ("ceil_mode", ceil_mode))

@@ -18,6 +18,8 @@ HANDLERS: dict[Any, Handler] = {}
 """What is done with the bits themselves, by operator; every other operator gets a dense tensor."""
 FUNCTIONS: dict[Any, Handler] = {}
 """The same for functions above autograd."""
+OPAQUE: dict[Any, Handler] = {}
+"""What stays a call on bits in a graph that is traced, by operator."""
 
 
 class SpikeTensor(Tensor):
@@ -63,6 +65,8 @@ class SpikeTensor(Tensor):
 
     def unpack(self) -> Tensor:
         """The dense tensor; gradients pass."""
+        if torch.compiler.is_compiling():  # which refuses _Unpack, for its derivatives of every kind
+            return self * 1
         dense: Tensor = _Unpack.apply(self)  # type: ignore[no-untyped-call]
         return dense
 
@@ -96,6 +100,11 @@ class SpikeTensor(Tensor):
         handler = HANDLERS.get(func)
         if handler is not None:
             found = handler(func, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        opaque = OPAQUE.get(func)
+        if opaque is not None and any(isinstance(a, SpikeTensor) and not a.has_bits for a in args):
+            found = opaque(func, *args, **kwargs)
             if found is not NotImplemented:
                 return found
         if _writes(func):
@@ -199,7 +208,13 @@ def pack(x: Tensor) -> SpikeTensor:
         )
     if not differentiated(x):
         return pack_raw(x)
-    packed: SpikeTensor = _Pack.apply(x)  # type: ignore[no-untyped-call]
+    function: Any = _Pack
+    if torch.compiler.is_compiling():
+        from .operators import define
+
+        define()
+        function = _TracedPack
+    packed: SpikeTensor = function.apply(x)
     return packed
 
 
@@ -224,6 +239,10 @@ def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Spike
 
 def pack_raw(x: Tensor) -> SpikeTensor:
     """:func:`pack` below autograd."""
+    if raw.traced(x):
+        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
+            x = x.contiguous()
+        return SpikeTensor(torch.ops.spikeloom.pack(x, x.stride()), tuple(x.shape), x.stride(), x.dtype)
     if not fills_memory(x.shape, x.stride()):
         x = x.contiguous()
     bits, fine = raw.pack(x.as_strided((x.numel(),), (1,), x.storage_offset()))
@@ -253,7 +272,9 @@ def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return expected == math.prod(shape)
 
 
-class _Pack(torch.autograd.Function):
+class _TracedPack(torch.autograd.Function):
+    """What Dynamo takes: it refuses Functions with derivatives of every kind."""
+
     @staticmethod
     def forward(x: Tensor) -> Tensor:
         return pack_raw(x)
@@ -262,6 +283,12 @@ class _Pack(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         """Nothing is needed."""
 
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
+class _Pack(_TracedPack):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return dense(grad) if isinstance(grad, SpikeTensor) else grad
