@@ -322,7 +322,7 @@ def test_explain_says_what_ran_and_why():
 
     net = sl.Network(nn.Linear(2, 2), sl.LIF(), sl.Loop(sl.IF()), Refuses())
     rows = sl.explain(net, torch.rand(3, 1, 2)).rows
-    assert [(r.path, r.neuron, r.backend) for r in rows] == [
+    assert [(r.path, r.module, r.backend) for r in rows] == [
         ("1", "LIF", "c"),
         ("2.module", "IF", "c"),
         ("3", "Refuses", "eager"),
@@ -330,6 +330,33 @@ def test_explain_says_what_ran_and_why():
     assert "aten.lgamma" in rows[2].reason
     text = str(sl.explain(net, torch.rand(3, 1, 2)))
     assert text.split("\n")[1].split() == ["1", "LIF", "c"]
+
+
+@needs_compiler
+def test_explain_says_which_layers_use_bits():
+    class Skip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 3, padding=1, groups=2)
+
+        def forward(self, x):
+            return self.conv(x) + x
+
+    net = sl.Network(
+        sl.IF(), nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), sl.IF(v_threshold=0.1), Skip(), sl.LIF(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3), sl.LI(), spikes="packed",
+    )  # fmt: skip
+    x = torch.zeros(4, 1, 2, 4, 4)
+    x[0] = 2.0  # a spike in a quarter of the steps
+    rows = [(r.path, r.module, r.backend) for r in sl.explain(net, x).rows]
+    bits = [("0", "IF", "c"), ("1", "Conv2d", "bits"), ("3", "IF", "c")]
+    skip = [("4.conv", "Conv2d", "unpacked"), ("4", "Skip", "unpacked"), ("5", "LIF", "c")]
+    assert rows == [*bits, *skip, ("6", "MaxPool2d", "bits"), ("8", "Linear", "bits"), ("9", "LI", "c")]
+    reasons = {r.path: r.reason for r in sl.explain(net, x).rows}
+    assert reasons["1"] == "25.0 % spikes"
+    assert reasons["4.conv"] == "for aten.convolution.default"
+    assert reasons["3"] == "fused with BatchNorm2d"
+    assert not nn.modules.module._global_forward_hooks
 
 
 @needs_compiler

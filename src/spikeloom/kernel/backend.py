@@ -69,8 +69,13 @@ def watching() -> Iterator[list[tuple[object, str, str]]]:
         _local.watch = previous
 
 
+def is_watched() -> bool:
+    """Whether anybody is told, for reasons that take time to find."""
+    return getattr(_local, "watch", None) is not None
+
+
 def note(neuron: object, name: str, reason: str) -> None:
-    """Tells whoever watches what ran a neuron."""
+    """Tells whoever watches what ran a neuron; None is the layer that runs, which was given spikes of one bit."""
     watch = getattr(_local, "watch", None)
     if watch is not None:
         watch.append((neuron, name, reason))

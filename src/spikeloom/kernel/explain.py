@@ -1,22 +1,28 @@
-"""sl.explain: which backend runs each neuron of a network, and why."""
+"""sl.explain: which backend runs each neuron of a network, which layers use spikes as bits, and why not."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..core import Network
-from .backend import watching
+from .backend import note, watching
 
 
 @dataclass(frozen=True)
 class Row:
-    """One neuron and how it ran: its path, its class, ``"c"`` or ``"eager"``, and why it is not a kernel."""
+    """One neuron, or one layer that was given spikes of one bit, and how it ran: its path, its class, and why so.
+
+    ``backend`` is ``"c"``, ``"triton"`` or ``"eager"`` for a neuron; ``"bits"`` or ``"unpacked"`` for a layer.
+    """
 
     path: str
-    neuron: str
+    module: str
     backend: str
     reason: str
 
@@ -28,7 +34,7 @@ class Explanation:
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
-        table = [("path", "neuron", "backend", "why"), *((r.path, r.neuron, r.backend, r.reason) for r in self.rows)]
+        table = [("path", "module", "backend", "why"), *((r.path, r.module, r.backend, r.reason) for r in self.rows)]
         widths = [max(len(row[k]) for row in table) for k in range(3)]
         lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in table]
         return "\n".join(line.rstrip() for line in lines)
@@ -37,15 +43,16 @@ class Explanation:
 def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     """Runs ``net(*args, **kwargs)`` without gradient and tells which backend ran each neuron, and why.
 
-    The network's training flag stays as it is, so batch norm in training updates its statistics; call ``net.eval()``
-    first where that matters.
+    Layers that were given spikes of one bit each (``spikes="packed"``) are there too: whether they computed from the
+    bits, and of what share of spikes, or for which operator these were unpacked. The network's training flag stays as
+    it is, so batch norm in training updates its statistics; call ``net.eval()`` first where that matters.
 
     >>> import torch
     >>> import spikeloom as sl
     >>> net = sl.Network(torch.nn.Linear(4, 3), sl.LIF())
     >>> with sl.backend("eager"):
     ...     print(sl.explain(net, torch.rand(5, 2, 4)))
-    path  neuron  backend  why
+    path  module  backend  why
     1     LIF     eager    chosen
     """
     modules = net.temporal_modules()
@@ -53,7 +60,39 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     for module, path in modules.items():  # what runs inside another one goes by its name
         for inner in module.modules():
             paths.setdefault(id(inner), path)
-    with watching() as seen, torch.no_grad():
+    for path, layer in net.body.named_modules():
+        paths.setdefault(id(layer), path or "the body")
+    with watching() as seen, _marking(paths), torch.no_grad():
         net(*args, **kwargs)
-    rows = (Row(paths.get(id(neuron), "?"), type(neuron).__name__, name, reason) for neuron, name, reason in seen)
+    rows: list[Row] = []
+    running: list[object] = []
+    for who, name, reason in seen:
+        if name == "begins":
+            running.append(who)
+        elif name == "ends":
+            running.pop()
+        else:
+            ran = running[-1] if who is None and running else who
+            rows.append(Row(paths.get(id(ran), "?"), type(ran).__name__, name, reason))
     return Explanation(tuple(dict.fromkeys(rows)))
+
+
+@contextmanager
+def _marking(modules: Any) -> Iterator[None]:
+    """Notes when modules begin and end. By hooks for all modules, since a layer with one of its own is not fused."""
+
+    def begin(module: nn.Module, args: Any) -> None:
+        if id(module) in modules:
+            note(module, "begins", "")
+
+    def end(module: nn.Module, args: Any, output: Any) -> None:
+        if id(module) in modules:
+            note(module, "ends", "")
+
+    hooks = nn.modules.module
+    first, last = hooks.register_module_forward_pre_hook(begin), hooks.register_module_forward_hook(end)
+    try:
+        yield
+    finally:
+        first.remove()
+        last.remove()

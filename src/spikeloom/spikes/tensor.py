@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ..kernel.backend import is_watched, note
 from . import bits as raw
 
 Handler = Callable[..., Any]
@@ -88,6 +89,7 @@ class SpikeTensor(Tensor):
         if special is not None:
             found = special(*args, **(kwargs or {}))
             if found is not NotImplemented:
+                _note(args)
                 return found
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
@@ -101,6 +103,8 @@ class SpikeTensor(Tensor):
         if handler is not None:
             found = handler(func, *args, **kwargs)
             if found is not NotImplemented:
+                if func in OPAQUE:
+                    _note(args)
                 return found
         opaque = OPAQUE.get(func)
         if opaque is not None and any(isinstance(a, SpikeTensor) and not a.has_bits for a in args):
@@ -113,6 +117,8 @@ class SpikeTensor(Tensor):
             found = func.decompose(*args, **kwargs)
             if found is not NotImplemented:
                 return found
+        if is_watched():
+            note(None, "unpacked", f"for {func}")
         return func(*_dense_all(args), **{name: _dense_any(value) for name, value in kwargs.items()})
 
     def __tensor_flatten__(self) -> tuple[list[str], Any]:
@@ -162,6 +168,13 @@ class SpikeTensor(Tensor):
 
     def __dlpack_device__(self) -> Any:
         return dense(self).__dlpack_device__()
+
+
+def _note(args: Any) -> None:
+    """Tells whoever watches how much fires in what was computed from bits."""
+    if is_watched():
+        s = next((a for a in args if isinstance(a, SpikeTensor) and a.has_bits), None)
+        note(None, "bits", "" if s is None else f"{100 * s.rate():.1f} % spikes")
 
 
 def _out_of_place(name: str) -> Callable[[SpikeTensor, Any], Tensor]:
