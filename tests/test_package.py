@@ -22,7 +22,7 @@ LAYERS = [
     {"spikes"},
     {"neuron"},
     {"nn"},
-    {"catalogue", "memory", "data"},
+    {"catalogue", "memory", "data", "prepared"},
     {"plot"},
     {"runs"},
     {"recipes"},

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, memory, metrics, nn, surrogate
+from . import prepared as _prepared  # noqa: F401  # which makes streams fast
 from .catalogue import cite, neurons, surrogates
 from .core import (
     Loop,

@@ -40,18 +40,18 @@ def has_prefix(body: nn.Module, paths: Mapping[TemporalModule, str]) -> bool:
 
     A neuron in the first place counts: it takes the one step as it is.
     """
-    first = next(_layers(body), None)
+    first = next(layers_of(body), None)
     return first is not None and (_row_wise(first) or (_takes_repeated(first) and first in paths))
 
 
 def run_layers(body: nn.Module, x: Any, call: Call) -> Any:
     """Runs a Sequential on folded inputs; neighbours of which one absorbs the other run as one."""
-    return _run(list(_layers(body)), x, call)
+    return _run(list(layers_of(body)), x, call)
 
 
 def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
-    layers = list(_layers(body))
+    layers = list(layers_of(body))
     i = 0
     while i < len(layers) and _row_wise(layers[i]):
         x = layers[i](x)
@@ -70,7 +70,7 @@ def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
     i = 0
     while i < len(layers):
         after = layers[i + 1] if fuse and i + 1 < len(layers) else None
-        if isinstance(after, TemporalModule) and not (_has_hooks(layers[i]) or _has_hooks(after)):
+        if isinstance(after, TemporalModule) and not (has_hooks(layers[i]) or has_hooks(after)):
             call.instead = after.absorb(layers[i])
             i += call.instead is not None
         x = layers[i](x)
@@ -78,30 +78,31 @@ def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
     return x
 
 
-def _layers(body: nn.Module) -> Iterator[nn.Module]:
+def layers_of(body: nn.Module) -> Iterator[nn.Module]:
     """The layers of a Sequential in order, those of Sequentials inside it among them."""
     for child in body:  # type: ignore[attr-defined]  # a Sequential; .children() would leave out repetitions
         if _plain_sequential(child):
-            yield from _layers(child)
+            yield from layers_of(child)
         else:
             yield child
 
 
 def _plain_sequential(module: nn.Module) -> bool:
-    return type(module) is nn.Sequential and not _has_hooks(module)
+    return type(module) is nn.Sequential and not has_hooks(module)
 
 
 def _takes_repeated(module: nn.Module) -> bool:
-    return isinstance(module, TemporalModule) and module.takes_repeated and not _has_hooks(module)
+    return isinstance(module, TemporalModule) and module.takes_repeated and not has_hooks(module)
 
 
 def _row_wise(module: nn.Module) -> bool:
-    if _has_hooks(module):
+    if has_hooks(module):
         return False
     return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: nn.Module) -> bool:
+    """Whether a module has hooks of its own, which have to see it run."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )

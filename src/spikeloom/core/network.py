@@ -108,7 +108,7 @@ class Network(TemporalModule):
         self.static_prefix = static_prefix
         self.fuse = fuse
         self.spikes = spikes
-        self._plan: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
+        self._structure: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
         self._paths()
 
     def forward(
@@ -218,22 +218,23 @@ class Network(TemporalModule):
         inputs = tuple(a.value if isinstance(a, static) else call.fold_tree(a) for a in args)
         return run_layers(self.body, inputs[0], call) if layered else self.body(*inputs, **kwargs)
 
-    def _paths(self) -> dict[TemporalModule, str]:
-        """Names of the temporal modules, found anew when the structure of the body has changed."""
-        if torch.compiler.is_compiling():
-            return temporal_paths(self.body)
+    def structure(self) -> tuple[list[nn.Module], dict[TemporalModule, str]]:
+        """All modules inside, and the temporal ones with their paths; the same object until the structure changes."""
         modules = _flat(self.body)
-        plan = self._plan
+        plan = self._structure
         if (
             plan is None
             or len(plan[0]) != len(modules)
             or any(a is not b for a, b in zip(plan[0], modules, strict=True))
         ):
-            plan = self._plan = (modules, temporal_paths(self.body))
-        return plan[1]
+            plan = self._structure = (modules, temporal_paths(self.body))
+        return plan
+
+    def _paths(self) -> dict[TemporalModule, str]:
+        return temporal_paths(self.body) if torch.compiler.is_compiling() else self.structure()[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plan": None}
+        return {**self.__dict__, "_structure": None}
 
     def extra_repr(self) -> str:
         options = {"batch_first=True": self.batch_first, "spikes='packed'": self.spikes == "packed"}

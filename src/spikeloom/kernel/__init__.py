@@ -5,7 +5,7 @@ from .build import clear_cache, facts
 from .dtypes import output_dtype, state_dtype
 from .explain import Explanation, explain
 from .norm import KINDS as FUSED_NORMS
-from .scan import full_precision, one_step, scan, scan_eager, source
+from .scan import full_precision, one_step, prepared_step, scan, scan_eager, source
 
 __all__ = [
     "FUSED_NORMS",
@@ -19,6 +19,7 @@ __all__ = [
     "full_precision",
     "one_step",
     "output_dtype",
+    "prepared_step",
     "scan",
     "scan_eager",
     "source",

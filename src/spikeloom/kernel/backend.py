@@ -51,6 +51,11 @@ def chosen() -> Backend:
     return name if name is not None else _check(os.environ.get("SPIKELOOM_BACKEND", "auto"), "SPIKELOOM_BACKEND")
 
 
+def debugging() -> bool:
+    """Whether every kernel call is to be compared with the loop."""
+    return bool(os.environ.get("SPIKELOOM_DEBUG"))
+
+
 def say_once(message: str) -> None:
     """Logs a warning the first time."""
     if message not in _said:

@@ -24,6 +24,8 @@ _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
 _IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 AsSpikes = Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor]
 """Makes spikes of one bit each of their bits, shape and dtype."""
+Step = Callable[[Tensor, list[Tensor]], list[Tensor]]
+"""From the input and the states, the new states."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,11 @@ class Plan:
     @cached_property
     def N(self) -> int:  # noqa: N802  # the number of neurons
         return math.prod(self.shape)
+
+    @cached_property
+    def packs(self) -> bool:
+        """Whether the forward kernel can write bits: a step must be whole bytes."""
+        return self.N % 8 == 0 and self.target.packs(self.kernels.program)
 
     @cached_property
     def natural(self) -> bool:
@@ -152,6 +159,38 @@ def run(
     if plan.natural:
         return y, final, recorded
     return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
+
+
+def step_of(
+    target: Target, kernels: Kernels, neuron: Any, x: Tensor, *, dtype: torch.dtype, norm: Norm | None, as_spikes: Any
+) -> tuple[Tensor, Step] | None:
+    """One step of inputs like ``x`` ``[B, *]``, without gradient: where each one writes its output, and what runs it.
+
+    ``norm``: a batch norm before the neuron, with statistics of its own. None where x would have to be copied.
+    """
+    constants: tuple[Tensor, ...] = ()
+    if norm is not None:
+        kernels, constants = kernels.normed, norm.affine(None)
+    values, exact = kernels.params(neuron, x.shape, dtype, x.device, constants)
+    plan, ready, params = plan_of(target, kernels, (x.unsqueeze(0),), (False,), 1, x.shape, dtype, values, exact, False)
+    if ready[0].data_ptr() != x.data_ptr():
+        return None
+    by_id = dict(zip(kernels.layout.backward_params, params, strict=True))
+    n_s, packs = len(kernels.program.states), as_spikes is not None and plan.packs
+    out = torch.empty(plan.N // 8, dtype=torch.uint8, device=plan.device) if packs else plan.empty(dtype=plan.io)
+    after = [*(None for _ in range(2 * n_s + 1)), *(by_id[i] for i in kernels.layout.forward_params)]
+    launch = plan.forward(False, packs)
+    y = as_spikes(out, plan.memory_shape, plan.io) if packs else out
+
+    def run(x: Tensor, states: list[Tensor]) -> list[Tensor]:
+        new = [plan.empty() for _ in states]
+        if plan.natural:
+            launch([x, *[s.contiguous() for s in states], out, *new, *after])
+            return new
+        launch([x, *[plan.to_memory(s).contiguous() for s in states], out, *new, *after])
+        return [plan.to_logical(s) for s in new]
+
+    return plan.to_logical(y), run
 
 
 def plan_of(
@@ -300,7 +339,7 @@ def forward(
     n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
     xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
     by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-    if plan.N % 8 or not plan.target.packs(plan.kernels.program):  # a step must be whole bytes
+    if not plan.packs:
         as_spikes = None
     if as_spikes is None:
         out = plan.empty(plan.T, dtype=plan.io)

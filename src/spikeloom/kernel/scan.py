@@ -5,7 +5,6 @@ Here it is the plain PyTorch loop, which defines what every faster form has to c
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self, cast
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
 from . import compiled, launch, op
-from .backend import BackendError, chosen, note, say_once
+from .backend import BackendError, chosen, debugging, note, say_once
 from .dtypes import output_dtype, state_dtype
 from .norm import Norm, why_not_fused
 from .target import Target, TargetError
@@ -59,7 +58,7 @@ def scan(
     dtype, out_dtype = state_dtype(first.dtype), output_dtype(first.dtype)
     ready = None if torch.compiler.is_compiling() else _kernels(neuron, xs, states)
     if ready is not None:
-        why = "" if norm is None else "SPIKELOOM_DEBUG" if _debugging() else why_not_fused(norm, cast(Tensor, xs[0]))
+        why = "" if norm is None else "SPIKELOOM_DEBUG" if debugging() else why_not_fused(norm, cast(Tensor, xs[0]))
         if norm is not None and why:
             xs, norm = (_normalised(norm, xs),), None
         if lengths is not None:
@@ -100,7 +99,7 @@ def _run_kernels(
 ) -> tuple[Tensor, States, tuple[Tensor, ...]] | None:
     """What :func:`scan` returns, or None where a kernel could not be built. ``said``: what is noted of it."""
     first = _tensors(xs)[0]
-    dtype, out_dtype, debug = state_dtype(first.dtype), output_dtype(first.dtype), _debugging()
+    dtype, out_dtype, debug = state_dtype(first.dtype), output_dtype(first.dtype), debugging()
     options: dict[str, Any] = {"dtype": dtype, "lengths": lengths, "record": record}
     options["norm"] = None if norm is None else Norm(norm)
     try:
@@ -118,10 +117,6 @@ def _run_kernels(
 
         check_call(target, kernels, neuron, xs, states, found, dtype, lengths, record)
     return found if found[0].dtype == out_dtype else (found[0].to(out_dtype), *found[1:])
-
-
-def _debugging() -> bool:
-    return bool(os.environ.get("SPIKELOOM_DEBUG"))
 
 
 def _normalised(norm: nn.Module, xs: tuple[Tensor | Repeated, ...]) -> Tensor:
@@ -214,6 +209,25 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States, as_spikes
         spikes, new = _dynamics(neuron.bind(xs[0].shape, dtype), tuple(x.to(dtype) for x in xs), states)
     y = spikes.to(output_dtype(xs[0].dtype))
     return y, _apart(new, (*xs, y))
+
+
+def prepared_step(
+    neuron: Dynamics, x: Tensor, states: States, norm: nn.Module | None, as_spikes: Any
+) -> tuple[Tensor, launch.Step] | None:
+    """:func:`spikeloom.kernel.launch.step_of`, or None where no kernel would run. ``norm`` is in eval mode."""
+    if chosen() == "eager" or compiled.why_not(neuron, (x,), states):
+        return None
+    if norm is not None and why_not_fused(norm, x.unsqueeze(0)):
+        return None
+    try:
+        target, kernels = target_for(x.device), compiled.kernels_of(neuron)
+        if isinstance(kernels, str):
+            return None
+        joined = None if norm is None else Norm(norm)
+        dtype = state_dtype(x.dtype)
+        return launch.step_of(target, kernels, neuron, x, dtype=dtype, norm=joined, as_spikes=as_spikes)
+    except TargetError:
+        return None
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -221,7 +221,7 @@ class Neuron(Declared, TemporalModule):
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
         x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
-        packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= _WORTH_BITS
+        packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= WORTH_BITS
         y, new = one_step(self, x_t, self._start(state, x_t[0]), from_bits if packs else None)
         y = pack(y) if packs else y
         return y, dict(zip(self._rest, new, strict=True))
@@ -284,7 +284,7 @@ class Neuron(Declared, TemporalModule):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-_WORTH_BITS = 8192
+WORTH_BITS = 8192
 """Values of a single step from which it is handed on as bits; for fewer, making bits takes longer than they save."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -129,6 +130,16 @@ def count(bits: Tensor) -> int:
 def pointers(*tensors: Tensor | None) -> tuple[Any, ...]:
     """Tensors as a C function takes them."""
     return tuple(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors)
+
+
+def bound(function: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Callable[[], Any]:
+    """A call of a C function on tensors that stay where they are; it keeps them."""
+    arguments = (*pointers(*tensors), *rest)
+
+    def run(kept: Any = tensors) -> Any:
+        return function(*arguments)
+
+    return run
 
 
 def _integers(n: int) -> tuple[Any, Any]:

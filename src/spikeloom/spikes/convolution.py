@@ -10,6 +10,7 @@ torch's.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
-from .products import DENSE, kept, suits, transposed
+from .products import DENSE, kept, suits, transposed, transposition
 from .tensor import HANDLERS, SpikeTensor
 
 aten = torch.ops.aten
@@ -326,14 +327,44 @@ class Shape:
 
 def convolve(s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape) -> Tensor:
     """``[N, O, OH, OW]`` in float32, in the layout of s, from the rows of a weight (see :func:`_taps`)."""
+    Y, run = _convolution_into(s, rows, bias, shape)
+    run()
+    return Y
+
+
+def _convolution_into(
+    s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape
+) -> tuple[Tensor, Callable[[], None]]:
     N, C, H, W = s.shape
-    last = _is_last(s)
-    bits, stride = (s.bits, C) if last else (transposed(s.bits, C, H * W, batch=N), 8 * raw.size(C))
+    last, bits, stride, turn = _is_last(s), s.bits, C, None
+    if not last:
+        (bits, turn), stride = transposition(s.bits, C, H * W, batch=N), 8 * raw.size(C)
     layout = _LAST if last else torch.contiguous_format
     Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
-    _call("convolve", (bits, rows, offset, Y), shape.numbers(bits, stride, last))
-    return Y
+    numbers = shape.numbers(bits, stride, last)
+    multiply = raw.bound(
+        build.compiled(_SOURCE).convolve, (bits, rows, offset, Y), (ctypes.c_int64 * len(numbers))(*numbers)
+    )
+    if turn is None:
+        return Y, multiply
+
+    def run() -> None:
+        turn()
+        multiply()
+
+    return Y, run
+
+
+def prepared(
+    s: Any, weight: Tensor, bias: Tensor | None, *options: list[int], groups: int
+) -> tuple[Tensor, Callable[[], None]] | None:
+    """A convolution of images of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
+    if s.ndim != 4 or s.dtype != torch.float32 or not _multiplies(s, weight, False, groups):
+        return None
+    shape = Shape(tuple(s.shape), tuple(weight.shape), *options)
+    rows, finite = kept(_taps, weight)
+    return _convolution_into(s, rows, bias, shape) if finite and min(shape.outputs) > 0 else None
 
 
 def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:

@@ -10,6 +10,7 @@ import ctypes
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -244,15 +245,31 @@ class _MaxPool(torch.autograd.Function):
         return ctx.pool.backward(*ctx.saved_tensors, grad), None
 
 
+def _pool_of(
+    pool: Any, s: SpikeTensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool
+) -> Pool:
+    values = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
+    options = tuple((name, v if isinstance(v, int) else tuple(v)) for name, v in values.items())
+    options = (*options, ("ceil_mode", ceil_mode))
+    return _pools(tuple(s.shape), s.stride(), s.dtype, pool, options, torch.get_num_threads())
+
+
+def prepared(s: SpikeTensor, *options: Any) -> tuple[SpikeTensor, Callable[[], None]] | None:
+    """``F.max_pool2d`` of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
+    pool = _pool_of(F.max_pool2d, s, *options)
+    if pool.sizes is None or not s.is_cpu:
+        return None
+    out = torch.empty(raw.size(math.prod(pool.shape)), dtype=torch.uint8)
+    run = raw.bound(build.compiled(_SOURCE).max_pool, (s.bits, out), pool.sizes)
+    return SpikeTensor(out, pool.shape, pool.strides, pool.dtype), run
+
+
 def _max_pool(pool: Any) -> Any:
     def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
                 ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
         if return_indices or not isinstance(input, SpikeTensor) or torch.compiler.is_compiling():
             return NotImplemented  # what is compiled meets bits below autograd, see operators
-        values = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
-        options = tuple((name, v if isinstance(v, int) else tuple(v)) for name, v in values.items())
-        options = (*options, ("ceil_mode", ceil_mode))
-        plan = _pools(tuple(input.shape), input.stride(), input.dtype, pool, options, torch.get_num_threads())
+        plan = _pool_of(pool, input, kernel_size, stride, padding, dilation, ceil_mode)
         return _MaxPool.apply(input, plan) if differentiated(input) else plan.forward(input)  # type: ignore[no-untyped-call]
 
     return handler

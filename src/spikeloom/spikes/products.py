@@ -172,21 +172,45 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
 
     W is contiguous or the transpose of what is.
     """
-    N, columns = W.shape[1], not W.is_contiguous()
-    Y = huge_pages(torch.empty(M, N))
+    Y = huge_pages(torch.empty(M, W.shape[1]))
+    _times_into(Y, bits, K, W, bias, stride)()
+    return Y
+
+
+def _times_into(Y: Tensor, bits: Tensor, K: int, W: Tensor, bias: Tensor | None, stride: int = 0) -> Callable[[], None]:
+    (M, N), columns = Y.shape, not W.is_contiguous()
     threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
     sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
-    library().spikes_times(*raw.pointers(bits, W, bias, Y), *(ctypes.c_int64(n) for n in sizes))
-    return Y
+    return raw.bound(library().spikes_times, (bits, W, bias, Y), *(ctypes.c_int64(n) for n in sizes))
+
+
+def prepared(s: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Callable[[], None]] | None:
+    """A linear layer on spikes that stay where they are: its output, and what computes it from the bits there then.
+
+    None where it is not computed from bits. The weight is read now.
+    """
+    if s.dtype != torch.float32 or not _multiplies(s, weight):
+        return None
+    W, finite = kept(_rows, weight.t())
+    if not finite:
+        return None
+    Y = torch.empty(s.shape[0], W.shape[1])
+    return Y, _times_into(Y, s.bits, s.shape[1], W, None if bias is None else bias.float().contiguous())
 
 
 def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
     """Bits of the transposes of ``[batch, M, K]``: ``[batch, K, M rounded up to whole bytes]``."""
+    out, run = transposition(bits, M, K, batch)
+    run()
+    return out
+
+
+def transposition(bits: Tensor, M: int, K: int, batch: int = 1) -> tuple[Tensor, Callable[[], None]]:
+    """Where :func:`transposed` writes, and what does so from the bits there then."""
     out = torch.empty(batch * K * raw.size(M), dtype=torch.uint8)
     threads = 1 if batch * M * K < _SMALL else torch.get_num_threads()
     sizes = (bits.numel(), batch, M, K, threads)
-    library().transpose(*raw.pointers(bits, out), *(ctypes.c_int64(n) for n in sizes))
-    return out
+    return out, raw.bound(library().transpose, (bits, out), *(ctypes.c_int64(n) for n in sizes))
 
 
 def suits(s: SpikeTensor, weight: Any, source: str) -> bool:

@@ -1,0 +1,362 @@
+"""Prepared steps of streams: what whole sequences give, whatever is changed between steps, and tensors of one's own."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.kernel import build
+from spikeloom.prepared import Steps, _Plan
+
+try:
+    build.ready()
+except build.BuildError as missing:
+    pytest.skip(f"no C kernels on this machine: {missing}", allow_module_level=True)
+
+GAIN = 1.0
+
+
+class Adaptive(sl.Neuron):
+    """With a state of its own making, learnable numbers per feature and a global constant."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.numbers(tau=3.0, rho=nn.Parameter(torch.linspace(0.7, 0.98, features)))
+        self.states(v=0.0, a=0.0)
+
+    def dynamics(self, x, v, a):
+        v = v + (GAIN * x - v) / self.tau
+        s = self.fire(v - 0.3 * a - 0.2)
+        return s, v - s, a * self.rho + s * (1 - self.rho)
+
+
+class Remembers(nn.Module):
+    """Somebody's layer, which keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return x
+
+
+def lively(net):
+    """Enough spikes, and statistics that are not those of the start."""
+    torch.manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(module.weight, 1.0, 3.0)
+            nn.init.normal_(module.bias, std=0.3)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.2, 1.0)
+    return net.eval()
+
+
+def conv():
+    return [
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), sl.LIF(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), sl.PLIF(v_threshold=0.2), nn.Dropout(0.5), nn.Flatten(), nn.Linear(256, 64),
+        nn.BatchNorm1d(64), sl.LIF(v_threshold=0.4), nn.Linear(64, 10), sl.LI(),
+    ]  # fmt: skip
+
+
+NETS = {
+    "conv": (conv, (2, 8, 8)),
+    "linear": (lambda: [nn.Linear(20, 64), Adaptive(64), nn.Linear(64, 32), sl.Leaky(beta=0.8)], (20,)),
+    "odd sizes": (lambda: [nn.Linear(20, 13), sl.IF(v_threshold=0.1), nn.Linear(13, 7), sl.IF(v_threshold=0.1)], (20,)),
+    "a neuron first": (lambda: [sl.IF(v_threshold=0.5), nn.Linear(24, 8), sl.LIF(v_threshold=0.1)], (24,)),
+    "no neuron last": (lambda: [nn.Linear(20, 24), sl.IF(v_threshold=0.3), nn.Linear(24, 3)], (20,)),
+    "strides and groups": (
+        lambda: [
+            nn.Conv2d(2, 8, 3), sl.IF(v_threshold=0.2), nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+            nn.Conv2d(8, 8, 3, 2, 1, groups=2), sl.IF(v_threshold=0.1), nn.Conv2d(8, 4, 3, padding="same"),
+            sl.IF(v_threshold=0.1), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 3),
+        ],
+        (2, 8, 8),
+    ),
+    "joined norm and options": (
+        lambda: [
+            nn.Linear(20, 16), sl.nn.NormNeuron(nn.BatchNorm1d(16), sl.LIF(v_threshold=0.2)), nn.Linear(16, 24),
+            nn.LayerNorm(24), sl.Refractory(sl.LIF(v_threshold=0.1), steps=2), nn.Linear(24, 16),
+            sl.MPBN(sl.LIF(v_threshold=0.05), 16),
+        ],
+        (20,),
+    ),
+    "other temporal modules": (
+        lambda: [
+            nn.Linear(20, 16), sl.nn.Recurrent(sl.LIF(v_threshold=0.1), nn.Linear(16, 16)), Remembers(), nn.Sigmoid(),
+            sl.Loop(nn.Linear(16, 8)), sl.LI(), nn.Linear(8, 8), sl.nn.Inhibition(sl.LIF(v_threshold=0.1)),
+        ],
+        (20,),
+    ),
+}  # fmt: skip
+
+
+def stepped(stream):
+    """How many steps were prepared ones."""
+    return 0 if stream._steps._plan is None else stream._steps._plan.steps_run
+
+
+@pytest.mark.parametrize("spikes", ["dense", "packed"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_stream_gives_what_the_sequence_gives(name, spikes):
+    make, shape = NETS[name]
+    torch.manual_seed(0)
+    net = lively(sl.Network(*make(), spikes=spikes))
+    x, stream = torch.randn(7, 3, *shape), net.stream()
+    with torch.no_grad():
+        wanted, result = net(x, return_state=True)
+        got = torch.stack([stream(x_t) * 1 for x_t in x])
+    assert stepped(stream) == 7
+    assert wanted.mean() != 0
+    torch.testing.assert_close(got, wanted * 1, atol=1e-5, rtol=1e-5)
+    if spikes == "packed" and name in ("conv", "linear"):  # products add in the same order
+        assert torch.equal(got, wanted * 1)
+    flat, other = torch.utils._pytree.tree_flatten(stream.state), torch.utils._pytree.tree_flatten(result.state)
+    assert flat[1] == other[1]
+    for a, b in zip(flat[0], other[0], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_channels_last_and_inference_mode():
+    net = lively(sl.Network(*conv(), spikes="packed")).to(memory_format=torch.channels_last)
+    x = torch.randn(6 * 3, 2, 8, 8).contiguous(memory_format=torch.channels_last).unflatten(0, (6, 3))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            stream = net.stream()
+            got = torch.stack([stream(x_t) for x_t in x])
+            assert torch.equal(got, net(x))
+        assert stepped(stream) == 6
+
+
+def change_weight(net):
+    net.body[8].weight.data.mul_(1.0)  # which counts no change
+    with torch.no_grad():
+        net.body[8].weight.mul_(-1.5)
+
+
+def change_numbers(net):
+    net.body[2].tau = 5.0
+    net.body[10].v_threshold = 0.1
+
+
+def change_structure(net):
+    net.body[3] = nn.AvgPool2d(2)
+
+
+def replace_weight(net):
+    net.body[4].weight = nn.Parameter(net.body[4].weight.detach().flip(0))
+
+
+def load(net):
+    torch.manual_seed(5)
+    net.load_state_dict(lively(sl.Network(*conv(), spikes="packed")).state_dict())
+
+
+CHANGES = {
+    "weights in place": change_weight,
+    "another weight": replace_weight,
+    "numbers": change_numbers,
+    "an option of a neuron": lambda net: setattr(net.body[2], "reset", "soft"),
+    "an option of a layer": lambda net: setattr(net.body[3], "padding", 1) or setattr(net.body[3], "kernel_size", 3),
+    "statistics": lambda net: net.body[1].running_mean.add_(0.4),
+    "epsilon": lambda net: setattr(net.body[1], "eps", 0.5),
+    "a layer": change_structure,
+    "a surrogate that does not spike": lambda net: setattr(net.body[10], "surrogate", sl.surrogate.Sigmoid(2.0)),
+    "a state dict": load,
+    "a bias": lambda net: setattr(net.body[8], "bias", None),
+    "dense spikes": lambda net: setattr(net, "spikes", "dense"),
+    "no fusing": lambda net: setattr(net, "fuse", False),
+    "training": lambda net: net.body[6].train(),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_next_step_sees_what_was_changed(name):
+    torch.manual_seed(0)
+    net = lively(sl.Network(*conv(), spikes="packed"))
+    x, stream = torch.randn(6, 3, 2, 8, 8), net.stream()
+    with torch.no_grad():
+        for x_t in x[:3]:
+            stream(x_t)
+        assert stepped(stream) == 3
+        before, state = stream(x[3]), stream.state
+        stream.state = {key: dict(value) for key, value in state.items()}
+        CHANGES[name](net)
+        for x_t in x[3:]:
+            torch.manual_seed(1)
+            wanted, state = net.step(x_t, state=state)
+            torch.manual_seed(1)
+            torch.testing.assert_close(stream(x_t), wanted, atol=1e-5, rtol=1e-5)
+        for key, values in state.items():
+            for v, value in values.items():
+                torch.testing.assert_close(stream.state[key][v], value, atol=1e-5, rtol=1e-5)
+    assert before.shape == (3, 10)
+
+
+def test_a_global_constant_of_somebodys_equation(monkeypatch):
+    net = lively(sl.Network(nn.Linear(20, 64), Adaptive(64)))
+    x, stream = torch.randn(3, 20), net.stream()
+    with torch.no_grad():
+        stream(x)
+        monkeypatch.setitem(globals(), "GAIN", 3.0)
+        wanted, _ = net.step(x, state=stream.state)
+        assert torch.equal(stream(x), wanted)
+        assert wanted.sum() > 0
+
+
+def test_hooks_gradients_and_other_backends_get_the_usual_step():
+    net, seen = lively(sl.Network(*conv(), spikes="packed")), []
+    x, stream = torch.randn(2, 2, 8, 8), net.stream()
+    with torch.no_grad():
+        stream(x)
+        assert stepped(stream) == 1
+        handle = net.body[7].register_forward_hook(lambda module, args, output: seen.append(output))
+        for _ in range(2):
+            stream(x)
+        handle.remove()
+        with nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module)):
+            stream(x)
+        assert [type(s) for s in seen[:2]] == [sl.SpikeTensor] * 2 or seen[0].shape == (2, 256)
+        assert all(layer in seen[2:] for layer in net.body)
+        with sl.backend("eager"), sl.kernel.watching() as ran:
+            stream(x)
+        assert {row[1] for row in ran if row[0] is not None} == {"eager"}
+        with torch.autocast("cpu", torch.bfloat16):
+            stream(x)
+        assert stepped(stream) <= 1
+        for _ in range(2):
+            stream(x)
+        assert stepped(stream) >= 1
+    y = stream(x)
+    assert y.requires_grad
+    assert torch.autograd.grad(y.sum(), net.body[0].weight)[0].abs().sum() > 0
+    stream.detach()
+    assert not any(v.requires_grad for values in stream.state.values() for v in values.values())
+
+
+@pytest.mark.parametrize("spikes", ["dense", "packed"])
+def test_what_a_step_gave_is_ones_own(spikes):
+    """No later step changes it, nor what a layer of somebody's was given."""
+    remembers = Remembers()
+    net = lively(sl.Network(nn.Linear(20, 32), sl.IF(v_threshold=0.3), remembers, nn.Flatten(), spikes=spikes))
+    x, stream = torch.randn(5, 3, 20), net.stream()
+    with torch.no_grad():
+        outputs, states = [], []
+        for x_t in x:
+            outputs.append(stream(x_t))
+            states.append(stream.state["1"]["v"])
+        wanted, result = net(x, record=("1.v",))
+        seen = torch.stack([s * 1 for s in remembers.seen[:5]])
+    assert stepped(stream) == 5
+    assert torch.equal(torch.stack([y * 1 for y in outputs]), wanted * 1)
+    torch.testing.assert_close(torch.stack(states), result.record["1.v"])
+    assert torch.equal(seen, wanted.view(5, 3, 32) * 1)
+    assert 0 < wanted.mean() < 1
+
+
+def test_copies_and_streams_side_by_side_share_no_memory():
+    net = lively(sl.Network(*conv(), spikes="packed"))
+    xs = torch.randn(3, 5, 2, 2, 8, 8)
+    with torch.no_grad():
+        first, second = net.stream(), net.stream()
+        first(xs[0, 0])
+        third = copy.deepcopy(first)
+        fourth = pickle.loads(pickle.dumps(first))
+        got = [[], [], []]
+        for t in range(1, 5):
+            got[0].append(first(xs[0, t]))
+            got[1].append(second(xs[1, t]))
+            third_y = third(xs[0, t])
+            got[2].append(third_y)
+            assert torch.equal(fourth(xs[0, t]), third_y)
+        assert torch.equal(torch.stack(got[0]), net(xs[0])[1:])
+        assert torch.equal(torch.stack(got[2]), net(xs[0])[1:])
+        assert torch.equal(torch.stack(got[1]), net(xs[1, 1:]))
+    assert isinstance(third._steps, Steps)
+    assert third._steps is not first._steps
+
+
+def test_states_that_do_not_fit_and_other_batches(monkeypatch):
+    net = lively(sl.Network(nn.Linear(4, 8), sl.LIF(v_threshold=0.1)))
+    stream = net.stream()
+    with torch.no_grad():
+        stream(torch.randn(2, 4))
+        stream(torch.randn(2, 4))
+        with pytest.raises(ValueError, match=r"the given state 'v' is \[2, 8\] .* needs \[3, 8\]"):
+            stream(torch.randn(3, 4))
+        stream.state = {"0": stream.state["1"]}
+        with pytest.raises(ValueError, match="has nothing for '1'"):
+            stream(torch.randn(2, 4))
+        stream.reset()
+        x = torch.randn(2, 4)
+        assert torch.equal(stream(x), net.step(x)[0])
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            stream(torch.randn(2, 5))
+        with pytest.raises(ValueError, match="T > 0 and B > 0"):
+            stream(torch.randn(0, 4))
+        before, made = stream.state, []
+        real = _Plan.of
+        monkeypatch.setattr(_Plan, "of", lambda *args: made.append(args) or real(*args))
+        for B in (1, 2, 1, 2, 1, 2, 1, 2):  # no plan is made for each
+            stream.reset()
+            x = torch.randn(B, 4)
+            assert torch.equal(stream(x), net.step(x)[0])
+        assert len(made) == 3  # after the failure above it is the fourth in vain
+        stream.state = before
+        assert torch.equal(stream(x), net.step(x, state=before)[0])
+
+
+def test_a_layer_that_fails_leaves_the_stream_as_it_was():
+    class Fails(nn.Module):
+        fails = False
+
+        def forward(self, x):
+            if self.fails:
+                raise ArithmeticError("now")
+            return x
+
+    layer = Fails()
+    net = lively(sl.Network(nn.Linear(4, 8), sl.LIF(v_threshold=0.1), layer, sl.LI()))
+    x, stream = torch.randn(4, 2, 4), net.stream()
+    with torch.no_grad():
+        layer.fails = True
+        with pytest.raises(ArithmeticError):
+            stream(x[0])
+        layer.fails = False
+        stream(x[0])
+        stream(x[1])
+        layer.fails = True
+        with pytest.raises(ArithmeticError):
+            stream(x[2])
+        layer.fails = False
+        got = torch.stack([stream(x_t) for x_t in x[2:]])
+        torch.testing.assert_close(got, net(x)[2:])
+
+
+def test_a_module_twice_and_modules_inside_of_layers():
+    lif, linear = sl.LIF(v_threshold=0.1), nn.Linear(8, 8)
+    net = lively(sl.Network(linear, lif, linear, lif))
+    x, stream = torch.randn(5, 2, 8), net.stream()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), net(x))
+        assert set(stream.state) == {"1", "1#1"}
+        assert stepped(stream) == 5
+
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.spike = sl.LIF(v_threshold=0.1)
+
+            def forward(self, x):
+                return self.spike(x) + x
+
+        net = lively(sl.Network(nn.Linear(8, 8), Block(), sl.Network(nn.Linear(8, 8), sl.LIF())))
+        stream = net.stream()
+        torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), net(x))
+        assert stepped(stream) == 0
