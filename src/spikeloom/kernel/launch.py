@@ -308,10 +308,10 @@ class _Scan(torch.autograd.Function):
             upstream, (weight, *saved) = tensors[: len(grads)], tensors[len(grads) :]
             return backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
 
-        return (None, None, None, None, None, *_Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
+        return (None, None, None, None, None, *Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
 
 
-class _Once(torch.autograd.Function):
+class Once(torch.autograd.Function):
     """Runs a function of tensors; it cannot be differentiated again."""
 
     @staticmethod

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from ..spikes import SpikeTensor
+from ..kernel.backend import chosen
+from .synapses import Places, available, times
 
-SPARSE = 0.02
-"""Synapses per pair of neurons up to which dense inputs are multiplied sparsely on a CPU."""
+SPARSE = 0.1
+"""Synapses per pair of neurons up to which products are sums over synapses on a CPU, forward and backward."""
 
 
 class SparseLinear(nn.Module):
@@ -27,9 +29,10 @@ class SparseLinear(nn.Module):
 
     Exactly one of mask, density and fan_in is given. ``weight`` is a vector, a value for each synapse, row by row; each
     begins uniform in +-1/sqrt(fan-in of its output). ``synapses``, a buffer, holds their places, so that a
-    checkpoint brings its connections along. Input ``[*, in_features]``, output ``[*, out_features]``. Products with
-    spikes of one bit each are computed from the bits, dense inputs sparsely where the density is at most 2 % and no
-    gradient is needed.
+    checkpoint brings its connections along. Input ``[*, in_features]``, output ``[*, out_features]``.
+
+    On a CPU and up to a density of 10 %, products and gradients are sums over the synapses (second derivatives need
+    ``sl.backend("eager")``). Else the layer is a dense one with zeros, and computes from bits where spikes are bits.
 
     Raises ValueError for a mask of another shape, a density or a fan-in out of range.
 
@@ -57,6 +60,7 @@ class SparseLinear(nn.Module):
         if sum(option is not None for option in (mask, density, fan_in)) != 1:
             raise ValueError("SparseLinear: give one of mask, density and fan_in")
         self.in_features, self.out_features = in_features, out_features
+        self._places: tuple[Any, Places] | None = None
         if mask is None:
             mask = _random(in_features, out_features, density, fan_in, seed)
         elif mask.shape != (out_features, in_features):
@@ -94,19 +98,29 @@ class SparseLinear(nn.Module):
         """``[*, in_features]`` to ``[*, out_features]``."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: expected [*, {self.in_features}], got {list(x.shape)}")
-        sparsely = self.density <= SPARSE and x.is_cpu and not isinstance(x, SpikeTensor)
-        if not sparsely or x.dtype != self.weight.dtype or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if not self._sparsely(x):
             return F.linear(x, self.dense_weight(), self.bias)
-        columns = self.synapses % self.in_features
-        ends = (self.synapses // self.in_features).bincount(minlength=self.out_features).cumsum(0)
-        starts = torch.cat([ends.new_zeros(1), ends])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            W = torch.sparse_csr_tensor(
-                starts, columns, self.weight, (self.out_features, self.in_features), check_invariants=False
-            )
-        y = (W @ x.reshape(-1, self.in_features).t()).t().reshape(*x.shape[:-1], self.out_features)
+        key = (self.synapses.data_ptr(), self.synapses._version)
+        if self._places is None or self._places[0] != key:
+            self._places = key, Places.of(self.synapses, self.out_features, self.in_features)
+        y = times(x.reshape(-1, self.in_features), self.weight, self._places[1])
+        y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
+
+    def _sparsely(self, x: Tensor) -> bool:
+        return (
+            not torch.compiler.is_compiling()
+            and self.density <= SPARSE
+            and available(x, self.weight)
+            and type(self.weight) is nn.Parameter
+            and chosen() != "eager"
+            and not torch.is_autocast_enabled("cpu")
+            and torch._C._functorch.maybe_current_level() is None
+            and forward_ad._current_level < 0
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_places": None}
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {len(self.synapses)} synapses ({100 * self.density:.3g} %)"
