@@ -224,7 +224,7 @@ class _Plan:
             return [found]
         if isinstance(value, Tensor) and _address(value) in self._kept:
             found = self._on_kept(layer, value)
-        if found is None and type(layer).__module__.startswith("torch.nn."):
+        if found is None and type(layer).__module__.startswith(("torch.nn.", "spikeloom.nn.")):
             return [layer]
         return [found or (lambda v: layer(map_tensors(self._own, v)))]  # somebody's layer may keep what it is given
 
