@@ -220,6 +220,35 @@ def test_a_compiler_that_does_not_work_counts_as_none(tmp_path):
 
 
 @needs_compiler
+def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
+    """The second process starts no other; a compiler that fails with the flags kept is tried again by the next."""
+    compiler, calls = tmp_path / "cc", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec {build.compiler()} "$@"\n')
+    compiler.chmod(0o755)
+    code = "import torch, spikeloom as sl; print(float(sl.IF().sequence(torch.ones(2, 1))[0].sum()))"
+
+    def called():
+        calls.write_text("")
+        done = child(code, CC=str(compiler), SPIKELOOM_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == "2.0"
+        return calls.read_text().count("called")
+
+    assert called() >= 3  # its version, its flags, a kernel
+    assert called() == 0
+    text = compiler.read_text()
+    compiler.write_text(text + "# another one\n")
+    assert called() == 2  # the kernel is there, since it says that it is the same version
+    stored = list((tmp_path / "cache").glob("*.toolchain"))
+    assert len(stored) == 2
+    for file in stored:
+        file.write_text(file.read_text() + "\n-no-such-flag")
+    assert called() == 1  # a loop, since no kernel can be built
+    assert not any(file.exists() for file in stored)
+    assert called() == 2
+
+
+@needs_compiler
 def test_the_cache_is_private_checked_and_reused(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("SPIKELOOM_CACHE", str(folder))
@@ -518,7 +547,7 @@ def test_debug_checks_the_backward_kernel_too(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_loop_over_neurons_is_vectorised(dtype, tmp_path):
     """By the compiler's own report: one loop in the forward kernel, two in the backward kernel."""
-    flags, found = build._flags(), build.compiler()
+    flags, found = build._tools()[1:], build.compiler()
     if "Free Software Foundation" not in subprocess.run([found, "--version"], capture_output=True, text=True).stdout:
         pytest.skip("only gcc reports vectorised loops in this form")
     if not any("native" in flag for flag in flags):

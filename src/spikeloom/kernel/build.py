@@ -129,7 +129,7 @@ def clear_cache() -> int:
 
 
 def _kept(folder: Path) -> list[Path]:
-    name = re.compile(r"[0-9a-f]{32,64}\.(so|sha256|program)")
+    name = re.compile(r"[0-9a-f]{32,64}\.(so|sha256|program|toolchain)")
     return [f for f in folder.iterdir() if name.fullmatch(f.name)]
 
 
@@ -144,13 +144,31 @@ def _toolchain() -> str:
     found = compiler()
     if found is None:
         raise BuildError("no C compiler (cc, gcc or clang) was found")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    return "\n".join((found, version, *_flags(), sys.platform, platform.machine(), _features()))
+    return "\n".join((found, *_tools(), sys.platform, platform.machine(), _features()))
 
 
 @functools.cache
-def _flags() -> list[str]:
-    """Flags that this compiler takes, found by compiling a small function and running it."""
+def _tools() -> list[str]:
+    """The compiler's version, and the flags that it takes; kept on the disk until its file changes."""
+    found = str(compiler())
+    file = Path(found).resolve()
+    status = file.stat()
+    known = (ABI, found, file, status.st_mtime_ns, status.st_size, _FLAGS, _OPTIONAL, sys.platform, platform.machine())
+    key = hashlib.sha256(f"{known}\n{_features()}".encode()).hexdigest()[:32]
+    stored = cache_folder() / f"{key}.toolchain"
+    try:
+        lines = stored.read_text().split("\n") if is_own(stored) else []
+    except OSError:
+        lines = []
+    if not lines:
+        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+        lines = [version.split("\n")[0], *_probed_flags()]
+        replace_text(stored, "\n".join(lines))
+    return lines
+
+
+def _probed_flags() -> list[str]:
+    """Flags found by compiling a small function with them and running it."""
     said = ""
     have = _features().split()
     width = 512 if "avx512f" in have else 256 if "avx2" in have else None
@@ -166,6 +184,17 @@ def _flags() -> list[str]:
             except (BuildError, OSError) as error:
                 said = said or str(error)
     raise BuildError(said)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Writes a file of the cache, whole or not at all; a cache that cannot be written is no error."""
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        with os.fdopen(handle, "w") as opened:
+            opened.write(text)
+        Path(temporary).replace(file)
+    except OSError:
+        return
 
 
 def _features() -> str:
@@ -203,7 +232,12 @@ def _trusted(library: Path, digest: Path) -> bool:
 
 def _compile(source: str, library: Path, digest: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        built, checksum = _run_compiler(source, Path(folder), _flags()), Path(folder) / "kernel.sha256"
+        try:
+            built, checksum = _run_compiler(source, Path(folder), _tools()[1:]), Path(folder) / "kernel.sha256"
+        except BuildError:  # flags that it took once may be of no use any more: the next process tries them again
+            for stored in library.parent.glob("*.toolchain"):
+                stored.unlink(missing_ok=True)
+            raise
         checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         built.replace(library)
         checksum.replace(digest)

@@ -11,16 +11,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import sys
-import tempfile
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .build import cache_folder, is_own
+from .build import cache_folder, is_own, replace_text
 from .program import Const, Node, Program, Ref
 
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -71,14 +69,7 @@ def read(name: str) -> Program | None:
 
 def write(name: str, program: Program) -> None:
     """Stores a program; a cache that cannot be written is no error."""
-    folder = cache_folder()
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "w") as file:
-            file.write(dumps(program))
-        Path(temporary).replace(folder / f"{name}.program")
-    except OSError:
-        return
+    replace_text(cache_folder() / f"{name}.program", dumps(program))
 
 
 def dumps(program: Program) -> str:
