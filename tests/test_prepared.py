@@ -49,7 +49,7 @@ def lively(net):
     """Enough spikes, and statistics that are not those of the start."""
     torch.manual_seed(0)
     for module in net.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.track_running_stats:
             nn.init.uniform_(module.weight, 1.0, 3.0)
             nn.init.normal_(module.bias, std=0.3)
             nn.init.normal_(module.running_mean, std=0.1)
@@ -199,6 +199,52 @@ def test_the_next_step_sees_what_was_changed(name):
     assert before.shape == (3, 10)
 
 
+def test_a_forward_of_ones_own_runs():
+    net = lively(sl.Network(nn.Linear(20, 64), sl.LIF(v_threshold=0.1), nn.Linear(64, 8), spikes="packed"))
+    x, stream = torch.randn(3, 20), net.stream()
+
+    class Shouts(sl.LIF):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    with torch.no_grad():
+        stream(x)
+        net.body[2].forward = lambda x: torch.full((3, 8), 7.0)
+        assert stream(x).mean() == 7
+        del net.body[2].forward
+        assert stream(x).mean() != 7
+        loud = sl.Network(nn.Linear(20, 64), Shouts(v_threshold=0.1), nn.Linear(64, 8)).eval()
+        stream = loud.stream()
+        for _ in range(2):
+            state = stream.state
+            torch.testing.assert_close(stream(x), loud.step(x, state=state)[0])
+        assert stepped(stream) == 0
+
+
+def test_a_batch_norm_without_statistics_and_layers_of_changing_size():
+    class Repeats(nn.Module):
+        times = 1
+
+        def forward(self, x):
+            return x.repeat(1, self.times)
+
+    repeats = Repeats()
+    norm = nn.BatchNorm1d(16, track_running_stats=False)
+    net = lively(sl.Network(nn.Linear(4, 16), norm, sl.LIF(v_threshold=0.1), repeats, sl.IF(v_threshold=0.5)))
+    x, stream = torch.randn(3, 5, 4), net.stream()
+    with torch.no_grad():
+        torch.testing.assert_close(stream(x[0]), net.step(x[0])[0])
+        state = stream.state
+        torch.testing.assert_close(stream(x[1]), net.step(x[1], state=state)[0])
+        assert stepped(stream) == 2
+        repeats.times = 3
+        stream.reset()
+        assert torch.equal(stream(x[2]), net.step(x[2])[0])
+        repeats.times = 2
+        with pytest.raises(ValueError, match="the given state 'v'"):
+            stream(x[0])
+
+
 def test_a_global_constant_of_somebodys_equation(monkeypatch):
     net = lively(sl.Network(nn.Linear(20, 64), Adaptive(64)))
     x, stream = torch.randn(3, 20), net.stream()
@@ -308,7 +354,13 @@ def test_states_that_do_not_fit_and_other_batches(monkeypatch):
             x = torch.randn(B, 4)
             assert torch.equal(stream(x), net.step(x)[0])
         assert len(made) == 3  # after the failure above it is the fourth in vain
-        stream.state = before
+        x = torch.randn(5, 4)
+        stream.reset()
+        for _ in range(20):  # when sizes have settled it tries again
+            stream(x)
+        assert len(made) == 4
+        assert stepped(stream) > 1
+        stream.state, x = before, torch.randn(2, 4)
         assert torch.equal(stream(x), net.step(x, state=before)[0])
 
 

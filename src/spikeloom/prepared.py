@@ -31,7 +31,12 @@ from .spikes import SpikeTensor, convolution, from_bits, pack, pooling, products
 _Step = Callable[[Any], Any]
 _VIEWS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _READ = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *FUSED_NORMS, *_VIEWS)  # layers whose options a plan has read
-_IN_VAIN = 3  # plans that were used once at most, one after the other, before a stream makes no more
+_IN_VAIN = 3  # plans that were used once at most, one after the other, before a stream makes none for a while
+_PATIENCE = 16  # steps that the first such while lasts
+
+
+class _UnfitError(Exception):
+    """A value is not of the kind that the plan was made for."""
 
 
 class Steps:
@@ -40,7 +45,7 @@ class Steps:
     def __init__(self) -> None:
         self._plan: _Plan | None = None
         self._refused: Any = None  # the structure of a network that has no plan
-        self._in_vain = 0
+        self._in_vain, self._waited, self._patience = 0, 0, _PATIENCE
 
     def __reduce__(self) -> Any:
         return Steps, ()  # a copy uses memory of its own
@@ -53,9 +58,9 @@ class Steps:
         if plan is not None and plan.holds(network, x):
             return plan.step(x, state)
         structure = network.structure()
-        if self._in_vain >= _IN_VAIN or structure is self._refused:
+        if structure is self._refused or self._waits():
             return None
-        if any(module.training or has_hooks(module) for module in structure[0]):
+        if any(module.training or has_hooks(module) or "forward" in module.__dict__ for module in structure[0]):
             return None
         if plan is not None:
             self._in_vain = 0 if plan.steps_run > 1 else self._in_vain + 1
@@ -66,6 +71,15 @@ class Steps:
         found = plan.begin(x, state)
         self._plan = None if found is None else plan
         return found
+
+    def _waits(self) -> bool:
+        """Whether plans were made in vain lately: where weights or sizes change in each step, they take time only."""
+        if self._in_vain < _IN_VAIN:
+            return False
+        self._waited += 1
+        if self._waited > self._patience:
+            self._in_vain, self._waited, self._patience = 0, 0, 4 * self._patience
+        return self._in_vain > 0
 
 
 def _may_run(x: Any) -> bool:
@@ -102,7 +116,9 @@ class _Plan:
         if {layer for layer in layers if isinstance(layer, TemporalModule)} != set(paths):  # some are inside of layers
             return None
         tensors = [t for m in modules for t in chain(m._parameters.values(), m._buffers.values()) if t is not None]
-        if not all(layer.causal for layer in paths) or any(t.is_inference() for t in tensors):  # these count no changes
+        if any(t.is_inference() for t in tensors):  # these count no changes
+            return None
+        if not all(layer.causal and type(layer).forward is TemporalModule.forward for layer in paths):
             return None
         return _Plan(network, x, layers)
 
@@ -145,7 +161,7 @@ class _Plan:
             if table.get(name) is not tensor or (tensor is not None and tensor._version != version):
                 return False
         for module in self._modules:
-            if module.training or module._forward_hooks or module._forward_pre_hooks:
+            if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
                 return False
         for declared, changes, packed in self._declared:
             if declared._changes != changes or declared.__dict__.get("_packed") != packed:
@@ -166,9 +182,12 @@ class _Plan:
         if not self.takes(state):
             return None
         self._incoming, self._outgoing, value = state, {}, x
-        with activate(self.call):
-            for step in self._steps:
-                value = step(value)
+        try:
+            with activate(self.call):
+                for step in self._steps:
+                    value = step(value)
+        except _UnfitError:
+            return None
         return self._finish(value)
 
     def begin(self, x: Tensor, state: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -230,8 +249,8 @@ class _Plan:
 
     def _neuron(self, neuron: Neuron, norm: nn.Module | None, value: Any, key: str) -> _Step | None:
         """A kernel's step, or None where the neuron has a step of its own or no kernel."""
-        kind = type(neuron)
-        if (kind.step, kind._scan) != (Neuron.step, Neuron._scan) or not isinstance(value, Tensor) or value.ndim < 1:
+        made_by = type(neuron).step, type(neuron)._scan
+        if made_by != (Neuron.step, Neuron._scan) or not isinstance(value, Tensor) or value.ndim < 1:
             return None
         unpacks = isinstance(value, SpikeTensor)
         x = value.unpack() if isinstance(value, SpikeTensor) else value
@@ -241,15 +260,17 @@ class _Plan:
         made = prepared_step(neuron, x, states, norm, from_bits if packs else None)
         if made is None or made[0].dtype != output_dtype(x.dtype):
             return None
-        (y, run), names, shape, stride = made, tuple(neuron._rest), x.shape, x.stride()
+        (y, run), names, kind, stride = made, tuple(neuron._rest), (x.shape, x.dtype, x.device), x.stride()
         self._keep(y)
         later = packs and not isinstance(y, SpikeTensor)  # where a step is no whole bytes
 
         def step(x: Any) -> Any:
             if unpacks:
                 x = x.unpack()
+            if type(x) is not Tensor or (x.shape, x.dtype, x.device) != kind:
+                raise _UnfitError
             if x.stride() != stride:
-                x = torch.empty_strided(shape, stride, dtype=x.dtype).copy_(x)
+                x = torch.empty_strided(x.shape, stride, dtype=x.dtype).copy_(x)
             if self._incoming is None:
                 state = neuron.initial_state(x)
             else:

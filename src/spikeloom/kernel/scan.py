@@ -214,10 +214,10 @@ def one_step(neuron: Dynamics, xs: tuple[Tensor, ...], states: States, as_spikes
 def prepared_step(
     neuron: Dynamics, x: Tensor, states: States, norm: nn.Module | None, as_spikes: Any
 ) -> tuple[Tensor, launch.Step] | None:
-    """:func:`spikeloom.kernel.launch.step_of`, or None where no kernel would run. ``norm`` is in eval mode."""
+    """:func:`spikeloom.kernel.launch.step_of`; None where no kernel would run, and for a norm without statistics."""
     if chosen() == "eager" or compiled.why_not(neuron, (x,), states):
         return None
-    if norm is not None and why_not_fused(norm, x.unsqueeze(0)):
+    if norm is not None and (why_not_fused(norm, x.unsqueeze(0)) or Norm(norm).batch):
         return None
     try:
         target, kernels = target_for(x.device), compiled.kernels_of(neuron)

@@ -221,12 +221,7 @@ def pack(x: Tensor) -> SpikeTensor:
         )
     if not differentiated(x):
         return pack_raw(x)
-    function: Any = _Pack
-    if torch.compiler.is_compiling():
-        from .operators import define
-
-        define()
-        function = _TracedPack
+    function: Any = _TracedPack if torch.compiler.is_compiling() else _Pack
     packed: SpikeTensor = function.apply(x)
     return packed
 
@@ -253,6 +248,9 @@ def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Spike
 def pack_raw(x: Tensor) -> SpikeTensor:
     """:func:`pack` below autograd."""
     if raw.traced(x):
+        from .operators import define
+
+        define()
         if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
             x = x.contiguous()
         return SpikeTensor(torch.ops.spikeloom.pack(x, x.stride()), tuple(x.shape), x.stride(), x.dtype)
