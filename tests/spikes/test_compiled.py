@@ -121,6 +121,24 @@ def test_channels_last_and_half_precision():
             assert float((a - b).abs().max()) <= 0.02 * max(float(a.abs().max()), 1e-3)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_pools_whose_windows_share_places_or_are_large(half):
+    """For which bits have no gradient of their own: torch's, inside of an operator."""
+
+    def layers():
+        return [
+            nn.Conv2d(2, 8, 3, padding=1), sl.LIF(v_threshold=0.2), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 8, 3, padding=4),
+            sl.LIF(v_threshold=0.1), nn.MaxPool2d(9, 1), nn.Flatten(),
+        ]  # fmt: skip
+
+    x = torch.randn(4, 3, 2, 10, 10)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        dense, packed = both(layers, x)
+    assert dense[1].abs().sum() > 0
+    for a, b in zip(dense, packed, strict=True):
+        assert float((a - b).abs().max()) <= (0.02 if half else 1e-5) * max(float(a.abs().max()), 1e-3)
+
+
 def test_ragged_batches_and_other_batch_sizes():
     lengths = torch.tensor([6, 3, 1, 5])
     torch.manual_seed(0)

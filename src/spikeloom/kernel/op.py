@@ -108,7 +108,7 @@ def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T
 
 
 @contextmanager
-def _autograd() -> Iterator[None]:
+def autograd_inside() -> Iterator[None]:
     """Autograd inside an operator, where it is switched off: what depends on numbers alone is torch's to derive."""
     with torch._C._PreserveDispatchKeyGuard(), torch.enable_grad():
         for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
@@ -129,7 +129,7 @@ def _scan_backward(
 ) -> list[Tensor]:
     """Gradients of xs, states and numbers; zeros where there is none."""
     kernels, repeated, record, target = _read(program)
-    with _autograd():
+    with autograd_inside():
         leaves = [n.detach().requires_grad_() for n in numbers]
         plan, ready, values = _plan(target, kernels, xs, leaves, T, repeated, lengths is not None)
     given = iter(upstream)
@@ -144,7 +144,7 @@ def _scan_backward(
     number_grads: Any = [None] * len(leaves)
     if active:
         values, grads = zip(*active, strict=True)
-        with _autograd():
+        with autograd_inside():
             number_grads = torch.autograd.grad(values, leaves, grads, allow_unused=True)
     wanted = [*xs, *states, *numbers]
     return [

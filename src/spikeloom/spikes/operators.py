@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernel.backend import say_once
+from ..kernel.op import autograd_inside
 from . import bits as raw
 from .tensor import OPAQUE, SpikeTensor, from_bits, pack_raw
 
@@ -104,9 +105,12 @@ def _pool_options(
     return two(kernel), two(stride or kernel), two(padding), two(dilation), ceil_mode
 
 
+_parsed = functools.lru_cache(maxsize=1024)(json.loads)
+
+
 def _call(call: str, tensors: list[Tensor], sizes: list[Any], spikes: Any) -> list[Tensor]:
     """Does what a text says, with spikes made by ``spikes(bits, shape, dtype, last)``."""
-    name, args, kwargs = json.loads(call)
+    name, args, kwargs = _parsed(call)
     given, lengths, layouts = iter(tensors), iter(sizes), []
 
     def read(value: Any) -> Any:
@@ -169,7 +173,7 @@ def _pooled_fake(bits: Tensor, size: Any, last: bool, *options: Any) -> Tensor:
 
 
 def _unpooled(grad: Tensor, bits: Tensor, size: list[int], last: bool, *options: Any) -> Tensor:
-    with torch.enable_grad():
+    with autograd_inside():
         s = _as_spikes(bits, tuple(size), grad.dtype, last).requires_grad_()
         return torch.autograd.grad(F.max_pool2d(s, *options), s, grad)[0]
 
