@@ -246,6 +246,9 @@ def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
     assert called() == 1  # a loop, since no kernel can be built
     assert not any(file.exists() for file in stored)
     assert called() == 2
+    for file in (tmp_path / "cache").glob("*.toolchain"):
+        file.write_text("")
+    assert called() == 2
 
 
 @needs_compiler

@@ -127,8 +127,8 @@ def test_pools_whose_windows_share_places_or_are_large(half):
 
     def layers():
         return [
-            nn.Conv2d(2, 8, 3, padding=1), sl.LIF(v_threshold=0.2), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 8, 3, padding=4),
-            sl.LIF(v_threshold=0.1), nn.MaxPool2d(9, 1), nn.Flatten(),
+            nn.Conv2d(2, 8, 3, padding=1), sl.LIF(v_threshold=0.2), nn.MaxPool2d(3, 2, 1),
+            nn.Conv2d(8, 8, 3, padding=4), sl.LIF(v_threshold=0.1), nn.MaxPool2d(9, 1), nn.Flatten(),
         ]  # fmt: skip
 
     x = torch.randn(4, 3, 2, 10, 10)

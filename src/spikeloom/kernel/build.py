@@ -160,7 +160,7 @@ def _tools() -> list[str]:
         lines = stored.read_text().split("\n") if is_own(stored) else []
     except OSError:
         lines = []
-    if not lines:
+    if len(lines) < 2:
         version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
         lines = [version.split("\n")[0], *_probed_flags()]
         replace_text(stored, "\n".join(lines))
