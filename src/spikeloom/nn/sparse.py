@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from ..kernel.backend import chosen
 from .synapses import Places, available, times
 
-SPARSE = 0.05
+SPARSE = 0.06
 """Synapses per pair of neurons up to which products are sums over synapses on a CPU, forward and backward."""
 
 
@@ -31,7 +31,7 @@ class SparseLinear(nn.Module):
     begins uniform in +-1/sqrt(fan-in of its output). ``synapses``, a buffer, holds their places, so that a
     checkpoint brings its connections along. Input ``[*, in_features]``, output ``[*, out_features]``.
 
-    On a CPU and up to a density of 5 %, products and gradients are sums over the synapses (second derivatives need
+    On a CPU and up to a density of 6 %, products and gradients are sums over the synapses (second derivatives need
     ``sl.backend("eager")``). Else the layer is a dense one with zeros, and computes from bits where spikes are bits.
 
     Raises ValueError for a mask of another shape, a density or a fan-in out of range.
