@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.modules import module as hooks
 
 from ._numbers import Declared
@@ -21,7 +20,7 @@ from .core import Network, Stream, TemporalModule
 from .core.call import Call, activate, map_tensors
 from .core.layers import has_hooks, layers_of, runs_layers
 from .kernel import FUSED_NORMS, output_dtype, prepared_step
-from .kernel.backend import chosen, debugging, is_watched
+from .kernel.backend import chosen, debugging, is_watched, transformed
 from .kernel.store import plain_globals
 from .neuron import Neuron
 from .neuron.base import WORTH_BITS
@@ -94,8 +93,7 @@ def _may_run(x: Any) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._len_torch_dispatch_stack()
-        and torch._C._functorch.maybe_current_level() is None
-        and forward_ad._current_level < 0
+        and not transformed()
         and not (hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
         and not is_watched()
         and chosen() in ("auto", "c")

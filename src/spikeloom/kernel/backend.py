@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
+import torch
+from torch.autograd import forward_ad
+
 Backend = Literal["auto", "eager", "c", "triton"]
 
 logger = logging.getLogger("spikeloom")
@@ -49,6 +52,11 @@ def chosen() -> Backend:
     """The backend in force."""
     name: Backend | None = getattr(_local, "name", None)
     return name if name is not None else _check(os.environ.get("SPIKELOOM_BACKEND", "auto"), "SPIKELOOM_BACKEND")
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation looks at what runs now."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def debugging() -> bool:

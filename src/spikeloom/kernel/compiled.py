@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from .._numbers import _UNDECLARED
 from . import store
+from .backend import transformed
 from .program import NORM, Program, with_norm
 from .variant import Variant, layout
 
@@ -35,7 +35,7 @@ def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> 
         return "inside torch.compile, export or jit"
     if torch._C._len_torch_dispatch_stack():
         return "inside a torch dispatch mode"
-    if torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0:
+    if transformed():
         return "inside a torch.func transform or forward-mode differentiation"
     if not plain:
         return "a tensor subclass"

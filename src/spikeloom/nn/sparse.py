@@ -7,9 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from ..kernel.backend import chosen
+from ..kernel.backend import chosen, transformed
 from .synapses import Places, available, times
 
 SPARSE = 0.06
@@ -115,8 +114,7 @@ class SparseLinear(nn.Module):
             and type(self.weight) is nn.Parameter
             and chosen() != "eager"
             and not torch.is_autocast_enabled("cpu")
-            and torch._C._functorch.maybe_current_level() is None
-            and forward_ad._current_level < 0
+            and not transformed()
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..kernel import build
 from . import bits as raw
 from . import row_sums
 from .products import DENSE, kept, suits, transposed, transposition
-from .tensor import HANDLERS, SpikeTensor
+from .tensor import HANDLERS, SpikeTensor, is_last
 
 aten = torch.ops.aten
 
@@ -336,7 +336,7 @@ def _convolution_into(
     s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape
 ) -> tuple[Tensor, Callable[[], None]]:
     N, C, H, W = s.shape
-    last, bits, stride, turn = _is_last(s), s.bits, C, None
+    last, bits, stride, turn = is_last(s), s.bits, C, None
     if not last:
         (bits, turn), stride = transposition(s.bits, C, H * W, batch=N), 8 * raw.size(C)
     layout = _LAST if last else torch.contiguous_format
@@ -370,7 +370,7 @@ def prepared(
 def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
     """``[O, C, KH, KW]`` in float32 from the gradient of the output."""
     N, C, H, W = s.shape
-    bits, stride = (transposed(s.bits, H * W, C, batch=N), 8 * raw.size(H * W)) if _is_last(s) else (s.bits, H * W)
+    bits, stride = (transposed(s.bits, H * W, C, batch=N), 8 * raw.size(H * W)) if is_last(s) else (s.bits, H * W)
     last = not G.is_contiguous() and G.is_contiguous(memory_format=_LAST)
     G = G.float() if last else G.float().contiguous()
     O, _, KH, KW = shape.weight  # noqa: E741
@@ -380,10 +380,6 @@ def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
             f"the gradient of a convolution's weight {list(shape.weight)}: not enough memory for its sums"
         )
     return dW
-
-
-def _is_last(s: Tensor) -> bool:
-    return not s.is_contiguous() and s.is_contiguous(memory_format=_LAST)
 
 
 def _taps(weight: Tensor) -> tuple[Tensor, bool]:
@@ -402,7 +398,7 @@ def _multiplies(s: Any, weight: Any, is_transposed: bool, groups: int) -> bool:
     return (
         isinstance(s, SpikeTensor)
         and s.ndim in (3, 4)
-        and (s.is_contiguous() or _is_last(s))
+        and (s.is_contiguous() or is_last(s))
         and not is_transposed
         and groups == 1
         and s.shape[1] <= 4096

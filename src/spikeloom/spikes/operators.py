@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from ..kernel.backend import say_once
 from ..kernel.op import autograd_inside
 from . import bits as raw
-from .tensor import OPAQUE, SpikeTensor, from_bits, pack_raw
+from .pooling import several
+from .tensor import OPAQUE, SpikeTensor, from_bits, is_last, pack_raw
 
 aten = torch.ops.aten
 _LAST = torch.channels_last
@@ -37,7 +38,7 @@ def opaque(func: Any, *args: Any, **kwargs: Any) -> Any:
 
     def write(value: Any) -> Any:
         if isinstance(value, SpikeTensor):
-            last = _is_last(value)
+            last = is_last(value)
             if not (last or value.is_contiguous()):
                 raise _LayoutError
             tensors.append(value.bits)
@@ -63,10 +64,6 @@ def opaque(func: Any, *args: Any, **kwargs: Any) -> Any:
     return tuple(next(found) if there else None for there in mask)
 
 
-def _is_last(s: Tensor) -> bool:
-    return s.ndim == 4 and not s.is_contiguous() and s.is_contiguous(memory_format=_LAST)
-
-
 class _LayoutError(Exception):
     pass
 
@@ -80,7 +77,7 @@ def _max_pool(func: Any, s: SpikeTensor, *options: Any) -> Any:
         return found
     _, there = found
     like = func(torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device="meta"), *options)[0]
-    last = _is_last(s)
+    last = is_last(s)
     strides = like.contiguous(memory_format=_LAST if last else torch.contiguous_format).stride()
     bits = torch.ops.spikeloom.max_pool(s.bits, s.shape, last, *_pool_options(*options))
     return SpikeTensor(bits, tuple(like.shape), strides, s.dtype), there
@@ -89,20 +86,16 @@ def _max_pool(func: Any, s: SpikeTensor, *options: Any) -> Any:
 def _max_pool_backward(func: Any, grad: Tensor, s: Any, *options: Any) -> Any:
     """The gradient of the pooled spikes, which finds the largest again."""
     options = options[:-1]  # without the places
-    if not isinstance(s, SpikeTensor) or s.ndim not in (3, 4) or not (s.is_contiguous() or _is_last(s)):
+    if not isinstance(s, SpikeTensor) or s.ndim not in (3, 4) or not (s.is_contiguous() or is_last(s)):
         return NotImplemented
     define()
-    return torch.ops.spikeloom.max_pool_backward(grad, s.bits, s.shape, _is_last(s), *_pool_options(*options))
+    return torch.ops.spikeloom.max_pool_backward(grad, s.bits, s.shape, is_last(s), *_pool_options(*options))
 
 
 def _pool_options(
     kernel: list[int], stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> tuple[list[int], list[int], list[int], list[int], bool]:
-    def two(value: Any) -> list[int]:
-        found = [value] if isinstance(value, int) else [*value]
-        return found * 2 if len(found) == 1 else found
-
-    return two(kernel), two(stride or kernel), two(padding), two(dilation), ceil_mode
+    return several(kernel, 2), several(stride or kernel, 2), several(padding, 2), several(dilation, 2), ceil_mode
 
 
 _parsed = functools.lru_cache(maxsize=1024)(json.loads)

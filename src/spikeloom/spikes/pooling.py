@@ -181,7 +181,7 @@ class Pool:
             return
         self.strides = torch.empty(self.shape, device="meta", memory_format=self.format).stride()
         places = 1 if pool is F.max_pool1d else 2
-        spread = [_several(self.options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
+        spread = [several(self.options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
         if places == 1:  # of height 1
             spread = [[fill, *each] for fill, each in zip((1, 1, 0, 1), spread, strict=True)]
         kernel, stride, _, dilation = spread
@@ -222,7 +222,8 @@ class Pool:
 _pools = functools.lru_cache(maxsize=256)(Pool)
 
 
-def _several(value: int | tuple[int, ...], n: int) -> list[int]:
+def several(value: Any, n: int) -> list[int]:
+    """A size for each of n dimensions, of one for all or of as many."""
     found = [value] if isinstance(value, int) else list(value)
     return found * n if len(found) == 1 else found
 

@@ -9,9 +9,8 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from ..kernel.backend import is_watched, note
+from ..kernel.backend import is_watched, note, transformed
 from . import bits as raw
 
 Handler = Callable[..., Any]
@@ -228,12 +227,7 @@ def pack(x: Tensor) -> SpikeTensor:
 
 def differentiated(x: Tensor) -> bool:
     """Whether a derivative by ``x`` may be asked for: backward, forward, by torch.func, in what is compiled now."""
-    return (
-        (x.requires_grad and torch.is_grad_enabled())
-        or torch.compiler.is_compiling()
-        or torch._C._functorch.maybe_current_level() is not None
-        or forward_ad._current_level >= 0
-    )
+    return (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling() or transformed()
 
 
 def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
@@ -269,6 +263,11 @@ def pack_raw(x: Tensor) -> SpikeTensor:
 def dense(s: SpikeTensor) -> Tensor:
     """The dense tensor, below autograd."""
     return raw.unpack(s.bits, s.numel(), s.dtype).as_strided(s.shape, s.stride())
+
+
+def is_last(x: Tensor) -> bool:
+    """Whether images lie in memory with their channels last."""
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
