@@ -4,13 +4,16 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SEEDS ?= 1
 
-.PHONY: demo test test-full lint types docs check clean
+.PHONY: demo test test-slow test-full lint types docs check clean
 
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
 	$(PY) -m spikeloom train digits --overwrite --seeds $(SEEDS)
 
 test: $(VENV)/.dev  ## all tests, in two processes
 	$(PY) -m pytest -n 2 --dist loadfile
+
+test-slow: $(VENV)/.dev  ## more of each kind than `make test` has
+	$(PY) -m pytest -n 2 --dist loadfile -m slow
 
 test-full: $(VENV)/.dev  ## a random sample of all that kernels do, and a thousand random neurons; before a release
 	$(PY) -m pytest -m full

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from ._signature import Signature
+
 Number = float | Tensor | nn.Parameter
-_UNDECLARED = (Tensor, list, dict, set)  # attributes that an equation may not depend on
 POSITIVE = (sys.float_info.min, math.inf)
 
 
@@ -27,8 +28,9 @@ class Declared(nn.Module):
     """Base of modules with declared numbers.
 
     ``self.numbers(tau=2.0, rho=nn.Parameter(...))`` declares them; ``module.tau = 3.0`` changes one.
-    A float is kept as a 0-dimensional float64 tensor, which promotes nothing: changing it recompiles
-    nothing, and ``.half()``, ``.to_empty()`` or a meta device do not touch its value.
+    A float is kept as a 0-dimensional float64 tensor, which promotes nothing. That tensor is the only place where
+    its value stands: what is written to it in place is seen by every backend, ``repr`` and checkpoints. Changing it
+    recompiles nothing, and ``.half()``, ``.to_empty()`` or a meta device do not touch its value.
 
     Shapes of a number: ``[]``; ``[C]``, which belongs to dimension 1 of the step ``[B, C, *]`` (its
     channels or features); anything else broadcasts against the step without its batch dimension.
@@ -40,9 +42,8 @@ class Declared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, bool] = {}  # name -> is it a float?
-        self._floats: dict[str, float] = {}  # their values; compiled code must not read them
         self._changes = 0  # how often an attribute was set or deleted
-        self._key_part: Any = None  # the kernel compiler's memory of what a program depends on
+        self._signature: Any = None  # what the equation was found to read last
 
     def numbers(self, **values: Number) -> None:
         """Declares the numbers of this module's equation, each a float, a Tensor or an nn.Parameter."""
@@ -62,7 +63,7 @@ class Declared(nn.Module):
         """A read-only view of this module with the given tensors as the numbers of :meth:`all_names`."""
         view = object.__new__(type(self))
         for name, value in self.__dict__.items():
-            if name[0] == "_" or not isinstance(value, _UNDECLARED):
+            if name[0] == "_" or not isinstance(value, Tensor):  # one that is no number is not read
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
         view.__dict__.update((name, number) for name, number in numbers.items() if "." not in name)
@@ -103,10 +104,20 @@ class Declared(nn.Module):
         """The numbers that are not learnable and the options that the equation depends on."""
         found: dict[str, Any] = {}
         for name, is_float in self._declared.items():
-            if is_float:
-                found[name] = self._floats[name]
-            elif name in self._buffers:
-                found[name] = _fingerprint(getattr(self, name))
+            if name in self._buffers:
+                number = getattr(self, name)
+                found[name] = number.item() if is_float and number.ndim == 0 else _fingerprint(number)
+        return found
+
+    def signature(self) -> Signature:
+        """All that the equation reads besides numbers, inputs and states: the same object until any of it changes.
+
+        Code, options, classes, helpers, global values, whatever names in the code may lead to. Where something could
+        change without a trace, its ``refused`` says what and where, and no kernel stands for the equation.
+        """
+        found: Signature | None = self._signature
+        if found is None or not found.holds(self):
+            found = self.__dict__["_signature"] = Signature.of(self)
         return found
 
     def _declare(self, name: str, value: Number) -> None:
@@ -148,13 +159,12 @@ class Declared(nn.Module):
                 getattr(self, name).fill_(value)
         else:
             self._forget(name)
-            self.register_buffer(name, _scalar(value, torch.device("cpu")), persistent=False)
-        self._declared[name], self._floats[name] = True, value
+            self.register_buffer(name, torch.tensor(value, dtype=torch.float64, device="cpu"), persistent=False)
+        self._declared[name] = True
 
     def _forget(self, name: str) -> None:
         self._changed()
         self._declared.pop(name, None)
-        self._floats.pop(name, None)
         self._parameters.pop(name, None)
         self._buffers.pop(name, None)
         self._non_persistent_buffers_set.discard(name)
@@ -162,9 +172,9 @@ class Declared(nn.Module):
     def broadcast(self, name: str, step_shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """A declared number, shaped to broadcast against one step ``[B, *]``; ValueError if it does not fit."""
         number: Tensor = getattr(self, name)
-        if self._declared[name]:
-            return number
         shape = number.shape
+        if self._declared[name] and not shape:
+            return number
         if shape.numel() == 1:
             return number.reshape(()).to(dtype)
         if len(shape) == 1 and len(step_shape) >= 2:
@@ -184,10 +194,14 @@ class Declared(nn.Module):
         return number.to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        floats = {name: self._buffers[name] for name, is_float in self._declared.items() if is_float}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in self._floats.items():
-            device = self._buffers[name].device  # type: ignore[union-attr]  # declared floats are buffers
-            self._buffers[name] = _scalar(value, torch.device("cpu") if device.type == "meta" else device)
+        for name, before in floats.items():
+            after = self._buffers[name]
+            assert before is not None  # declared floats are buffers
+            assert after is not None
+            stays = after.device in (before.device, torch.device("meta"))
+            self._buffers[name] = before if stays else before.to(after.device, _float_dtype(after.device))
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -221,18 +235,25 @@ class Declared(nn.Module):
         self.__dict__["_changes"] = self.__dict__.get("_changes", 0) + 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_key_part": None}
+        return {**self.__dict__, "_signature": None}
+
+
+def is_plain_float(number: Tensor) -> bool:
+    """Whether a number is one that was given as a float, and can be asked for its value without waiting."""
+    plain = type(number) is Tensor and number.dtype is torch.float64 and not number.ndim
+    return plain and number.is_cpu and not number.requires_grad
 
 
 def describe(module: Declared) -> str:
     """``tau=2.0, rho=learnable [64]``: the declared numbers, for ``extra_repr``."""
     parts = []
     for name, is_float in module._declared.items():
-        if is_float:
-            parts.append(f"{name}={module._floats[name]:g}")
+        number = getattr(module, name)
+        if is_float and number.ndim == 0:
+            parts.append(f"{name}={number.item():g}")
         else:
             kind = "learnable " if name in module._parameters else "constant "
-            parts.append(f"{name}={kind}{list(getattr(module, name).shape)}")
+            parts.append(f"{name}={kind}{list(number.shape)}")
     return ", ".join(parts)
 
 
@@ -252,9 +273,8 @@ def decode_constants(saved: Tensor) -> dict[str, Any]:
     return found
 
 
-def _scalar(value: float, device: torch.device) -> Tensor:
-    dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
-    return torch.tensor(value, dtype=dtype, device=device)
+def _float_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
 
 
 def _interval(low: float, high: float) -> str:

@@ -3,25 +3,35 @@
 A step of one sample computes for some tens of microseconds in each layer, and deciding what to run takes as long. A
 prepared step gives what :meth:`spikeloom.Network.step` gives, with batch norms joined to neurons and bits as in whole
 sequences. Between layers memory is used again by each step; outputs and states are new tensors.
+
+A plan owns what it made of weights, and holds no address of memory that is not its own. Before each step it looks at
+identity, address and version of every tensor, at the values of the neurons' numbers, at their signatures, at
+classes, methods, hooks, options and modes, and at the steps of optimisers since: fused ones move no version. What is
+written through ``.data``, NumPy or by another process moves nothing at all: a look at 32 values of each weight shows
+most of it, and :meth:`spikeloom.Stream.refresh` is for the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from ._numbers import Declared
+from ._code import is_fixed_class
+from ._numbers import Declared, is_plain_float
 from .core import Network, Stream, TemporalModule
 from .core.call import Call, activate, map_tensors
 from .core.layers import has_hooks, layers_of, runs_layers
 from .kernel import FUSED_NORMS, output_dtype, prepared_step
 from .kernel.backend import chosen, debugging, is_watched, transformed
-from .kernel.store import plain_globals
 from .neuron import Neuron
 from .neuron.base import WORTH_BITS
 from .nn import NormNeuron
@@ -30,6 +40,8 @@ from .spikes import SpikeTensor, convolution, from_bits, pack, pooling, products
 _Step = Callable[[Any], Any]
 _VIEWS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _READ = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *FUSED_NORMS, *_VIEWS)  # layers whose options a plan has read
+_METHODS = ("forward", "step", "sequence", "_scan", "__call__")  # what a plan stands for
+_SAMPLED = 32  # values of a weight that are looked at before each step
 _IN_VAIN = 3  # plans that were used once at most, one after the other, before a stream makes none for a while
 _PATIENCE = 16  # steps that the first such while lasts
 
@@ -38,10 +50,35 @@ class _UnfitError(Exception):
     """A value is not of the kind that the plan was made for."""
 
 
+class _Optimisers:
+    """Whose parameters were stepped lately, told by a hook that torch calls after each step of every optimiser."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._lately: deque[frozenset[int]] = deque(maxlen=32)
+        register_optimizer_step_post_hook(self._note)
+
+    def _note(self, optimiser: Any, args: Any, kwargs: Any) -> None:
+        self._lately.append(frozenset(id(p) for group in optimiser.param_groups for p in group["params"]))
+        self.steps += 1
+
+    def stepped(self, since: int, tensors: frozenset[int]) -> bool:
+        """Whether any of the tensors (by id) was stepped after that many steps."""
+        lately = list(self._lately)
+        missed = self.steps - since
+        return missed > len(lately) or any(not tensors.isdisjoint(ids) for ids in lately[len(lately) - missed :])
+
+
+@functools.cache
+def _optimisers() -> _Optimisers:
+    return _Optimisers()  # with the first stream, so that importing this package hooks nothing
+
+
 class Steps:
     """The prepared steps of one stream."""
 
     def __init__(self) -> None:
+        _optimisers()
         self._plan: _Plan | None = None
         self._refused: Any = None  # the structure of a network that has no plan
         self._in_vain, self._waited, self._patience = 0, 0, _PATIENCE
@@ -59,7 +96,7 @@ class Steps:
         structure = network.structure()
         if structure is self._refused or self._waits():
             return None
-        if any(module.training or has_hooks(module) or "forward" in module.__dict__ for module in structure[0]):
+        if any(module.training or has_hooks(module) or _overridden(module) for module in structure[0]):
             return None
         if plan is not None:
             self._in_vain = 0 if plan.steps_run > 1 else self._in_vain + 1
@@ -70,6 +107,10 @@ class Steps:
         found = plan.begin(x, state)
         self._plan = None if found is None else plan
         return found
+
+    def refresh(self) -> None:
+        """Forgets what was made of weights."""
+        self._plan = None
 
     def _waits(self) -> bool:
         """Whether plans were made in vain lately: where weights or sizes change in each step, they take time only."""
@@ -128,11 +169,15 @@ class _Plan:
         self._modules = modules
         self._children = [(m._modules, list(m._modules.values())) for m in modules if m._modules]
         tables = [table for m in modules for table in (m._parameters, m._buffers)]
-        self._tensors = [(d, name, t, None if t is None else t._version) for d in tables for name, t in d.items()]
-        self._declared = [(m, m._changes, m.__dict__.get("_packed")) for m in modules if isinstance(m, Declared)]
-        kinds: set[Any] = {type(m) for m, *_ in self._declared}
-        self._equations = [(kind, getattr(kind, "dynamics", None)) for kind in kinds]
-        self._globals = [(names, name, names.get(name)) for kind in kinds for names, name in plain_globals(kind)]
+        self._tensors = [(d, name, *_where(t)) for d in tables for name, t in d.items()]
+        self._ids = frozenset(id(t) for d in tables for t in d.values())
+        self._optimisers, self._optimised = _optimisers(), _optimisers().steps
+        declared = [m for m in modules if isinstance(m, Declared)]
+        self._numbers = _Numbers([t for m in declared for t in m.own_numbers()])
+        self._values = _Sample([t for m in modules if not isinstance(m, Declared) for t in _own_tensors(m)])
+        self._neurons = [(m, m.signature(), m._packed, m.is_binary) for m in modules if isinstance(m, Neuron)]
+        self._kinds = list(map(type, modules))
+        self._methods = [(kind, _methods(kind)) for kind in {*self._kinds}]
         options = [(m.__dict__, [k for k in m.__dict__ if k[0] != "_"]) for m in modules if type(m) in _READ]
         self._options = [(d, names, [d[name] for name in names]) for d, names in options]
         self.keys: list[str] = []
@@ -155,21 +200,33 @@ class _Plan:
         """Whether all is still as it was when the plan was made."""
         if self._kind(network, x) != self._like:
             return False
-        for table, name, tensor, version in self._tensors:
-            if table.get(name) is not tensor or (tensor is not None and tensor._version != version):
+        for table, name, tensor, address, version in self._tensors:
+            if table.get(name) is not tensor:
+                return False
+            if tensor is not None and (tensor.data_ptr() != address or tensor._version != version):
                 return False
         for module in self._modules:
-            if module.training or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            if module.training or module._forward_hooks or module._forward_pre_hooks or _overridden(module):
                 return False
-        for declared, changes, packed in self._declared:
-            if declared._changes != changes or declared.__dict__.get("_packed") != packed:
+        for neuron, signature, packed, binary in self._neurons:
+            if neuron.signature() is not signature or (neuron._packed, neuron.is_binary) != (packed, binary):
                 return False
         return (
-            all(list(now.values()) == then for now, then in self._children)
-            and all(getattr(kind, "dynamics", None) is then for kind, then in self._equations)
-            and all(names.get(name) == then for names, name, then in self._globals)
+            self._numbers.hold()
+            and self._values.holds()
+            and not self._was_stepped()
+            and list(map(type, self._modules)) == self._kinds
+            and all(list(now.values()) == then for now, then in self._children)
+            and all(_methods(kind) == then for kind, then in self._methods)
             and all([now.get(name) for name in names] == then for now, names, then in self._options)
         )
+
+    def _was_stepped(self) -> bool:
+        now = self._optimisers.steps
+        if now != self._optimised and self._optimisers.stepped(self._optimised, self._ids):
+            return True
+        self._optimised = now
+        return False
 
     def takes(self, state: Any) -> bool:
         """Whether a state has this plan's keys; the modules look at the rest."""
@@ -241,7 +298,7 @@ class _Plan:
             return [found]
         if isinstance(value, Tensor) and _address(value) in self._kept:
             found = self._on_kept(layer, value)
-        if found is None and type(layer).__module__.startswith(("torch.nn.", "spikeloom.nn.")):
+        if found is None and is_fixed_class(type(layer)):
             return [layer]
         return [found or (lambda v: layer(map_tensors(self._own, v)))]  # somebody's layer may keep what it is given
 
@@ -317,6 +374,57 @@ class _Plan:
             return y
 
         return step
+
+
+class _Numbers:
+    """The values that numbers had, whoever writes to them in whatever way."""
+
+    def __init__(self, numbers: Iterable[Tensor]) -> None:
+        numbers = list(numbers)
+        self._floats = [n for n in numbers if is_plain_float(n)]
+        self._bits = self._now()
+        self._others = [(n, n.detach().clone()) for n in numbers if not is_plain_float(n)]
+
+    def _now(self) -> bytes:
+        return struct.pack(f"{len(self._floats)}d", *[n.item() for n in self._floats])
+
+    def hold(self) -> bool:
+        """Whether they have them still."""
+        same = self._now() == self._bits
+        return same and all(n.dtype == then.dtype and torch.equal(n, then) for n, then in self._others)
+
+
+class _Sample:
+    """Some values of each weight, which show most of the writes that move no version."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        suited = (
+            t.detach() for t in tensors if t.dtype == torch.float32 and t.is_cpu and t.numel() and t.is_contiguous()
+        )
+        self._views = [t.view(-1)[:: -(-t.numel() // _SAMPLED)] for t in suited]
+        self._then = torch.cat(self._views) if self._views else None
+
+    def holds(self) -> bool:
+        """Whether these values are what they were."""
+        return self._then is None or torch.equal(torch.cat(self._views), self._then)
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    found = chain(module._parameters.values(), module._buffers.values())
+    return [t for t in found if t is not None]
+
+
+def _where(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
+    return (None, 0, 0) if tensor is None else (tensor, tensor.data_ptr(), tensor._version)
+
+
+def _methods(kind: Any) -> list[Any]:
+    return [getattr(kind, name, None) for name in _METHODS]
+
+
+def _overridden(module: nn.Module) -> bool:
+    """Whether a module has a method of its own, which its class has not."""
+    return not module.__dict__.keys().isdisjoint(_METHODS)
 
 
 def _address(x: Tensor) -> int:

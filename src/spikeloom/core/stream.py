@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 class Stream:
     """Runs a network step by step and keeps its state.
 
+    Call :meth:`refresh` after writing to weights through ``.data``, through NumPy or from another process: nobody can
+    see that. Everything else is seen by the next step (optimisers, ``load_state_dict``, in-place operations, new
+    tensors, numbers of neurons, options, modes, layers).
+
     ``y_t = stream(x_t)`` takes and gives ``[B, *]``. ``stream.state`` is the state (None at rest; it may be
     set), ``stream.reset()`` returns to rest, ``stream.detach()`` cuts it from the graph. Feeding a sequence to a
     stream gives what the network gives for the whole sequence (in ``eval`` mode). A step of another batch size,
     dtype or device than the running state raises ValueError.
 
     Where the body is an ``nn.Sequential``, in ``eval`` mode, on a CPU and without gradients, steps are prepared: what
-    runs where in memory is decided once. Weights and options may change; the next step sees it.
+    runs where in memory is decided once, and what layers of bits read of their weights is copied.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -49,6 +53,11 @@ class Stream:
     def reset(self) -> None:
         """Returns to rest."""
         self.state = None
+
+    def refresh(self) -> None:
+        """Reads all weights again at the next step."""
+        if self._steps is not None:
+            self._steps.refresh()
 
     def detach(self) -> None:
         """Cuts the state from the graph of earlier steps."""

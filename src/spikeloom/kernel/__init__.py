@@ -1,6 +1,6 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
-from .backend import Backend, BackendError, backend, watching
+from .backend import Backend, BackendError, backend, plain_value, watching
 from .build import clear_cache, facts
 from .dtypes import output_dtype, state_dtype
 from .explain import Explanation, explain
@@ -19,6 +19,7 @@ __all__ = [
     "full_precision",
     "one_step",
     "output_dtype",
+    "plain_value",
     "prepared_step",
     "scan",
     "scan_eager",

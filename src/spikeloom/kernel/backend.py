@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
+
+from .._numbers import is_plain_float
 
 Backend = Literal["auto", "eager", "c", "triton"]
 
@@ -57,6 +60,15 @@ def chosen() -> Backend:
 def transformed() -> bool:
     """Whether torch.func or forward-mode differentiation looks at what runs now."""
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+def plain_value(number: Tensor | None) -> float | None:
+    """The value of a number that is a float; None for others, and where something traces or transforms what runs."""
+    if number is None or not is_plain_float(number) or torch.compiler.is_compiling() or transformed():
+        return None
+    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
+        return None
+    return number.item()
 
 
 def debugging() -> bool:

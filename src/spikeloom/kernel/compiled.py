@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._numbers import _UNDECLARED
+from .._code import Unseen
+from .._numbers import is_plain_float
+from .._signature import Signature
 from . import store
 from .backend import transformed
 from .program import NORM, Program, with_norm
@@ -52,7 +56,7 @@ class Kernels:
         self.layout = layout(program)
         self.plans: dict[Any, Any] = {}
         self._functions: dict[Any, Any] = {}
-        self._constants: dict[Any, tuple[list[Tensor], tuple[int, ...]]] = {}
+        self._constants: dict[Any, tuple[list[Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
 
     @functools.cached_property
     def normed(self) -> Kernels:
@@ -71,24 +75,25 @@ class Kernels:
         neuron: Any,
         step: torch.Size,
         dtype: torch.dtype,
-        device: torch.device,
         norm: tuple[Tensor, ...] = (),
     ) -> tuple[list[Tensor], tuple[int, ...]]:
         """The values that the kernels take, by torch from the neuron's numbers, and which are powers of two.
 
         ``norm``: scale and shift per channel, where the program has them.
         """
-        parts = [part for _, part in neuron.parts()]
-        if not all(is_float for part in parts for is_float in part._declared.values()):
-            return self._evaluate(neuron, step, dtype, norm), ()
-        key = (dtype, device, *(value for part in parts for value in part._floats.values()))
-        if key not in self._constants:
+        numbers = [number for _, part in neuron.parts() for number in part.own_numbers()]
+        key = _constant_key(numbers)
+        if key is None:
+            return self._evaluate(neuron.all_numbers(step, dtype), step, dtype, norm), ()
+        found = self._constants.get((key, dtype))
+        if found is None:
             if len(self._constants) > 100:
                 self._constants.clear()
-            with torch.inference_mode(False):
-                values = self._evaluate(neuron, step, dtype, tuple(n.detach() for n in norm))
-            self._constants[key] = values, self._exact(values)
-        values, exact = self._constants[key]
+            with torch.inference_mode(False):  # from the key: the numbers may be written to meanwhile
+                same = [torch.tensor(v, dtype=torch.float64) for v in struct.unpack(f"{len(numbers)}d", key)]
+                values = self._evaluate(same, step, dtype, tuple(n.detach() for n in norm))
+            found = self._constants[key, dtype] = values, self._exact(values)
+        values, exact = found
         if norm:  # nothing else depends on the norm
             wanted, values = self.layout.backward_params, list(values)
             for name, value in zip(NORM, _per_channel(norm, step), strict=True):
@@ -100,13 +105,25 @@ class Kernels:
         found = zip(self.layout.backward_params, values, strict=True)
         return tuple(i for i, v in found if i in self.layout.divisors and v.numel() == 1 and _power_of_two(v.item()))
 
-    def _evaluate(self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]) -> list[Tensor]:
-        numbers = dict(zip(self.program.numbers, neuron.all_numbers(step, dtype), strict=False))
+    def _evaluate(
+        self, numbers: list[Tensor], step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]
+    ) -> list[Tensor]:
+        named = dict(zip(self.program.numbers, numbers, strict=False))
         if norm:
-            numbers.update(zip(NORM, _per_channel(norm, step), strict=True))
+            named.update(zip(NORM, _per_channel(norm, step), strict=True))
         wanted = list(self.layout.backward_params)
-        values = self.program.evaluate_numbers(numbers, wanted)
+        values = self.program.evaluate_numbers(named, wanted)
         return [values[i].to(dtype) for i in wanted]
+
+
+def _constant_key(numbers: list[Tensor]) -> bytes | None:
+    """The values of numbers that are all plain floats on a CPU, bit by bit; None for others.
+
+    Elsewhere asking for a value would wait for the device, and a captured graph would keep it.
+    """
+    if not all(map(is_plain_float, numbers)):
+        return None
+    return struct.pack(f"{len(numbers)}d", *[number.item() for number in numbers])
 
 
 def _per_channel(norm: tuple[Tensor, ...], step: torch.Size) -> list[Tensor]:
@@ -119,50 +136,45 @@ def _power_of_two(value: float) -> bool:
 
 def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
     """The kernels of a neuron, or why there are none."""
-    try:
-        key = _key(neuron, inputs)
-        if key not in _kernels:
-            _kernels[key] = _find(neuron, inputs, key)
-        return _kernels[key]
-    except TypeError as error:
-        return f"an attribute that dynamics may read is not hashable: {error}"
+    signature = neuron.signature()
+    if signature.refused:
+        return f"{type(neuron).__name__}: {signature.refused}"
+    found: Kernels | str | None = signature.known.get(inputs)
+    if found is None:
+        key = (signature.digest, inputs)
+        found = _kernels.get(key)
+        if found is None:
+            try:
+                found = _kernels[key] = _find(neuron, inputs, signature)
+            except _NotNowError as reason:
+                return str(reason)
+        signature.known[inputs] = found
+    return found
 
 
-def _find(neuron: Any, inputs: int, key: Any) -> Kernels | str:
-    """The kernels of a stored program, or of one traced now."""
-    name = store.fingerprint(key)
-    program = store.read(name) if name else None
+class _NotNowError(Exception):
+    """Why there are no kernels at this moment, which may be another thing at the next call."""
+
+
+def _find(neuron: Any, inputs: int, signature: Signature) -> Kernels | str:
+    """The kernels of a stored program, or of one traced now; or why there are none."""
+    name = f"{signature.digest}-{inputs}"
+    program = store.read(name)
     if program is None:
         from .trace import RefusedError, trace  # imports much of torch: only where it is needed
 
+        if signature.watched and sys.getprofile() is not None:
+            raise _NotNowError(
+                f"{type(neuron).__name__}: a profiler runs, and nobody can tell which code dynamics runs"
+            )
+        xs = ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs))
         try:
-            program = trace(neuron, ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs)))
+            program = signature.prove(lambda: trace(neuron, xs))
         except RefusedError as error:
             return str(error)
-        if name:
-            store.write(name, program)
+        except Unseen as error:
+            return f"{type(neuron).__name__}.dynamics {error}"
+        if not signature.holds(neuron):
+            return f"{type(neuron).__name__}.dynamics changes, while it runs, what it reads besides its arguments"
+        store.write(name, program)
     return Kernels(program)
-
-
-def _key(neuron: Any, inputs: int) -> Any:
-    """Everything a program depends on."""
-    key = (inputs, *((prefix, _key_part(part)) for prefix, part in neuron.parts()), tuple(neuron._rest))
-    hash(key)
-    return key
-
-
-def _key_part(module: Any) -> tuple[Any, ...]:
-    """Class, equation, names of numbers, plain attributes and global constants of a neuron or surrogate."""
-    kind: Any = type(module)
-    constants = tuple(names.get(name) for names, name in store.plain_globals(kind))
-    remembered = module._key_part
-    equation = getattr(kind, "dynamics", None)
-    if remembered is None or remembered[0] != module._changes or remembered[2] is not equation:
-        public = tuple(
-            (name, value)
-            for name, value in module.__dict__.items()
-            if name[0] != "_" and name != "training" and not isinstance(value, _UNDECLARED)
-        )
-        remembered = (module._changes, kind, equation, tuple(module._declared), public)
-        module.__dict__["_key_part"] = remembered
-    return (*remembered[1:], constants)

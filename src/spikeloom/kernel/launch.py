@@ -142,7 +142,7 @@ def run(
             tensors = (tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order)))),)
             learned = (norm.weight, norm.bias)
         constants = norm.affine(moments)
-    values, exact = kernels.params(neuron, step, dtype, tensors[0].device, constants)
+    values, exact = kernels.params(neuron, step, dtype, constants)
     plan, ready, params = plan_of(
         target, kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None
     )
@@ -171,7 +171,7 @@ def step_of(
     constants: tuple[Tensor, ...] = ()
     if norm is not None:
         kernels, constants = kernels.normed, norm.affine(None)
-    values, exact = kernels.params(neuron, x.shape, dtype, x.device, constants)
+    values, exact = kernels.params(neuron, x.shape, dtype, constants)
     plan, ready, params = plan_of(target, kernels, (x.unsqueeze(0),), (False,), 1, x.shape, dtype, values, exact, False)
     if ready[0].data_ptr() != x.data_ptr():
         return None
@@ -232,7 +232,7 @@ def plan_of(
 def sources(target: Target, kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
     """Source of the forward and the backward kernel for an input."""
     step = x.shape[1:]
-    values, exact = kernels.params(neuron, step, dtype, x.device)
+    values, exact = kernels.params(neuron, step, dtype)
     plan, _, _ = plan_of(target, kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
     learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))

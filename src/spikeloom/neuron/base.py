@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .._numbers import Declared, Number, decode_constants, describe, encode_constants
 from ..core import Repeated, Sequence, State, TemporalModule, active
-from ..kernel import FUSED_NORMS, one_step, scan, state_dtype
+from ..kernel import FUSED_NORMS, one_step, plain_value, scan, state_dtype
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
 
@@ -143,8 +143,9 @@ class Neuron(Declared, TemporalModule):
     def _at_rest(self, x_t: Tensor, rest: dict[str, str]) -> dict[str, Tensor]:
         dtype, found = state_dtype(x_t.dtype), {}
         for name, number in rest.items():
-            if self._declared[number] and not torch.compiler.is_compiling():
-                found[name] = torch.full_like(x_t, self._floats[number], dtype=dtype)
+            value = plain_value(self._buffers.get(number))
+            if value is not None:
+                found[name] = torch.full_like(x_t, value, dtype=dtype)
             else:
                 zero = torch.zeros_like(x_t, dtype=dtype)
                 found[name] = zero + self.broadcast(number, zero.shape, dtype)

@@ -59,7 +59,7 @@ class SparseLinear(nn.Module):
         if sum(option is not None for option in (mask, density, fan_in)) != 1:
             raise ValueError("SparseLinear: give one of mask, density and fan_in")
         self.in_features, self.out_features = in_features, out_features
-        self._places: tuple[Any, Places] | None = None
+        self._places: tuple[Tensor, Places] | None = None
         if mask is None:
             mask = _random(in_features, out_features, density, fan_in, seed)
         elif mask.shape != (out_features, in_features):
@@ -99,12 +99,17 @@ class SparseLinear(nn.Module):
             raise ValueError(f"SparseLinear: expected [*, {self.in_features}], got {list(x.shape)}")
         if not self._sparsely(x):
             return F.linear(x, self.dense_weight(), self.bias)
-        key = (self.synapses.data_ptr(), self.synapses._version)
-        if self._places is None or self._places[0] != key:
-            self._places = key, Places.of(self.synapses, self.out_features, self.in_features)
-        y = times(x.reshape(-1, self.in_features), self.weight, self._places[1])
+        y = times(x.reshape(-1, self.in_features), self.weight, self._places_now())
         y = y.reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
+
+    def _places_now(self) -> Places:
+        """The places of the synapses as the kernels take them, kept for as long as the synapses are equal to a copy."""
+        kept = self._places
+        if kept is None or not torch.equal(kept[0], self.synapses):
+            places = Places.of(self.synapses, self.out_features, self.in_features)
+            kept = self._places = self.synapses.clone(), places
+        return kept[1]
 
     def _sparsely(self, x: Tensor) -> bool:
         return (

@@ -20,7 +20,7 @@ from ..core.memory import huge_pages
 from ..kernel import build
 from . import bits as raw
 from . import row_sums
-from .products import DENSE, kept, suits, transposed, transposition
+from .products import DENSE, own, suits, transposed, transposition
 from .tensor import HANDLERS, SpikeTensor, is_last
 
 aten = torch.ops.aten
@@ -340,7 +340,7 @@ def _convolution_into(
     if not last:
         (bits, turn), stride = transposition(s.bits, C, H * W, batch=N), 8 * raw.size(C)
     layout = _LAST if last else torch.contiguous_format
-    Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, memory_format=layout))
+    Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, dtype=torch.float32, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
     numbers = shape.numbers(bits, stride, last)
     multiply = raw.bound(
@@ -363,8 +363,10 @@ def prepared(
     if s.ndim != 4 or s.dtype != torch.float32 or not _multiplies(s, weight, False, groups):
         return None
     shape = Shape(tuple(s.shape), tuple(weight.shape), *options)
-    rows, finite = kept(_taps, weight)
-    return _convolution_into(s, rows, bias, shape) if finite and min(shape.outputs) > 0 else None
+    rows, finite = _taps(weight)
+    if not finite or min(shape.outputs) < 1:
+        return None
+    return _convolution_into(s, rows, None if bias is None else own(bias), shape)
 
 
 def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
@@ -374,7 +376,7 @@ def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
     last = not G.is_contiguous() and G.is_contiguous(memory_format=_LAST)
     G = G.float() if last else G.float().contiguous()
     O, _, KH, KW = shape.weight  # noqa: E741
-    dW = torch.empty(O, C, KH, KW)
+    dW = torch.empty(O, C, KH, KW, dtype=torch.float32)
     if not _call("weight_gradient", (bits, G, dW), shape.numbers(bits, stride, last)):
         raise MemoryError(
             f"the gradient of a convolution's weight {list(shape.weight)}: not enough memory for its sums"
@@ -386,7 +388,7 @@ def _taps(weight: Tensor) -> tuple[Tensor, bool]:
     """``[KH, KW, C, O]`` in float32 with zeros up to whole groups, panels and passes; and whether all is finite."""
     O, C, KH, KW = weight.shape  # noqa: E741
     have, panels = KH * KW * -(-C // 4) * 4, -(-O // 64) * 64
-    dense, rows = weight.float().contiguous(), torch.empty(-(-have // 32) * 32, panels)
+    dense, rows = weight.float().contiguous(), torch.empty(-(-have // 32) * 32, panels, dtype=torch.float32)
     rows[have:] = 0.0
     threads = 1 if rows.numel() < 1 << 18 else torch.get_num_threads()
     sizes = (O, C, KH * KW, threads)
@@ -424,7 +426,7 @@ def _convolution(
     images, taps, shape = _images(s, weight, stride, padding, dilation)
     if min(shape.outputs) < 1:
         return NotImplemented  # torch says what is wrong
-    rows, finite = kept(_taps, taps) if len(s) < 8 else _taps(taps)  # for few images making them takes long
+    rows, finite = _taps(taps)
     if not finite:  # 0 * infinity is NaN
         return NotImplemented
     y = convolve(images, rows, bias, shape).to(s.dtype)

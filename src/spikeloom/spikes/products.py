@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from ..core.memory import huge_pages
 from ..kernel import build
@@ -158,7 +157,6 @@ void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, 
 )
 DENSE = (Tensor, nn.Parameter)
 _ENOUGH = 32  # rows of spikes from which the gradient of a weight, of which each element is written, is a sum of rows
-_FEW = 64  # rows of spikes below which what was made of a weight is kept
 _SMALL = 1 << 20  # multiplications below which one thread is faster
 
 
@@ -172,7 +170,7 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
 
     W is contiguous or the transpose of what is.
     """
-    Y = huge_pages(torch.empty(M, W.shape[1]))
+    Y = huge_pages(torch.empty(M, W.shape[1], dtype=torch.float32))
     _times_into(Y, bits, K, W, bias, stride)()
     return Y
 
@@ -187,15 +185,18 @@ def _times_into(Y: Tensor, bits: Tensor, K: int, W: Tensor, bias: Tensor | None,
 def prepared(s: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Callable[[], None]] | None:
     """A linear layer on spikes that stay where they are: its output, and what computes it from the bits there then.
 
-    None where it is not computed from bits. The weight is read now.
+    None where it is not computed from bits. Weight and bias are copied now.
     """
-    if s.dtype != torch.float32 or not _multiplies(s, weight):
+    if s.dtype != torch.float32 or not _multiplies(s, weight) or not _finite(weight):
         return None
-    W, finite = kept(_rows, weight.t())
-    if not finite:
-        return None
-    Y = torch.empty(s.shape[0], W.shape[1])
-    return Y, _times_into(Y, s.bits, s.shape[1], W, None if bias is None else bias.float().contiguous())
+    W = own(weight.t())
+    Y = torch.empty(s.shape[0], W.shape[1], dtype=torch.float32)
+    return Y, _times_into(Y, s.bits, s.shape[1], W, None if bias is None else own(bias))
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A dense copy in float32, in memory that nobody else has."""
+    return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
@@ -238,29 +239,8 @@ def _multiplies(s: Any, other: Any) -> bool:
     return isinstance(s, SpikeTensor) and s.is_contiguous() and s.ndim == 2 and suits(s, other, _SOURCE)
 
 
-_kept: dict[Any, tuple[StorageWeakRef, int, Any]] = {}
-
-
-def kept(make: Callable[[Tensor], Any], W: Tensor) -> Any:
-    """``make(W)``, remembered until W changes."""
-    if W.is_inference():
-        return make(W)
-    key = (make, W.data_ptr(), W.shape, W.stride(), W.dtype)
-    found = _kept.get(key)
-    if found is None or found[0].expired() or found[1] != W._version:
-        if len(_kept) >= 64:
-            _kept.clear()
-        _kept[key] = found = (StorageWeakRef(W.untyped_storage()), W._version, make(W))
-    return found[2]
-
-
-def _rows(W: Tensor) -> tuple[Tensor, bool]:
-    """W in float32 with its rows in memory, and whether it is finite."""
-    return W.float().contiguous(), _finite(W)
-
-
 def _rows_or_columns(W: Tensor) -> tuple[Tensor, bool]:
-    """The same with its columns in memory if they are: many rows of spikes make up for turning them."""
+    """W in float32 with its rows in memory, or its columns if they are, and whether it is finite."""
     W = W.float()
     return W if W.t().is_contiguous() else W.contiguous(), _finite(W)
 
@@ -288,7 +268,7 @@ def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
     if found is not None:
         return found
     if _multiplies(a, b):
-        W, finite = _rows_or_columns(b) if a.shape[0] >= _FEW else kept(_rows, b)
+        W, finite = _rows_or_columns(b)
         if finite:  # else 0 * infinity is NaN
             offset = None if bias is None else bias.float().contiguous()
             return times(a.bits, a.shape[0], a.shape[1], W, offset).to(a.dtype)

@@ -1,0 +1,385 @@
+"""reads: what an equation may read, followed from the names in its code through all that they may lead to.
+
+Code reads a value by its name: a global by that of the global, an attribute by its own or by a string in the code. So
+all names in the code that ``dynamics`` may lead to are looked up in every namespace that it may lead to (the neuron and
+its parts, their classes, modules, objects, functions), whether or not that name is ever looked up there. This is more
+than what is read, and nothing less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import enum
+import functools
+import hashlib
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from . import _code
+from ._code import Unseen
+
+_LARGEST = 1000  # elements of a container up to which its content is compared
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
+_MACHINERY = frozenset(vars(nn.Module())) | {"_declared", "_changes", "_signature", "_rest", "_bound", "_packed"}
+UNREAD = _MACHINERY - {"training"}
+"""Attributes of modules that no equation reads by their names."""
+_IMPLICIT = frozenset(["__call__", "__getattr__", "__getattribute__", "__get__"])
+"""Methods that run though no code names them."""
+_ROOTS = {"dynamics": frozenset(["dynamics"]), "forward": frozenset(["forward"])}
+_FUNCTION = frozenset(["forward", "backward", "setup_context", "jvp", "vjp"])
+"""Methods of a torch.autograd.Function, which autograd calls."""
+_BASES = (object, nn.Module, torch.autograd.Function)
+"""Fixed classes whose instances hold nothing but attributes."""
+
+
+class Watch(NamedTuple):
+    """Names in a namespace: the values of those that are there, and those that are not."""
+
+    space: Any
+    read: Callable[[Any], tuple[Any, ...]]
+    values: tuple[Any, ...]
+    absent: frozenset[str]
+    names: list[str]
+
+    @staticmethod
+    def on(space: Mapping[str, Any], names: Iterable[str]) -> Watch:
+        there = sorted(n for n in names if n in space)
+        read = itemgetter(*there) if len(there) > 1 else functools.partial(_few, there)
+        return Watch(space, read, tuple(space[n] for n in there), frozenset(names) - frozenset(there), there)
+
+
+def _few(names: list[str], space: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(space[n] for n in names)
+
+
+class Reads:
+    """Follows names from a neuron's ``dynamics`` to all that they may lead to."""
+
+    def __init__(self, neuron: Any) -> None:
+        self.parts: list[Any] = parts_of(neuron)
+        self.names: set[str] = set()
+        self.doubts: dict[str, str] = {}  # by name
+        self.bad: dict[types.CodeType, str] = {}
+        self.codes: set[types.CodeType] = set()
+        self.functions: list[Any] = []
+        self.cells: list[tuple[Any, Any]] = []
+        self.kinds: list[tuple[Any, type]] = []  # of objects
+        self.contents: list[tuple[Any, list[Any]]] = []
+        self.refused = hooked(self.parts)
+        self._number: dict[int, int] = {}  # of all objects that were reached, in their order
+        self._failed: dict[int, str] = {}
+        self._kept: list[Any] = []
+        self._spaces: list[tuple[Any, frozenset[str], bool]] = []  # namespace, names of its own, a class of ours
+        self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
+        self._ours: set[types.CodeType] = set()
+        for part in self.parts:
+            self._reach(part)
+        for part in self.parts:
+            self._class(type(part), self.roots(part) | _IMPLICIT)
+        self._follow()
+
+    def roots(self, part: Any) -> frozenset[str]:
+        """What runs of a part without being named."""
+        return _ROOTS["dynamics" if hasattr(type(part), "dynamics") else "forward"]
+
+    def spaces(self) -> list[Watch]:
+        """Names and values of all namespaces but those of the parts and of this package's classes."""
+        found = [Watch.on(space, self.names | own) for space, own, ours in self._spaces if not ours]
+        found += [Watch.on(space, names) for space, names in self._globals.values()]
+        return [w for w in found if w.values or w.absent]
+
+    def _follow(self) -> None:
+        done: tuple[int, int] = (-1, -1)
+        while done != (len(self.names), len(self._spaces)):
+            done = (len(self.names), len(self._spaces))
+            for part in self.parts:
+                for name in sorted((self.names | self.roots(part)) - UNREAD):
+                    self._named(part.__dict__, name)
+                    self._named(part._modules, name)
+            for space, own, _ in list(self._spaces):
+                for name in sorted(self.names | own):
+                    self._named(space, name)
+
+    def _named(self, space: Mapping[str, Any], name: str) -> None:
+        if name in space:
+            try:
+                self._value(space[name])
+            except Unseen as doubt:
+                self.doubts.setdefault(name, str(doubt))
+
+    def _reach(self, value: Any) -> bool:
+        """Numbers an object; False if it was reached before."""
+        if id(value) in self._number:
+            return False
+        self._number[id(value)] = len(self._number)
+        self._kept.append(value)
+        return True
+
+    def _value(self, value: Any) -> None:
+        """Follows a value; Unseen if it can change without a trace."""
+        if _code.is_plain(value) or isinstance(value, Tensor) or _code.is_c_function(value):
+            return
+        if id(value) in self._failed:
+            raise Unseen(self._failed[id(value)])
+        if self._reach(value):
+            try:
+                self._visit(value)
+            except Unseen as doubt:
+                self._failed[id(value)] = str(doubt)
+                raise
+
+    def _visit(self, value: Any) -> None:
+        kind = type(value)
+        if kind in (list, dict, set) or (kind is not dict and isinstance(value, tuple)):
+            self._container(value)
+        elif isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, types.ModuleType):
+            self._module(value)
+        elif isinstance(value, type):
+            self._class(value, _FUNCTION if issubclass(value, torch.autograd.Function) else frozenset(), called=True)
+        elif isinstance(value, nn.Module):
+            self._layer(value)
+        elif isinstance(value, enum.Enum):
+            self._value(value.value)
+            self._class(kind, frozenset(), called=True)
+        elif isinstance(value, np.ndarray):
+            raise Unseen("an array, whose values can change unseen; take a tuple, or declare it with self.numbers(...)")
+        else:
+            inner = _inside(value)
+            self._object(value) if inner is None else self._all(inner)
+
+    def _container(self, value: Any) -> None:
+        if len(value) > _LARGEST:
+            raise Unseen(f"a {type(value).__name__} of {len(value)} values, too many to be compared at each call")
+        if not isinstance(value, tuple):
+            self.contents.append((value, items(value)))
+        elif type(value) is not tuple:
+            self._class(type(value), frozenset(), called=True)
+        self._all(items(value))
+
+    def _all(self, values: Iterable[Any]) -> None:
+        """Follows all of several values; Unseen if one can change without a trace."""
+        doubt: Unseen | None = None
+        for value in values:
+            try:
+                self._value(value)
+            except Unseen as found:
+                doubt = doubt or found
+        if doubt is not None:
+            raise doubt
+
+    def _function(self, function: types.FunctionType) -> None:
+        body, cells = function.__code__, function.__closure__ or ()
+        if _code.is_fixed_code(body, function.__globals__):
+            if _code.is_ours(body.co_filename):
+                self._own_code(body, function.__globals__)
+            else:
+                _code.check_module_name(str(function.__globals__.get("__name__")))
+            self._all(cell.cell_contents for cell in cells)  # a wrapper of somebody's function
+            return
+        defaults, keywords = function.__defaults__, function.__kwdefaults__
+        self.functions.append((function, body, defaults, keywords, items(keywords or {})))
+        self._names(body, function.__globals__)
+        self._spaces.append((function.__dict__, frozenset(), False))
+        self._all((*(defaults or ()), *(keywords or {}).values()))
+        for name, cell in zip(body.co_freevars, cells, strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:  # not yet bound
+                self.doubts.setdefault(name, "a variable that has no value yet")
+                continue
+            self.cells.append((cell, value))
+            if name != "__class__":
+                self._named({name: value}, name)
+
+    def _names(self, body: types.CodeType, space: dict[str, Any]) -> None:
+        """Adds the names in somebody's code, and follows its globals."""
+        self.codes.update(_code.all_codes(body))
+        found = _code.names_of(body)
+        self.names.update(found.attributes)
+        if found.refused:
+            self.bad.update((c, found.refused) for c in _code.all_codes(body) if _code.names_of(c).refused)
+        there = self._globals.setdefault(id(space), (space, set()))[1]
+        built_in = self._globals.setdefault(id(builtins.__dict__), (builtins.__dict__, set()))[1]
+        for name in found.globals:
+            there.add(name)
+            if name in space:
+                self._named(space, name)
+            else:
+                built_in.add(name)
+                if name not in _code.BUILTINS:
+                    self.doubts.setdefault(name, "a builtin that reads what no name says, or does more than compute")
+
+    def _own_code(self, body: types.CodeType, space: dict[str, Any]) -> None:
+        """Adds the attributes that this package's code reads; its globals do not change."""
+        if body in self._ours:
+            return
+        self._ours.add(body)
+        found = _code.names_of(body)
+        self.names.update(n for n in found.attributes if n[:2] != "__" and n not in UNREAD)
+        for name in found.globals:
+            value = space.get(name)
+            inner = (
+                vars(value).values() if isinstance(value, type) and issubclass(value, torch.autograd.Function) else ()
+            )
+            for f in (value, *inner):
+                f = f.__func__ if isinstance(f, staticmethod) else f
+                if isinstance(f, types.FunctionType) and _code.is_ours(f.__code__.co_filename):
+                    self._own_code(f.__code__, f.__globals__)
+
+    def _module(self, module: types.ModuleType) -> None:
+        if _code.is_fixed_module(module):
+            _code.check_module_name(module.__name__)
+        else:
+            self._spaces.append((vars(module), frozenset(["__getattr__"]), False))
+
+    def _class(self, cls: type, roots: frozenset[str], *, called: bool = False) -> None:
+        """Follows a class and its bases; ``called``: its instances may be made and used as Python uses objects."""
+        bases = [base for base in cls.__mro__ if not _code.is_fixed_class(base) or is_our_class(base)]
+        if called:
+            methods = {n for base in bases for n in vars(base) if n[:2] == n[-2:] == "__" and callable(vars(base)[n])}
+            roots = roots | _IMPLICIT | (methods - {"__class__", "__doc__"})
+        for base in bases:
+            self._reach(base)
+            self._spaces.append((base.__dict__, roots, is_our_class(base)))
+        if not _code.is_fixed_class(type(cls)):
+            self._value(type(cls))
+
+    def _layer(self, layer: nn.Module) -> None:
+        """A module that is no part: a neuron elsewhere, or a layer without numbers."""
+        if "_declared" in layer.__dict__:
+            raise Unseen(f"a {type(layer).__name__} that is no part of the neuron; make it an attribute")
+        if any(layer.__dict__[name] for name in _HOOKS):
+            raise Unseen(f"a {type(layer).__name__} with a hook")
+        self._class(type(layer), frozenset(["forward"]) | _IMPLICIT)
+        own = frozenset(layer.__dict__) - UNREAD  # torch's code reads them
+        self._spaces.append((layer.__dict__, own | {"training"}, False))
+        for name in (*_HOOKS, "_modules"):
+            self.contents.append((layer.__dict__[name], items(layer.__dict__[name])))
+        self.kinds.append((layer, type(layer)))
+        self._all(layer._modules.values())
+
+    def _object(self, value: Any) -> None:
+        cls = type(value)
+        fixed = [b for b in cls.__mro__ if _code.is_fixed_class(b) and b.__module__ not in ("typing", "abc")]
+        slots = any(vars(b).get("__slots__") for b in cls.__mro__ if b not in fixed)
+        plain = all(b in _BASES for b in fixed) or isinstance(value, (argparse.Namespace, types.SimpleNamespace))
+        if not plain or slots or not hasattr(value, "__dict__"):
+            raise Unseen(f"an object of {cls.__name__}, which can change unseen")
+        self._class(cls, frozenset(), called=True)
+        self.kinds.append((value, cls))
+        self._spaces.append((value.__dict__, frozenset(), False))
+
+    # -- what it comes to, as text
+
+    def digest(self) -> str:
+        """A hash of everything that was found."""
+        lines = [_versions()]
+        for part in self.parts:
+            mine = Watch.on(part.__dict__, (self.names | self.roots(part)) - UNREAD)
+            modules = [(name, self._text(m)) for name, m in part._modules.items()]
+            lines.append(
+                f"{self._title(type(part))} {list(part._declared)} {list(getattr(part, '_rest', ()))} {modules}"
+            )
+            lines.append(self._space_text(part.__dict__, mine))
+        for function, body, defaults, keywords, _ in self.functions:
+            items = sorted((keywords or {}).items())
+            options = [self._text(v) for v in defaults or ()], [(k, self._text(v)) for k, v in items]
+            lines.append(f"{self._number[id(function)]} {options} {_code.text_of(body)}")
+        lines += [f"{self._number[id(thing)]} {self._title(kind)}" for thing, kind in self.kinds]
+        lines += [self._text(value) for _, value in self.cells]
+        lines += [str([self._text(v) for v in values]) for _, values in self.contents]
+        lines += [self._space_text(space, Watch.on(space, self.names | own)) for space, own, _ in self._spaces]
+        for space, names in self._globals.values():
+            lines.append(self._space_text(space, Watch.on(space, names)))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
+
+    def _space_text(self, space: Mapping[str, Any], watch: Watch) -> str:
+        return str([(n, self._text(space[n])) for n in watch.names]) + str(sorted(watch.absent))
+
+    def _title(self, cls: type) -> str:
+        return _code.title(cls) if _code.is_fixed_class(cls) else f"{self._number.get(id(cls))} {cls.__qualname__}"
+
+    def _text(self, value: Any) -> str:
+        if _code.is_plain(value):
+            return f"{type(value).__name__} {value!r}"
+        if isinstance(value, Tensor):
+            return "tensor"
+        number = self._number.get(id(value))
+        if isinstance(value, tuple):
+            return f"{type(value).__name__} {[self._text(v) for v in value]}"
+        if isinstance(value, types.CodeType):
+            return _code.text_of(value)
+        if isinstance(value, type):
+            return self._title(value)
+        inner = _inside(value)
+        if inner is not None:
+            return f"{type(value).__name__} {[self._text(v) for v in inner]}"
+        fixed = isinstance(value, types.FunctionType) and _code.is_fixed_code(value.__code__, value.__globals__)
+        fixed = fixed or (isinstance(value, types.ModuleType) and _code.is_fixed_module(value))
+        try:
+            named = fixed or _code.is_c_function(value)
+        except Unseen:
+            named = True
+        return _code.title(value) if named else f"{type(value).__name__} {number}"
+
+
+def items(space: Any) -> list[Any]:
+    """The elements of a container, by identity: keys and values of a dict, a set in the order of its texts."""
+    if isinstance(space, dict):
+        return [*space, *space.values()]
+    return sorted(space, key=repr) if isinstance(space, set) else list(space)
+
+
+def _inside(value: Any) -> tuple[Any, ...] | None:
+    """What a wrapper holds, which stays the same; None for other values."""
+    if isinstance(value, (staticmethod, classmethod)):
+        return (value.__func__,)
+    if isinstance(value, types.MethodType):
+        return value.__func__, value.__self__
+    if isinstance(value, property):
+        return (value.fget,)
+    if type(value) is functools.partial:
+        return value.func, value.args, value.keywords, value.__dict__
+    if isinstance(value, slice):
+        return value.start, value.stop, value.step
+    return () if isinstance(value, types.CodeType) else None
+
+
+def parts_of(neuron: Any) -> list[Any]:
+    return [part for _, part in neuron.parts()]
+
+
+def is_our_class(cls: type) -> bool:
+    return cls.__module__.split(".")[0] == "spikeloom"
+
+
+def somebody_hooks() -> bool:
+    """Whether hooks on all modules are there which are not this package's own (``explain`` has some)."""
+    found = [hook for table in GLOBAL_HOOKS for hook in table.values()]
+    return not all(_code.is_ours(getattr(getattr(hook, "__code__", None), "co_filename", "")) for hook in found)
+
+
+def hooked(parts: list[Any]) -> str:
+    if somebody_hooks():
+        return "hooks on all modules are registered, which a kernel would not call"
+    for part in parts[1:]:
+        if any(part.__dict__[name] for name in _HOOKS):
+            return f"its {type(part).__name__} has a hook, which a kernel would not call"
+    return ""
+
+
+@functools.cache
+def _versions() -> str:
+    return f"2 {sys.version} {torch.__version__} {np.__version__} {_code.own_text()}"

@@ -1,0 +1,157 @@
+"""signature: all that an equation may read, found from the names in its code and compared before each use.
+
+Which values these are is :mod:`spikeloom._reads`; :meth:`Signature.prove` watches one run and sees that no other code
+ran.
+
+Values are compared by identity, lists, dicts and sets by their content. A value that could change without that (an
+array, a file, a clock) is a doubt: no kernel stands for an equation whose code names one and ran.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from operator import attrgetter, is_
+from typing import Any
+
+from . import _code
+from ._code import Unseen
+from ._reads import GLOBAL_HOOKS, UNREAD, Reads, Watch, hooked, is_our_class, items, parts_of, somebody_hooks
+
+
+class Signature:
+    """What a neuron's equation was found to read, and whether it still is that.
+
+    ``digest``: a hash of all of it, which means the same in another process. ``refused``: why no kernel can stand for
+    the equation whatever it reads, or an empty string.
+    """
+
+    def __init__(self, found: Reads) -> None:
+        self.refused = found.refused
+        self.digest = found.digest()
+        self.known: dict[Any, Any] = {}
+        """What was made of the equation, for whoever made it."""
+        self._codes, self._bad, self._doubts = found.codes, found.bad, found.doubts
+        self._parts = found.parts[1:]  # without the neuron, which holds this signature
+        self._own = [_Part(part, frozenset(found.names | found.roots(part))) for part in found.parts]
+        self._spaces = found.spaces()
+        self._functions, self._cells, self._contents = found.functions, found.cells, found.contents
+        self._kinds = found.kinds
+
+    @property
+    def watched(self) -> bool:
+        """Whether code other than this package's is part of the equation, so that a run has to be watched."""
+        return bool(self._codes)
+
+    @staticmethod
+    def of(neuron: Any) -> Signature:
+        """What ``neuron.dynamics`` may read now."""
+        return Signature(Reads(neuron))
+
+    def holds(self, neuron: Any) -> bool:
+        """Whether all that the equation may read is still what it was."""
+        if self.refused:  # the loop runs meanwhile, which is right whatever else changes
+            return hooked(parts_of(neuron)) == self.refused
+        try:
+            return self._holds(neuron)
+        except (KeyError, ValueError, AttributeError):  # something is gone
+            return False
+
+    def _holds(self, neuron: Any) -> bool:
+        if any(GLOBAL_HOOKS) and somebody_hooks():
+            return False
+        for part, own in zip((neuron, *self._parts), self._own, strict=True):
+            if not own.holds(part):
+                return False
+        for part in self._parts:
+            mine = part.__dict__
+            if mine["_forward_hooks"] or mine["_forward_pre_hooks"] or mine["_backward_hooks"]:
+                return False
+        for space, read, values, absent, _ in self._spaces:
+            if not (all(map(is_, read(space), values)) and space.keys().isdisjoint(absent)):
+                return False
+        for function, body, defaults, keywords, values in self._functions:
+            if function.__code__ is not body or function.__defaults__ is not defaults:
+                return False
+            now = function.__kwdefaults__
+            if now is not keywords or (now and not _same(now, values)):
+                return False
+        for thing, kind in self._kinds:
+            if thing.__class__ is not kind:
+                return False
+        for cell, value in self._cells:
+            if cell.cell_contents is not value:
+                return False
+        return all(_same(space, values) for space, values in self._contents)
+
+    def prove(self, run: Callable[[], Any]) -> Any:
+        """``run()``, which runs the equation; Unseen where what it does could change without a trace."""
+        if not self._codes:
+            return run()
+        found, ran, doubts = _code.watched(run)
+        for body in sorted(ran, key=lambda c: (c.co_filename, c.co_firstlineno)):
+            if body in self._bad:
+                raise Unseen(self._bad[body])
+            names = _code.names_of(body)
+            for name, line in (*names.globals.items(), *names.attributes.items()):
+                if name in self._doubts:
+                    raise Unseen(f"reads {name} at {_code.place(body, line)}: {self._doubts[name]}")
+        for body in ran - self._codes:
+            raise Unseen(f"runs {body.co_name} at {_code.place(body, body.co_firstlineno)}, to which no name leads")
+        if doubts:
+            raise Unseen(f"calls {doubts[0]}, which may tell another thing later")
+        return found
+
+
+class _Part:
+    """What is compared of a part of a neuron itself, and of the classes of this package that it is made from."""
+
+    def __init__(self, part: Any, names: frozenset[str]) -> None:
+        mine, self.cls = part.__dict__, type(part)
+        own = Watch.on(mine, names - UNREAD)
+        self.read, self.values, self.absent = own.read, own.values, own.absent
+        self.numbers, self.states = list(part._declared), list(mine.get("_rest", ()))
+        self.modules, self.size, self.changes = items(mine["_modules"]), len(mine), mine["_changes"]
+        self.bases = [vars(base) for base in self.cls.__mro__ if is_our_class(base)]
+        self.sizes = [len(base) for base in self.bases]
+        there = [n for n in sorted(names) if any(n in base for base in self.bases) and _stays(self.cls, n)]
+        self.inherited: Any = attrgetter(*there) if len(there) > 1 else functools.partial(_attributes, there)
+        self.methods = self.inherited(self.cls)
+
+    def holds(self, part: Any) -> bool:
+        """Whether it is still what it was."""
+        mine = part.__dict__
+        return (
+            part.__class__ is self.cls
+            and (mine["_changes"] == self.changes or self._still(mine))
+            and len(mine) == self.size
+            and all(map(is_, self.read(mine), self.values))
+            and _same(mine["_modules"], self.modules)
+            and all(map(is_, self.inherited(self.cls), self.methods))
+            and list(map(len, self.bases)) == self.sizes
+        )
+
+    def _still(self, mine: dict[str, Any]) -> bool:
+        """After an attribute was set or deleted: whether that was none of those that are read."""
+        names = list(mine["_declared"]), list(mine.get("_rest", ()))
+        if names != (self.numbers, self.states) or not mine.keys().isdisjoint(self.absent):
+            return False
+        self.changes, self.size = mine["_changes"], len(mine)
+        return True
+
+
+def _attributes(names: list[str], cls: type) -> tuple[Any, ...]:
+    return tuple(getattr(cls, n) for n in names)
+
+
+def _stays(cls: type, name: str) -> bool:
+    """Whether a class gives the same object each time; a class method is bound anew."""
+    missing = object()
+    found = getattr(cls, name, missing)
+    return found is not missing and getattr(cls, name) is found
+
+
+def _same(space: Any, values: list[Any]) -> bool:
+    """Whether a container holds these elements, see :func:`spikeloom._reads.items`."""
+    found = items(space)
+    return len(found) == len(values) and all(map(is_, found, values))
