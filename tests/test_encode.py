@@ -135,3 +135,128 @@ def test_lengths_silence_the_rest():
 def test_bad_input_raises(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("T", [1, 2, 90, 257, 1000, 5000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_latency_gives_one_spike_for_each_of_any_dtype_and_number_of_steps(dtype, T):
+    x = torch.tensor([[0.0, 0.001, 0.1, 0.3, 0.5, 0.9, 1.0], [1.0, 0.9, 0.5, 0.3, 0.1, 0.001, 0.0]]).to(dtype)
+    for code in ("linear", "log", "rc"):
+        for threshold in (0.0, 0.01, 0.5, 0.99):
+            spikes = encode.latency(x, T, code=code, threshold=threshold)
+            assert spikes.dtype == dtype
+            assert (spikes.float().sum(0) == 1).all(), (code, threshold)
+            wanted = encode.latency(x.double(), T, code=code, threshold=threshold).argmax(0)
+            assert (spikes.float().argmax(0) - wanted).abs().max() <= 1  # a time of nearly k + 1/2 may be rounded down
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_log_times_of_many_steps(dtype):
+    """``last - ln((e^last - 1) x + 1)`` by Python's whole and fractional numbers, whose logarithm overflows nowhere."""
+    x = torch.tensor([[0.0, 1e-30, 0.1, 0.5, 1.0]], dtype=dtype)
+    for T in (2, 80, 90, 700, 720, 5000):
+        last = T - 1
+        scale = math.expm1(last) if last < 700 else math.inf
+        wanted = [
+            last if v == 0 else last - math.log(scale * v + 1) if scale < math.inf else -math.log(v)
+            for v in x[0].tolist()
+        ]  # past 700 steps, (e^last - 1) x + 1 = e^last x to all digits of these x
+        got = encode.latency_time(x, T, code="log")[0]
+        assert got.dtype == dtype
+        assert got.tolist() == pytest.approx(wanted, rel=1e-5, abs=1e-5)
+
+
+def test_times_have_finite_gradients_at_the_ends():
+    x = torch.tensor([[0.0, 0.5, 1.0]], requires_grad=True)
+    for T, a in ((4, math.exp(3) - 1), (200, math.exp(199) - 1)):
+        (grad,) = torch.autograd.grad(encode.latency_time(x, T, code="log").sum(), x)
+        assert grad.isfinite().all()
+        assert grad[0, 1:].tolist() == pytest.approx([-a / (a / 2 + 1), -a / (a + 1)], rel=1e-5)
+    (grad,) = torch.autograd.grad(encode.latency_time(x, 4, code="log").sum(), x)
+    assert grad[0, 0].item() == pytest.approx(1 - math.exp(3), rel=1e-5)
+
+
+def test_samples_without_elements_and_meta_tensors():
+    for code in ("linear", "log", "rc"):
+        assert encode.latency(torch.rand(2, 0), 4, code=code).shape == (4, 2, 0)
+        assert encode.latency(torch.rand(0, 3), 4, code=code).shape == (4, 0, 3)
+        assert encode.latency(torch.rand(2, 3, device="meta"), 4, code=code).shape == (4, 2, 3)
+    lengths = torch.ones(0, dtype=torch.int64)
+    for x in (torch.rand(0, 3), torch.rand(2, 0)):
+        assert encode.repeat(x, 4).shape == encode.poisson(x, 4).shape == (4, *x.shape)
+    assert encode.poisson(torch.rand(0, 3), 4, lengths=lengths).shape == (4, 0, 3)
+    assert encode.delta(torch.rand(4, 2, 0)).shape == (4, 2, 0)
+    meta = torch.rand(4, 2, device="meta")
+    assert encode.delta(meta).shape == encode.poisson(meta.unsqueeze(0)).shape[1:] == (4, 2)
+    assert encode.repeat(meta, 3).shape == (3, 4, 2)
+
+
+def test_padding_may_hold_nan():
+    x = torch.tensor([[[1.0], [1.0]], [[math.nan], [5.0]]])  # T = 2; the first sample ends after one step
+    lengths = torch.tensor([1, 2])
+    assert encode.poisson(x, lengths=lengths).flatten().tolist() == [1, 1, 0, 1]
+    assert encode.delta(x, lengths=lengths).flatten().tolist() == [1, 1, 0, 1]
+
+
+def test_infinite_and_negative_intensities_are_clipped_like_others():
+    x = torch.tensor([[-math.inf, -3.0, 2.0, math.inf]])
+    assert encode.poisson(x, 50).mean(0).tolist() == [[0, 0, 1, 1]]
+    assert encode.delta(torch.tensor([0.0, math.inf, 0.0, 1.0]), off_spike=True).tolist() == [0, 1, -1, 1]
+
+
+def test_rates_in_half_precision_are_those_of_the_intensities():
+    """p = 0.257 x + 0.5 for x = 1 is 0.757; the nearest bfloat16 is 0.7578, six deviations of 10 million draws away."""
+    x = torch.full((1, 5000), 1.0, dtype=torch.bfloat16)
+    rate = encode.poisson(x, 2000, gain=0.257, offset=0.5, generator=torch.Generator().manual_seed(3)).float().mean()
+    assert rate.item() == pytest.approx(0.757, abs=3 * (0.757 * 0.243 / 1e7) ** 0.5)
+
+
+def test_batch_first_sequences():
+    x, lengths = torch.ones(3, 3, 1), torch.tensor([1, 3, 2])
+    wanted = [[1, 0, 0], [1, 1, 1], [1, 1, 0]]  # [B, T]
+    for spikes in (
+        encode.repeat(x[:, 0], 3, lengths=lengths, batch_first=True),
+        encode.poisson(x[:, 0], 3, lengths=lengths, batch_first=True),
+        encode.poisson(x, lengths=lengths, batch_first=True),
+        encode.delta(x.cumsum(1), lengths=lengths, batch_first=True),
+    ):
+        assert spikes[:, :, 0].tolist() == wanted
+    late = encode.latency(torch.tensor([[1.0], [0.0], [0.0]]), 3, threshold=0.0, lengths=lengths, batch_first=True)
+    assert late[:, :, 0].tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+NAN = torch.tensor([[math.nan, 0.5]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: encode.repeat(NAN, 3), "encode.repeat: x holds NaN"),
+        (lambda: encode.poisson(NAN, 3), "encode.poisson: x, gain or offset holds NaN"),
+        (lambda: encode.poisson(NAN.bfloat16().unsqueeze(0)), "holds NaN"),
+        (lambda: encode.poisson(torch.ones(1, 2), 3, gain=math.nan), "gain must be finite, got nan"),
+        (lambda: encode.poisson(torch.ones(1, 2), 3, gain=NAN), "x, gain or offset holds NaN"),
+        (lambda: encode.poisson(torch.ones(1, 2), 3, offset=math.inf), "offset must be finite, got inf"),
+        (
+            lambda: encode.poisson(torch.ones(1, 2), 3, first_spike_time=1.5),
+            "whole number between 0 and T-1 = 2, got 1.5",
+        ),
+        (lambda: encode.latency(torch.ones(1, 2), 3, first_spike_time=-1), "encode.latency: first_spike_time"),
+        (lambda: encode.latency(torch.ones(1, 2), 3, tau=0.0), "tau must be positive, got 0.0"),
+        (lambda: encode.latency(torch.ones(1, 2), 3, tau=-1.0, code="rc"), "tau must be positive, got -1.0"),
+        (lambda: encode.latency(torch.ones(1, 2), 3, tau=math.nan, normalize=False), "tau must be finite"),
+        (lambda: encode.latency(torch.ones(1, 2), 3, tau=math.inf, normalize=False), "tau must be finite"),
+        (lambda: encode.latency(torch.ones(1, 2), 3, threshold=math.nan), "threshold must be finite"),
+        (lambda: encode.latency(torch.tensor([[-0.1]]), 3), r"in \[0, 1\], got -0.1 to -0.1"),
+        (lambda: encode.delta(torch.tensor([0.0, math.nan, 5.0])), "encode.delta: x holds NaN"),
+        (lambda: encode.delta(torch.tensor([math.inf, math.inf])), "the same infinity at two steps"),
+        (lambda: encode.delta(torch.ones(3), threshold=math.nan), "threshold must be finite"),
+        (lambda: encode.delta(torch.ones(3), batch_first=True), r"encode.delta: expected \[B, T, \*\]"),
+    ],
+)
+def test_what_would_be_silence_or_noise_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,7 +1,9 @@
-"""Lengths of ragged batches: checked once, turned into masks everywhere in the same way.
+"""Sequences ``[T, B, *]``: which dimension is time, how many steps are real, in which dtype they are added up.
 
 A batch whose samples have different durations is stored as ``[T, B, *]`` with T the longest one;
-``lengths`` (integers, ``[B]``) says how many leading steps of each sample are real.
+``lengths`` (integers, ``[B]``) says how many leading steps of each sample are real. Steps and how many there are of
+them are whole numbers (int64) throughout; what is added up over them is float32 at least, because bfloat16 has no 257
+and float16 no 2,049.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ def check_lengths(lengths: Tensor, T: int, B: int, *, device: torch.device | Non
         raise TypeError(f"lengths must hold integers, got {lengths.dtype}; pass for example torch.tensor([3, 5])")
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape [B] = [{B}], got {list(lengths.shape)}")
+    if B == 0:
+        return lengths.to(device=device, dtype=torch.int64)
     low, high = int(lengths.min()), int(lengths.max())
     if low < 1 or high > T:
         raise ValueError(f"lengths must lie between 1 and T = {T}, got values from {low} to {high}")
@@ -43,17 +47,37 @@ def masked(x: Tensor, lengths: Tensor | None, fill: float = 0.0) -> Tensor:
 
 
 def duration(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Number of valid steps of each sample, ``[B]``, in the floating dtype of ``x``."""
-    dtype = x.dtype if x.dtype.is_floating_point else torch.get_default_dtype()
+    """Number of valid steps of each sample, int64 ``[B]``."""
     if lengths is None:
-        return torch.full((x.shape[1],), x.shape[0], dtype=dtype, device=x.device)
-    return check_lengths(lengths, x.shape[0], x.shape[1], device=x.device).to(dtype)
+        return torch.full((x.shape[1],), x.shape[0], dtype=torch.int64, device=x.device)
+    return check_lengths(lengths, x.shape[0], x.shape[1], device=x.device)
 
 
-def check_sequence(x: Tensor, who: str, ndim: int = 2) -> None:
-    """Raises unless ``x`` is a tensor ``[T, B, *]`` with at least ``ndim`` dimensions and T, B > 0."""
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums over steps of values of ``dtype`` are computed and given in: float32 at least."""
+    if not dtype.is_floating_point:
+        dtype = torch.get_default_dtype()
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def sequence(x: Tensor, who: str, *, ndim: int = 2, batch_first: bool = False) -> Tensor:
+    """``x`` ``[T, B, *]``, or ``[B, T, *]`` where ``batch_first``, as ``[T, B, *]``; raises unless it is a tensor of
+    numbers that are not complex with at least ``ndim`` dimensions and T, B > 0.
+    """
     if not isinstance(x, Tensor):
-        raise TypeError(f"{who}: expected a tensor [T, B, *], got {type(x).__name__}")
+        raise TypeError(f"{who}: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
+    if x.is_complex():
+        raise TypeError(f"{who}: expected real numbers, got {x.dtype}")
     if x.ndim < ndim or x.shape[0] == 0 or x.shape[1] == 0:
-        wanted = "[T, B, C]" if ndim > 2 else "[T, B, *]"
+        wanted = f"[{'B, T' if batch_first else 'T, B'}, {'C' if ndim > 2 else '*'}]"
         raise ValueError(f"{who}: expected {wanted} with T > 0 and B > 0, got {list(x.shape)}")
+    return x.transpose(0, 1) if batch_first else x
+
+
+def readable(x: Tensor) -> bool:
+    """Whether a check may look at the values of ``x``: not of meta tensors, in torch.func or while a graph is
+    traced.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    return not x.is_meta and torch._C._functorch.maybe_current_level() is None

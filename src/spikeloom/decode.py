@@ -1,6 +1,10 @@
 """Decoders: spike trains and membranes ``[T, B, *]`` to one value per neuron ``[B, *]``.
 
-All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b do not count.
+All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b do not count; and ``batch_first``:
+the sequence is ``[B, T, *]``. Nothing is guessed from shapes.
+
+Counts, rates, times and means are float64 for float64 spikes and float32 for all other floating dtypes, bfloat16 and
+float16 too, whose step numbers would be wrong from 257 and 2,049 on. Counts of integers and booleans are int64.
 """
 
 from __future__ import annotations
@@ -11,18 +15,23 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._time import check_sequence, duration, masked, trailing
+from ._time import duration, masked, sequence, trailing, wide
 
 Readout = Literal["max", "max_abs", "mean", "last"]
 
 
-def count(spikes: Tensor, *, lengths: Tensor | None = None) -> Tensor:
-    """Number of spikes, ``[B, *]``."""
-    check_sequence(spikes, "decode.count")
-    return masked(spikes, lengths).sum(0)
+def count(spikes: Tensor, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
+    """Number of spikes, ``[B, *]``.
+
+    >>> import torch
+    >>> from spikeloom import decode
+    >>> decode.count(torch.ones(301, 1, 2, dtype=torch.bfloat16))
+    tensor([[301., 301.]])
+    """
+    return _count(sequence(spikes, "decode.count", batch_first=batch_first), lengths)
 
 
-def rate(spikes: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+def rate(spikes: Tensor, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Firing rate: spikes per step, ``[B, *]``.
 
     >>> import torch
@@ -30,11 +39,12 @@ def rate(spikes: Tensor, *, lengths: Tensor | None = None) -> Tensor:
     >>> decode.rate(torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 0.0]]]))
     tensor([[0.7500, 0.2500]])
     """
-    check_sequence(spikes, "decode.rate")
-    return count(spikes, lengths=lengths) / trailing(duration(spikes, lengths), spikes.ndim - 1)
+    return _mean(sequence(spikes, "decode.rate", batch_first=batch_first), lengths)
 
 
-def first_spike(spikes: Tensor, *, silent: float | None = None, lengths: Tensor | None = None) -> Tensor:
+def first_spike(
+    spikes: Tensor, *, silent: float | None = None, lengths: Tensor | None = None, batch_first: bool = False
+) -> Tensor:
     """Step of the first spike, ``[B, *]``, differentiable.
 
     Args:
@@ -48,16 +58,16 @@ def first_spike(spikes: Tensor, *, silent: float | None = None, lengths: Tensor 
     >>> decode.first_spike(torch.tensor([[[0.0, 0.0]], [[0.0, 0.0]], [[1.0, 0.0]]]))
     tensor([[2., 3.]])
     """
-    check_sequence(spikes, "decode.first_spike")
-    spikes = masked(spikes, lengths)
-    last = duration(spikes, lengths) - 1
-    never = last + 1 if silent is None else torch.full_like(last, silent)
-    ends = trailing(last, spikes.ndim - 1), trailing(never, spikes.ndim - 1)
+    spikes = masked(sequence(spikes, "decode.first_spike", batch_first=batch_first), lengths)
+    steps = duration(spikes, lengths)
+    dtype = wide(spikes.dtype)
+    never = steps.to(dtype) if silent is None else torch.full_like(steps, silent, dtype=dtype)
+    ends = trailing(steps - 1, spikes.ndim - 1), trailing(never, spikes.ndim - 1)
     times: Tensor = _FirstSpike.apply(spikes, *ends)  # type: ignore[no-untyped-call]
     return times
 
 
-def population(spikes: Tensor, num_classes: int, *, lengths: Tensor | None = None) -> Tensor:
+def population(spikes: Tensor, num_classes: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Spike counts of populations: neurons ``[T, B, N]`` in ``num_classes`` contiguous groups, ``[B, num_classes]``.
 
     >>> import torch
@@ -65,42 +75,62 @@ def population(spikes: Tensor, num_classes: int, *, lengths: Tensor | None = Non
     >>> decode.population(torch.ones(3, 1, 6), 2)
     tensor([[9., 9.]])
     """
-    check_sequence(spikes, "decode.population", ndim=3)
+    spikes = sequence(spikes, "decode.population", ndim=3, batch_first=batch_first)
     neurons = spikes.shape[-1]
-    if num_classes < 1 or neurons % num_classes:
+    if not isinstance(num_classes, int) or num_classes < 1 or neurons % num_classes:
         raise ValueError(
             f"decode.population: {neurons} neurons cannot be divided into {num_classes} equal groups; "
             f"give the last layer a multiple of {num_classes} neurons"
         )
-    return count(spikes, lengths=lengths).reshape(*spikes.shape[1:-1], num_classes, -1).sum(-1)
+    return _count(spikes, lengths).reshape(*spikes.shape[1:-1], num_classes, -1).sum(-1)
 
 
-def membrane(v: Tensor, how: Readout = "max", *, lengths: Tensor | None = None) -> Tensor:
-    """Reads a membrane ``[T, B, *]`` out: its ``max``, ``max_abs`` (the signed value), ``mean`` or ``last`` value."""
-    check_sequence(v, "decode.membrane")
+def membrane(v: Tensor, how: Readout = "max", *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
+    """Reads a membrane ``[T, B, *]`` out: its ``max``, ``max_abs`` (the signed value), ``mean`` or ``last`` value.
+
+    A value keeps the membrane's dtype, a mean is float32 at least.
+    """
+    v = sequence(v, "decode.membrane", batch_first=batch_first)
     if how == "max":
-        return masked(v, lengths, fill=-math.inf).amax(0)
+        return masked(v, lengths, fill=_lowest(v.dtype)).amax(0)
     if how == "max_abs":
-        at = masked(v, lengths).abs().argmax(0, keepdim=True)
-        return v.gather(0, at).squeeze(0)
+        size = masked(v, lengths).to(wide(v.dtype)).abs()
+        return v.gather(0, size.argmax(0, keepdim=True)).squeeze(0)
     if how == "mean":
-        return masked(v, lengths).sum(0) / trailing(duration(v, lengths), v.ndim - 1)
+        return _mean(v, lengths)
     if how == "last":
         if lengths is None:
             return v[-1]
-        at = trailing(duration(v, lengths).long() - 1, v.ndim - 1).expand(v.shape[1:]).unsqueeze(0)
+        at = trailing(duration(v, lengths) - 1, v.ndim - 1).expand(v.shape[1:]).unsqueeze(0)
         return v.gather(0, at).squeeze(0)
     raise ValueError(f"decode.membrane: how must be one of max, max_abs, mean, last; got {how!r}")
 
 
+def _count(x: Tensor, lengths: Tensor | None) -> Tensor:
+    x = masked(x, lengths)
+    return x.sum(0, dtype=wide(x.dtype) if x.dtype.is_floating_point else torch.int64)
+
+
+def _mean(x: Tensor, lengths: Tensor | None) -> Tensor:
+    dtype = wide(x.dtype)
+    return _count(x, lengths).to(dtype) / trailing(duration(x, lengths), x.ndim - 1).to(dtype)
+
+
+def _lowest(dtype: torch.dtype) -> float:
+    if dtype.is_floating_point:
+        return -math.inf
+    return False if dtype == torch.bool else torch.iinfo(dtype).min
+
+
 class _FirstSpike(torch.autograd.Function):
+    """Times of the first spikes in the dtype of ``never``; ``last`` holds the numbers of the last steps, int64."""
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(spikes: Tensor, last: Tensor, never: Tensor) -> Tensor:
         fired = spikes > 0
-        first = fired.to(torch.uint8).argmax(0).to(last.dtype)
-        return torch.where(fired.any(0), first, never)
+        return torch.where(fired.any(0), _first(fired).to(never.dtype), never)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -111,7 +141,11 @@ class _FirstSpike(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         spikes, last = ctx.saved_tensors
         fired = spikes > 0
-        first = fired.to(torch.uint8).argmax(0).to(last.dtype)
-        at = torch.where(fired.any(0), first, last)
+        at = torch.where(fired.any(0), _first(fired), last)
         steps = trailing(torch.arange(spikes.shape[0], device=spikes.device), spikes.ndim)
         return torch.where(steps == at, -grad, 0).to(spikes.dtype), None, None
+
+
+def _first(fired: Tensor) -> Tensor:
+    """The first step that is True, int64; 0 where none is."""
+    return fired.to(torch.uint8).argmax(0)

@@ -1,6 +1,10 @@
 """Encoders: real values to spike trains. Stateless functions, time first.
 
-All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b are 0.
+All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b are 0, whatever stands there; and
+``batch_first``: sequences, taken and given, are ``[B, T, *]``.
+
+NaN is refused by all of them: compared with anything it is silence, and the network would be blamed for it. (Where
+values cannot be looked at, inside ``torch.compile`` and ``torch.func`` and on the meta device, they are not checked.)
 """
 
 from __future__ import annotations
@@ -11,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._time import check_sequence, masked
+from ._time import masked, readable, sequence, wide
 
 LatencyCode = Literal["linear", "log", "rc"]
 
 
-def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None) -> Tensor:
+def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Direct coding: the same ``x`` ``[B, *]`` at each of T steps, ``[T, B, *]``.
 
     The result is a view that takes no memory; a Network computes what does not change over time once.
@@ -29,7 +33,8 @@ def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None) -> Tensor:
             [1., 2.]])
     """
     _check_steps(x, T, "encode.repeat")
-    return masked(x.expand(T, *x.shape), lengths)
+    _refuse_nan(x, "encode.repeat: x holds NaN")
+    return _given(x.expand(T, *x.shape), lengths, batch_first)
 
 
 def poisson(
@@ -41,13 +46,14 @@ def poisson(
     first_spike_time: int = 0,
     generator: torch.Generator | None = None,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """Rate coding: a spike at each step with probability ``p = clip(gain x + offset, 0, 1)``, independently.
 
     Args:
         x: intensities ``[B, *]``, repeated over T steps; or, with ``T=None``, a sequence ``[T, B, *]`` of
-            intensities.
-        gain, offset: scale and shift of the intensities.
+            intensities. Those that are infinite or negative are clipped like others.
+        gain, offset: scale and shift of the intensities, finite.
         first_spike_time: no spike before this step.
         generator: source of randomness, on the device of x; None is torch's.
 
@@ -59,20 +65,22 @@ def poisson(
     >>> encode.poisson(torch.tensor([[0.0, 1.0]]), 4).sum(0)
     tensor([[0., 4.]])
     """
-    x = _floating(x, "encode.poisson")
+    who = "encode.poisson"
+    x = _floating(x, who)
     if T is None:
-        check_sequence(x, "encode.poisson with T=None")
-        T = x.shape[0]
+        x = masked(sequence(x, f"{who} with T=None", batch_first=batch_first), lengths)
     else:
-        _check_steps(x, T, "encode.poisson")
-        x = x.expand(T, *x.shape)
-    _check_first(first_spike_time, T)
-    p = (gain * x + offset).clamp(0.0, 1.0)
-    draws = torch.rand(x.shape, generator=generator, dtype=_draw_dtype(x.dtype), device=x.device)
+        _check_steps(x, T, who)
+    _check_finite(who, gain=gain, offset=offset)
+    p = (gain * x.to(wide(x.dtype)) + offset).clamp(0.0, 1.0)
+    _refuse_nan(p, f"{who}: x, gain or offset holds NaN")
+    p = p if T is None else p.expand(T, *p.shape)
+    _check_first(first_spike_time, len(p), who)
+    draws = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
     spikes = (draws < p).to(x.dtype)
     if first_spike_time:
         spikes[:first_spike_time] = 0
-    return masked(spikes, lengths)
+    return _given(spikes, lengths, batch_first)
 
 
 def latency_time(
@@ -94,39 +102,41 @@ def latency_time(
             * ``"rc"``: ``t = t0 + tau ln(x / (x - threshold))``, the moment at which a membrane charged by x
               reaches the threshold (snnTorch's logarithmic code);
             * ``"log"``: ``t = T - 1 - ln(a x + 1)`` with ``a = exp(T - 1 - t0) - 1`` (SpikingJelly's).
-        tau: time constant in steps of the first two.
-        threshold: x at or below it counts as just above it (``"rc"``) or as equal to it (``"linear"``).
+        tau: time constant in steps of the first two, positive.
+        threshold: from 0 to below 1; x at or below it counts as just above it (``"rc"``) or as equal to it
+            (``"linear"``).
         normalize: stretch the times to t0 .. T-1: ``"linear"`` takes ``tau = T - 1 - t0``, ``"rc"`` is scaled so that
-            the latest spike of each sample is at T-1. ``"log"`` covers that range by itself.
+            the latest spike of each sample is at T-1 (if there is a latest: at threshold 0 all are at t0). ``"log"``
+            covers that range by itself.
 
-    Raises ValueError for x outside [0, 1].
+    Times are float32, or float64 where x is. Raises ValueError for x outside [0, 1].
 
     >>> import torch
     >>> from spikeloom import encode
     >>> encode.latency_time(torch.tensor([[0.02, 0.5, 1.0]]), 5, code="rc").round(decimals=4)
     tensor([[4.0000, 0.1166, 0.0580]])
     """
-    x = _floating(x, "encode.latency")
-    _check_steps(x, T, "encode.latency")
-    _check_first(first_spike_time, T)
-    if not bool(((x >= 0) & (x <= 1)).all()):
-        raise ValueError(
-            f"encode.latency: x must lie in [0, 1], got {float(x.min()):g} to {float(x.max()):g}; rescale it"
-        )
+    who = "encode.latency"
+    x = _floating(x, who)
+    _check_steps(x, T, who)
+    _check_first(first_spike_time, T, who)
+    _check_finite(who, tau=tau, threshold=threshold)
+    if tau <= 0:
+        raise ValueError(f"{who}: tau must be positive, got {tau}")
     if not 0 <= threshold < 1:
-        raise ValueError(f"encode.latency: threshold must lie in [0, 1), got {threshold}")
-    last = T - 1 - first_spike_time
+        raise ValueError(f"{who}: threshold must lie in [0, 1), got {threshold}")
+    if readable(x) and not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError(f"{who}: x must lie in [0, 1], got {float(x.min()):g} to {float(x.max()):g}; rescale it")
+    x, last = x.to(wide(x.dtype)), T - 1 - first_spike_time
     if code == "linear":
         t = (last if normalize else tau) * (1 - x.clamp(min=threshold))
     elif code == "log":
-        t = last - torch.log(math.expm1(last) * x + 1)
+        t = _log_time(x, last)
     elif code == "rc":
-        x = x.clamp(min=threshold + 1e-7)
-        t = tau * torch.log(x / (x - threshold))
-        if normalize:
-            t = t * last / t.flatten(1).amax(1).reshape(-1, *(1,) * (x.ndim - 1)) if x.ndim > 1 else t * last / t
+        t = _charging_time(x, threshold)
+        t = last * _share_of_latest(t) if normalize else tau * t
     else:
-        raise ValueError(f"encode.latency: code must be one of linear, log, rc; got {code!r}")
+        raise ValueError(f"{who}: code must be one of linear, log, rc; got {code!r}")
     return t + first_spike_time
 
 
@@ -141,8 +151,9 @@ def latency(
     clip: bool = False,
     first_spike_time: int = 0,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
-    """Latency coding: one spike per element, at ``round(latency_time(x, ...))``, ``[T, B, *]``.
+    """Latency coding: one spike per element, at ``round(latency_time(x, ...))``, ``[T, B, *]`` in the dtype of x.
 
     Args:
         clip: elements with ``x < threshold`` stay silent.
@@ -162,10 +173,10 @@ def latency(
         x, T, code=code, tau=tau, threshold=threshold, normalize=normalize, first_spike_time=first_spike_time
     ).round()
     steps = torch.arange(T, device=x.device).reshape(T, *(1,) * x.ndim)
-    spikes = (steps == t).to(t.dtype)
+    spikes = (steps == t).to(x.dtype)
     if clip:
         spikes = spikes * (x >= threshold)
-    return masked(spikes, lengths)
+    return _given(spikes, lengths, batch_first)
 
 
 def delta(
@@ -175,10 +186,12 @@ def delta(
     padding: bool = False,
     off_spike: bool = False,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """Delta modulation of ``[T, *]``: 1 where ``x[t] - x[t-1] >= threshold``, else 0.
 
     Args:
+        threshold: positive and finite.
         padding: compare the first step with itself (no spike there) instead of with 0.
         off_spike: also -1 where ``x[t] - x[t-1] <= -threshold``.
 
@@ -187,17 +200,47 @@ def delta(
     >>> encode.delta(torch.tensor([1.0, 2.0, 2.91, 3.0, 3.9]))
     tensor([1., 1., 1., 0., 1.])
     """
-    x = _floating(x, "encode.delta")
+    who = "encode.delta"
+    x = _floating(x, who)
+    if batch_first or lengths is not None:
+        x = masked(sequence(x, who, batch_first=batch_first), lengths)
     if x.ndim == 0 or x.shape[0] == 0:
-        raise ValueError(f"encode.delta: expected [T, *] with T > 0, got {list(x.shape)}")
+        raise ValueError(f"{who}: expected [T, *] with T > 0, got {list(x.shape)}")
+    _check_finite(who, threshold=threshold)
     if threshold <= 0:
-        raise ValueError(f"encode.delta: threshold must be positive, got {threshold}")
+        raise ValueError(f"{who}: threshold must be positive, got {threshold}")
     before = x[:1] if padding else torch.zeros_like(x[:1])
     change = x.diff(dim=0, prepend=before)
+    _refuse_nan(change, f"{who}: x holds NaN, or the same infinity at two steps in a row")
     spikes = (change >= threshold).to(x.dtype)
     if off_spike:
         spikes = spikes - (change <= -threshold).to(x.dtype)
-    return masked(spikes, lengths)
+    return _given(spikes, lengths, batch_first)
+
+
+def _log_time(x: Tensor, last: int) -> Tensor:
+    """``last - ln((e^last - 1) x + 1)``, which is ``-ln(x + (1 - x) e^-last)``: that overflows nowhere."""
+    rest, least = math.exp(-last), torch.finfo(x.dtype).tiny
+    t = -torch.log(x + (1 - x) * max(rest, least))
+    return t if rest >= least else torch.where(x > 0, t, last)
+
+
+def _charging_time(x: Tensor, threshold: float) -> Tensor:
+    """``ln(x / (x - threshold))``, of x at most that for 1e-7 above the threshold."""
+    return torch.log1p(threshold / (x - threshold).clamp(min=1e-7))
+
+
+def _share_of_latest(t: Tensor) -> Tensor:
+    """Times ``[B, *]`` from 0 on, each as a share of the latest of its sample; 0 where that is 0."""
+    if t.numel() == 0:
+        return t
+    latest = t.flatten(1).amax(1).reshape(-1, *(1,) * (t.ndim - 1)) if t.ndim > 1 else t
+    return t / torch.where(latest > 0, latest, 1)
+
+
+def _given(spikes: Tensor, lengths: Tensor | None, batch_first: bool) -> Tensor:
+    spikes = masked(spikes, lengths)
+    return spikes.transpose(0, 1) if batch_first else spikes
 
 
 def _floating(x: Tensor, who: str) -> Tensor:
@@ -207,17 +250,30 @@ def _floating(x: Tensor, who: str) -> Tensor:
     return x
 
 
-def _draw_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32  # 8 bits of bfloat16 are too few for rates
+def _refuse_nan(x: Tensor, what: str) -> None:
+    if x.dtype.is_floating_point and readable(x) and bool(x.isnan().any()):
+        raise ValueError(f"{what}, which would be coded as silence; clean the data, torch.nan_to_num does it")
 
 
 def _check_steps(x: Tensor, T: int, who: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{who}: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
     if isinstance(T, bool) or not isinstance(T, int) or T < 1:
         raise ValueError(f"{who}: T must be a number of steps of at least 1, got {T!r}")
     if x.ndim == 0:
         raise ValueError(f"{who}: expected [B, *], got a number")
 
 
-def _check_first(first_spike_time: int, T: int) -> None:
-    if not 0 <= first_spike_time < T:
-        raise ValueError(f"first_spike_time must lie between 0 and T-1 = {T - 1}, got {first_spike_time}")
+def _check_first(first_spike_time: int, T: int, who: str) -> None:
+    if isinstance(first_spike_time, bool) or not isinstance(first_spike_time, int) or not 0 <= first_spike_time < T:
+        raise ValueError(
+            f"{who}: first_spike_time must be a whole number between 0 and T-1 = {T - 1}, got {first_spike_time}"
+        )
+
+
+def _check_finite(who: str, **numbers: float) -> None:
+    for name, value in numbers.items():
+        if isinstance(value, Tensor) and value.numel() != 1:  # one for each channel: what comes of it is checked
+            continue
+        if not math.isfinite(value):
+            raise ValueError(f"{who}: {name} must be finite, got {value}")

@@ -1,8 +1,29 @@
 """Losses on spike trains and membranes ``[T, B, C]``.
 
-Shared by all: ``target`` holds class indices ``[B]`` unless a loss says otherwise; ``weight`` ``[C]`` weighs samples by
-their class; ``reduction`` is ``"mean"`` (``sum w_y l / sum w_y``, as in torch), ``"sum"`` or ``"none"`` (``[B]``);
-``lengths`` ``[B]`` leaves out the steps past each sample's end.
+Shared by all:
+
+``target``
+    class indices, int64 ``[B]``, unless a loss says otherwise; or, in cross entropies and :func:`count_mse`, shares of
+    classes as floats ``[B, C]`` (soft labels, mixup, EventMix). Losses that look at every step, which are
+    :func:`rate_cross_entropy`, :func:`membrane_mse` and :func:`tet`, also take a target for each step: ``[T, B]`` or
+    ``[T, B, C]``.
+``ignore_index``
+    samples, or steps, of this class do not count, neither in sums nor in what means are divided by.
+``weight``
+    of classes, ``[C]``, with torch's meaning in all respects: under label smoothing too, and with shares.
+``reduction``
+    ``"mean"``: ``sum w_y l / sum w_y``, as in torch (for shares of classes divided by the number of samples, as there);
+    ``"sum"``; or ``"none"``: ``[B]``. A mean in which nothing counts is NaN, as in torch.
+``lengths``
+    ``[B]``: the steps past each sample's end do not count. Whatever stands there, in outputs or in targets, NaN and
+    infinities too, changes neither the loss nor a gradient, and has the gradient 0. The same holds for what
+    ``ignore_index`` leaves out.
+``batch_first``
+    outputs are ``[B, T, C]`` and targets for each step ``[B, T]`` or ``[B, T, C]``. It is never guessed.
+
+Everything is computed and given in float64 for float64 outputs, in float32 for others: bfloat16 and float16 outputs
+give a float32 loss, and outputs that are integers or booleans are taken for numbers. For T = 1 the cross entropies are
+``torch.nn.functional.cross_entropy`` of the only step, whatever that is for infinite outputs.
 
 Notation: s spikes, v membrane, y target, L steps of the sample (T without lengths), CE cross entropy.
 """
@@ -13,12 +34,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from . import decode
-from ._time import check_sequence, duration, masked
-
-Reduction = Literal["mean", "sum", "none"]
+from . import _targets, decode
+from ._targets import Reduction, Targets
+from ._time import duration, sequence, wide
 
 
 def rate_cross_entropy(
@@ -28,18 +47,24 @@ def rate_cross_entropy(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
-    """``1/L sum_t CE(s[t], y)``: every step shall name the class. snnTorch's ``ce_rate_loss``; for outputs that
-    are not spikes the first part of TET.
+    """``1/L sum_t CE(s[t], y)``: every step shall name the class, or, with targets ``[T, B]``, its own. snnTorch's
+    ``ce_rate_loss``; for outputs that are not spikes the first part of TET.
 
     >>> import torch
     >>> from spikeloom import loss
     >>> loss.rate_cross_entropy(torch.tensor([[[1.0, 0.0]], [[0.0, 0.0]]]), torch.tensor([0]))
     tensor(0.5032)
     """
-    _check_classes(spikes, target, "loss.rate_cross_entropy")
-    return _reduce(_step_cross_entropy(spikes, target, label_smoothing, lengths), target, weight, reduction)
+    who = "loss.rate_cross_entropy"
+    x = _outputs(spikes, who, batch_first)
+    y = _targets.read(
+        target, x, who, weight=weight, ignore_index=ignore_index, lengths=lengths, batch_first=batch_first
+    )
+    return _of_steps(_cross_entropy(x, y, label_smoothing, who), y, x, lengths, reduction, who)
 
 
 def count_cross_entropy(
@@ -50,12 +75,15 @@ def count_cross_entropy(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``CE(sum_t s[t], y)``; with ``num_classes`` the counts of populations (:func:`decode.population`)."""
-    counts = _counts(spikes, num_classes, lengths)
-    _check_target(counts, target, "loss.count_cross_entropy")
-    return _reduce(_cross_entropy(counts, target, label_smoothing), target, weight, reduction)
+    who = "loss.count_cross_entropy"
+    counts = _counts(_outputs(spikes, who, batch_first), num_classes, lengths)
+    y = _targets.read(target, counts, who, weight=weight, ignore_index=ignore_index)
+    return _of_samples(_cross_entropy(counts, y, label_smoothing, who), y, reduction, who)
 
 
 def max_membrane_cross_entropy(
@@ -65,12 +93,16 @@ def max_membrane_cross_entropy(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``CE(max_t v[t], y)``. Record the membrane of the last layer (``record=("4.v",)``) or end with ``sl.LI``."""
-    _check_classes(v, target, "loss.max_membrane_cross_entropy")
-    peak = decode.membrane(v, "max", lengths=lengths)
-    return _reduce(_cross_entropy(peak, target, label_smoothing), target, weight, reduction)
+    who = "loss.max_membrane_cross_entropy"
+    x = _outputs(v, who, batch_first)
+    y = _targets.read(target, x[0], who, weight=weight, ignore_index=ignore_index)
+    peak = decode.membrane(y.clear(x), "max", lengths=lengths)  # the gradient of a maximum is not 0 times NaN
+    return _of_samples(_cross_entropy(peak, y, label_smoothing, who), y, reduction, who)
 
 
 def count_mse(
@@ -82,22 +114,24 @@ def count_mse(
     num_classes: int | None = None,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``1/L mean_c (n_c - n*_c)^2`` of spike counts n; the wanted count n* is ``correct_rate`` (of the target's
-    class) or ``incorrect_rate`` times L, rounded down.
+    class) or ``incorrect_rate`` times L, rounded down. Shares of classes mix the two rates.
 
     With ``num_classes`` the counts are those of populations of M neurons, and n* is M times as large.
     """
-    counts = _counts(spikes, num_classes, lengths)
-    _check_target(counts, target, "loss.count_mse")
-    members = spikes.shape[-1] // counts.shape[-1]
-    steps = duration(spikes, lengths)
-    right = F.one_hot(target, counts.shape[-1]).bool()
-    wanted = torch.where(
-        right, (steps * correct_rate).floor().unsqueeze(1), (steps * incorrect_rate).floor().unsqueeze(1)
-    )
-    return _reduce((counts - members * wanted).square().mean(-1) / steps, target, weight, reduction)
+    who = "loss.count_mse"
+    x = _outputs(spikes, who, batch_first)
+    counts = _counts(x, num_classes, lengths)
+    y = _targets.read(target, counts, who, weight=weight, ignore_index=ignore_index)
+    steps = duration(x, lengths).to(x.dtype).unsqueeze(1)
+    rates = y.mixed(correct_rate, incorrect_rate, counts)
+    wanted = (steps * (rates + 2e-7)).floor()  # 0.29 is less than 29 / 100 in binary: rounded down it would be 28
+    members = x.shape[-1] // counts.shape[-1]
+    return _of_samples(y.squares(counts, members * wanted) / steps.squeeze(1), y, reduction, who)
 
 
 def membrane_mse(
@@ -108,30 +142,28 @@ def membrane_mse(
     off_target: float = 0.0,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``1/L sum_t mean_c (v_c[t] - v*_c[t])^2``.
 
     Args:
-        target: class indices ``[B]`` (v* is ``on_target`` for the class, ``off_target`` for the others) or, for
-            regression, floats ``[B, C]`` or ``[T, B, C]``, wanted as they are (then ``weight`` does not apply).
+        target: class indices ``[B]`` or ``[T, B]`` (v* is ``on_target`` for the class, ``off_target`` for the others)
+            or, for regression, floats ``[B, C]`` or ``[T, B, C]``, wanted as they are (then ``weight``, ``on_target``
+            and ``off_target`` do not apply).
     """
-    check_sequence(v, "loss.membrane_mse", ndim=3)
-    if target.dtype.is_floating_point:
-        if target.shape not in (v.shape, v.shape[1:]):
-            raise ValueError(
-                f"loss.membrane_mse: a real target must be [T, B, C] = {list(v.shape)} or [B, C], got "
-                f"{list(target.shape)}"
-            )
-        if weight is not None:
-            raise ValueError("loss.membrane_mse: weight belongs to class targets")
-        wanted = target
+    who = "loss.membrane_mse"
+    x = _outputs(v, who, batch_first)
+    if _is_real(target):
+        _only_classes(who, weight=weight, on_target=on_target != 1.0, off_target=off_target != 0.0)
+        y, wanted = _targets.real(x, lengths), _wanted(target, x, who, batch_first)
     else:
-        _check_target(v[0], target, "loss.membrane_mse")
-        right = F.one_hot(target, v.shape[-1]).bool()
-        wanted = torch.where(right, on_target, off_target).to(v.dtype)
-    per_step = masked((v - wanted).square().mean(-1), lengths)
-    return _reduce(per_step.sum(0) / duration(v, lengths), target, weight, reduction)
+        y = _targets.read(
+            target, x, who, weight=weight, ignore_index=ignore_index, lengths=lengths, batch_first=batch_first
+        )
+        wanted = y.mixed(on_target, off_target, x)
+    return _of_steps(y.squares(x, wanted), y, x, lengths, reduction, who)
 
 
 def first_spike_cross_entropy(
@@ -142,21 +174,25 @@ def first_spike_cross_entropy(
     silent: float | None = None,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``CE(-t, y)`` (negate) or ``CE(1 / (t + 1), y)`` (reciprocal) of first spike times t, in steps.
 
     ``silent``: see :func:`decode.first_spike`; snnTorch's ``ce_temporal_loss`` is ``silent=T-1``.
     """
-    _check_classes(spikes, target, "loss.first_spike_cross_entropy")
-    t = decode.first_spike(spikes, silent=silent, lengths=lengths)
+    who = "loss.first_spike_cross_entropy"
+    t = decode.first_spike(_outputs(spikes, who, batch_first), silent=silent, lengths=lengths)
     if inverse == "negate":
         logits = -t
     elif inverse == "reciprocal":
         logits = 1 / (t + 1)
     else:
-        raise ValueError(f"loss.first_spike_cross_entropy: inverse must be negate or reciprocal, got {inverse!r}")
-    return _reduce(_cross_entropy(logits, target, 0.0), target, weight, reduction)
+        raise ValueError(f"{who}: inverse must be negate or reciprocal, got {inverse!r}")
+    y = _targets.read(target, logits, who, weight=weight, ignore_index=ignore_index)
+    return _of_samples(_cross_entropy(logits, y, label_smoothing, who), y, reduction, who)
 
 
 def first_spike_mse(
@@ -169,32 +205,34 @@ def first_spike_mse(
     silent: float | None = None,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """``mean_c ((t_c - t*_c) / L)^2`` of first spike times t, in steps.
 
     Args:
         target: class indices ``[B]`` (t* is ``on_target`` for the class and ``off_target`` for the others; None is the
-            last step, L-1), or wanted times ``[B, C]`` as floats (then ``weight`` does not apply).
+            last step, L-1), or wanted times ``[B, C]`` as floats (then ``weight``, ``on_target`` and ``off_target`` do
+            not apply).
         tolerance: spikes at most this many steps away from t* count as exact.
         silent: see :func:`decode.first_spike`.
     """
-    check_sequence(spikes, "loss.first_spike_mse", ndim=3)
-    t = decode.first_spike(spikes, silent=silent, lengths=lengths)
-    steps = duration(spikes, lengths).unsqueeze(1)
-    if target.dtype.is_floating_point:
+    who = "loss.first_spike_mse"
+    x = _outputs(spikes, who, batch_first)
+    t = decode.first_spike(x, silent=silent, lengths=lengths)
+    steps = duration(x, lengths).to(x.dtype).unsqueeze(1)
+    if _is_real(target):
+        _only_classes(who, weight=weight, on_target=on_target != 0.0, off_target=off_target is not None)
         if target.shape != t.shape:
-            raise ValueError(f"loss.first_spike_mse: times must be [B, C] = {list(t.shape)}, got {list(target.shape)}")
-        if weight is not None:
-            raise ValueError("loss.first_spike_mse: weight belongs to class targets")
-        wanted = target
+            raise ValueError(f"{who}: times must be [B, C] = {list(t.shape)}, got {list(target.shape)}")
+        y, wanted = Targets(torch.ones_like(t[:, 0], dtype=torch.bool)), target.to(t.dtype)
     else:
-        _check_target(t, target, "loss.first_spike_mse")
-        late = steps - 1 if off_target is None else torch.full_like(steps, off_target)
-        wanted = torch.where(F.one_hot(target, t.shape[-1]).bool(), torch.full_like(steps, on_target), late)
+        y = _targets.read(target, t, who, weight=weight, ignore_index=ignore_index)
+        wanted = y.mixed(on_target, steps - 1 if off_target is None else off_target, t)
     error = t - wanted
-    error = torch.where(error.abs() <= tolerance, torch.zeros_like(error), error)
-    return _reduce((error / steps).square().mean(-1), target, weight, reduction)
+    error = torch.where(error.abs() <= tolerance, 0, error)
+    return _of_samples(y.squares(error / steps, torch.zeros_like(error)), y, reduction, who)
 
 
 def tet(
@@ -207,67 +245,90 @@ def tet(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    ignore_index: int = -100,
     lengths: Tensor | None = None,
+    batch_first: bool = False,
 ) -> Tensor:
     """Temporal efficient training: ``(1 - lamb) 1/L sum_t CE(o[t], y) + lamb R``.
 
     Args:
         outputs: real outputs (membranes, currents) of the last layer, ``[T, B, C]``.
         form: ``"paper"``: ``R = 1/L sum_t mean_c (o_c[t] - phi)^2``;
-            ``"mean_output"`` (snetx): ``R = CE(mean_t o[t], y)``.
+            ``"mean_output"`` (snetx): ``R = CE(mean_t o[t], y)``, which needs one target for all steps.
         phi: level that the paper's R holds the outputs at.
 
     Deng et al., Temporal Efficient Training of SNNs via Gradient Re-weighting, ICLR 2022.
     """
-    _check_classes(outputs, target, "loss.tet")
-    steps = _step_cross_entropy(outputs, target, label_smoothing, lengths)
+    who = "loss.tet"
+    x = _outputs(outputs, who, batch_first)
+    y = _targets.read(
+        target, x, who, weight=weight, ignore_index=ignore_index, lengths=lengths, batch_first=batch_first
+    )
+    steps = _targets.over_time(_cross_entropy(x, y, label_smoothing, who), x, lengths)
     if form == "paper":
-        level = torch.full_like(outputs[0], phi)
-        rest = membrane_mse(outputs, level, reduction="none", lengths=lengths)
+        rest = _targets.over_time(y.squares(x, torch.full_like(x, phi)), x, lengths)
     elif form == "mean_output":
-        rest = _cross_entropy(decode.membrane(outputs, "mean", lengths=lengths), target, label_smoothing)
+        mean = decode.membrane(x, "mean", lengths=lengths)
+        once = _targets.read(target, mean, who, weight=weight, ignore_index=ignore_index)
+        rest = _cross_entropy(mean, once, label_smoothing, who)
     else:
-        raise ValueError(f"loss.tet: form must be paper or mean_output, got {form!r}")
-    return _reduce((1 - lamb) * steps + lamb * rest, target, weight, reduction)
+        raise ValueError(f"{who}: form must be paper or mean_output, got {form!r}")
+    divisor = _targets.over_time(y.divisor(x.dtype), x, lengths)
+    return _targets.reduce((1 - lamb) * steps + lamb * rest, divisor, reduction, who)
 
 
-def _counts(spikes: Tensor, num_classes: int | None, lengths: Tensor | None) -> Tensor:
-    if num_classes is not None:
-        return decode.population(spikes, num_classes, lengths=lengths)
-    check_sequence(spikes, "loss", ndim=3)
-    return decode.count(spikes, lengths=lengths)
-
-
-def _step_cross_entropy(outputs: Tensor, target: Tensor, smoothing: float, lengths: Tensor | None) -> Tensor:
-    """Mean over the valid steps of the cross entropy of each, ``[B]``."""
-    T, B = outputs.shape[:2]
-    flat = _cross_entropy(masked(outputs, lengths).flatten(0, 1), target.repeat(T), smoothing)
-    return masked(flat.reshape(T, B), lengths).sum(0) / duration(outputs, lengths)
-
-
-def _cross_entropy(logits: Tensor, target: Tensor, smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-
-
-def _reduce(per_sample: Tensor, target: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
-    w = torch.ones_like(per_sample) if weight is None else weight.to(per_sample)[target]
-    if reduction == "mean":
-        return (w * per_sample).sum() / w.sum()
-    if reduction == "sum":
-        return (w * per_sample).sum()
-    if reduction == "none":
-        return w * per_sample
-    raise ValueError(f"reduction must be one of mean, sum, none; got {reduction!r}")
-
-
-def _check_classes(x: Tensor, target: Tensor, who: str) -> None:
-    check_sequence(x, who, ndim=3)
-    _check_target(x[0], target, who)
-
-
-def _check_target(logits: Tensor, target: Tensor, who: str) -> None:
-    if target.dtype != torch.int64 or target.shape != logits.shape[:1]:
+def _outputs(x: Tensor, who: str, batch_first: bool) -> Tensor:
+    """``[T, B, C]`` in the dtype that the loss is computed in."""
+    x = sequence(x, who, ndim=3, batch_first=batch_first)
+    if x.ndim != 3 or x.shape[2] == 0:
+        given = list((x.transpose(0, 1) if batch_first else x).shape)
         raise ValueError(
-            f"{who}: target must hold class indices, int64 [B] = [{logits.shape[0]}], got {target.dtype} "
-            f"{list(target.shape)}"
+            f"{who}: expected {'[B, T, C]' if batch_first else '[T, B, C]'} with C > 0, got {given}; flatten(2) makes "
+            "one dimension of all that follow the first two"
         )
+    return x.to(wide(x.dtype))
+
+
+def _counts(x: Tensor, num_classes: int | None, lengths: Tensor | None) -> Tensor:
+    if num_classes is not None:
+        return decode.population(x, num_classes, lengths=lengths)
+    return decode.count(x, lengths=lengths)
+
+
+def _cross_entropy(rows: Tensor, y: Targets, smoothing: float, who: str) -> Tensor:
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"{who}: label_smoothing must lie between 0 and 1, got {smoothing}")
+    return y.cross_entropy(rows, smoothing)
+
+
+def _of_samples(each: Tensor, y: Targets, reduction: Reduction, who: str) -> Tensor:
+    """Of losses ``[B]``."""
+    return _targets.reduce(each, y.divisor(each.dtype), reduction, who)
+
+
+def _of_steps(
+    rows: Tensor, y: Targets, outputs: Tensor, lengths: Tensor | None, reduction: Reduction, who: str
+) -> Tensor:
+    """Of losses of steps ``[T, B]``."""
+    each, divisor = (_targets.over_time(r, outputs, lengths) for r in (rows, y.divisor(rows.dtype)))
+    return _targets.reduce(each, divisor, reduction, who)
+
+
+def _is_real(target: Tensor) -> bool:
+    return isinstance(target, Tensor) and target.dtype.is_floating_point
+
+
+def _only_classes(who: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{who}: {name} belongs to class targets, int64; this target is real")
+
+
+def _wanted(target: Tensor, x: Tensor, who: str, batch_first: bool) -> Tensor:
+    """A real target ``[T, B, C]`` or ``[B, C]`` for ``x`` ``[T, B, C]``."""
+    by_step = target.transpose(0, 1) if batch_first and target.ndim == 3 else target
+    if by_step.shape not in (x.shape, x.shape[1:]):
+        T, B, C = x.shape
+        wanted = f"[B, T, C] = [{B}, {T}, {C}]" if batch_first else f"[T, B, C] = [{T}, {B}, {C}]"
+        raise ValueError(f"{who}: a real target must be {wanted} or [B, C], got {list(target.shape)}")
+    return by_step.to(x.dtype).expand(x.shape)

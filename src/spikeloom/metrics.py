@@ -1,6 +1,8 @@
 """Accuracies of spike trains ``[T, B, C]`` against class indices ``[B]``: 0-dimensional tensors from 0 to 1.
 
-All take ``lengths`` (``[B]``, optional). Ties go to the lower class index.
+All take ``lengths`` (``[B]``, optional); ``batch_first``, where the trains are ``[B, T, C]``; and ``ignore_index``:
+samples of this class do not count (where none is left, the accuracy is NaN). Ties go to the lower class index. A sample
+with NaN among what is compared is wrong.
 """
 
 from __future__ import annotations
@@ -9,10 +11,17 @@ import torch
 from torch import Tensor
 
 from . import decode
-from ._time import check_sequence
+from ._time import sequence, wide
 
 
-def accuracy_rate(spikes: Tensor, target: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+def accuracy_rate(
+    spikes: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    lengths: Tensor | None = None,
+    batch_first: bool = False,
+) -> Tensor:
     """Share of samples whose most active (or, for membranes, on average highest) output is the target.
 
     >>> import torch
@@ -21,28 +30,57 @@ def accuracy_rate(spikes: Tensor, target: Tensor, *, lengths: Tensor | None = No
     >>> metrics.accuracy_rate(spikes, torch.tensor([0, 0]))
     tensor(0.5000)
     """
-    check_sequence(spikes, "metrics.accuracy_rate", ndim=3)
-    return _accuracy(decode.rate(spikes, lengths=lengths), target)
+    who = "metrics.accuracy_rate"
+    counts = decode.count(_trains(spikes, who, batch_first), lengths=lengths)  # equal where rates are, and exact
+    return _accuracy(counts, target, ignore_index, who)
 
 
-def accuracy_first_spike(spikes: Tensor, target: Tensor, *, lengths: Tensor | None = None) -> Tensor:
+def accuracy_first_spike(
+    spikes: Tensor,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    lengths: Tensor | None = None,
+    batch_first: bool = False,
+) -> Tensor:
     """Share of samples whose first output to fire is the target. A sample without any spike is wrong."""
-    check_sequence(spikes, "metrics.accuracy_first_spike", ndim=3)
-    times = decode.first_spike(spikes.detach(), silent=float("inf"), lengths=lengths)
-    right = (times.argmin(-1) == _checked(target, times)) & times.isfinite().any(-1)
-    return right.to(torch.get_default_dtype()).mean()
+    who = "metrics.accuracy_first_spike"
+    x = _trains(spikes, who, batch_first).detach()
+    times = decode.first_spike(x, silent=float("inf"), lengths=lengths)
+    never = times.isinf().all(-1, keepdim=True)
+    return _accuracy((-times).masked_fill(never, float("nan")), target, ignore_index, who)
 
 
-def accuracy_population(spikes: Tensor, target: Tensor, num_classes: int, *, lengths: Tensor | None = None) -> Tensor:
+def accuracy_population(
+    spikes: Tensor,
+    target: Tensor,
+    num_classes: int,
+    *,
+    ignore_index: int = -100,
+    lengths: Tensor | None = None,
+    batch_first: bool = False,
+) -> Tensor:
     """Share of samples whose most active population (:func:`decode.population`) is the target."""
-    return _accuracy(decode.population(spikes, num_classes, lengths=lengths), target)
+    who = "metrics.accuracy_population"
+    counts = decode.population(_trains(spikes, who, batch_first), num_classes, lengths=lengths)
+    return _accuracy(counts, target, ignore_index, who)
 
 
-def _accuracy(scores: Tensor, target: Tensor) -> Tensor:
-    return (scores.argmax(-1) == _checked(target, scores)).to(torch.get_default_dtype()).mean()
+def _trains(x: Tensor, who: str, batch_first: bool) -> Tensor:
+    x = sequence(x, who, ndim=3, batch_first=batch_first)
+    if x.ndim != 3:
+        raise ValueError(f"{who}: expected {'[B, T, C]' if batch_first else '[T, B, C]'}, got {x.ndim} dimensions")
+    return x
 
 
-def _checked(target: Tensor, scores: Tensor) -> Tensor:
-    if target.shape != scores.shape[:1]:
-        raise ValueError(f"metrics: target must be [B] = [{scores.shape[0]}], got {list(target.shape)}")
-    return target
+def _accuracy(scores: Tensor, target: Tensor, ignore_index: int, who: str) -> Tensor:
+    """Of scores ``[B, C]``, of which the highest wins."""
+    if not isinstance(target, Tensor) or target.shape != scores.shape[:1] or target.dtype.is_floating_point:
+        got = f"{list(target.shape)} of {target.dtype}" if isinstance(target, Tensor) else type(target).__name__
+        raise ValueError(
+            f"{who}: target must hold class indices, [B] = [{scores.shape[0]}], got {got}; shares of classes have the "
+            "indices target.argmax(-1), and spikes [B, T, C] need batch_first=True"
+        )
+    right = (scores.argmax(-1) == target) & ~scores.isnan().any(-1)
+    counted = target != ignore_index
+    return (right & counted).sum() / counted.sum().to(wide(torch.get_default_dtype()))
