@@ -116,6 +116,28 @@ def test_dsr_lif_by_hand():
     assert by_threshold.item() == pytest.approx(3 / 0.5)
 
 
+def test_dsr_weighs_from_the_end_of_each_sample():
+    """After 4,000 steps of padding exp(-(T - t) / 2) of a sample of 3 steps is 0, and its mean 0 / 0."""
+    x = torch.full((4000, 2, 1), math.nan, dtype=torch.float64)
+    x[:, 0], x[:3, 1, 0] = 0.5, torch.tensor([0.4, 0.2, 0.1], dtype=torch.float64)
+    x.requires_grad_()
+    neuron = sl.nn.DSRLIF(tau=2.0, dt=1.0, v_threshold=0.8).double()
+    y, _ = neuron.sequence(x, lengths=torch.tensor([4000, 3]))
+    (grad,) = torch.autograd.grad(y[:, 1].sum(), x)
+    w = [math.exp(-1.0), math.exp(-0.5), 1.0]
+    assert grad[:3, 1, 0].tolist() == pytest.approx([3 * w_t / sum(w) / 2.0 for w_t in w], rel=1e-9)
+    assert grad[3:, 1].abs().max() == grad[:, 0].abs().max() == 0
+
+
+def test_dsr_counts_steps_of_bfloat16_in_whole_numbers():
+    x = torch.full((400, 1, 1), 0.25, dtype=torch.bfloat16, requires_grad=True)
+    y, _ = sl.nn.DSRLIF(tau=20.0, dt=1.0).sequence(x)
+    assert y.dtype == torch.bfloat16
+    (grad,) = torch.autograd.grad(y[0].sum(), x)
+    w = torch.exp(-torch.arange(399, -1, -1.0, dtype=torch.float64) / 20)
+    torch.testing.assert_close(grad.flatten().double(), w / w.sum() / 20, rtol=0.005, atol=0)  # bfloat16 has 0.4 %
+
+
 def test_dsr_with_lengths_and_wrong_numbers():
     x = torch.rand(6, 2, 3, dtype=torch.float64)
     for neuron in (sl.nn.DSRIF(v_threshold=0.7).double(), sl.nn.DSRLIF(v_threshold=0.2).double()):

@@ -4,7 +4,7 @@
     LIF:  v = b v + (1 - b) x, b = exp(-dt / tau);                      y = v_threshold s / dt;  v = v - v_threshold s
     backward, every y[t] is  clamp(mean(x), 0, v_threshold)  (IF)
                         or   clamp(r(x) / tau, 0, v_threshold / dt),  r(x) = sum w[t] x[t] / sum w  (LIF)
-    with w[t] = exp(-dt (T - t) / tau)
+    with w[t] = exp(-dt (L - t) / tau), L the sample's last step
 
 Meng et al., Training High-Performance Low-Latency Spiking Neural Networks by Differentiation on Spike Representation,
 CVPR 2022.
@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._time import masked, trailing
+from .._time import duration, masked, trailing
 from ..core import State, TemporalModule
+from ..kernel import state_dtype
 from ..neuron import Neuron
 
 
@@ -77,16 +78,18 @@ class _ByRate(TemporalModule):
         with torch.no_grad():
             spikes, *rest = self.neuron.sequence(x, state=state, lengths=lengths, record=record)
         rate = self._rate(x, lengths)
-        return spikes / self.dt + masked((rate - rate.detach()).expand_as(x), lengths), *rest
+        through = (rate - rate.detach()).to(spikes.dtype).expand_as(x)
+        return spikes / self.dt + masked(through, lengths), *rest
 
     def _rate(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """The rate that the input stands for, ``[B, *]``."""
-        T = x.shape[0]
-        age = torch.arange(T - 1, -1, -1, device=x.device, dtype=x.dtype)
-        weights = trailing(torch.exp(-self.dt / self.tau * age), x.ndim).expand_as(x)
-        weights = masked(weights, lengths)
+        wide = masked(x, lengths).to(state_dtype(x.dtype))
+        steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+        age = duration(x, lengths) - 1 - steps  # of each sample from its own end, or long padding leaves no weight
+        weights = masked(torch.exp(-self.dt / self.tau * age.to(wide.dtype)), lengths)
         leak = 1.0 if math.isinf(self.tau) else self.tau
-        rate = (weights * x).sum(0) / weights.sum(0) / leak
+        total = trailing(weights.sum(0), x.ndim - 1)
+        rate = (trailing(weights, x.ndim) * wide).sum(0) / total / leak
         most = torch.maximum(self.neuron.v_threshold, self.neuron.least) / self.dt
         return torch.minimum(rate.clamp(min=0.0), most.to(rate.dtype))
 
@@ -120,7 +123,8 @@ class DSRIF(_ByRate):
 
 class DSRLIF(_ByRate):
     """LIF that is trained by its weighted rate: forward spikes of the height ``v_threshold / dt``, backward
-    ``clamp(r(x) / tau, 0, v_threshold / dt)`` at every step, with r a mean weighted by ``exp(-dt (T - t) / tau)``.
+    ``clamp(r(x) / tau, 0, v_threshold / dt)`` at every step, with r a mean weighted by ``exp(-dt (L - t) / tau)``
+    up to the sample's own last step L.
 
     Args:
         tau: membrane time constant.
