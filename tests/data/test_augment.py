@@ -181,6 +181,13 @@ def test_cut_mix():
             assert own == pytest.approx(1.0 if others[i] == i else share)
             assert set(mixed[i].unique().tolist()) <= {float(i), float(others[i])}
     assert torch.equal(frames[:, 0, 0, 0, 0], torch.arange(4.0))
+    square = torch.arange(4.0)[None, :, None, None, None].expand(4, 4, 2, 10, 10)  # T = B
+    for _ in range(20):
+        mixed, others, share = ev.cut_mix(square, labels, batch_first=False)
+        for i in range(4):
+            assert (mixed[:, i] == i).double().mean().item() == pytest.approx(1.0 if others[i] == i else share)
+    with pytest.raises(ValueError, match=r"for 4 labels, got \[3, 4, 2, 10, 10\]; batch_first=False"):
+        ev.cut_mix(square[:3], labels)
 
 
 def test_one_dimension():

@@ -524,6 +524,12 @@ def test_padding_lengths_and_masks(tmp_path):
     assert mask.T.tolist() == [[step < n for step in range(x.shape[1])] for n in wanted]
     net = sl.Network(torch.nn.Flatten(), torch.nn.Linear(2 * 34 * 34, 10), sl.LIF())
     assert net(x.transpose(0, 1), lengths=lengths).shape == (max(wanted), 5, 10)
+    first = data.loaders(
+        "n-mnist", batch_size=5, root=tmp_path, frames=data.Frames(duration=700), options=PARTIAL, batch_first=False
+    ).test  # fmt: skip
+    other, _, same_lengths = next(iter(first))
+    assert torch.equal(other, x.transpose(0, 1))
+    assert torch.equal(same_lengths, lengths)
     same = data.Frames(duration=700, length=6)
     x, _ = next(iter(data.loaders("n-mnist", batch_size=5, root=tmp_path, frames=same, options=PARTIAL).test))
     assert x.shape == (5, 6, 2, 34, 34)

@@ -121,6 +121,42 @@ def test_samples_say_what_is_wrong():
     assert targets[1][1].tolist() == [1.0] * 5
 
 
+def test_sequences_come_time_first_where_it_is_asked_for():
+    x = torch.arange(4 * 5 * 2).reshape(4, 5, 2)
+    classes, by_step, shares = torch.tensor([0, 1, 1, 0]), torch.arange(20).reshape(4, 5), torch.rand(4, 2)
+
+    def first(labels, batch_first, **options):
+        samples = data.Samples(x, labels, **options)
+        return next(iter(data.loaders((samples, samples), batch_size=3, batch_first=batch_first).test))
+
+    for batch_first in (True, False):
+        layout = (lambda t: t) if batch_first else (lambda t: t.transpose(0, 1))
+        for labels, options in (
+            (classes, dict(classes=("a", "b"))),
+            (by_step, dict(per_step=True)),
+            (shares, dict(per_step=False)),
+        ):
+            got, y = first(labels, batch_first, **options)
+            assert torch.equal(got, layout(x[:3]))
+            assert torch.equal(y, layout(labels[:3]) if options.get("per_step") else labels[:3])
+    assert torch.equal(first(by_step, True)[1], by_step[:3])
+    with pytest.raises(ValueError, match=r"labels \[4, 5\] for each step or for each sample\? Samples\(..., per_step="):
+        first(by_step, False)
+    with pytest.raises(ValueError, match=r"must be \[N, T, \*\], got \[4\]"):
+        data.Samples(x, classes, per_step=True)
+    flat = data.Samples(torch.zeros(4), classes)
+    with pytest.raises(ValueError, match=r"expected sequences, \[B, T, \*\], got \[2\]"):
+        next(iter(data.loaders((flat, flat), batch_size=2, batch_first=False).train))
+
+
+def test_images_have_no_steps_to_put_first(tmp_path):
+    for name, sample in (("mnist", r"\[1, 28, 28\]"), ("imagenet", r"\[3, 224, 224\]")):
+        with pytest.raises(data.DataError, match=f"data set {name} has no steps, its samples are {sample}"):
+            data.loaders(name, batch_size=2, root=tmp_path, batch_first=False)
+    with pytest.raises(data.DataError, match="n-mnist: recordings come in a list; frames= makes sequences"):
+        data.loaders("n-mnist", batch_size=2, root=tmp_path, batch_first=False)
+
+
 def idx(array, code=0x08):
     return bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 

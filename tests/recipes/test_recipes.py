@@ -94,9 +94,9 @@ def test_spike_recordings_beat_a_line_through_their_counts(tmp_path, name, setti
 
 def test_level_crossings():
     """Spikes add up to the levels: ON less OFF is where the taxel is, from where it was at first."""
-    taxels = torch.tensor([[0.5, 0.502, 0.51, 0.5]]).unsqueeze(-1).expand(1, 4, 12)
+    taxels = torch.tensor([[0.5, 0.502, 0.51, 0.5]]).T.unsqueeze(-1).expand(4, 1, 12)
     coded = braille.spikes(taxels, braille.Config())
-    levels = (taxels[0, :, 0] * 255 + 1e-3).floor()  # 127, 128, 130, 127
+    levels = (taxels[:, 0, 0] * 255 + 1e-3).floor()  # 127, 128, 130, 127
     assert levels.tolist() == [127, 128, 130, 127]
     assert coded[:, 0, 0].tolist() == [0, 1, 2, 0]
     assert coded[:, 0, 12].tolist() == [0, 0, 0, 3]

@@ -415,6 +415,20 @@ def test_average_is_over_samples_and_leaves_the_generators_alone():
     assert net.training
     assert torch.equal(torch.get_rng_state(), state)
     assert drawn[:3] == drawn[3:]
+    with pytest.raises(ValueError, match=r"measures: x must have a value for each sample, \[B\], got \[3, 1\]"):
+        runs.average(net, loader, lambda net, x, y: {"x": x}, device=torch.device("cpu"), seed=3)
+
+
+def test_average_counts_samples_and_not_steps():
+    x, y = torch.zeros(5, 3, 1), torch.arange(15).reshape(5, 3) % 2
+    samples = data.Samples(x, y, per_step=True)
+    loader = data.loaders((samples, samples), batch_size=2, batch_first=False).test  # [3, B], B = 2, 2, 1
+
+    def measures(net, x, y):
+        return {"ones": y.sum(0)}
+
+    found = runs.average(nn.Identity(), loader, measures, device=torch.device("cpu"), seed=0)
+    assert found == {"ones": 7 / 5}
 
 
 PROCESSES = """

@@ -84,6 +84,11 @@ class FileSet:
             raise DataError(f"data set {self.name}: the split {split} cannot be found in {folder}: {wrong}") from wrong
 
     @property
+    def timed(self) -> bool:
+        """Whether a sample has a dimension of time: recordings and sounds have, pictures have not."""
+        return bool(self.size) or self.cochlea is not None
+
+    @property
     def sizes(self) -> tuple[int | None, ...]:
         """Published numbers of samples, a number for each split."""
         return tuple(self.counts.values())

@@ -47,9 +47,11 @@ def loaders(
     workers: int = 0,
     distributed: bool | None = None,
     root: str | Path | None = None,
+    batch_first: bool = True,
 ) -> Loaders:
-    """Loaders of batches: data ``[B, *]``, labels ``[B]``, and lengths ``[B]`` where samples differ in length (then the
-    data are padded with zeros). Recordings come in a list, unless ``frames`` makes tensors of them.
+    """Loaders of batches: data ``[B, *]``, which is ``[B, T, *]`` for sequences, labels ``[B]``, and lengths ``[B]``
+    where samples differ in length (then the data are padded with zeros). Recordings come in a list, unless ``frames``
+    makes tensors of them.
 
     Args:
         name: one of ``SETS``, or samples of your own: (train, test), whose transforms stay as they are.
@@ -65,6 +67,9 @@ def loaders(
         workers: processes that load. The batches do not depend on it.
         distributed: share batches between the processes of ``torch.distributed``; None: if it is initialised.
         root: see :func:`data_root`.
+        batch_first: False is for sequences alone: they come time first, ``[T, B, *]``, as networks, losses and
+            decoders take them unless they are told ``batch_first=True``; targets for each step too
+            (:class:`Samples`).
 
     The order of samples depends on seed and epoch alone: see :class:`Batches`, which is the ``sampler`` of each
     loader.
@@ -73,6 +78,8 @@ def loaders(
         raise ValueError(f"loaders: validation is a share from 0 to below 1, got {validation}")
     if len(transforms) != 2:
         raise ValueError(f"loaders: transforms must be (train, test), got {len(transforms)} of them")
+    if not batch_first and isinstance(name, str):
+        _check_sequences(name, frames, transforms)
     train: Indexed
     test: Indexed
     if isinstance(name, str):
@@ -84,7 +91,7 @@ def loaders(
         train, test = name
     kept, held = _choose(train, subset, validation, seed)
     rank, world = _share(distributed)
-    common = dict(seed=seed, workers=workers, rank=rank, world=world)
+    common: dict[str, Any] = dict(seed=seed, workers=workers, rank=rank, world=world, batch_first=batch_first)
     size = test_batch_size or batch_size
     held_out = None
     if not len(held) and isinstance(name, str) and "validation" in describe(name).splits:
@@ -111,6 +118,15 @@ def loaders(
         train.classes,
         split,
     )
+
+
+def _check_sequences(name: str, frames: ToTensor | None, transforms: Sequence[Transform | None]) -> None:
+    """Raises where a named data set has no dimension of time, and no transform of the user's can have made one."""
+    d = describe(name)
+    if not d.timed and None in transforms:
+        raise DataError(f"data set {name} has no steps, its samples are {d.sample}; leave batch_first=True")
+    if frames is None and isinstance(d, FileSet):
+        raise DataError(f"data set {name}: recordings come in a list; frames= makes sequences of them")
 
 
 def _choose(train: Indexed, subset: int | None, validation: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -141,13 +157,21 @@ def _origin(name: str | tuple[Indexed, Indexed], root: str | Path | None) -> dic
 
 
 def _loader(
-    samples: Indexed, batch_size: int, *, shuffle: bool, seed: int, workers: int, rank: int, world: int
+    samples: Indexed,
+    batch_size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    workers: int,
+    rank: int,
+    world: int,
+    batch_first: bool,
 ) -> Loader:
     batches = Batches(
         len(samples), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, even=shuffle
     )  # training needs as many samples in each process, a test every sample once
     return DataLoader(
-        Gathered(samples),
+        Gathered(samples, batch_first=batch_first),
         batch_size=None,
         sampler=batches,
         num_workers=workers,

@@ -29,7 +29,10 @@ class Indexed(Dataset[tuple[Any, ...]]):
         seed: of the randomness in transforms. Each sample's is drawn from (seed, epoch, index), whatever worker makes
             it.
         indices: where the samples stand in what they were taken from.
+        per_step: whether targets ``[N, T, *]`` have a value for each step; None where nobody said it.
     """
+
+    per_step: bool | None = None
 
     def __init__(
         self,
@@ -82,7 +85,7 @@ class Samples(Indexed):
 
     Args:
         data: as stored (images are ``uint8``), ``[N, *]``.
-        labels, classes, seed, indices: see :class:`Indexed`.
+        labels, classes, seed, indices, per_step: see :class:`Indexed`.
         transform: a function of one sample; one that has ``batched = True`` (and an ``nn.Sequential`` of such) is
             applied to whole batches.
 
@@ -101,11 +104,14 @@ class Samples(Indexed):
         transform: Transform | None = None,
         seed: int = 0,
         indices: Tensor | None = None,
+        per_step: bool | None = None,
     ) -> None:
         if len(labels) != len(data):
             raise ValueError(f"Samples: {len(data)} samples need as many labels, got {len(labels)}")
+        if per_step and labels.ndim < 2:
+            raise ValueError(f"Samples: labels for each step must be [N, T, *], got {list(labels.shape)}")
         super().__init__(labels, classes=classes, transform=transform, seed=seed, indices=indices)
-        self.data = data
+        self.data, self.per_step = data, per_step
 
     def batch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
         """The samples of ``keys``, (epoch, index) each: data ``[B, *]`` and labels ``[B]``."""
@@ -235,13 +241,29 @@ def _batched(transform: Transform) -> bool:
 
 
 class Gathered(Dataset[Any]):
-    """Samples asked for by whole batches, so that one index operation and one transform serve all."""
+    """Samples asked for by whole batches, so that one index operation and one transform serve all.
 
-    def __init__(self, samples: Indexed) -> None:
-        self.samples = samples
+    Args:
+        batch_first: data are ``[B, *]``; else they are sequences and come as ``[T, B, *]``, and so do targets for each
+            step.
+    """
+
+    def __init__(self, samples: Indexed, *, batch_first: bool = True) -> None:
+        if not batch_first and samples.labels.ndim > 1 and samples.per_step is None:
+            raise ValueError(
+                f"batch_first=False: are labels {list(samples.labels.shape)} for each step or for each sample? "
+                "Samples(..., per_step=...) says it"
+            )
+        self.samples, self.batch_first = samples, batch_first
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, keys: Sequence[Key]) -> tuple[Any, ...]:
-        return self.samples.batch(keys)
+        x, y, *lengths = self.samples.batch(keys)
+        if self.batch_first:
+            return (x, y, *lengths)
+        if not isinstance(x, Tensor) or x.ndim < 2:
+            got = list(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"batch_first=False: expected sequences, [B, T, *], got {got}")
+        return (x.transpose(0, 1), y.transpose(0, 1) if self.samples.per_step else y, *lengths)

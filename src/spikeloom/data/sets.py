@@ -65,7 +65,7 @@ class Form:
 @dataclass(frozen=True)
 class Description:
     """A data set that is read into memory as a whole. ``test_size`` is None where a test split is published, else the
-    number that a seed holds out."""
+    number that a seed holds out, ``timed`` says that the first dimension of a sample is time."""
 
     splits = ("train", "test")
 
@@ -79,6 +79,7 @@ class Description:
     train_transform: Callable[[], Transform] = ToFloat
     test_transform: Callable[[], Transform] = ToFloat
     test_size: int | None = None
+    timed: bool = False
 
 
 def _idx(files: Sequence[Path]) -> Arrays:
@@ -183,7 +184,7 @@ _ARRAYS = {
             ("Space", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"), (1_080, 270),
             (Form(("braille",), ("braille_taxels.npz",), (), _braille),),
             "Mueller-Cleve et al., 2022, doi:10.3389/fnins.2022.951164; CC BY 4.0",
-            test_size=270,
+            test_size=270, timed=True,
         ),
     )
 }  # fmt: skip

@@ -35,7 +35,7 @@ class Config(runs.Config):
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
     """The letters; the seed holds ten of each class out for testing."""
-    return sl.data.loaders("braille", test_batch_size=270, **loading)
+    return sl.data.loaders("braille", test_batch_size=270, batch_first=False, **loading)
 
 
 def build(config: Config) -> sl.Network:
@@ -51,16 +51,15 @@ def build(config: Config) -> sl.Network:
 
 
 def spikes(taxels: Tensor, config: Config) -> Tensor:
-    """Level crossings of values from 0 to 1 ``[B, T, 12]``: spikes ``[T, B, 24]``, ON lines first."""
-    levels = torch.floor(taxels.transpose(0, 1) * LEVELS / config.step + 1e-3)
+    """Level crossings of values from 0 to 1 ``[T, B, 12]``: spikes ``[T, B, 24]``, ON lines first."""
+    levels = torch.floor(taxels * LEVELS / config.step + 1e-3)
     crossed = levels.diff(dim=0, prepend=levels[:1])
     return torch.cat((crossed.clamp(min=0), (-crossed).clamp(min=0)), -1)
 
 
 def scores(net: nn.Module, taxels: Tensor, config: Config) -> Tensor:
     """Ten times the mean membrane of each class, ``[B, 27]``."""
-    membranes: Tensor = net(spikes(taxels, config))
-    return 10 * membranes.mean(0)
+    return 10 * sl.decode.membrane(net(spikes(taxels, config)), "mean")
 
 
 measures = runs.accuracy(scores)
@@ -98,7 +97,7 @@ def pictures(net: nn.Module, loaders: sl.data.Loaders, config: Config, device: t
     taxels, labels = next(iter(loaders.test))
     net.eval()
     with torch.no_grad():
-        coded = spikes(taxels[:1], config)
+        coded = spikes(taxels[:, :1], config)
         membranes = net(coded.to(device))
     raster, (first, second) = plot.figure(2)
     plot.raster(coded[:, 0], ax=first, title=f"taxels at {loaders.classes[int(labels[0])]}: ON lines, then OFF lines")

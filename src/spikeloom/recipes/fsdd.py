@@ -38,11 +38,11 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
     """The recordings as counts of spikes ``[B, T, channels]``; they are turned into spikes once, and kept."""
     frames = sl.data.Frames(duration=1000 * config.step_ms, length=config.T)
     options = sl.data.Options(cochlea=sl.data.Cochlea(channels=config.channels, rate=8000))
-    return sl.data.loaders("fsdd", test_batch_size=300, frames=frames, options=options, **loading)
+    return sl.data.loaders("fsdd", test_batch_size=300, frames=frames, options=options, batch_first=True, **loading)
 
 
 def build(config: Config) -> sl.Network:
-    """The network: counts ``[T, B, channels]`` to membranes ``[T, B, 10]``. Time constants begin from 2 to tau_max."""
+    """The network: counts ``[B, T, channels]`` to membranes ``[B, T, 10]``. Time constants begin from 2 to tau_max."""
     h = config.hidden
 
     def lif() -> sl.LIF:
@@ -50,13 +50,20 @@ def build(config: Config) -> sl.Network:
         tau = nn.Parameter(tau[torch.randperm(h)])
         return sl.LIF(tau=tau, decay_input=False, reset="soft", surrogate=sl.surrogate.ATan(2.0))
 
-    return sl.Network(nn.Linear(config.channels, h), lif(), nn.Linear(h, h), lif(), nn.Linear(h, 10), sl.LI(tau=20.0))
+    return sl.Network(
+        nn.Linear(config.channels, h),
+        lif(),
+        nn.Linear(h, h),
+        lif(),
+        nn.Linear(h, 10),
+        sl.LI(tau=20.0),
+        batch_first=True,
+    )
 
 
 def scores(net: nn.Module, counts: Tensor, config: Config) -> Tensor:
     """Ten times the mean membrane of each class, ``[B, 10]``."""
-    membranes: Tensor = net(counts.transpose(0, 1))
-    return 10 * membranes.mean(0)
+    return 10 * sl.decode.membrane(net(counts), "mean", batch_first=True)
 
 
 measures = runs.accuracy(scores)
@@ -94,8 +101,8 @@ def pictures(net: nn.Module, test: sl.data.Loader, device: torch.device) -> dict
     counts, labels = next(iter(test))
     net.eval()
     with torch.no_grad():
-        membranes = net(counts[:1].transpose(0, 1).to(device))
+        membranes = net(counts[:1].to(device))
     raster, (first, second) = plot.figure(2)
     plot.raster(counts[0], ax=first, title=f"hair cells at a spoken {int(labels[0])}, low pitch below")
-    plot.traces(membranes[:, 0], highlight=int(labels[0]), ax=second, title="membranes of the classes")
+    plot.traces(membranes[0], highlight=int(labels[0]), ax=second, title="membranes of the classes")
     return {"raster": raster}

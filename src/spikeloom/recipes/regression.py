@@ -61,7 +61,7 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
     series = ((series - series[:cut].mean()) / series[:cut].std()).float()
     train = windows(series[:cut], config, stride=config.window // 4)
     test = windows(series[cut:], config, stride=config.window - WARM_UP)  # each sample is predicted once
-    return sl.data.loaders((train, test), **loading)
+    return sl.data.loaders((train, test), batch_first=True, **loading)
 
 
 def windows(series: Tensor, config: Config, *, stride: int) -> sl.data.Samples:
@@ -70,7 +70,7 @@ def windows(series: Tensor, config: Config, *, stride: int) -> sl.data.Samples:
     if len(series) < span:
         raise runs.ConfigError(f"a window and its horizon take {span} samples, a part of the series has {len(series)}")
     cut = series.unfold(0, span, max(stride, 1)).unsqueeze(-1)
-    return sl.data.Samples(cut[:, : config.window].clone(), cut[:, config.horizon :].clone())
+    return sl.data.Samples(cut[:, : config.window].clone(), cut[:, config.horizon :].clone(), per_step=True)
 
 
 def build(config: Config) -> sl.Network:

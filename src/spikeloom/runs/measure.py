@@ -65,9 +65,15 @@ def average(
         stack.enter_context(torch.no_grad())
         torch.manual_seed(seed)
         for x, y in loader:
-            for name, values in measures(net, x.to(device), y.to(device)).items():
+            found = measures(net, x.to(device), y.to(device))
+            n = len(next(iter(found.values()), y))  # of x and y the batch is not always the first dimension
+            for name, values in found.items():
+                if values.shape != (n,):
+                    raise ValueError(
+                        f"measures: {name} must have a value for each sample, [B], got {list(values.shape)}"
+                    )
                 sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + values.double().sum().cpu()
-            count += len(y)
+            count += n
             progress.step()
             check()
     names = list(sums)

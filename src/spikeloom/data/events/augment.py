@@ -290,13 +290,22 @@ def event_mix(a: Recording, b: Recording, *, beta: float = 1.0) -> tuple[Recordi
 
 
 def cut_mix(
-    frames: torch.Tensor, labels: torch.Tensor, *, beta: float = 1.0
+    frames: torch.Tensor, labels: torch.Tensor, *, beta: float = 1.0, batch_first: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """A batch of frames ``[B, *, H, W]`` in which a random rectangle comes from another sample; the other samples'
-    labels, and the share that is still the sample's own (S. Yun et al., 2019, arXiv:1905.04899).
+    labels, and the share that is still the sample's own (S. Yun et al., 2019, arXiv:1905.04899). With
+    ``batch_first=False`` frames are ``[T, B, *, H, W]``.
 
     The loss is ``share * loss(y, labels) + (1 - share) * loss(y, others)``.
     """
+    if not batch_first:
+        mixed, others, share = cut_mix(frames.transpose(0, 1), labels, beta=beta)
+        return mixed.transpose(0, 1), others, share
+    if len(frames) != len(labels):
+        raise ValueError(
+            f"cut_mix: expected frames [B, *, H, W] for {len(labels)} labels, got {list(frames.shape)}; "
+            "batch_first=False takes [T, B, *, H, W]"
+        )
     H, W = frames.shape[-2:]
     other = torch.randperm(len(frames))
     side = (1 - float(torch.distributions.Beta(beta, beta).sample())) ** 0.5
