@@ -54,6 +54,26 @@ def test_one_step_is_torchs_cross_entropy(name, dtype):
             torch.testing.assert_close(got, wanted, msg=f"{y.dtype} {given} {first}")  # and the same dtype
 
 
+@pytest.mark.parametrize("name", ["rate", "count", "max membrane"])
+def test_infinite_outputs_are_whatever_they_are_in_torch(name):
+    o = torch.randn(1, 4, 5)
+    o[0, 0, 2], o[0, 1, 3], o[0, 2, 1], o[0, 3] = math.inf, math.inf, -math.inf, -math.inf
+    for y in (torch.tensor([2, 1, 0, 0]), torch.tensor([0, 3, 1, 4]), shares(4, 5)):
+        wanted = F.cross_entropy(o[0], y, reduction="none")
+        torch.testing.assert_close(CROSS[name](o, y, reduction="none"), wanted, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_autocast_changes_no_loss(name):
+    o, weight = (torch.randn(300, 3, 5) > 0).bfloat16(), WEIGHT * 1.01
+    for y in (classes(3), shares(3, 5)):
+        if y.ndim == 2 and name in ("membrane mse", "first spike mse"):
+            continue
+        wanted = ALL[name](o, y, weight=weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(ALL[name](o, y, weight=weight), wanted)
+
+
 def test_first_spikes_and_an_ignore_index_among_the_classes():
     s = torch.eye(5).unsqueeze(1).expand(5, 2, 5)  # class c fires at step c
     y, times = torch.tensor([1, 2]), torch.arange(5.0).expand(2, 5)

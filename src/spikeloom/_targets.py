@@ -67,7 +67,7 @@ class Targets:
         if self.index is not None:
             return torch.where(self.kept, weight[self.index], 0)
         assert self.shares is not None
-        return torch.where(self.kept, self.shares.to(dtype) @ weight, 0)
+        return torch.where(self.kept, (self.shares.to(dtype) * weight).sum(-1), 0)  # autocast leaves sums alone
 
     def divisor(self, dtype: torch.dtype) -> Tensor:
         """How much each row counts in a mean. As in torch: the weight of its class; 1 where there are shares."""

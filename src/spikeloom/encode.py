@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -258,17 +259,21 @@ def _refuse_nan(x: Tensor, what: str) -> None:
 def _check_steps(x: Tensor, T: int, who: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{who}: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
-    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+    if not _whole(T) or T < 1:
         raise ValueError(f"{who}: T must be a number of steps of at least 1, got {T!r}")
     if x.ndim == 0:
         raise ValueError(f"{who}: expected [B, *], got a number")
 
 
 def _check_first(first_spike_time: int, T: int, who: str) -> None:
-    if isinstance(first_spike_time, bool) or not isinstance(first_spike_time, int) or not 0 <= first_spike_time < T:
+    if not _whole(first_spike_time) or not 0 <= first_spike_time < T:
         raise ValueError(
             f"{who}: first_spike_time must be a whole number between 0 and T-1 = {T - 1}, got {first_spike_time}"
         )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _check_finite(who: str, **numbers: float) -> None:
