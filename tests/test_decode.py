@@ -127,6 +127,26 @@ def test_spikes_that_are_no_floats():
     assert decode.first_spike(packed, lengths=lengths)[:, 0].tolist() == [0, 7]
 
 
+@pytest.mark.parametrize("filling", [math.nan, math.inf, -math.inf])
+def test_padding_changes_nothing_and_has_no_gradient(filling):
+    v, lengths = torch.randn(5, 3, 2), torch.tensor([5, 1, 3])
+    past = torch.arange(5).unsqueeze(1) >= lengths
+    for call in (
+        decode.count,
+        decode.rate,
+        decode.first_spike,
+        lambda x, **k: decode.population(x, 2, **k),
+        *(lambda x, how=how, **k: decode.membrane(x, how, **k) for how in ("max", "max_abs", "mean", "last")),
+    ):
+        clean, padded = v.clone().requires_grad_(), v.masked_fill(past.unsqueeze(-1), filling).requires_grad_()
+        values = [call(x, lengths=lengths) for x in (clean, padded)]
+        assert torch.equal(*values)
+        for value in values:
+            value.sum().backward()
+        assert torch.equal(clean.grad, padded.grad)
+        assert (padded.grad[past] == 0).all()
+
+
 def test_batch_first_is_said_and_not_guessed():
     s = (torch.rand(4, 4, 6) > 0.5).float()  # T = B
     lengths = torch.tensor([4, 1, 2, 3])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,13 +22,15 @@ class Targets:
     weight and a gradient of 0 whatever stands in it.
 
     Attributes:
-        kept: which rows count.
-        index: the class of each row, 0 in those that do not count.
-        shares: or the probabilities of the classes, ``[*, C]``.
+        kept: which rows count, ``[B]`` or ``[T, B]``.
+        every: whether all are known to count, so that nothing need be masked.
+        index: the class of each row, or of each sample; 0 where it does not count.
+        shares: or the probabilities of the classes, ``[B, C]`` or ``[T, B, C]``.
         weight: of the classes, ``[C]``.
     """
 
     kept: Tensor
+    every: bool = False
     index: Tensor | None = None
     shares: Tensor | None = None
     weight: Tensor | None = None
@@ -37,21 +39,22 @@ class Targets:
         """Weighted cross entropy of each row of ``logits`` ``[*, C]``."""
         rows = self.clear(logits).flatten(0, -2)
         if self.index is not None:
-            target = self.index.flatten()
+            target = self.index.expand(self.kept.shape).flatten()
         else:
             assert self.shares is not None
-            target = self.shares.to(rows.dtype).flatten(0, -2)
+            target = self.shares.to(rows.dtype).expand(logits.shape).flatten(0, -2)
         weight = None if self.weight is None else self.weight.to(rows)
         each = F.cross_entropy(rows, target, weight=weight, reduction="none", label_smoothing=smoothing)
-        return torch.where(self.kept, each.reshape(self.kept.shape), 0)
+        each = each.reshape(self.kept.shape)
+        return each if self.every else torch.where(self.kept, each, 0)
 
     def squares(self, values: Tensor, wanted: Tensor) -> Tensor:
         """Mean over the classes of ``(values - wanted)^2``, weighted, of each row of ``[*, C]``."""
-        error = (self.clear(values) - self.clear(wanted)).square().mean(-1)
+        error = self.clear(values - wanted).square().mean(-1)
         return error if self.weight is None else error * self.weights(error.dtype)
 
     def mixed(self, on: float | Tensor, off: float | Tensor, like: Tensor) -> Tensor:
-        """``on`` for the class and ``off`` for the others, in their shares, ``[*, C]``."""
+        """``on`` for the class and ``off`` for the others, in their shares: ``[B, C]`` or ``[T, B, C]``."""
         high, low = (torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (on, off))
         if self.index is not None:
             right = self.index.unsqueeze(-1) == torch.arange(like.shape[-1], device=like.device)
@@ -75,7 +78,7 @@ class Targets:
 
     def clear(self, values: Tensor) -> Tensor:
         """``values`` ``[*, C]`` with 0 in the rows that do not count."""
-        return torch.where(self.kept.unsqueeze(-1), values, 0)
+        return values if self.every else torch.where(self.kept.unsqueeze(-1), values, 0)
 
 
 def read(
@@ -103,19 +106,24 @@ def read(
     fits = outputs.shape if soft else rows
     if not (soft or target.dtype == torch.int64) or target.shape not in (fits, fits[-1 - soft :]):
         raise ValueError(_refusal(given, outputs, who, batch_first=batch_first))
-    valid = _valid(outputs, lengths)
+    y = real(outputs, lengths)
     if soft:
-        return Targets(valid, shares=target.expand(outputs.shape).masked_fill(~valid.unsqueeze(-1), 0), weight=weight)
-    kept = valid & (target != ignore_index)
-    index = target.expand(rows).masked_fill(~kept, 0)
+        shares = target.masked_fill(~y.kept.unsqueeze(-1), 0) if target.shape == outputs.shape else target
+        return replace(y, shares=shares, weight=weight)
+    counted = target != ignore_index
+    kept = y.kept & counted
+    index = target.masked_fill(~(kept if target.shape == rows else counted), 0)
+    every = False
     if index.device.type == "cpu" and readable(index):
         _check_classes(index, outputs.shape[-1], ignore_index, who)
-    return Targets(kept, index=index, weight=weight)
+        every = y.every and bool(counted.all())
+    return Targets(kept, every, index=index, weight=weight)
 
 
 def real(outputs: Tensor, lengths: Tensor | None) -> Targets:
-    """For targets that are no classes: all steps of ``outputs`` ``[T, B, C]`` that are valid count, and alike."""
-    return Targets(_valid(outputs, lengths))
+    """For targets that are no classes: all rows of ``outputs`` ``[*, C]`` that are valid count, and alike."""
+    valid = torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device)
+    return Targets(masked(valid, lengths, fill=False), every=lengths is None)
 
 
 def over_time(rows: Tensor, outputs: Tensor, lengths: Tensor | None) -> Tensor:
@@ -132,10 +140,6 @@ def reduce(each: Tensor, divisor: Tensor, reduction: Reduction, who: str) -> Ten
     if reduction == "none":
         return each
     raise ValueError(f"{who}: reduction must be one of mean, sum, none; got {reduction!r}")
-
-
-def _valid(outputs: Tensor, lengths: Tensor | None) -> Tensor:
-    return masked(torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device), lengths, fill=False)
 
 
 def _check_weight(weight: Tensor, outputs: Tensor, who: str) -> None:

@@ -226,13 +226,13 @@ def first_spike_mse(
         _only_classes(who, weight=weight, on_target=on_target != 0.0, off_target=off_target is not None)
         if target.shape != t.shape:
             raise ValueError(f"{who}: times must be [B, C] = {list(t.shape)}, got {list(target.shape)}")
-        y, wanted = Targets(torch.ones_like(t[:, 0], dtype=torch.bool)), target.to(t.dtype)
+        y, wanted = _targets.real(t, None), target.to(t.dtype)
     else:
         y = _targets.read(target, t, who, weight=weight, ignore_index=ignore_index)
         wanted = y.mixed(on_target, steps - 1 if off_target is None else off_target, t)
     error = t - wanted
     error = torch.where(error.abs() <= tolerance, 0, error)
-    return _of_samples(y.squares(error / steps, torch.zeros_like(error)), y, reduction, who)
+    return _of_samples(y.squares(error / steps, error.new_zeros(())), y, reduction, who)
 
 
 def tet(
@@ -266,7 +266,7 @@ def tet(
     )
     steps = _targets.over_time(_cross_entropy(x, y, label_smoothing, who), x, lengths)
     if form == "paper":
-        rest = _targets.over_time(y.squares(x, torch.full_like(x, phi)), x, lengths)
+        rest = _targets.over_time(y.squares(x, x.new_tensor(phi)), x, lengths)
     elif form == "mean_output":
         mean = decode.membrane(x, "mean", lengths=lengths)
         once = _targets.read(target, mean, who, weight=weight, ignore_index=ignore_index)
@@ -331,4 +331,4 @@ def _wanted(target: Tensor, x: Tensor, who: str, batch_first: bool) -> Tensor:
         T, B, C = x.shape
         wanted = f"[B, T, C] = [{B}, {T}, {C}]" if batch_first else f"[T, B, C] = [{T}, {B}, {C}]"
         raise ValueError(f"{who}: a real target must be {wanted} or [B, C], got {list(target.shape)}")
-    return by_step.to(x.dtype).expand(x.shape)
+    return by_step.to(x.dtype)

@@ -373,6 +373,8 @@ def test_a_published_trace_of_integer_spikes():
     spikes = sl.ILIF(tau=4 / 3).binary(counts)
     assert spikes.shape == (12, 1)
     assert spikes.flatten().tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1]
+    many = sl.ILIF(levels=400).binary(torch.tensor([[300.0]], dtype=torch.bfloat16))  # which has no 257
+    assert many.flatten().tolist() == [1] * 300 + [0] * 100
 
 
 def test_the_window_of_integer_spikes():

@@ -75,9 +75,8 @@ class ILIF(Neuron):
         >>> sl.ILIF(levels=3).binary(torch.tensor([[2.0], [0.0]])).flatten()
         tensor([1., 1., 0., 0., 0., 0.])
         """
-        slots = torch.arange(self.levels, device=counts.device, dtype=counts.dtype)
-        slots = slots.reshape(-1, *(1,) * (counts.ndim - 1))
-        return (slots < counts.unsqueeze(1)).to(counts.dtype).flatten(0, 1)
+        slots = torch.arange(self.levels, device=counts.device).reshape(-1, *(1,) * (counts.ndim - 1))
+        return (slots < counts.unsqueeze(1).long()).to(counts.dtype).flatten(0, 1)
 
 
 class _Signed(LeakyVoltage):
