@@ -297,3 +297,15 @@ def test_gradients_of_each_sample_by_torch_func(name):
 def test_what_is_no_target_is_told(call, error, message):
     with pytest.raises(error, match=message):
         call(torch.randn(6, 3, 5))
+
+
+def test_checks_of_values_break_no_graph():
+    o, y, x = torch.randn(4, 3, 5), classes(3, ignored=(1,)), torch.rand(3, 5)
+
+    def computed(o, y, x):
+        rates = sl.encode.poisson(sl.encode.latency(x, 4, code="log"), gain=2.0)
+        return loss.tet(o + rates, y, weight=WEIGHT), sl.metrics.accuracy_rate(o, y)
+
+    compiled = torch.compile(computed, fullgraph=True, backend="eager")
+    for got, wanted in zip(compiled(o, y, x), computed(o, y, x), strict=True):
+        torch.testing.assert_close(got, wanted)
