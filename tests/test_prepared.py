@@ -1,6 +1,7 @@
 """Prepared steps of streams: what whole sequences give, whatever is changed between steps, and tensors of one's own."""
 
 import copy
+import ctypes
 import pickle
 
 import pytest
@@ -174,6 +175,155 @@ CHANGES = {
     "no fusing": lambda net: setattr(net, "fuse", False),
     "training": lambda net: net.body[6].train(),
 }
+
+
+OPTIMISERS = {
+    "fused Adam": lambda ps: torch.optim.Adam(ps, 0.3, fused=True),
+    "fused AdamW": lambda ps: torch.optim.AdamW(ps, 0.3, fused=True),
+    "fused SGD": lambda ps: torch.optim.SGD(ps, 0.5, fused=True),
+    "fused Adagrad": lambda ps: torch.optim.Adagrad(ps, 0.3, fused=True),
+    "foreach SGD": lambda ps: torch.optim.SGD(ps, 0.5, foreach=True),
+    "Rprop": lambda ps: torch.optim.Rprop(ps, 0.1),
+}
+
+
+def wide():
+    """Layers of bits whose weights are copied: nothing but the copies would show old ones."""
+    torch.manual_seed(0)
+    net = sl.Network(
+        nn.Linear(16, 64),
+        sl.LIF(v_threshold=0.1),
+        nn.Linear(64, 64),
+        sl.LIF(v_threshold=0.1),
+        nn.Linear(64, 4),
+        sl.LI(),
+        spikes="packed",
+    )
+    return net.eval()
+
+
+def step_by_loop(net, x):
+    net.spikes = "dense"
+    with torch.no_grad(), sl.backend("eager"):
+        y, _ = net.step(x)
+    net.spikes = "packed"
+    return y
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_the_next_step_sees_the_step_of_an_optimiser(name):
+    """Fused ones move neither the version of a tensor nor its address."""
+    net, x = wide(), torch.rand(8, 16, generator=torch.Generator().manual_seed(1)) * 3
+    stream = net.stream()
+    with torch.no_grad():
+        stream(x)
+        stream(x)
+        stream.reset()
+        before = stream(x)
+        stream.reset()
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+    OPTIMISERS[name](net.parameters()).step()
+    with torch.no_grad():
+        after = stream(x)
+    assert isinstance(stream._steps._plan, _Plan)
+    assert not torch.allclose(after, before, atol=1e-2)
+    torch.testing.assert_close(after, step_by_loop(net, x), atol=1e-4, rtol=1e-4)
+
+
+def test_the_optimiser_of_another_network_leaves_a_plan_alone():
+    net, other, x = wide(), wide(), torch.rand(8, 16)
+    stream, optimiser = net.stream(), torch.optim.SGD(other.parameters(), 0.1)
+    for p in other.parameters():
+        p.grad = torch.ones_like(p)
+    with torch.no_grad():
+        stream(x)
+        plan = stream._steps._plan
+        for _ in range(100):
+            optimiser.step()
+            stream(x)
+    assert stream._steps._plan is plan
+    for _ in range(100):  # more than are remembered: then the plan is made anew, which is never wrong
+        optimiser.step()
+    with torch.no_grad():
+        stream(x)
+    assert stream._steps._plan is not plan
+
+
+WRITES = {
+    "data": lambda w: w.data.mul_(3.0),
+    "new data": lambda w: setattr(w, "data", w.data * 3.0),
+    "numpy": lambda w: w.detach().numpy().__imul__(3.0),
+    "through half": None,
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_writes_that_move_no_version(name):
+    net, x = wide(), torch.rand(8, 16) * 3
+    stream = net.stream()
+    with torch.no_grad():
+        stream(x)
+        stream.reset()
+    if name == "through half":
+        net.body[2].half()
+        net.body[2].weight.data.mul_(4.0)
+        net.body[2].float()
+    else:
+        WRITES[name](net.body[2].weight)
+    with torch.no_grad():
+        y = stream(x)
+    torch.testing.assert_close(y, step_by_loop(net, x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_single_value_written_where_nobody_can_see_it_needs_refresh():
+    net, x = wide(), torch.ones(1, 16)
+    stream = net.stream()
+    with torch.no_grad():
+        stream(x)
+        stream.reset()
+        net.body[4].weight.data[0, 1] += 50.0
+        net.body[4].weight.data[1, 3] += 50.0
+        stream.refresh()
+        y = stream(x)
+    torch.testing.assert_close(y, step_by_loop(net, x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_plan_holds_no_memory_that_is_not_its_own():
+    """FSDP, for one, frees the memory of weights between calls."""
+    net, x = wide(), torch.rand(8, 16) * 3
+    stream = net.stream()
+    with torch.no_grad():
+        stream(x)
+        kept = [net.body[2].weight.clone(), net.body[2].bias.clone()]
+        for p in (net.body[2].weight, net.body[2].bias):
+            p.untyped_storage().resize_(0)
+        steps = stream._steps._plan._steps
+        pointers = {int(a.value) for s in steps for a in _addresses(s)}
+        assert len(pointers) >= 8  # bits, weight, bias and output of two layers
+        for p, value in zip((net.body[2].weight, net.body[2].bias), kept, strict=True):
+            p.untyped_storage().resize_(4 * p.numel())
+            p.copy_(value)
+            assert p.data_ptr() not in pointers
+        stream.reset()
+        torch.testing.assert_close(stream(x), step_by_loop(net, x), atol=1e-4, rtol=1e-4)
+
+
+def _addresses(function):
+    """Addresses of memory in what a step is made of."""
+    found, todo, seen = [], [function], set()
+    while todo:
+        f = todo.pop()
+        if id(f) in seen:
+            continue
+        seen.add(id(f))
+        if isinstance(f, ctypes.c_void_p):
+            found.append(f)
+        elif isinstance(f, (tuple, list)):
+            todo += f
+        elif hasattr(f, "__closure__"):
+            todo += [c.cell_contents for c in f.__closure__ or ()]
+    return found
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -10,6 +10,7 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import os
 import re
 import site
@@ -20,12 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 _STANDARD = os.path.realpath(sysconfig.get_paths()["stdlib"])
 _INSTALLED = tuple(os.path.realpath(p) for p in (*site.getsitepackages(), site.getusersitepackages()))
-_TORCH, _NUMPY, OURS = (str(Path(f).resolve().parent) for f in (torch.__file__, np.__file__, __file__))
+_TORCH, OURS = (str(Path(f).resolve().parent) for f in (torch.__file__, __file__))
 _STATELESS = frozenset(  # words read better than a list of strings
     [
         "torch",
@@ -146,9 +146,21 @@ def is_fixed_file(path: str) -> bool:
     if path.startswith("<frozen"):
         return True
     real = os.path.realpath(path)
-    if any(real.startswith(folder + os.sep) for folder in (_TORCH, _NUMPY, OURS)):
+    if any(real.startswith(folder + os.sep) for folder in (_TORCH, _numpy_folder(), OURS)):
         return True
     return real.startswith(_STANDARD + os.sep) and not any(real.startswith(f + os.sep) for f in _INSTALLED)
+
+
+@functools.cache
+def _numpy_folder() -> str:
+    spec = importlib.util.find_spec("numpy")  # without importing it
+    return "" if spec is None or spec.origin is None else str(Path(spec.origin).resolve().parent)
+
+
+def is_numpy(value: Any, *names: str) -> bool:
+    """Whether a value is of one of NumPy's types; if it is not imported there are none."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, tuple(getattr(numpy, name) for name in names))
 
 
 def is_fixed_code(body: types.CodeType, space: dict[str, Any]) -> bool:
@@ -263,13 +275,13 @@ _PLAIN = (
 )
 _C_FUNCTIONS = (
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType),
-    *(types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType, np.ufunc),
+    *(types.ClassMethodDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType),
 )
 
 
 def is_plain(value: Any) -> bool:
     """Whether a value can never change and its repr says all of it."""
-    return type(value) in _PLAIN or isinstance(value, (np.generic, np.dtype)) or type(value).__module__ == "typing"
+    return type(value) in _PLAIN or is_numpy(value, "generic", "dtype") or type(value).__module__ == "typing"
 
 
 def is_c_function(value: Any) -> bool:
@@ -277,7 +289,7 @@ def is_c_function(value: Any) -> bool:
     if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return True
     if not isinstance(value, _C_FUNCTIONS):
-        return False
+        return is_numpy(value, "ufunc")
     owner = getattr(value, "__self__", None)
     if isinstance(owner, types.ModuleType):
         check_module_name(owner.__name__)
@@ -296,7 +308,7 @@ def title(value: Any) -> str:
     """The name by which a fixed function, class or module is known."""
     if isinstance(value, types.ModuleType):
         return f"module {value.__name__}"
-    if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket, np.ufunc)):
+    if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or is_numpy(value, "ufunc"):
         return str(value)
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', repr(value))}"
 
@@ -361,6 +373,7 @@ def _tells_nothing(function: Any) -> bool:
     plain = (
         owner is None
         or type(owner) in (*_PLAIN, list, dict, set, tuple, frozenset)
-        or isinstance(owner, (type, np.generic))
+        or isinstance(owner, type)
+        or is_numpy(owner, "generic")
     )
     return (plain and module.split(".")[0] in _STATELESS and "random" not in module) or isinstance(owner, enum.Enum)

@@ -42,7 +42,7 @@ class Declared(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._declared: dict[str, bool] = {}  # name -> is it a float?
-        self._changes = 0  # how often an attribute was set or deleted
+        self._changes = 0  # how often an attribute was set or deleted; compiled graphs are guarded by it
         self._signature: Any = None  # what the equation was found to read last
 
     def numbers(self, **values: Number) -> None:
@@ -194,14 +194,17 @@ class Declared(nn.Module):
         return number.to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        floats = {name: self._buffers[name] for name, is_float in self._declared.items() if is_float}
+        constants = {name: self._buffers[name] for name in self._declared if name in self._buffers}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in floats.items():
+        for name, before in constants.items():  # of what fn made, device and dtype; the value stays
             after = self._buffers[name]
-            assert before is not None  # declared floats are buffers
+            assert before is not None
             assert after is not None
-            stays = after.device in (before.device, torch.device("meta"))
-            self._buffers[name] = before if stays else before.to(after.device, _float_dtype(after.device))
+            device = before.device if after.is_meta else after.device
+            dtype = _float_dtype(device) if self._declared[name] else after.dtype
+            self._buffers[name] = (
+                before if (device, dtype) == (before.device, before.dtype) else before.to(device, dtype)
+            )
         return self
 
     def __getattr__(self, name: str) -> Any:
@@ -222,7 +225,8 @@ class Declared(nn.Module):
             self._declare(name, value)
         else:
             super().__setattr__(name, value)
-            self._changed()
+            if name != "training":  # which is compared by itself: train() and eval() come and go
+                self._changed()
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__.get("_declared", ()):

@@ -13,13 +13,13 @@ import builtins
 import enum
 import functools
 import hashlib
+import importlib.metadata
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
@@ -153,7 +153,7 @@ class Reads:
         elif isinstance(value, enum.Enum):
             self._value(value.value)
             self._class(kind, frozenset(), called=True)
-        elif isinstance(value, np.ndarray):
+        elif _code.is_numpy(value, "ndarray"):
             raise Unseen("an array, whose values can change unseen; take a tuple, or declare it with self.numbers(...)")
         else:
             inner = _inside(value)
@@ -382,4 +382,4 @@ def hooked(parts: list[Any]) -> str:
 
 @functools.cache
 def _versions() -> str:
-    return f"2 {sys.version} {torch.__version__} {np.__version__} {_code.own_text()}"
+    return f"2 {sys.version} {torch.__version__} {importlib.metadata.version('numpy')} {_code.own_text()}"

@@ -68,6 +68,44 @@ def test_twelve_changes_of_numbers_and_scales_are_one_compile(fresh_dynamo):
     assert fresh_dynamo["stats"]["unique_graphs"] == 1
 
 
+def test_modes_come_and_go_without_recompiling(fresh_dynamo):
+    net, x = dense_net(), torch.randn(4, 3, 5)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for _ in range(6):
+        for training in (True, False):
+            net.train(training)
+            torch.testing.assert_close(compiled(x), net(x))
+    assert fresh_dynamo["stats"]["unique_graphs"] <= 2
+
+
+class InMode(sl.Neuron):
+    def __init__(self):
+        super().__init__()
+        self.states(v=0.0)
+        self.gain = 1.0
+
+    def dynamics(self, x, v):
+        v = v + x * self.gain * (1.0 if self.training else 3.0) * FACTOR
+        return v, v
+
+
+FACTOR = 1.0
+
+
+def test_compiled_graphs_see_options_and_modes_and_other_code_after_a_reset(fresh_dynamo, monkeypatch):
+    """What docs/kernels.md says: attributes of the neuron are guarded; what stands elsewhere needs dynamo's reset."""
+    net = sl.Network(InMode())
+    compiled, x = torch.compile(net, fullgraph=True, backend="aot_eager"), torch.ones(1, 1, 1)
+    assert compiled(x).item() == 1.0
+    net.eval()
+    assert compiled(x).item() == 3.0
+    net.body[0].gain = 2.0
+    assert compiled(x).item() == 6.0
+    monkeypatch.setitem(globals(), "FACTOR", 10.0)
+    torch._dynamo.reset()
+    assert compiled(x).item() == 60.0
+
+
 def test_compile_with_a_static_prefix_and_a_residual_block(fresh_dynamo):
     net = sl.Network(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(v_threshold=0.2), nn.Flatten(), nn.Linear(144, 2)

@@ -93,6 +93,12 @@ def test_a_number_on_another_device_keeps_its_value():
     assert after(neuron) == 0.5
 
 
+def test_constants_per_channel_survive_the_meta_device_and_follow_casts():
+    neuron = sl.LIF(tau=torch.tensor([2.0, 4.0]), decay_input=False).to("meta").to_empty(device="cpu")
+    assert neuron.tau.tolist() == [2.0, 4.0]
+    assert neuron.half().tau.dtype == torch.float16
+
+
 def test_one_neuron_never_feeds_another():
     """Kernels keep the values of numbers by the values themselves, not by the neuron that they were first read from."""
     first = sl.LIF(tau=2.0, v_threshold=8.0, decay_input=False)

@@ -23,11 +23,11 @@ from .target import Target, TargetError
 from .targets import TARGETS, target_for
 
 
-def program_text(neuron: Any, changes: int, repeated: tuple[bool, ...], record: tuple[int, ...], device: str) -> str:
+def program_text(neuron: Any, changes: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str) -> str:
     """While Dynamo traces: the program to run as an operator, or nothing where the loop has to be unrolled.
 
-    ``changes`` is there for the guard on it: another option is another program. ``repeated``: which inputs are one
-    step, ``record``: the states to record; they are part of the text.
+    ``changes`` is there for the guards on it: another option or mode may be another program. ``repeated``: which inputs
+    are one step, ``record``: the states to record; they are part of the text.
     """
     if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
         return ""

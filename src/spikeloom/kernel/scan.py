@@ -72,7 +72,8 @@ def scan(
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         repeated = tuple(isinstance(x, Repeated) for x in xs)
         changes = sum(part._changes for _, part in neuron.parts())
-        text = op.program_text(neuron, changes, repeated, record, first.device.type)
+        modes = tuple(part.training for _, part in neuron.parts())
+        text = op.program_text(neuron, (changes, modes), repeated, record, first.device.type)
         if text:
             if lengths is not None:
                 lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device)
