@@ -294,3 +294,16 @@ def test_inference_mode_reaches_the_kernels(counted, convolved):
     assert counted == [(3, 288)]
     assert torch.equal(spikes.unpack(), F.max_pool2d(d, 2))
     torch.testing.assert_close(y, net(d))
+
+
+@pytest.mark.parametrize("shape", [(64, 10), (513, 70), (1100, 33)])
+@pytest.mark.parametrize("rate", [0.0, 0.02, 0.3, 1.0])
+def test_a_row_of_a_linear_layer_is_the_same_in_any_batch_bit_by_bit(shape, rate):
+    """Few rows read the weight where it lies, more rows copies of it, most of them tables: the sums are the same."""
+    K, N = shape
+    layer, d = torch.nn.Linear(K, N), spikes(300, K, rate)
+    with torch.no_grad():
+        whole = layer(sl.pack(d))
+        for M in (1, 2, 5, 16, 40):
+            assert torch.equal(layer(sl.pack(d[:M])), whole[:M])
+        torch.testing.assert_close(whole, layer(d), atol=1e-4, rtol=1e-4)

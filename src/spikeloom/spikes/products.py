@@ -62,6 +62,28 @@ static void copy_panel(const product *x, float *to, int64_t k, int64_t n, int64_
     }
 }
 
+/* acc[j] += the sums of listed groups of column j of W, whose rows are K apart: few uses are worth no copy. */
+static inline __attribute__((always_inline)) void add_in_columns_(float *acc, const float *w, int64_t K,
+                                                                  const uint16_t *list, int n, const int m) {
+  float a[8];
+  for (int q = 0; q < m; q++) a[q] = acc[q];
+  for (int i = 0; i < n; i++) {
+    const float *group = w + (list[i] >> 4) * 4;
+    unsigned v = list[i] & 15;
+    float s[8];
+    for (int q = 0; q < m; q++) s[q] = group[q * K + __builtin_ctz(v)];
+    for (v &= v - 1; v; v &= v - 1)
+      for (int q = 0; q < m; q++) s[q] += group[q * K + __builtin_ctz(v)];
+    for (int q = 0; q < m; q++) a[q] += s[q];
+  }
+  for (int q = 0; q < m; q++) acc[q] = a[q];
+}
+static void add_in_columns(float *acc, const float *w, int64_t K, const uint16_t *list, int n, int64_t width) {
+  int64_t j = 0;
+  for (; j + 8 <= width; j += 8) add_in_columns_(acc + j, w + j * K, K, list, n, 8);
+  for (; j < width; j++) add_in_columns_(acc + j, w + j * K, K, list, n, 1);
+}
+
 static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, int64_t p1) {
   float *panel = scratch(DEPTH * PANEL * sizeof *panel + ROWS * (DEPTH / 4) * sizeof(uint16_t));
   uint16_t *at = (uint16_t *)(panel + DEPTH * PANEL);
@@ -71,7 +93,7 @@ static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, in
     int64_t uses = 0;
     for (int64_t r = 0; r < rows; r++)
       uses += found[r] = list_groups(at + r * (DEPTH / 4), x->bits, x->bytes, (m0 + r) * x->stride + k0, n);
-    const int copies = x->columns || uses >= USES * n;
+    const int in_place = x->columns && 2 * uses < 3 * n, copies = !in_place && (x->columns || uses >= USES * n);
     for (int64_t p = p0; p < p1; p += PANEL) {
       const int64_t width = least(PANEL, x->N - p);
       const float *w = x->W + k0 * x->N + p;
@@ -79,7 +101,8 @@ static void by_events(const product *x, int64_t m0, int64_t rows, int64_t p0, in
       for (int64_t r = 0; r < rows; r++) {
         float acc[PANEL], *y = x->Y + (m0 + r) * x->N + p;
         take(acc, y, width, k0);
-        if (copies) add_groups(acc, panel, PANEL, at + r * (DEPTH / 4), found[r], width);
+        if (in_place) add_in_columns(acc, x->W + p * x->K + k0, x->K, at + r * (DEPTH / 4), found[r], width);
+        else if (copies) add_groups(acc, panel, PANEL, at + r * (DEPTH / 4), found[r], width);
         else if (width < PANEL) add_narrow_groups(acc, w, x->N, at + r * (DEPTH / 4), found[r], width);
         else add_groups(acc, w, x->N, at + r * (DEPTH / 4), found[r], PANEL);
         give(y, acc, width, x->bias && k0 + n == x->K ? x->bias + p : 0);
