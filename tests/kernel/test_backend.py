@@ -480,6 +480,9 @@ def test_a_program_is_found_again_in_another_process_if_nothing_changed(tmp_path
     for stored in (tmp_path / "cache").glob("*.program"):
         stored.write_text("damaged")
     assert run(gain=1.0, factor=1.0) == ["1.5", "True"]
+    for stored in (tmp_path / "cache").glob("*.program"):
+        stored.write_text(stored.read_text().replace("0.5", "0.25"))  # which reads well, and is another equation
+    assert run(gain=1.0, factor=1.0) == ["1.5", "True"]
 
 
 @needs_compiler

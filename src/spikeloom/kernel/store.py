@@ -6,6 +6,7 @@ that the equation may read and the versions of torch, Python and this package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -14,17 +15,23 @@ from .program import Const, Node, Program, Ref
 
 
 def read(name: str) -> Program | None:
-    """The stored program, or None."""
+    """The stored program, or None where there is none, or one that is not what was written."""
     path = cache_folder() / f"{name}.program"
     try:
-        return loads(path.read_text()) if is_own(path) else None
+        total, text = path.read_text().split("\n", 1) if is_own(path) else ("", "")
+        return loads(text) if total == _sum(text) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write(name: str, program: Program) -> None:
     """Stores a program; a cache that cannot be written is no error."""
-    replace_text(cache_folder() / f"{name}.program", dumps(program))
+    text = dumps(program)
+    replace_text(cache_folder() / f"{name}.program", f"{_sum(text)}\n{text}")
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def dumps(program: Program) -> str:
