@@ -9,7 +9,6 @@ at a shape and a float can change without a recompilation.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -259,22 +258,6 @@ def describe(module: Declared) -> str:
             kind = "learnable " if name in module._parameters else "constant "
             parts.append(f"{name}={kind}{list(number.shape)}")
     return ", ".join(parts)
-
-
-def encode_constants(constants: dict[str, Any]) -> Tensor:
-    """JSON in a uint8 tensor: fits every checkpoint format that holds tensors only."""
-    return torch.tensor(list(json.dumps(constants, sort_keys=True).encode()), dtype=torch.uint8)
-
-
-def decode_constants(saved: Tensor) -> dict[str, Any]:
-    """The inverse of :func:`encode_constants`; ValueError if ``saved`` is something else."""
-    try:
-        found = json.loads(bytes(saved.tolist()).decode())
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"expected constants stored by spikeloom, got {type(saved).__name__}") from error
-    if not isinstance(found, dict):
-        raise ValueError("expected constants stored by spikeloom, got other JSON")
-    return found
 
 
 def _float_dtype(device: torch.device) -> torch.dtype:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._constants import HasConstants
 from .._time import check_lengths
 from .call import Sequence, State, active, map_tensors
 
 
-class TemporalModule(nn.Module):
+class TemporalModule(HasConstants):
     """Base of modules whose output at a step depends on other steps.
 
     A subclass defines ``step`` or ``sequence`` (or both; each has a default made of the other) and, if it
@@ -25,6 +26,9 @@ class TemporalModule(nn.Module):
 
     ``state=None`` means rest. Tensors of a state whose dimension 0 is B belong to samples; others are shared.
     Inside a network the module is called like a layer, ``module(x)``; elsewhere call ``sequence`` or ``step``.
+
+    Public attributes that are plain values (numbers, text, tuples, functions by name) are the constants of a module:
+    ``state_dict()`` carries them, and loading weights that were saved with others raises.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -48,6 +52,9 @@ class TemporalModule(nn.Module):
 
     opaque: bool = False
     """True: temporal modules inside are run by this one alone, and the network does not see them."""
+
+    not_carried: ClassVar[tuple[str, ...]] = ("recordable",)
+    """Public attributes that are no part of the dynamics, so that loading weights does not compare them (below)."""
 
     recordable: tuple[str, ...] = ()
     """Names that ``record`` may ask for, besides ``output``."""

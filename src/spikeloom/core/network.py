@@ -86,6 +86,7 @@ class Network(TemporalModule):
     """
 
     transparent = True
+    not_carried = ("batch_first", "static_prefix", "fuse", "spikes")
 
     def __init__(
         self,

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .._numbers import Declared, Number, decode_constants, describe, encode_constants
+from .._constants import HasConstants, kind
+from .._numbers import Declared, Number, describe
 from ..core import Repeated, Sequence, State, TemporalModule, active
 from ..kernel import FUSED_NORMS, one_step, plain_value, scan, state_dtype
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
@@ -15,7 +16,6 @@ from ..surrogate import ATan, Surrogate
 
 Reset = Literal["hard", "soft", "none"]
 _RESETS = ("hard", "soft", "none")
-_GRADIENT_ONLY = ("detach_reset",)
 
 
 class Neuron(Declared, TemporalModule):
@@ -61,6 +61,8 @@ class Neuron(Declared, TemporalModule):
     nestable: ClassVar[bool] = True  # whether an option may stand around it
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
+    not_carried: ClassVar[tuple[str, ...]] = ("detach_reset",)  # which is of the gradient alone
+    must_carry: ClassVar[bool] = True
 
     v_threshold: Tensor
     v_reset: Tensor
@@ -244,8 +246,9 @@ class Neuron(Declared, TemporalModule):
 
     def constants(self) -> dict[str, Any]:
         """The constant numbers and the options that the forward pass depends on; checkpoints carry them."""
-        options = {name: value for name, value in self._options().items() if name not in _GRADIENT_ONLY}
-        return {"neuron": type(self).__name__, "spiking": self.surrogate.spiking, **options, **super().constants()}
+        functions = {name: repr(m) for name, m in self._modules.items() if _is_function(m)}
+        own = {**self._attributes(), **functions, **Declared.constants(self)}
+        return {"neuron": kind(self), "spiking": self.surrogate.spiking, **own}
 
     def _options(self) -> dict[str, Any]:
         """Public attributes that are plain values: what ``dynamics`` may depend on besides numbers."""
@@ -255,20 +258,6 @@ class Neuron(Declared, TemporalModule):
             for name, value in self.__dict__.items()
             if not name.startswith("_") and name != "training" and isinstance(value, plain)
         }
-
-    def get_extra_state(self) -> Tensor:
-        """The constants, for ``state_dict``."""
-        return encode_constants(self.constants())
-
-    def set_extra_state(self, state: Any) -> None:
-        """Nothing: constants are compared, not set, see ``_load_from_state_dict``."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        saved = state_dict.get(f"{prefix}_extra_state")
-        if saved is not None:
-            error_messages: list[str] = args[-1]
-            error_messages += [f"{prefix}{m}" for m in _mismatches(saved, self.constants())]
 
     def _start(self, state: State, x_t: Tensor) -> tuple[Tensor, ...]:
         if state is None:
@@ -295,15 +284,6 @@ def _dense(x: Tensor | Repeated) -> Tensor | Repeated:
     return x.unpack() if isinstance(x, SpikeTensor) else x
 
 
-def _mismatches(saved: Any, mine: dict[str, Any]) -> list[str]:
-    try:
-        theirs = decode_constants(saved)
-    except ValueError as error:
-        return [f"_extra_state: {error}"]
-    return [
-        f"{name} is {theirs.get(name, 'absent')} in the checkpoint but {mine.get(name, 'absent')} in this neuron: the "
-        "weights belong to other dynamics. Construct the neuron with the checkpoint's value, or drop the keys that "
-        "end in '_extra_state' and load with strict=False"
-        for name in sorted(theirs.keys() | mine.keys())
-        if name not in theirs or name not in mine or theirs[name] != mine[name]
-    ]
+def _is_function(module: nn.Module | None) -> bool:
+    """Whether a module of torch, as ``nn.Tanh()``, is a function in an equation: it has nothing of its own to save."""
+    return not (module is None or isinstance(module, HasConstants) or module.state_dict())

@@ -13,13 +13,16 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from .._constants import HasConstants
 from ..core import Repeated, Sequence, State
 from ..kernel import full_precision, output_dtype, scan_eager, state_dtype
 from .base import Neuron
 from .options import Option, fires_once, shifted
 
 
-class _AnyBatchNorm(nn.modules.batchnorm._BatchNorm):
+class _AnyBatchNorm(HasConstants, nn.modules.batchnorm._BatchNorm):
+    not_carried = ("momentum",)  # which is of training alone
+
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002  # torch's name
         """Every ``[B, C, *]`` will do."""
 

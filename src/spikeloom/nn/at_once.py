@@ -77,6 +77,7 @@ class ParallelLIF(TemporalModule):
 
     paper = "Yarga and Wood, Accelerating SNNs with Parallelizable LIF Neurons, Neuromorph. Comput. Eng. 5, 2025"
     opaque = True
+    not_carried = ("iterations",)
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()

@@ -78,7 +78,8 @@ class MaskedPSN(PSN):
         order: number of steps, the present one included, that a step sees when ``lam`` is 1.
         lam: from 0 (a PSN) to 1 (causal); raise it during training, ``neuron.lam = epoch / epochs``.
 
-    ``causal`` is true at ``lam = 1``, and only then.
+    ``causal`` is true at ``lam = 1``, and only then. ``lam`` travels with the weights: it is loaded where both neurons
+    were constructed with the same one, and another one raises.
     """
 
     band: Tensor
@@ -88,6 +89,7 @@ class MaskedPSN(PSN):
         if not 1 <= order <= T:
             raise ValueError(f"MaskedPSN: order must be from 1 to T = {T}, got {order}")
         self.order, self.lam = order, lam
+        self.adjustable(lam=self.lam)
         t = torch.arange(T)
         distance = t.unsqueeze(1) - t
         self.register_buffer("band", ((distance >= 0) & (distance < order)).float(), persistent=False)

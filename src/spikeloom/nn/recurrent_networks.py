@@ -60,6 +60,7 @@ class SpikingRNN(TemporalModule):
     """
 
     paper = "Lotfi Rezaabad and Vishwanath, Long Short-Term Memory Spiking Networks and Their Applications, ICONS 2020"
+    not_carried = ("dropout", "same_mask")  # which are of training alone
     gates, parts = 1, 1
 
     def __init__(

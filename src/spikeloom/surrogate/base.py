@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .._constants import HasConstants, kind
 from .._numbers import POSITIVE, Declared, Number, describe
 
 
-class Surrogate(Declared):
+class Surrogate(Declared, HasConstants):
     """Base of all surrogates: Heaviside step forward, ``derivative`` backward.
 
     A subclass defines ``derivative(u, scale)`` and ``primitive(u, scale)`` in torch operations.
@@ -23,6 +24,10 @@ class Surrogate(Declared):
 
     A learnable scale receives ``d primitive / d scale``. With ``strict=True`` the step fires at ``u > 0``
     instead of ``u >= 0``. NaN gives no spike.
+
+    The curve and its options travel in ``state_dict()``, and loading weights into another one raises. A scale that is
+    no parameter is loaded as a buffer is where both were constructed with the same one, and left alone where a
+    :class:`Schedule` drives it.
     """
 
     limits: ClassVar = {"scale": POSITIVE}
@@ -34,6 +39,12 @@ class Surrogate(Declared):
         super().__init__()
         self.numbers(scale=scale)
         self.spiking = spiking
+        if self._declared["scale"]:
+            self.adjustable(scale=float(scale))
+
+    def constants(self) -> dict[str, Any]:
+        """What checkpoints carry: the kind of curve, its options, and a scale that is not learnable."""
+        return {"surrogate": kind(self), **self._attributes(), **Declared.constants(self)}
 
     def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
         """ds/du, elementwise."""

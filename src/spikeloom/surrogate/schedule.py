@@ -31,6 +31,8 @@ class Schedule:
             raise ValueError(f"{type(self).__name__}: found no surrogate with a scale in {type(target).__name__}")
         if any("scale" in s._parameters for s in self.surrogates):
             raise ValueError(f"{type(self).__name__}: a surrogate's scale is learnable; a schedule would overwrite it")
+        for surrogate in self.surrogates:
+            surrogate.drive("scale")
         self.epoch = 0
         self._set()
 
@@ -49,13 +51,24 @@ class Schedule:
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs."""
-        return {"epoch": self.epoch}
+        """What a checkpoint needs: the epoch, and the numbers of the curve."""
+        return {"epoch": self.epoch, **self._curve()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Returns to the epoch of a checkpoint and sets the scales."""
+        """Returns to the epoch of a checkpoint and sets the scales; raises ValueError for that of another curve."""
+        for name, value in self._curve().items():
+            if name in state and state[name] != value:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {state[name]} in the checkpoint but {value} here; construct the "
+                    "schedule as it was"
+                )
         self.epoch = int(state["epoch"])
         self._set()
+
+    def _curve(self) -> dict[str, Any]:
+        plain = (bool, int, float, str)
+        found = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "epoch" and isinstance(v, plain)}
+        return {"schedule": type(self).__name__, **found}
 
     def _set(self) -> None:
         for surrogate in self.surrogates:

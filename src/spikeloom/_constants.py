@@ -1,0 +1,225 @@
+"""Constants that travel with weights: what a module computes besides its parameters, in every ``state_dict``.
+
+Values are stored as text in a float32 tensor of whole numbers from 0 to 15, one for each half of a byte: averages of
+equal checkpoints, moving averages and casts to half precision (8 bits of a mantissa are enough) leave them as they were
+once they are rounded. Each constant is a line with a check sum of its own, so that an average of different ones is
+found out, and can be named.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+_KEY = "_extra_state"
+_FIRST = " at first"  # names the value that an adjustable constant was constructed with
+_LINE = 32  # lines are padded to a multiple of it, so that most averages of different ones can be computed at all
+_ABSENT = "absent"
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class HasConstants(nn.Module):
+    """Base of modules whose constants are part of ``state_dict()`` and are compared when weights are loaded.
+
+    Constants are the public attributes that are plain values: numbers, text, None, tuples of these, and functions,
+    which are known by their names. A subclass names those that are no part of its dynamics in ``not_carried``, and
+    calls :meth:`adjustable` for those that change in training.
+    """
+
+    not_carried: ClassVar[tuple[str, ...]] = ("training",)
+    """Public attributes that loading does not compare; those of all bases count."""
+    must_carry: ClassVar[bool] = False
+    """Whether ``strict`` loading needs them. Checkpoints that are older than a module's constants have none."""
+
+    _first: Mapping[str, Any] = {}  # replaced, never written to
+    _driven: tuple[str, ...] = ()
+
+    def constants(self) -> dict[str, Any]:
+        """What checkpoints carry besides parameters and buffers, by name; empty for a module without any."""
+        found = self._attributes()
+        return {"module": kind(self), **found} if found else {}
+
+    def adjustable(self, **values: Any) -> None:
+        """Says that constants with these first values change in training, as a buffer does.
+
+        A checkpoint of a module that was constructed alike is loaded with its present value; another one is refused.
+        """
+        self.__dict__["_first"] = {**self._first, **values}
+
+    def drive(self, name: str) -> None:
+        """Says that a schedule sets this constant: loading leaves it alone, as the schedule's own state has it."""
+        self.__dict__["_driven"] = (*self._driven, name)
+
+    def get_extra_state(self) -> Tensor:
+        """The constants, for ``state_dict``."""
+        mine = self.constants()
+        first = {name + _FIRST: value for name, value in self._first.items() if name in mine and mine[name] != value}
+        return encode({**mine, **first})
+
+    def set_extra_state(self, state: Any) -> None:
+        """Nothing: constants are compared, see ``_load_from_state_dict``."""
+
+    def _attributes(self) -> dict[str, Any]:
+        """The public attributes that are plain values."""
+        skipped = {name for base in type(self).__mro__ for name in vars(base).get("not_carried", ())}
+        found = {}
+        for name, value in self.__dict__.items():
+            if name[0] != "_" and name not in skipped:
+                plain = _plain(value)
+                if plain is not _NOTHING:
+                    found[name] = plain
+        return found
+
+    def _carries(self) -> bool:
+        """Whether the extra state is that of this class, and not of a subclass with a state of its own."""
+        return type(self).get_extra_state is HasConstants.get_extra_state
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._carries() and not self.constants():
+            del destination[prefix + _KEY]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        if not self._carries():
+            return
+        missing: list[str] = args[2]
+        problems: list[str] = args[4]
+        if prefix + _KEY in state_dict:
+            problems += [prefix + problem for problem in self._compare(state_dict[prefix + _KEY])]
+        elif prefix + _KEY in missing and not (self.must_carry and self.constants()):
+            missing.remove(prefix + _KEY)
+
+    def _compare(self, saved: Any) -> list[str]:
+        """What speaks against weights with these constants; takes over the values of adjustable ones."""
+        if isinstance(saved, Tensor) and saved.is_meta:  # as its weights are: there is nothing to compare
+            return []
+        mine = self.constants()
+        try:
+            theirs, whole = decode(saved, mine)
+        except ValueError as problem:
+            return [f"{_KEY}: {problem}"]
+        wrong, adjusted = [], {}
+        for name in sorted(theirs.keys() | mine.keys()):
+            there, here = theirs.get(name, _ABSENT), mine.get(name, _ABSENT)
+            if _same(there, here) or name.endswith(_FIRST):
+                continue
+            if name in self._first and there is not _ABSENT:
+                if name in self._driven:
+                    continue
+                if _same(theirs.get(name + _FIRST, there), self._first[name]):
+                    adjusted[name] = there
+                    continue
+            if there is _ABSENT and not whole and not isinstance(getattr(self, name, None), (*_PLAIN, Tensor)):
+                continue  # versions that stored bytes knew numbers and plain values only
+            wrong.append(
+                f"{name} is {_short(there)} in the checkpoint but {_short(here)} in this {kind(self)}: the weights "
+                f"belong to other dynamics. Construct the {kind(self)} with the checkpoint's value, or drop the keys "
+                f"that end in '{_KEY}' and load with strict=False"
+            )
+        if not wrong:
+            for name, value in adjusted.items():
+                setattr(self, name, value)
+        return wrong
+
+
+def kind(module: nn.Module) -> str:
+    """The name of a module's class, without what torch puts around it (sharding, parametrisation)."""
+    return next(c.__name__ for c in type(module).__mro__ if c.__module__.split(".")[0] != "torch" or c is nn.Module)
+
+
+def encode(constants: Mapping[str, Any]) -> Tensor:
+    """Constants by name as a float32 tensor of whole numbers, which fits every checkpoint format that holds tensors."""
+    lines = []
+    for name, value in sorted(constants.items()):
+        text = json.dumps({name: value})
+        line = f"{zlib.crc32(text.encode()):08x}{text}"
+        lines.append(line + " " * (-(len(line) + 1) % _LINE) + "\n")
+    halves = [half for byte in "".join(lines).encode() for half in (byte >> 4, byte & 15)]
+    return torch.tensor(halves, dtype=torch.float32, device="cpu")
+
+
+def decode(saved: Any, mine: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The inverse of :func:`encode`, and whether the values have check sums; older versions stored the bytes of JSON.
+
+    Raises ValueError for something else, and for constants that are not whole; ``mine`` says what they are here.
+    """
+    numbers = _whole_numbers(saved)
+    if max(numbers, default=0) > 15:
+        return _from_bytes(numbers), False
+    text = bytes(16 * high + low for high, low in zip(numbers[::2], numbers[1::2], strict=False))
+    found: dict[str, Any] = {}
+    broken: list[str] = []
+    for line in text.removesuffix(b"\n").split(b"\n"):
+        content = line[8:].rstrip(b" ")
+        if line[:8] == b"%08x" % zlib.crc32(content):
+            found.update(json.loads(content))
+        else:
+            name = re.match(rb'\{"([\w. ]+)": ', content)
+            broken.append(name[1].decode() if name and name[1].decode() in mine else "")
+    if broken:
+        named = ", ".join(f"{name} (here {_short(mine[name])})" for name in broken if name)
+        raise ValueError(
+            f"expected constants stored by spikeloom, but {named or 'they'} cannot be read: they are damaged, or an "
+            "average of checkpoints with different dynamics, which belongs to none. Average checkpoints of equal "
+            f"dynamics, or drop the keys that end in '{_KEY}' and load with strict=False"
+        )
+    return found, True
+
+
+def _whole_numbers(saved: Any) -> list[int]:
+    """The values of a tensor, rounded to whole numbers from 0 to 255."""
+    if not isinstance(saved, Tensor) or saved.is_complex():
+        raise ValueError(f"expected constants stored by spikeloom, got {getattr(saved, 'dtype', type(saved).__name__)}")
+    gather: Callable[[], Tensor] | None = getattr(saved, "full_tensor", None)  # of a tensor that is shared out
+    values = (saved if gather is None else gather()).detach().to("cpu", torch.float64).flatten().round()
+    if not bool(((values >= 0) & (values <= 255)).all()):  # NaN is neither
+        raise ValueError(
+            f"expected constants stored by spikeloom, got numbers from {float(values.min()):g} to "
+            f"{float(values.max()):g}; do not scale or shift the keys that end in '{_KEY}'"
+        )
+    return [int(value) for value in values.tolist()]
+
+
+def _from_bytes(numbers: list[int]) -> dict[str, Any]:
+    try:
+        found = json.loads(bytes(numbers).decode())
+    except ValueError as error:
+        raise ValueError("expected constants stored by spikeloom, got other bytes") from error
+    if not isinstance(found, dict):
+        raise ValueError("expected constants stored by spikeloom, got other JSON")
+    return found
+
+
+_NOTHING = object()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, or ``_NOTHING`` for one that is none."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, tuple):
+        inner = [_plain(v) for v in value]
+        return _NOTHING if _NOTHING in inner else inner
+    if isinstance(value, functools.partial):
+        inner = [_plain(v) for v in (value.func, value.args, *sorted(value.keywords.items()))]
+        return _NOTHING if _NOTHING in inner else inner
+    if callable(value) and not isinstance(value, (type, nn.Module)) and hasattr(value, "__name__"):
+        return f"function {value.__name__}"
+    return _NOTHING
+
+
+def _same(a: Any, b: Any) -> bool:
+    return bool(a == b) or json.dumps(a) == json.dumps(b)  # NaN is NaN
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
