@@ -1,6 +1,7 @@
 """Choice of the backend, tracing, building and the cache."""
 
 import dataclasses
+import hashlib
 import logging
 import math
 import os
@@ -221,7 +222,7 @@ def test_a_compiler_that_does_not_work_counts_as_none(tmp_path):
 
 @needs_compiler
 def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
-    """The second process starts no other; a compiler that fails with the flags kept is tried again by the next."""
+    """The second process starts no other; flags that were damaged, or are refused by now, are found anew."""
     compiler, calls = tmp_path / "cc", tmp_path / "calls"
     compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec {build.compiler()} "$@"\n')
     compiler.chmod(0o755)
@@ -229,7 +230,7 @@ def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
 
     def called():
         calls.write_text("")
-        done = child(code, CC=str(compiler), SPIKELOOM_CACHE=str(tmp_path / "cache"))
+        done = child(code, CC=str(compiler), SPIKELOOM_CACHE=str(tmp_path / "cache"), SPIKELOOM_BACKEND="c")
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == "2.0"
         return calls.read_text().count("called")
@@ -241,14 +242,65 @@ def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
     assert called() == 2  # the kernel is there, since it says that it is the same version
     stored = list((tmp_path / "cache").glob("*.toolchain"))
     assert len(stored) == 2
+    good = stored[0].read_bytes()
+    for bad in (b"", b"\xff\xfe\x00", good + b"\n-DFOO", good[:-1], bytes(1 << 20), b"x\n-DFOO\n"):
+        for file in stored:
+            file.write_bytes(bad)
+            assert build._read_lines(file) is None
+    assert called() == 2  # its version and its flags
+    assert called() == 0
+    lines = "\n".join(("another compiler", "-no-such-flag"))
     for file in stored:
-        file.write_text(file.read_text() + "\n-no-such-flag")
-    assert called() == 1  # a loop, since no kernel can be built
-    assert not any(file.exists() for file in stored)
-    assert called() == 2
-    for file in (tmp_path / "cache").glob("*.toolchain"):
-        file.write_text("")
-    assert called() == 2
+        file.write_text(f"{hashlib.sha256(lines.encode()).hexdigest()}\n{lines}")
+    assert called() == 3  # the kernel, which fails with that flag, and its version and flags once more
+    assert called() == 0
+    for file in (tmp_path / "cache").glob("*.sha256"):
+        file.write_bytes(b"\xff\xfe")
+    assert called() == 1
+
+
+@needs_compiler
+def test_a_compiler_with_arguments(tmp_path, monkeypatch):
+    """As make and ccache have it in CC; what it is told about arithmetic does not change a kernel's."""
+    found, spaced = build.command()[0], tmp_path / "a folder" / "cc"
+    spaced.parent.mkdir()
+    spaced.symlink_to(found)
+    for cc, words in (
+        (f"{found} -O2 '-DA=b c'", (found, "-O2", "-DA=b c", *build._EXACT)),
+        (f"{spaced}", (str(spaced),)),
+        (f" '{spaced}' -g", (str(spaced), "-g", *build._EXACT)),
+        (f"  {found}  ", (found,)),
+        ("  ", build.command()),
+        ("'gcc", ()),
+        ("nowhere -O2", ()),
+    ):
+        monkeypatch.setenv("CC", cc)
+        assert build.command() == words
+    wrapper = tmp_path / "cc"  # which says what it is in no encoding
+    wrapper.write_text(f'#!/bin/sh\nprintf "\\377\\n"\nexec {found} "$@"\n')
+    wrapper.chmod(0o755)
+    code = """
+import torch, spikeloom as sl
+x = torch.rand(9, 99)
+y, state = sl.LIF(tau=3.0).sequence(x)
+with sl.backend("eager"):
+    assert torch.equal(state["v"], sl.LIF(tau=3.0).sequence(x)[1]["v"])
+"""
+    cc = f"{wrapper} -O2 -ffast-math"  # with which a quotient is a product, and another number
+    done = child(code, CC=cc, SPIKELOOM_CACHE=str(tmp_path / "cache"), SPIKELOOM_BACKEND="c")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("cc", "said"), [("nowhere -O2", "CC is nowhere -O2"), ("{text}", "")])
+def test_what_is_no_compiler(cc, said, tmp_path):
+    text = tmp_path / "text"
+    text.write_text("no program")
+    text.chmod(0o755)
+    code = "import torch, spikeloom as sl; print(float(sl.IF().sequence(torch.ones(2, 1))[0].sum()))"
+    done = child(code, CC=cc.format(text=text))
+    assert (done.returncode, done.stdout.strip()) == (0, "2.0"), done.stderr
+    assert "neurons run as PyTorch loops" in done.stderr
+    assert said in done.stderr
 
 
 @needs_compiler

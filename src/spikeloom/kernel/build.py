@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from .target import TargetError
 
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
+_EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # whatever CC says
 _OPTIONAL = ("-march=native -fopenmp", "-mcpu=native -fopenmp", "-march=native", "-mcpu=native", "")  # first that works
 _PROBE = """
 int probe(int n) {
@@ -39,7 +41,16 @@ class BuildError(TargetError):
 
 def load(source: str) -> ctypes.CDLL:
     """The shared library of ``source``, from memory, from the cache, or compiled now. Raises BuildError."""
-    key = hashlib.sha256(f"{ABI}\n{_toolchain()}\n{source}".encode()).hexdigest()[:32]
+    try:
+        return _load(source)
+    except BuildError:  # flags that the compiler took once may be of no use any more
+        if not _tries_flags_again():
+            raise
+        return _load(source)
+
+
+def _load(source: str) -> ctypes.CDLL:
+    key = _digest(f"{ABI}\n{_toolchain()}\n{source}".encode())[:32]
     with _lock:
         if key not in _loaded:
             folder = cache_folder()
@@ -80,11 +91,27 @@ def _problem() -> str:
 
 
 def compiler() -> str | None:
-    """The C compiler: ``CC`` if set, else the first of cc, gcc, clang; None if there is none."""
-    named = os.environ.get("CC")
-    if named:
-        return shutil.which(named)
-    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    """The C compiler, as a shell would start it; None if there is none."""
+    words = command()
+    return shlex.join(words) if words else None
+
+
+def command() -> tuple[str, ...]:
+    """The words that start the C compiler: ``CC`` if set, with its arguments, else the first of cc, gcc, clang.
+
+    Empty if there is none.
+    """
+    named = os.environ.get("CC", "").strip()
+    if not named:
+        return next(((found,) for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), ())
+    if whole := shutil.which(named):  # a path may have spaces
+        return (whole,)
+    try:
+        first, *arguments = shlex.split(named)
+    except ValueError:  # a quotation mark without another
+        return ()
+    found = shutil.which(first)
+    return (found, *arguments, *_EXACT) if found and arguments else ()
 
 
 def cache_folder() -> Path:
@@ -143,28 +170,58 @@ def _toolchain() -> str:
     """What a binary depends on besides its source: compiler, flags, processor, system."""
     found = compiler()
     if found is None:
-        raise BuildError("no C compiler (cc, gcc or clang) was found")
+        named = os.environ.get("CC", "").strip()
+        raise BuildError(f"no C compiler ({f'CC is {named}' if named else 'cc, gcc or clang'}) was found")
     return "\n".join((found, *_tools(), sys.platform, platform.machine(), _features()))
 
 
 @functools.cache
 def _tools() -> list[str]:
     """The compiler's version, and the flags that it takes; kept on the disk until its file changes."""
-    found = str(compiler())
-    file = Path(found).resolve()
-    status = file.stat()
-    known = (ABI, found, file, status.st_mtime_ns, status.st_size, _FLAGS, _OPTIONAL, sys.platform, platform.machine())
-    key = hashlib.sha256(f"{known}\n{_features()}".encode()).hexdigest()[:32]
-    stored = cache_folder() / f"{key}.toolchain"
-    try:
-        lines = stored.read_text().split("\n") if is_own(stored) else []
-    except OSError:
-        lines = []
-    if len(lines) < 2:
-        version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-        lines = [version.split("\n")[0], *_probed_flags()]
-        replace_text(stored, "\n".join(lines))
+    stored = _kept_tools()
+    lines = _read_lines(stored)
+    if lines is None:
+        lines = [_run([*command(), "--version"]).stdout.split("\n")[0], *_probed_flags()]
+        text = "\n".join(lines)
+        replace_text(stored, f"{_digest(text.encode())}\n{text}")
     return lines
+
+
+def _kept_tools() -> Path:
+    """Where :func:`_tools` are kept: known by the compiler's words and the files that they name, such as ccache's."""
+    files = [Path(found).resolve() for word in command() if (found := shutil.which(word))]
+    try:
+        stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
+    except OSError as error:
+        raise BuildError(f"the C compiler cannot be used: {error}") from error
+    known = (ABI, command(), stamps, _FLAGS, _OPTIONAL, sys.platform, platform.machine(), _features())
+    return cache_folder() / f"{_digest(repr(known).encode())[:32]}.toolchain"
+
+
+def _read_lines(file: Path) -> list[str] | None:
+    """The lines of a file of this user that begins with its check sum, without that; None for any other file."""
+    try:
+        digest, _, text = file.read_bytes().partition(b"\n") if is_own(file) else (b"", b"", b"")
+    except OSError:
+        return None
+    return text.decode().split("\n") if digest and digest == _digest(text).encode() else None
+
+
+@functools.cache
+def _tries_flags_again() -> bool:
+    """Forgets flags that were kept and finds them anew, once in a process; whether they are others."""
+    try:
+        before = _tools()
+        _kept_tools().unlink(missing_ok=True)
+        for cached in (_tools, _toolchain):
+            cached.cache_clear()
+        return _tools() != before
+    except (BuildError, OSError):
+        return False
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _probed_flags() -> list[str]:
@@ -221,37 +278,30 @@ def is_own(path: Path) -> bool:
 
 def _trusted(library: Path, digest: Path) -> bool:
     try:
-        return (
-            is_own(library)
-            and is_own(digest)
-            and hashlib.sha256(library.read_bytes()).hexdigest() == digest.read_text()
-        )
+        return is_own(library) and is_own(digest) and _digest(library.read_bytes()).encode() == digest.read_bytes()
     except OSError:
         return False
 
 
 def _compile(source: str, library: Path, digest: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        try:
-            built, checksum = _run_compiler(source, Path(folder), _tools()[1:]), Path(folder) / "kernel.sha256"
-        except BuildError:  # flags that it took once may be of no use any more: the next process tries them again
-            for stored in library.parent.glob("*.toolchain"):
-                stored.unlink(missing_ok=True)
-            raise
-        checksum.write_text(hashlib.sha256(built.read_bytes()).hexdigest())
+        built, checksum = _run_compiler(source, Path(folder), _tools()[1:]), Path(folder) / "kernel.sha256"
+        checksum.write_text(_digest(built.read_bytes()))
         built.replace(library)
         checksum.replace(digest)
 
 
 def _run_compiler(source: str, folder: Path, flags: list[str]) -> Path:
-    code, built, found = folder / "kernel.c", folder / "kernel.so", compiler()
+    code, built = folder / "kernel.c", folder / "kernel.so"
     code.write_text(source)
-    try:
-        done = subprocess.run(
-            [str(found), *flags, "-o", str(built), str(code), "-lm"], capture_output=True, text=True, check=False
-        )
-    except OSError as error:
-        raise BuildError(f"{found} could not be started: {error}") from error
+    done = _run([*command(), *flags, "-o", str(built), str(code), "-lm"])
     if done.returncode:
-        raise BuildError(f"{found} failed: {done.stderr.strip()[:2000]}")
+        raise BuildError(f"{compiler()} failed: {done.stderr.strip()[:2000]}")
     return built
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise BuildError(f"{words[0]} could not be started: {error}") from error
