@@ -80,6 +80,17 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (["train", "digits", "--subset", "9999"], 1, "subset must be from 1 to the 1,437 training samples, got 9999"),
         (["train", "mnist-mlp", "--data-root", "nowhere"], 1, "data set mnist: train-images-idx3-ubyte"),
         (["train", "none.toml"], 2, "none.toml: cannot be read"),
+        (["train", "x" * 5000], 2, "cannot be read: File name too long"),
+        (["train", "digits", "--lr", "inf"], 2, "lr must be finite, got inf"),
+        (["train", "digits", "--validation", "nan"], 2, "validation must be finite, got nan"),
+        (["train", "digits", "--epochs", "7" * 5000], 2, "Invalid value for '--epochs'"),
+        (["train", "digits", "--epochs", "7" * 4000], 2, "got a whole number of about 3,"),
+        (["train", "digits", "--seed", str(2**64)], 2, "seed must be at most 18446744073709551615"),
+        (["train", "digits", "--seed", str(2**64 - 1), "--seeds", "2"], 2, "seed must be at most 18446744073709551615"),
+        (["train", "digits", "--batch-size", str(2**63)], 2, "batch_size must be at most 9223372036854775807"),
+        (["train", "digits", "--batch-size", "-1"], 2, "batch_size must be at least 1, got -1"),
+        (["train", "digits", "--channels", str(10**15)], 1, "this does not fit into memory"),
+        (["eval", "x" * 5000], 1, "there is no such run folder"),
         (["eval", "nowhere"], 1, "there is no such run folder"),
         (["eval", "."], 1, "no run folder, it has no config.toml"),
         (["list", "everything"], 2, "list knows recipes, neurons, surrogates, data and all; got 'everything'"),
@@ -91,6 +102,7 @@ def test_user_errors_are_messages(capsys, tmp_path, monkeypatch, arguments, stat
     got, out, err = spikeloom(capsys, *arguments)
     assert (got, message in err) == (status, True), err
     assert "Traceback" not in out + err
+    assert len(err) < 1500
 
 
 def test_config_files(capsys, tmp_path, monkeypatch):

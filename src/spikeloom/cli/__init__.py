@@ -41,6 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, DataError, BackendError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as problem:
+        if not isinstance(problem, MemoryError) and not any(words in str(problem) for words in _TOO_LARGE):
+            raise
+        reason = (str(problem) or "there is no more").splitlines()[0]
+        print(f"error: this does not fit into memory ({reason}); make it smaller", file=sys.stderr)
+        return 1
     except ModuleNotFoundError as missing:
         if missing.name not in _EXTRAS:
             raise
@@ -49,4 +55,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+_TOO_LARGE = ("allocate memory", "out of memory", "size calculation overflowed")
 _EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo", "scipy": "data"}

@@ -33,6 +33,7 @@ from ..runs import (
 from ..runs import (
     split as share_out,
 )
+from ..runs.settings import shown
 
 HELP = """Measure a trained network: the figures of its recipe, and for a classifier precision, recall and F1 of each
 class and the confusion matrix.
@@ -90,9 +91,13 @@ def evaluate(
 
 def load(path: Path) -> Trained:
     """The network of a run folder, or of a file in one, with its weights."""
-    folder = path if path.is_dir() else path.parent
-    if not path.exists():
-        raise UserError(f"{path}: there is no such run folder, checkpoint or weights file")
+    try:
+        folder = path if path.is_dir() else path.parent
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no run folder, it has no {CONFIG}")
     values = read_file(folder / CONFIG)

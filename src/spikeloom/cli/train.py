@@ -7,7 +7,7 @@ import inspect
 import statistics
 import typing
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from .. import recipes
 from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split
-from ..runs.settings import metadata
+from ..runs.settings import metadata, shown
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 
@@ -49,14 +49,18 @@ class Recipes(TyperGroup):
         if cmd_name in recipes.NAMES:
             return command(cmd_name, {}, where="", out=Path("runs") / cmd_name)
         path = Path(cmd_name)
-        if path.is_dir() and (path / CONFIG).exists():
+        try:
+            is_run = (path / CONFIG).exists()
+        except (OSError, ValueError) as problem:  # a name that no file can have
+            raise ConfigError(f"{shown(cmd_name)}: cannot be read: {getattr(problem, 'strerror', problem)}") from None
+        if is_run:
             file, out = path / CONFIG, path
         elif path.suffix in _SUFFIXES:
             file, out = path, Path("runs") / path.stem
         else:
             near = difflib.get_close_matches(cmd_name, recipes.NAMES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(recipes.NAMES)}"
-            raise ConfigError(f"{cmd_name!r} is no recipe, config file (.toml, .yaml) or run folder; {hint}")
+            raise ConfigError(f"{shown(cmd_name)} is no recipe, config file (.toml, .yaml) or run folder; {hint}")
         values = read_file(file)
         name = values.pop("recipe", None)
         if not isinstance(name, str):
@@ -106,8 +110,9 @@ def train(
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     results = []
+    replace(config, seed=config.seed + seeds - 1)  # or the last of many is refused when all others are trained
     for seed in range(config.seed, config.seed + seeds):
-        one = type(config)(**{**{f.name: getattr(config, f.name) for f in fields(config)}, "seed": seed})
+        one = replace(config, seed=seed)
         folder = out if seeds == 1 else out / f"seed-{seed}"
         with Run(name, one, machine, out=folder, resume=resume, overwrite=overwrite) as run:
             recipe.train(one, run)

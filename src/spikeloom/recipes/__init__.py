@@ -28,5 +28,5 @@ NAMES = {
 def get(name: str) -> ModuleType:
     """The module of a recipe."""
     if name not in NAMES:
-        raise runs.ConfigError(f"there is no recipe {name!r}; there are {', '.join(NAMES)}")
+        raise runs.ConfigError(f"there is no recipe {runs.settings.shown(name)}; there are {', '.join(NAMES)}")
     return importlib.import_module(f".{name.replace('-', '_')}", __name__)

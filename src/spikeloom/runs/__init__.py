@@ -8,6 +8,7 @@ epoch), ``checkpoint.pt``, and in the end ``weights.safetensors`` and ``result.j
 from .baseline import linear_baseline
 from .checkpoint import CheckpointError
 from .checkpoint import load as load_checkpoint
+from .config_file import read_file
 from .environment import processor, versions
 from .files import WriteError, write_json, write_picture
 from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
@@ -15,7 +16,7 @@ from .measure import Measures, accuracy, average
 from .processes import choose_device, unwrap
 from .progress import choose as choose_progress
 from .run import Run
-from .settings import Config, ConfigError, Machine, Settings, UserError, option, read_file, split, to_toml
+from .settings import Config, ConfigError, Machine, Settings, UserError, option, split, to_toml
 from .stop import Stopped
 
 __all__ = [

@@ -22,7 +22,8 @@ def write(path: Path, payload: bytes | memoryview | str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            file.write(payload.encode() if isinstance(payload, str) else payload)
+            # Names of files need not be text; what JSON then holds are escapes that give them back.
+            file.write(payload.encode(errors="backslashreplace") if isinstance(payload, str) else payload)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

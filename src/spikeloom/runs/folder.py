@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import environment, files
-from .settings import ConfigError, UserError, read_file, to_toml
+from .config_file import read_file
+from .settings import ConfigError, UserError, to_toml
 
 CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
 _OWN = {

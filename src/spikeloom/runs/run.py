@@ -21,7 +21,7 @@ from . import checkpoint, environment, files, folder, measure, progress
 from .events import Events
 from .folder import CHECKPOINT, RESULT, WEIGHTS
 from .processes import Processes, choose_device, unwrap
-from .settings import Config, Machine, UserError
+from .settings import Config, ConfigError, Machine, UserError
 from .stop import Stopped, StopRequest
 
 _FORMAT = 1
@@ -100,6 +100,11 @@ class Run:
             self.device = choose_device(self.machine.device)
             self.processes = Processes(self.device)
             closing.callback(self.processes.close)
+            if self.config.batch_size % self.processes.world:
+                raise ConfigError(
+                    f"batch_size is that of all {self.processes.world} processes together and must be a multiple of "
+                    f"their number, got {self.config.batch_size}"
+                )
             self.progress = progress.choose(first=self.processes.first)
             closing.callback(self.progress.close)
             self._together(self._prepare)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
+import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
+
+_LARGEST = 2**63 - 1  # of whole numbers, in TOML and in torch; but for seeds
 
 
 class UserError(Exception):
@@ -55,8 +57,8 @@ class Config(Settings):
 
     epochs: int = option(10, "epochs to train; the last one counts", minimum=1)
     batch_size: int = option(64, "samples per step, of all processes together", minimum=1)
-    lr: float = option(1e-3, "learning rate (the highest one, where it changes)", above=0.0)
-    seed: int = option(0, "of weights, order, noise, and splits", minimum=0)
+    lr: float = option(1e-3, "learning rate (the highest one, where it changes)", above=0.0, maximum=1e6)
+    seed: int = option(0, "of weights, order, noise, and splits", minimum=0, maximum=2**64 - 1)
     validation: float = option(
         0.0, "share of the training samples held out and measured each epoch", minimum=0, maximum=0.9
     )
@@ -74,32 +76,9 @@ class Machine(Settings):
 
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto is the first GPU, or the CPU")
     backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c"))
-    workers: int = option(0, "processes that load data; batches do not depend on them", minimum=0)
+    workers: int = option(0, "processes that load data; batches do not depend on them", minimum=0, maximum=1024)
     data_root: str | None = option(None, "folder of the data sets (default: SPIKELOOM_DATA, or ./data)")
     save_every: int = option(1000, "steps between checkpoints, besides one at the end of each epoch", minimum=1)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The settings in a TOML or YAML file, by name. Hyphens in names are read as underscores."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"{path}: cannot be read: {problem}") from problem
-    if path.suffix == ".toml":
-        try:
-            found: Any = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as problem:
-            raise ConfigError(f"{path}: not valid TOML: {problem}") from problem
-    elif path.suffix in (".yaml", ".yml"):
-        found = _yaml(path, text)
-    else:
-        raise ConfigError(f"{path}: a config file ends in .toml, .yaml or .yml")
-    if not isinstance(found, dict):
-        raise ConfigError(f"{path}: expected names with values, got {type(found).__name__}")
-    for name, value in found.items():
-        if isinstance(value, dict):
-            raise ConfigError(f"{path}: {name} is a table; settings stand at the top level, one name with one value")
-    return {str(name).replace("-", "_"): value for name, value in found.items()}
 
 
 def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list[dict[str, Any]]:
@@ -110,7 +89,7 @@ def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list
         if name not in everything:
             near = difflib.get_close_matches(name, everything, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(everything)}"
-            raise ConfigError(f"{where}: there is no setting {name!r}; {hint}")
+            raise ConfigError(f"{where}: there is no setting {shown(name)}; {hint}")
     return [{n: v for n, v in values.items() if n in names} for names in known]
 
 
@@ -128,19 +107,6 @@ def _toml(value: Any) -> str:
     return repr(value)
 
 
-def _yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError as missing:
-        raise ConfigError(
-            f"{path}: reading YAML needs pyyaml; install the extra: pip install 'spikeloom[cli]', or write TOML"
-        ) from missing
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as problem:
-        raise ConfigError(f"{path}: not valid YAML: {problem}") from problem
-
-
 def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
     """The value in the field's type, within its limits."""
     kinds = [k for k in typing.get_args(kind) if k is not type(None)] if isinstance(kind, types.UnionType) else [kind]
@@ -148,31 +114,36 @@ def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
         return None
     wanted = kinds[0]
     if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
-        value = float(value)
-    if isinstance(value, str) and wanted is float:
-        value = _exponent(value)
+        value = float(value) if value.bit_length() < 1000 else math.inf * (1 if value > 0 else -1)
     if type(value) is not wanted:
-        raise ConfigError(f"{name} must be {_article(wanted)}, got {value!r}")
-    limits = metadata(kind_of, name)
+        raise ConfigError(f"{name} must be {_article(wanted)}, got {shown(value)}")
+    if wanted is float and not math.isfinite(value):
+        raise ConfigError(f"{name} must be finite, got {value}")
+    limits = {"maximum": _LARGEST, **metadata(kind_of, name)} if wanted is int else metadata(kind_of, name)
     if "choices" in limits and value not in limits["choices"]:
         near = difflib.get_close_matches(str(value), limits["choices"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} must be one of {', '.join(limits['choices'])}, got {value!r}{hint}")
+        raise ConfigError(f"{name} must be one of {', '.join(limits['choices'])}, got {shown(value)}{hint}")
     if "minimum" in limits and not value >= limits["minimum"]:
-        raise ConfigError(f"{name} must be at least {limits['minimum']}, got {value}")
+        raise ConfigError(f"{name} must be at least {limits['minimum']}, got {shown(value)}")
     if "maximum" in limits and not value <= limits["maximum"]:
-        raise ConfigError(f"{name} must be at most {limits['maximum']}, got {value}")
+        raise ConfigError(f"{name} must be at most {limits['maximum']}, got {shown(value)}")
     if "above" in limits and not value > limits["above"]:
-        raise ConfigError(f"{name} must be more than {limits['above']:g}, got {value}")
+        raise ConfigError(f"{name} must be more than {limits['above']:g}, got {shown(value)}")
+    if wanted is str and "\0" in value:
+        raise ConfigError(f"{name} must be text without NUL characters, got {shown(value)}")
     return value
 
 
-def _exponent(value: str) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a number is meant."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
+def shown(value: Any) -> str:
+    """A value for a message: of long text or a huge number, enough to know it by."""
+    if type(value) is int and value.bit_length() > 128:
+        return f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
+    return _short.repr(value)
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
 
 
 def _article(kind: type) -> str:
