@@ -17,6 +17,7 @@ pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
 from spikeloom import cli, recipes
 from spikeloom.cli import evaluate
 from spikeloom.kernel import build as kernel_build
+from spikeloom.runs import lock
 
 SHORT = ["--epochs", "1", "--T", "2", "--channels", "4"]
 
@@ -176,6 +177,33 @@ def test_figures_of_classes_by_hand():
     assert found["a"] == {"precision": 8 / 14, "recall": 0.8, "f1": pytest.approx(2 * 8 / 24), "samples": 10}
     assert found["b"] == {"precision": 0.5, "recall": 0.75, "f1": pytest.approx(0.6), "samples": 4}
     assert found["never"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "samples": 6}
+
+
+def test_a_folder_in_use_is_left_alone(capsys, trained, tmp_path):
+    with lock.held(trained):
+        for arguments in (
+            ("train", trained), ("train", trained, "--resume"), ("train", trained, "--overwrite"), ("eval", trained),
+        ):  # fmt: skip
+            status, _, err = spikeloom(capsys, *arguments)
+            assert (status, "is in this folder; wait until it has ended, or choose another one" in err) == (2, True), (
+                err
+            )
+            assert "Traceback" not in err
+        assert spikeloom(capsys, "eval", trained, "--out", tmp_path)[0] == 0
+        assert not (tmp_path / ".lock").exists()
+    with lock.held(tmp_path):  # of several seeds each has a folder of its own
+        seeds = ("train", "digits", *SHORT, "--seeds", "2", "--out", tmp_path.parent / "seeds")
+        assert spikeloom(capsys, *seeds)[0] == 0
+    with lock.held(tmp_path.parent / "seeds" / "seed-1"):
+        status, _, err = spikeloom(capsys, *seeds, "--overwrite")
+        assert (status, "seed-1: a run (process" in err) == (2, True), err
+
+
+def test_eval_takes_a_checkpoint_of_its_own_run_only(capsys, trained, tmp_path):
+    (tmp_path / "config.toml").write_text((trained / "config.toml").read_text().replace("seed = 0", "seed = 5"))
+    (tmp_path / "checkpoint.pt").write_bytes((trained / "checkpoint.pt").read_bytes())
+    status, _, err = spikeloom(capsys, "eval", tmp_path)
+    assert (status, "checkpoint.pt: seed was 0 when the run began, and is now 5" in err) == (2, True), err
 
 
 def test_eval_says_what_is_wrong(capsys, trained, tmp_path):

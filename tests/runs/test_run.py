@@ -310,7 +310,7 @@ def test_damaged_checkpoints(whole, tmp_path):
 def test_a_run_is_continued_as_it_began(whole, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    with pytest.raises(runs.ConfigError, match=r"run: lr was 0\.001 when the run began, and is now 0\.002"):
+    with pytest.raises(runs.ConfigError, match=r"config\.toml: lr was 0\.001 when the run began, and is now 0\.002"):
         go(out, Config(lr=2e-3), resume=True)
     with pytest.raises(runs.ConfigError, match="subset was 'not given' when the run began, and is now 5"):
         go(out, Config(subset=5), resume=True)

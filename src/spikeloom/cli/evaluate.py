@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +34,8 @@ from ..runs import (
 from ..runs import (
     split as share_out,
 )
+from ..runs.folder import must_agree
+from ..runs.lock import held
 from ..runs.settings import shown
 
 HELP = """Measure a trained network: the figures of its recipe, and for a classifier precision, recall and F1 of each
@@ -59,6 +62,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures, prints and writes; returns the figures."""
     trained = load(path)
+    out = out or trained.folder
+    with held(out) if (out / CONFIG).exists() else nullcontext():  # the folder of a run that may be running
+        return _measured(trained, split, out=out, device=device, data_root=data_root, workers=workers)
+
+
+def _measured(
+    trained: Trained, split: str, *, out: Path, device: str, data_root: str | None, workers: int
+) -> dict[str, Any]:
     where = choose_device(device)
     root = data_root or _root_of(trained.folder)
     loader, classes = _loader(trained, split, root, workers)
@@ -80,7 +91,6 @@ def evaluate(
     if classes:
         result["classes"] = by_class(counts, classes)
         result["confusion"] = counts.tolist()
-    out = out or trained.folder
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / f"eval-{split}.json", result)
     _show(result, Console())
@@ -101,7 +111,8 @@ def load(path: Path) -> Trained:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no run folder, it has no {CONFIG}")
     values = read_file(folder / CONFIG)
-    recipe = recipes.get(str(values.pop("recipe", "")))
+    name = str(values.pop("recipe", ""))
+    recipe = recipes.get(name)
     (settings,) = share_out(values, recipe.Config, where=str(folder / CONFIG))
     config = recipe.Config(**settings)
     file = path if path.is_file() else folder / WEIGHTS
@@ -111,7 +122,7 @@ def load(path: Path) -> Trained:
         raise UserError(f"{folder}: has neither {WEIGHTS} nor {CHECKPOINT}; was the run stopped before its first save?")
     net = recipe.build(config)
     try:
-        net.load_state_dict(_weights(file))
+        net.load_state_dict(_weights(file, {"recipe": name, **asdict(config)}))
     except (RuntimeError, ValueError, KeyError) as problem:
         raise UserError(f"{file}: the weights do not fit the network of {folder / CONFIG}: {problem}") from problem
     return Trained(recipe, config, net, folder)
@@ -130,7 +141,8 @@ def by_class(counts: Tensor, classes: tuple[str, ...]) -> dict[str, dict[str, fl
     return {name: {"precision": p, "recall": r, "f1": f, "samples": n} for name, p, r, f, n in rows}
 
 
-def _weights(file: Path) -> dict[str, Tensor]:
+def _weights(file: Path, settings: dict[str, Any]) -> dict[str, Tensor]:
+    """The network's state in a file; a checkpoint says which settings it is of, and they must be these."""
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -142,6 +154,7 @@ def _weights(file: Path) -> dict[str, Tensor]:
     state = load_checkpoint(file)
     if "parts" not in state or "net" not in state["parts"]:
         raise UserError(f"{file}: no checkpoint of a run: it has no parts, net")
+    must_agree(file, {"recipe": state.get("recipe"), **state.get("config", {})}, settings)
     found: dict[str, Tensor] = state["parts"]["net"]
     return found
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from . import environment, files
+from . import environment, files, lock
 from .config_file import read_file
-from .settings import ConfigError, UserError, to_toml
+from .settings import ConfigError, UserError, shown, to_toml
 
 CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
 _OWN = {
@@ -17,41 +18,38 @@ _OWN = {
 }  # fmt: skip
 
 
-def prepare(
-    out: Path,
-    settings: Mapping[str, Any],
-    *,
-    resume: bool,
-    overwrite: bool,
-    described: Callable[[], Mapping[str, Any]],
-) -> None:
-    """Makes the folder, or checks that of the run to go on with; raises where it is somebody else's.
+def claim(out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, held: ExitStack) -> None:
+    """Makes the folder and locks it until ``held`` is closed; raises where it is somebody else's or in use.
 
     Args:
         settings: what ``config.toml`` says; a run that goes on must have the same.
-        described: what ``environment.json`` says.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give --out a folder")
-    is_run = out.is_dir() and _is_run(out)
-    if out.is_dir() and any(out.iterdir()) and not is_run:
+    if out.is_dir() and any(out.iterdir()) and not _is_run(out):
         raise UserError(f"{out} holds something else than a run; choose another folder with --out")
-    began = is_run and any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
-    if began and not resume and not overwrite:
-        raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
-    if is_run and not resume:
-        _clear(out)
-    if is_run and resume and (out / CONFIG).exists():
-        _must_agree(out / CONFIG, settings)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"{out} cannot be made: {problem.strerror}") from problem
-    if not (out / CONFIG).exists():
-        files.write_json(out / "environment.json", described())
-        if diff := environment.git_diff(Path.cwd()):
-            files.write(out / "git.diff", diff)
-        files.write(out / CONFIG, to_toml(settings))  # last: a folder without it is a run that never began
+    held.enter_context(lock.held(out))
+    began = any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
+    if began and not resume and not overwrite:
+        raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
+    if not resume:
+        _clear(out)
+    elif (out / CONFIG).exists():
+        must_agree(out / CONFIG, read_file(out / CONFIG), settings)
+
+
+def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Mapping[str, Any]]) -> None:
+    """Writes what a run begins with, unless it is there; ``described``: what ``environment.json`` says."""
+    if (out / CONFIG).exists():
+        return
+    files.write_json(out / "environment.json", described())
+    if diff := environment.git_diff(Path.cwd()):
+        files.write(out / "git.diff", diff)
+    files.write(out / CONFIG, to_toml(settings))  # last: a folder without it is a run that never began
 
 
 def _is_run(folder: Path) -> bool:
@@ -76,13 +74,12 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def _must_agree(path: Path, settings: Mapping[str, Any]) -> None:
-    """Raises unless the run's own settings are these."""
-    before = read_file(path)
-    now = {name: value for name, value in settings.items() if value is not None}
+def must_agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises unless the settings ``before``, which ``path`` holds, are those of ``now``; None is as if not given."""
     for name in [*before, *now]:
         if before.get(name) != now.get(name):
+            was, is_now = ("not given" if v.get(name) is None else v[name] for v in (before, now))
             raise ConfigError(
-                f"{path.parent}: {name} was {before.get(name, 'not given')!r} when the run began, and is now "
-                f"{now.get(name, 'not given')!r}; a run that goes on keeps its settings"
+                f"{path}: {name} was {shown(was)} when the run began, and is now {shown(is_now)}; a run that goes on "
+                "keeps its settings"
             )

@@ -25,6 +25,10 @@ from .settings import Config, ConfigError, Machine, UserError
 from .stop import Stopped, StopRequest
 
 _FORMAT = 1
+_SAVED = (
+    "recipe", "config", "world", "threads", "epoch", "position", "step", "history", "seconds", "reported", "random",
+    "sums", "parts",
+)  # fmt: skip
 
 
 class Stateful(Protocol):
@@ -64,6 +68,8 @@ class Run:
         out: the folder. One that holds something raises, unless ``resume`` or (if it is a run) ``overwrite``. A run
             that never saved anything is replaced.
         resume: go on with the run in ``out``; begin it, if there is none.
+
+    Another run in the same folder raises ConfigError until this one is left, in this process or in others.
 
     Started by torchrun, each process has a Run of its own; the first one writes.
     """
@@ -108,7 +114,7 @@ class Run:
             self.progress = progress.choose(first=self.processes.first)
             closing.callback(self.progress.close)
             self._together(self._prepare)
-            if self.resume and (self.out / CHECKPOINT).exists():
+            if not self.processes.first:
                 self._saved = self._read()
             core.retain_memory()
             closing.enter_context(_backend(self.machine.backend))
@@ -280,22 +286,28 @@ class Run:
     # -- saving and continuing -----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        environment_of = {"machine": asdict(self.machine)}
-        folder.prepare(
-            self.out,
-            {"recipe": self.recipe, **asdict(self.config)},
-            resume=self.resume,
-            overwrite=self.overwrite,
-            described=lambda: {**environment.describe(self.device), **environment_of},
-        )
+        settings, machine = self._settings(), {"machine": asdict(self.machine)}
+        folder.claim(self.out, settings, resume=self.resume, overwrite=self.overwrite, held=self._closing)
+        self._saved = self._read()
+        folder.describe(self.out, settings, lambda: {**environment.describe(self.device), **machine})
 
-    def _read(self) -> dict[str, Any]:
+    def _settings(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, **asdict(self.config)}
+
+    def _read(self) -> dict[str, Any] | None:
+        """The checkpoint to go on from, if there is one; it must be this run's own."""
         path = self.out / CHECKPOINT
+        if not self.resume or not path.exists():
+            return None
         saved = checkpoint.load(path)
         if saved.get("format") != _FORMAT:
             raise checkpoint.CheckpointError(
                 f"{path}: format {saved.get('format')!r} is not {_FORMAT}: another version"
             )
+        missing = [name for name in _SAVED if name not in saved]
+        if missing:
+            raise checkpoint.CheckpointError(f"{path}: no checkpoint of a run: it has no {missing[0]}")
+        folder.must_agree(path, {"recipe": saved["recipe"], **saved["config"]}, self._settings())
         if saved["world"] != self.processes.world:
             raise checkpoint.CheckpointError(
                 f"{path}: was saved by {saved['world']} processes, this run has {self.processes.world}; "

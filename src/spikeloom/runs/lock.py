@@ -1,0 +1,129 @@
+"""One run in a folder at a time, by a lock of the operating system that ends with the process that holds it.
+
+The file ``.lock`` says who holds it, for the message that a second run gets; that the file is there means nothing. On
+file systems without locks the process that it names is looked for instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from .settings import ConfigError, UserError
+
+if sys.platform == "win32":  # pragma: no cover
+    import msvcrt
+else:
+    import fcntl
+
+LOCK = ".lock"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_SETTLED = 0.5  # seconds, without locks: of two that came at once, the one that wrote last stays
+_FAR = 1 << 30  # Windows locks bytes, and nobody else may read these
+_open: set[IO[bytes]] = set()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder; ConfigError while another process, or another run of this one, does."""
+    path = folder / LOCK
+    try:
+        file = path.open("a+b")
+    except OSError as problem:
+        raise UserError(f"{path} cannot be written: {problem.strerror or problem}") from problem
+    with file:
+        _claim(folder, file)
+        _open.add(file)
+        try:
+            yield
+        finally:
+            _open.discard(file)
+            if not file.closed:
+                _write(file, {})
+
+
+def _claim(folder: Path, file: IO[bytes]) -> None:
+    me = {"process": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    taken = _take(file)
+    if taken or (taken is None and not _lives(_owner(file))):
+        _write(file, me)
+        if taken:
+            return
+        time.sleep(_SETTLED)
+        if _owner(file) == me:
+            return
+    hint = f"; if it has ended, remove {LOCK} there" if taken is None else ""
+    raise ConfigError(
+        f"{folder}: {_described(_owner(file))} is in this folder; wait until it has ended, or choose another one with "
+        f"--out{hint}"
+    )
+
+
+def _take(file: IO[bytes]) -> bool | None:
+    """Whether the lock could be had; None where there are none."""
+    try:
+        if sys.platform == "win32":  # pragma: no cover
+            file.seek(_FAR)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        return None if problem.errno in _NO_LOCKS else False
+    return True
+
+
+def _owner(file: IO[bytes]) -> dict[str, Any]:
+    """Who wrote the file last; empty where nobody holds it, or nothing can be read."""
+    file.seek(0)
+    try:
+        found = json.loads(file.read(1000))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write(file: IO[bytes], owner: dict[str, Any]) -> None:
+    file.seek(0)
+    file.truncate()
+    if owner:
+        file.write(json.dumps(owner).encode())
+    file.flush()
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether an owner's process is there; one on another machine counts as being there."""
+    process = owner.get("process")
+    if type(process) is not int or owner.get("host") != socket.gethostname():
+        return bool(owner)
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+def _described(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "another run"
+    return f"a run (process {owner.get('process')} on {owner.get('host')}, since {owner.get('since')})"
+
+
+def _let_go() -> None:
+    """In a child that was forked, as those that load data: the lock is not its, and must not outlive its parent."""
+    for file in _open:
+        file.close()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
