@@ -91,6 +91,7 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (["train", "digits", "--batch-size", str(2**63)], 2, "batch_size must be at most 9223372036854775807"),
         (["train", "digits", "--batch-size", "-1"], 2, "batch_size must be at least 1, got -1"),
         (["train", "digits", "--channels", str(10**15)], 1, "this does not fit into memory"),
+        (["train", "digits", "--out", "x" * 5000], 2, "no folder can be there: File name too long"),
         (["eval", "x" * 5000], 1, "there is no such run folder"),
         (["eval", "nowhere"], 1, "there is no such run folder"),
         (["eval", "."], 1, "no run folder, it has no config.toml"),

@@ -153,6 +153,13 @@ def test_modules_of_users():
     assert own.steps == 5
 
 
+def test_a_transform_inside_a_network():
+    with pytest.raises(RuntimeError, match=r"body\.top is 255\.0 in the checkpoint but 15\.0 in this ToFloat"):
+        sl.Network(sl.data.transforms.ToFloat(15.0)).load_state_dict(
+            sl.Network(sl.data.transforms.ToFloat()).state_dict()
+        )
+
+
 def test_networks_and_their_layouts_have_none():
     net = sl.Network(nn.Linear(2, 2), batch_first=True, spikes="packed")
     assert list(net.state_dict()) == ["body.weight", "body.bias"]

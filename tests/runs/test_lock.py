@@ -61,6 +61,21 @@ def test_a_second_run_is_refused_and_changes_nothing(tmp_path, options):
     go(tmp_path / "run", overwrite=True)  # which has ended
 
 
+def test_a_folder_that_was_replaced_is_not_written_to(tmp_path):
+    """By another run, say, that was started after the folder had been removed."""
+    out = tmp_path / "run"
+
+    def replaced(run):
+        if run.step == 1:
+            shutil.rmtree(out)
+            go(out, seed=1)
+
+    with pytest.raises(runs.UserError, match="run was removed or replaced while the run was in it, which ends without"):
+        go(out, replaced)
+    assert runs.load_checkpoint(out / "checkpoint.pt")["config"]["seed"] == 1
+    assert json.loads((out / "result.json").read_text())["seed"] == 1
+
+
 def test_an_error_leaves_no_lock(tmp_path):
     def broken(run):
         raise ZeroDivisionError

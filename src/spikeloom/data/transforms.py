@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._constants import HasConstants
 from .autoaugment import AutoAugment
 
 __all__ = ["AutoAugment", "CropResized", "Cutout", "Normalize", "RandomCrop", "RandomFlip", "ToFloat"]
 
 
-class ToFloat(nn.Module):
+class ToFloat(HasConstants):
     """``uint8`` from 0 to 255 to ``float32`` from 0 to 1; any shape, also a batch.
 
     >>> import torch

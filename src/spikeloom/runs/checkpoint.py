@@ -18,7 +18,14 @@ import numpy as np
 import torch
 
 from .files import write
+from .folder import must_agree
 from .settings import UserError
+
+FORMAT = 1
+_SAVED = (
+    "recipe", "config", "world", "threads", "epoch", "position", "step", "history", "seconds", "reported", "random",
+    "sums", "parts",
+)  # fmt: skip
 
 
 class CheckpointError(UserError):
@@ -50,6 +57,23 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a dictionary, got {type(state).__name__}; {_REMEDY}")
     return state
+
+
+def load_own(path: Path, settings: Mapping[str, Any], world: int) -> dict[str, Any]:
+    """The checkpoint of a run with these settings in so many processes; raises where it is another one's."""
+    saved = load(path)
+    if saved.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {saved.get('format')!r} is not {FORMAT}: another version")
+    missing = [name for name in _SAVED if name not in saved]
+    if missing:
+        raise CheckpointError(f"{path}: no checkpoint of a run: it has no {missing[0]}")
+    must_agree(path, {"recipe": saved["recipe"], **saved["config"]}, settings)
+    if saved["world"] != world:
+        raise CheckpointError(
+            f"{path}: was saved by {saved['world']} processes, this run has {world}; start it with torchrun "
+            f"--nproc-per-node {saved['world']}"
+        )
+    return saved
 
 
 _REMEDY = "restore it from a copy, or start the run anew with --overwrite"

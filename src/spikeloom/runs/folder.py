@@ -18,13 +18,23 @@ _OWN = {
 }  # fmt: skip
 
 
-def claim(out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, held: ExitStack) -> None:
+def claim(
+    out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, held: ExitStack
+) -> Callable[[], None]:
     """Makes the folder and locks it until ``held`` is closed; raises where it is somebody else's or in use.
 
     Args:
         settings: what ``config.toml`` says; a run that goes on must have the same.
+
+    Returns what raises, when it is called, where the folder is another one by then.
     """
-    if out.exists() and not out.is_dir():
+    try:
+        taken = out.exists() and not out.is_dir()
+    except (OSError, ValueError) as problem:  # a name that no folder can have
+        raise ConfigError(
+            f"{shown(str(out))}: no folder can be there: {getattr(problem, 'strerror', problem)}"
+        ) from problem
+    if taken:
         raise UserError(f"{out} is a file; give --out a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_run(out):
         raise UserError(f"{out} holds something else than a run; choose another folder with --out")
@@ -32,7 +42,7 @@ def claim(out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bo
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"{out} cannot be made: {problem.strerror}") from problem
-    held.enter_context(lock.held(out))
+    check = held.enter_context(lock.held(out))
     began = any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
     if began and not resume and not overwrite:
         raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
@@ -40,6 +50,7 @@ def claim(out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bo
         _clear(out)
     elif (out / CONFIG).exists():
         must_agree(out / CONFIG, read_file(out / CONFIG), settings)
+    return check
 
 
 def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Mapping[str, Any]]) -> None:

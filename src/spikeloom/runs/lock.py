@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -32,8 +32,11 @@ _open: set[IO[bytes]] = set()
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; ConfigError while another process, or another run of this one, does."""
+def held(folder: Path) -> Iterator[Callable[[], None]]:
+    """Holds the lock of a folder; ConfigError while another process, or another run of this one, does.
+
+    What it gives is to be called before something is written: it raises UserError where the folder is another by then.
+    """
     path = folder / LOCK
     try:
         file = path.open("a+b")
@@ -42,8 +45,20 @@ def held(folder: Path) -> Iterator[None]:
     with file:
         _claim(folder, file)
         _open.add(file)
+        mine = os.fstat(file.fileno())
+
+        def check() -> None:
+            try:
+                same = os.path.samestat(path.stat(), mine)
+            except OSError:
+                same = False
+            if not same:
+                raise UserError(
+                    f"{folder} was removed or replaced while the run was in it, which ends without writing there"
+                )
+
         try:
-            yield
+            yield check
         finally:
             _open.discard(file)
             if not file.closed:

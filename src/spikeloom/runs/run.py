@@ -24,12 +24,6 @@ from .processes import Processes, choose_device, unwrap
 from .settings import Config, ConfigError, Machine, UserError
 from .stop import Stopped, StopRequest
 
-_FORMAT = 1
-_SAVED = (
-    "recipe", "config", "world", "threads", "epoch", "position", "step", "history", "seconds", "reported", "random",
-    "sums", "parts",
-)  # fmt: skip
-
 
 class Stateful(Protocol):
     """A network, an optimiser, a schedule."""
@@ -97,6 +91,7 @@ class Run:
         self._events = Events(out)
         self._saved_at = -1
         self._interruptible = False
+        self._still_ours: Callable[[], None] = lambda: None
         self._closing = ExitStack()
 
     # -- the context ---------------------------------------------------------------------------------------------
@@ -256,6 +251,7 @@ class Run:
         if self.processes.first:
             from safetensors.torch import save
 
+            self._still_ours()
             state = {name: t.detach().cpu().contiguous() for name, t in unwrap(net).state_dict().items()}
             files.write(self.out / WEIGHTS, save(state))
             files.write_json(self.out / RESULT, self.result)
@@ -287,7 +283,9 @@ class Run:
 
     def _prepare(self) -> None:
         settings, machine = self._settings(), {"machine": asdict(self.machine)}
-        folder.claim(self.out, settings, resume=self.resume, overwrite=self.overwrite, held=self._closing)
+        self._still_ours = folder.claim(
+            self.out, settings, resume=self.resume, overwrite=self.overwrite, held=self._closing
+        )
         self._saved = self._read()
         folder.describe(self.out, settings, lambda: {**environment.describe(self.device), **machine})
 
@@ -295,25 +293,11 @@ class Run:
         return {"recipe": self.recipe, **asdict(self.config)}
 
     def _read(self) -> dict[str, Any] | None:
-        """The checkpoint to go on from, if there is one; it must be this run's own."""
+        """The checkpoint to go on from, if there is one."""
         path = self.out / CHECKPOINT
         if not self.resume or not path.exists():
             return None
-        saved = checkpoint.load(path)
-        if saved.get("format") != _FORMAT:
-            raise checkpoint.CheckpointError(
-                f"{path}: format {saved.get('format')!r} is not {_FORMAT}: another version"
-            )
-        missing = [name for name in _SAVED if name not in saved]
-        if missing:
-            raise checkpoint.CheckpointError(f"{path}: no checkpoint of a run: it has no {missing[0]}")
-        folder.must_agree(path, {"recipe": saved["recipe"], **saved["config"]}, self._settings())
-        if saved["world"] != self.processes.world:
-            raise checkpoint.CheckpointError(
-                f"{path}: was saved by {saved['world']} processes, this run has {self.processes.world}; "
-                f"start it with torchrun --nproc-per-node {saved['world']}"
-            )
-        return saved
+        return checkpoint.load_own(path, self._settings(), self.processes.world)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         for name in ("epoch", "position", "step", "history"):
@@ -339,10 +323,11 @@ class Run:
         each = self.processes.gather((checkpoint.random_state(), sums))
         if not self.processes.first:
             return
+        self._still_ours()
         checkpoint.save(
             self.out / CHECKPOINT,
             {
-                "format": _FORMAT, "recipe": self.recipe, "config": asdict(self.config),
+                "format": checkpoint.FORMAT, "recipe": self.recipe, "config": asdict(self.config),
                 "world": self.processes.world, "threads": torch.get_num_threads(),
                 "epoch": self.epoch, "position": self.position, "step": self.step, "history": self.history,
                 "seconds": self._clock(), "reported": self._reported,
@@ -357,6 +342,7 @@ class Run:
         self.history.append(row)
         self.epoch, self.position, self._sums, self._reported = self.epoch + 1, 0, {}, {}
         if self.processes.first:
+            self._still_ours()
             files.write_table(self.out, self.history)
             self._events.write(row, self.step)
             self.progress.line(progress.text(row))
