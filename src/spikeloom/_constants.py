@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ _KEY = "_extra_state"
 _FIRST = " at first"  # names the value that an adjustable constant was constructed with
 _LINE = 32  # lines are padded to a multiple of it, so that most averages of different ones can be computed at all
 _ABSENT = "absent"
+_ROUNDING = 2**-22
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -217,7 +219,12 @@ def _plain(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    return bool(a == b) or json.dumps(a) == json.dumps(b)  # NaN is NaN
+    """Whether two values are equal, numbers up to rounding to float32: devices without float64 hold them so."""
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=_ROUNDING) or (math.isnan(a) and math.isnan(b))
+    return bool(a == b)
 
 
 def _short(value: Any) -> str:

@@ -123,6 +123,22 @@ def test_functions_are_known_by_name():
         leaky[1].load_state_dict(leaky[0].state_dict())
 
 
+def test_rounding_is_no_other_value():
+    """A moving average in double precision, or a device that has single precision only, may leave the last digits."""
+    channels = torch.tensor([0.1, 0.7])
+    saved = sl.LIF(tau=0.1 + 2.0, v_threshold=channels).state_dict()
+    sl.LIF(
+        tau=torch.tensor(2.1, dtype=torch.float32).item(), v_threshold=channels.nextafter(torch.ones(2))
+    ).load_state_dict(saved)
+    for other in (dict(tau=2.1001, v_threshold=channels), dict(tau=2.1, v_threshold=channels + 1e-5)):
+        with pytest.raises(RuntimeError, match="in the checkpoint but"):
+            sl.LIF(**other).load_state_dict(saved)
+    never = surrogate.MultiGaussian(h=float("nan"))
+    surrogate.MultiGaussian(h=float("nan")).load_state_dict(never.state_dict())
+    with pytest.raises(RuntimeError, match=r"h is nan in the checkpoint but 0\.15"):
+        surrogate.MultiGaussian().load_state_dict(never.state_dict())
+
+
 class Delay(sl.TemporalModule):
     not_carried = ("calls",)
 
