@@ -270,6 +270,7 @@ def test_a_compiler_with_arguments(tmp_path, monkeypatch):
         (f"{spaced}", (str(spaced),)),
         (f" '{spaced}' -g", (str(spaced), "-g", *build._EXACT)),
         (f"  {found}  ", (found,)),
+        (f"'{spaced}'", (str(spaced),)),
         ("  ", build.command()),
         ("'gcc", ()),
         ("nowhere -O2", ()),
@@ -325,6 +326,14 @@ def test_the_cache_is_private_checked_and_reused(tmp_path, monkeypatch):
     assert len(library.read_bytes()) == len(good)
     folder.chmod(0o777)  # others may write: not used
     assert build.cache_folder() != folder
+    for name in ("SPIKELOOM_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(build.Path, "home", homeless)
+    assert build.cache_folder() == build._private_folder()
 
 
 @needs_compiler

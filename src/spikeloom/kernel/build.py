@@ -111,7 +111,7 @@ def command() -> tuple[str, ...]:
     except ValueError:  # a quotation mark without another
         return ()
     found = shutil.which(first)
-    return (found, *arguments, *_EXACT) if found and arguments else ()
+    return (found, *arguments, *(_EXACT if arguments else ())) if found else ()
 
 
 def cache_folder() -> Path:
@@ -120,13 +120,15 @@ def cache_folder() -> Path:
     Where it belongs to somebody else, or others may write to it, a fresh temporary folder takes its place.
     """
     named = os.environ.get("SPIKELOOM_CACHE")
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikeloom"
     try:
+        folder = (
+            Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikeloom"
+        )
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
         if status.st_uid == _user() and not status.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
         pass
     return _private_folder()
 

@@ -38,7 +38,8 @@ class Neuron(Declared, TemporalModule):
         surrogate: a :class:`spikeloom.surrogate.Surrogate`; None is ``ATan(2)``.
 
     The state is float64 for float64 input and float32 for any other; spikes have the dtype of the input.
-    Numbers that are not learnable travel in checkpoints: loading other values raises.
+    Numbers that are not learnable travel in checkpoints, and so do public attributes that are plain values, functions
+    by name, and the surrogate: loading weights that were saved with others raises.
 
     >>> import torch
     >>> import spikeloom as sl
