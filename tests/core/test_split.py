@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import samples
 import spikeloom as sl
 
 
@@ -34,37 +35,6 @@ def residual_net():
     return sl.Network(model)
 
 
-def neurons():
-    return {
-        "IF": lambda: sl.IF(v_threshold=0.4),
-        "LIF": lambda: sl.LIF(v_threshold=0.2, v_leak=0.1, reset="soft"),
-        "PLIF": lambda: sl.PLIF(shape=8, v_threshold=0.2),
-        "Leaky": lambda: sl.Leaky(beta=torch.linspace(0.3, 0.9, 8), v_threshold=0.4),
-        "Synaptic": lambda: sl.Synaptic(alpha=0.7, beta=0.8, v_threshold=0.4, reset="hard"),
-        "LI": lambda: sl.LI(tau=3.0),
-        "QIF": lambda: sl.QIF(v_threshold=0.4, v_c=0.3),
-        "EIF": lambda: sl.EIF(v_threshold=0.6),
-        "AdEx": lambda: sl.AdEx(v_threshold=0.6, a=0.1),
-        "Izhikevich": lambda: sl.Izhikevich(dt=0.2, c2=1.0, c1=-0.3, c0=0.0, v_threshold=0.2, v_reset=-0.1, d=0.2),
-        "ALIF": lambda: sl.ALIF(v_threshold=0.3),
-        "SEAdLIF": lambda: sl.SEAdLIF(alpha=0.5, v_threshold=0.2),
-        "KLIF": lambda: sl.KLIF(k=1.3, v_threshold=0.3),
-        "CLIF": lambda: sl.CLIF(v_threshold=0.3),
-        "Lapicque": lambda: sl.Lapicque(c=2.0, v_threshold=0.2),
-        "ResonateFire": lambda: sl.ResonateFire(omega=0.7, v_threshold=0.3),
-        "ILIF": lambda: sl.ILIF(v_threshold=0.4),
-        "Alpha": lambda: sl.Alpha(alpha=0.9, beta=0.7, v_threshold=0.2),
-        "LIAF": lambda: sl.LIAF(v_threshold=0.2),
-        "DeltaLeaky": lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.2),
-        "TernaryIF": lambda: sl.TernaryIF(v_threshold=0.4),
-        "TernaryLIF": lambda: sl.TernaryLIF(v_threshold=0.3, reset="hard"),
-        "ActivationAwareIF": lambda: sl.ActivationAwareIF(v_offset=torch.linspace(0.2, 0.6, 8)),
-        "Refractory": lambda: sl.Refractory(sl.LIF(v_threshold=0.2), steps=2),
-        "Adaptive": lambda: sl.Graded(sl.Adaptive(sl.LIF(v_threshold=0.2), beta=0.3), factor=0.5),
-        "StateQuant": lambda: sl.StateQuant(sl.LIF(v_threshold=0.2), bits=6),
-    }
-
-
 def agree(net, x, inner):
     net.eval()
     with torch.no_grad():
@@ -88,12 +58,17 @@ def agree(net, x, inner):
             torch.testing.assert_close(stream.state[key][name], v, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", neurons())
+@pytest.mark.parametrize("name", [name for name, sample in samples.IN_ONE_STEP.items() if sample.causal])
 def test_every_neuron(name):
-    net = sl.Network(nn.Linear(5, 8), neurons()[name](), nn.Linear(8, 3), neurons()["LIF"]())
+    sample = samples.IN_ONE_STEP[name]
+    neuron = samples.learnable(sample.make(), samples.F).float()
+    net = sl.Network(nn.Linear(5, samples.F), neuron, nn.Linear(samples.F, 3), sl.LIF(v_threshold=0.2))
+    with torch.no_grad():
+        net.body[0].weight.mul_(2 * sample.gain)
+    state = neuron.recordable[-1] if neuron.recordable else "output"
     kernels = name in ("IF", "LIF", "PLIF", "Leaky", "Synaptic", "LI")  # those of the others: test_catalogue.py
     with sl.backend("auto" if kernels else "eager"):
-        agree(net, torch.randn(12, 3, 5), "1.v")
+        agree(net, torch.randn(12, 3, 5), f"1.{state}")
 
 
 def test_residual_net_with_a_shared_neuron():

@@ -3,7 +3,6 @@
 ``python tests/kernel/spec.py`` prints docs/support.md.
 """
 
-import importlib.util
 import itertools
 import random
 import sys
@@ -13,6 +12,9 @@ import torch
 from torch import nn
 
 import spikeloom as sl
+
+sys.path.append(str(Path(__file__).parents[1]))  # for those who run this file
+import samples
 
 S = sl.surrogate
 RESETS = ("hard", "soft", "none")
@@ -46,14 +48,6 @@ class Two(sl.Neuron):
         h = v + (x * torch.exp(-a) - v) / self.tau
         s = self.fire(h - self.v_threshold)
         return s, self.reset_voltage(h, s), a * self.rho + s * (1 - self.rho)
-
-
-def gallery():
-    """The script that draws every neuron, and knows what each takes."""
-    found = importlib.util.spec_from_file_location("gallery", Path(__file__).parents[2] / "docs/gallery/draw.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
 
 
 def make(case):
@@ -183,7 +177,7 @@ def run(case, backend, seed=0, device="cpu"):
 def check(case, backend="c", device="cpu"):
     """Asserts that kernels give what the loop gives; returns the mean output."""
     (outs, grads), (got, got_grads) = run(case, "eager", device=device), run(case, backend, device=device)
-    smooth = case["neuron"] in ("Two", "PLIF") or "make" in case  # an exponential in the step, or in a number
+    smooth = not case.get("exact", case["neuron"] not in ("Two", "PLIF"))  # an exponential in the step, or in a number
     for a, b in zip(outs, got, strict=True):
         assert a.dtype == b.dtype, case
         if smooth:
@@ -221,17 +215,12 @@ BASE = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 
 
 def rows():
     """Every neuron and every surrogate (in a LIF) by name, as what a case must say of it."""
-    drawn = gallery()
     found = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
-    for name in sl.neurons():
-        if "." not in name and name != "MPBN":
-            gain = drawn.GAINS.get(name, 1.0)
-            found.append((name, {"neuron": name, "gain": gain, "make": lambda name=name: drawn.make(name)}))
-    for name in sl.surrogates():
-        scale = () if name != "Custom" else (lambda u, a: a / (1 + (a * u).abs()),)
-        found.append(
-            (name, {"make": lambda name=name, a=scale: sl.LIF(v_threshold=0.4, surrogate=getattr(S, name)(*a))})
-        )
+    for name, sample in {**samples.NEURONS, **samples.OPTIONS}.items():
+        if " " not in name and name != "MPBN":
+            found.append((name, {"neuron": name, "gain": sample.gain, "exact": sample.exact, "make": sample.make}))
+    for name, sample in samples.SURROGATES.items():
+        found.append((name, {"make": lambda make=sample.make: sl.LIF(v_threshold=0.4, surrogate=make())}))
     return found
 
 

@@ -28,7 +28,7 @@ _found.loader.exec_module(spec)
 # The interpreter computes with NumPy, which warns of infinities where they are meant.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 ROWS = spec.rows()
-RANDOM = ("PoissonPass", "StochasticSpikeOperator")
+RANDOM = [name for name, sample in spec.samples.SURROGATES.items() if sample.random]
 
 
 @pytest.mark.parametrize("part", range(8))

@@ -7,22 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+import samples
 import spikeloom as sl
 
-LAYERS = {
-    "Refractory": lambda: sl.Refractory(sl.LIF(v_threshold=0.2), steps=1),
-    "Graded Adaptive": lambda: sl.Graded(sl.Adaptive(sl.LIF(v_threshold=0.2)), factor=nn.Parameter(torch.tensor(0.5))),
-    "MPBN": lambda: sl.MPBN(sl.LIF(v_threshold=0.2), 5).eval(),
-    "FewSpike": lambda: sl.FewSpike(sl.FewSpikeTable.relu(3, 2.0)),
-    "GLIF": lambda: sl.nn.GLIF(6, 5),
-    "DSRIF": lambda: sl.nn.DSRIF(v_threshold=0.5),
-    "Recurrent": lambda: sl.nn.Recurrent(sl.LIF(v_threshold=0.2), nn.Linear(5, 5)),
-    "SpikingLSTM": lambda: sl.nn.SpikingLSTM(5, 5),
-    "ParallelLIF": lambda: sl.nn.ParallelLIF(sl.LIF(v_threshold=0.2)),
-    "Inhibition": lambda: sl.nn.Inhibition(sl.LIF(v_threshold=0.2)),
-    "AssociativeLeaky": lambda: sl.nn.AssociativeLeaky(5, d_value=2, d_key=3),
-    "OTTT": lambda: sl.nn.OTTT(nn.Linear(5, 4)),
-}
+SAMPLES = {**samples.IN_ONE_STEP, **samples.LAYERS}
+NAMES = (  # one of each way to be made; tracing takes seconds
+    "Refractory", "Graded Adaptive", "MPBN", "FewSpike", "GLIF", "DSRIF", "Recurrent", "SpikingLSTM", "ParallelLIF",
+    "Inhibition", "AssociativeLeaky", "OTTT",
+)  # fmt: skip
 
 
 def gradients(net, y):
@@ -33,10 +25,11 @@ def gradients(net, y):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_compiled_transformed_and_copied(name):
     torch._dynamo.reset()
-    net, x = sl.Network(nn.Linear(3, 5), LAYERS[name]()), torch.randn(6, 2, 3)
+    layer = SAMPLES[name].make().train(name != "MPBN")  # which updates its statistics
+    net, x = sl.Network(nn.Linear(3, samples.F), layer), torch.randn(6, 2, 3)
     y = net(x)
     wanted = gradients(net, y)
     assert any(float(g.abs().max()) > 0 for g in wanted)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import samples
 import spikeloom as sl
 from spikeloom import surrogate
 
@@ -18,129 +19,111 @@ def cumulative(u, mean, deviation):
     return 0.5 * math.erfc(-(u - mean) / (deviation * math.sqrt(2)))
 
 
-# Written out from the formulas with math alone: name -> (object, derivative, primitive).
+# Written out from the formulas with math alone, for the options of the samples: name -> (derivative, primitive).
 CLOSED = {
     "ATan": (
-        lambda a: surrogate.ATan(a),
         lambda u, a: (a / 2) / (1 + (math.pi * a * u / 2) ** 2),
         lambda u, a: math.atan(math.pi * a * u / 2) / math.pi + 0.5,
     ),
     "Sigmoid": (
-        lambda a: surrogate.Sigmoid(a),
         lambda u, a: a * math.exp(-a * u) / (1 + math.exp(-a * u)) ** 2,
         lambda u, a: 1 / (1 + math.exp(-a * u)),
     ),
     "FastSigmoid": (
-        lambda a: surrogate.FastSigmoid(a),
         lambda u, a: 1 / (1 + a * abs(u)) ** 2,
         lambda u, a: u / (1 + a * abs(u)),
     ),
     "PiecewiseQuadratic": (
-        lambda a: surrogate.PiecewiseQuadratic(a),
         lambda u, a: a - a * a * abs(u) if abs(u) <= 1 / a else 0.0,
         lambda u, a: (-0.5 * a * a * abs(u) * u + a * u + 0.5) if abs(u) <= 1 / a else float(u > 0),
     ),
     "Erf": (
-        lambda a: surrogate.Erf(a),
         lambda u, a: a / math.sqrt(math.pi) * math.exp(-((a * u) ** 2)),
         lambda u, a: 0.5 * math.erfc(-a * u),
     ),
-    "StraightThrough": (lambda a: surrogate.StraightThrough(), lambda u, a: 1.0, lambda u, a: u),
-    "SuperSpike": (surrogate.SuperSpike, lambda u, a: a / (1 + abs(u)) ** 2, lambda u, a: a * u / (1 + abs(u))),
+    "StraightThrough": (
+        lambda u, a: 1.0,
+        lambda u, a: u,
+    ),
+    "SuperSpike": (
+        lambda u, a: a / (1 + abs(u)) ** 2,
+        lambda u, a: a * u / (1 + abs(u)),
+    ),
     "SoftSign": (
-        surrogate.SoftSign,
         lambda u, a: 1 / (2 * a * (1 / a + abs(u)) ** 2),
         lambda u, a: 0.5 * (a * u / (1 + abs(a * u)) + 1),
     ),
     "PiecewiseExp": (
-        surrogate.PiecewiseExp,
         lambda u, a: a / 2 * math.exp(-a * abs(u)),
         lambda u, a: 0.5 * math.exp(a * u) if u < 0 else 1 - 0.5 * math.exp(-a * u),
     ),
     "Gaussian": (
-        surrogate.Gaussian,
         lambda u, a: normal(u, 0, 1 / a),
         lambda u, a: cumulative(u, 0, 1 / a),
     ),
     "MultiGaussian": (
-        surrogate.MultiGaussian,
         lambda u, a: 0.5 * (1.15 * normal(u, 0, 1 / a) - 0.15 * (normal(u, 1 / a, 6 / a) + normal(u, -1 / a, 6 / a))),
         lambda u, a: (
             0.5 * (1.15 * cumulative(u, 0, 1 / a) - 0.15 * (cumulative(u, 1 / a, 6 / a) + cumulative(u, -1 / a, 6 / a)))
         ),
     ),
     "QPseudoSpike": (
-        surrogate.QPseudoSpike,
         lambda u, a: (1 + 2 * abs(u) / (a - 1)) ** -a,
         lambda u, a: 0.5 * (1 - 2 * u / (a - 1)) ** (1 - a) if u < 0 else 1 - 0.5 * (1 + 2 * u / (a - 1)) ** (1 - a),
     ),
     "NonzeroSignLogAbs": (
-        surrogate.NonzeroSignLogAbs,
         lambda u, a: 1 / (1 / a + abs(u)),
         lambda u, a: math.copysign(math.log(a * abs(u) + 1), u),
     ),
     "SquarewaveFourierSeries": (
-        lambda a: surrogate.SquarewaveFourierSeries(a, terms=3),
         lambda u, a: 4 * a * sum(math.cos(k * 2 * math.pi * a * u) for k in (1, 3, 5)),
         lambda u, a: 0.5 + 2 / math.pi * sum(math.sin(k * 2 * math.pi * a * u) / k for k in (1, 3, 5)),
     ),
     "SpikeRateEscape": (
-        lambda a: surrogate.SpikeRateEscape(a, slope=3.0),
         lambda u, a: 3 * math.exp(-a * abs(u)),
         lambda u, a: 3 / a * math.exp(a * u) if u < 0 else 3 / a * (2 - math.exp(-a * u)),
     ),
     "Dspike": (
-        surrogate.Dspike,
         lambda u, a: a / math.cosh(a * u) ** 2 / (2 * math.tanh(a / 2)) if abs(u) <= 0.5 else 0.0,
         lambda u, a: math.tanh(a * u) / (2 * math.tanh(a / 2)) + 0.5 if abs(u) <= 0.5 else float(u > 0),
     ),
     "Rect": (
-        surrogate.Rect,
         lambda u, a: a if abs(u) < 0.5 / a else 0.0,
         lambda u, a: min(max(a * u + 0.5, 0.0), 1.0),
     ),
     "PiecewiseLeakyReLU": (
-        lambda a: surrogate.PiecewiseLeakyReLU(a, leak=0.1),
         lambda u, a: a / 2 if abs(u) <= 1 / a else 0.1,
         lambda u, a: a * u / 2 + 0.5 if abs(u) <= 1 / a else 0.1 * (u + 1 / a) if u < 0 else 0.1 * (u - 1 / a) + 1,
     ),
     "LeakyKReLU": (
-        lambda a: surrogate.LeakyKReLU(a, leak=0.2),
         lambda u, a: a if u >= 0 else 0.2,
         lambda u, a: a * u if u >= 0 else 0.2 * u,
     ),
     "LeakySpikeOperator": (
-        surrogate.LeakySpikeOperator,
         lambda u, a: 1.0 if u >= 0 else a,
         lambda u, a: u if u >= 0 else a * u,
     ),
-    "Heaviside": (lambda a: surrogate.Heaviside(), lambda u, a: float(u >= 0), lambda u, a: max(u, 0.0)),
+    "Heaviside": (
+        lambda u, a: float(u >= 0),
+        lambda u, a: max(u, 0.0),
+    ),
     "S2NN": (
-        lambda a: surrogate.S2NN(a, beta=0.7),
         lambda u, a: a * math.exp(a * u) / (1 + math.exp(a * u)) ** 2 if u < 0 else 0.7 / (u + 1),
         lambda u, a: 1 / (1 + math.exp(-a * u)) if u < 0 else 0.7 * math.log(u + 1) + 0.5,
     ),
     "LogTailedReLU": (
-        surrogate.LogTailedReLU,
         lambda u, a: a if u <= 0 else 1.0 if u <= 1 else 1 / u,
         lambda u, a: a * u if u <= 0 else u if u <= 1 else 1 + math.log(u),
     ),
     "FakeNumericalGradient": (
-        surrogate.FakeNumericalGradient,
         lambda u, a: min(1 / abs(u), a) if u else a,
         lambda u, a: a * u if abs(u) <= 1 / a else math.copysign(1 + math.log(a * abs(u)), u),
     ),
     "SparseFastSigmoid": (
-        lambda a: surrogate.SparseFastSigmoid(a, width=0.5),
         lambda u, a: 1 / (1 + a * abs(u)) ** 2 if abs(u) < 0.5 else 0.0,
         lambda u, a: min(max(u, -0.5), 0.5) / (1 + a * min(abs(u), 0.5)),
     ),
     "Custom": (
-        lambda a: surrogate.Custom(
-            lambda u, scale: scale * (1 - torch.tanh(scale * u) ** 2),
-            primitive=lambda u, scale: torch.tanh(scale * u),
-            scale=a,
-        ),
         lambda u, a: a / math.cosh(a * u) ** 2,
         lambda u, a: math.tanh(a * u),
     ),
@@ -158,7 +141,7 @@ def gradient(function, u):
 @pytest.mark.parametrize("scale", [0.5, 1.5, 4.0])
 @pytest.mark.parametrize("name", CLOSED)
 def test_forward_is_the_step_and_backward_the_closed_form(name, scale):
-    make, derivative, primitive = CLOSED[name]
+    make, (derivative, primitive) = samples.SURROGATES[name].make, CLOSED[name]
     scale = scale + 1 if name == "QPseudoSpike" else scale  # which has to be above 1
     u = torch.tensor(U, dtype=torch.float64)
     function = make(scale)
@@ -215,11 +198,11 @@ def test_defaults_have_the_peers_curves(golden):
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_derivative_is_that_of_the_primitive(name):
-    smooth = CLOSED[name][0](1.7)
+    smooth = samples.SURROGATES[name].make(1.7)
     smooth.spiking = False
     u = torch.tensor([-2.1, -0.6, -0.21, 0.13, 0.4, 1.9], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(smooth, (u,))
-    spiking = CLOSED[name][0](1.7)
+    spiking = samples.SURROGATES[name].make(1.7)
     torch.testing.assert_close(gradient(spiking, u.detach()), gradient(smooth, u.detach()))
 
 
@@ -228,7 +211,7 @@ def test_derivative_is_that_of_the_primitive(name):
 def test_finite_and_right_far_out(name, dtype):
     u = torch.cat([torch.linspace(-1e4, 1e4, 2001, dtype=dtype), torch.tensor([-88.7, -87.0, 88.7], dtype=dtype)])
     for scale in (1.5, 25.0):
-        function = CLOSED[name][0](scale)
+        function = samples.SURROGATES[name].make(scale)
         g = gradient(function, u)
         assert g.isfinite().all()
         assert name in SIGNED or (g >= 0).all()
@@ -243,7 +226,7 @@ def test_a_learnable_scale_gets_the_primitives_gradient(name):
     for scale in (torch.tensor(1.3), torch.tensor([1.3, 1.05, 1.1, 2.0])):
         grads = []
         for spiking in (True, False):
-            function = CLOSED[name][0](nn.Parameter(scale.double()))
+            function = samples.SURROGATES[name].make(nn.Parameter(scale.double()))
             function.spiking = spiking
             (g,) = torch.autograd.grad((function(u) * torch.arange(1.0, 5.0)).sum(), function.scale)
             grads.append(g)
@@ -270,23 +253,24 @@ def test_a_surrogate_of_ones_own():
 
 def test_schedules_follow_their_formulas():
     net = sl.Network(nn.Linear(1, 1), sl.LIF(), sl.IF(surrogate=surrogate.StraightThrough()))
-    cases = [
-        (surrogate.LinearSchedule, dict(start=1.0, end=3.0, epochs=4), [1, 1.5, 2, 2.5, 3, 3]),
-        (surrogate.PolynomialSchedule, dict(start=1.0, end=3.0, epochs=4, power=2.0), [1, 1.125, 1.5, 2.125, 3, 3]),
-        (surrogate.ExponentialSchedule, dict(start=2.0, gamma=0.5), [2, 1, 0.5, 0.25, 0.125, 0.0625]),
-        (surrogate.StepSchedule, dict(start=1.0, gamma=3.0, step_size=2), [1, 1, 3, 3, 9, 9]),
-        (surrogate.CosineSchedule, dict(start=1.0, end=3.0, epochs=2), [1, 2, 3, 3, 3, 3]),
-        (surrogate.CosineSchedule, dict(start=1.0, end=3.0, epochs=2, restart=True), [1, 2, 1, 2, 1, 2]),
-        (surrogate.EvolvedAlpha, dict(base=2.0, e_max=1.5, epochs=4), [2, 2.75, 3.5, 4.25, 5, 5]),
-    ]
-    for cls, options, wanted in cases:
-        schedule = cls(net, **options)
+    cases = {
+        "LinearSchedule": [1, 1.5, 2, 2.5, 3, 3],
+        "PolynomialSchedule": [1, 1.125, 1.5, 2.125, 3, 3],
+        "ExponentialSchedule": [2, 1, 0.5, 0.25, 0.125, 0.0625],
+        "StepSchedule": [1, 1, 3, 3, 9, 9],
+        "CosineSchedule": [1, 2, 3, 3, 3, 3],
+        "CosineSchedule restart": [1, 2, 1, 2, 1, 2],
+        "EvolvedAlpha": [2, 2.75, 3.5, 4.25, 5, 5],
+    }
+    assert set(cases) == set(samples.SCHEDULES)
+    for name, wanted in cases.items():
+        schedule = samples.SCHEDULES[name](net)
         got = []
         for _ in wanted:
             got.append(float(net.body[1].surrogate.scale))
             assert schedule.scale == got[-1]
             schedule.step()
-        assert got == pytest.approx(wanted), cls.__name__
+        assert got == pytest.approx(wanted), name
 
 
 def test_only_near_the_threshold_where_a_peer_keeps_all_above_it(golden):

@@ -243,6 +243,8 @@ class FewSpike(Neuron):
     def _value(self, name: str, k: int, gated: Tensor) -> Tensor:
         """``theta_k``, ``h_k`` or ``d_k`` of the table for each input."""
         found: Tensor = getattr(self, f"{name}0_{k}")
+        if self.gates:  # of the input's dtype: a choice between two numbers would be float64, as they are
+            found = found + torch.zeros_like(gated)
         for i, gate in enumerate(self.gates):
             found = torch.where(gated > gate, getattr(self, f"{name}{i + 1}_{k}"), found)
         return found

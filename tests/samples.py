@@ -1,0 +1,285 @@
+"""Sample arguments of every neuron, option, surrogate and layer, in one place.
+
+Whoever adds one adds a sample here; ``test_samples.py`` fails until it is there. The tests of networks, splits,
+gradients and kernels then run it too. A key begins with the name of the class; words after it tell variants apart.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import spikeloom as sl
+
+S = sl.surrogate
+F = 8
+"""Features of the layers, and of a step of a neuron."""
+T = 12
+"""Steps of the layers that are made for a number of steps."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How one is made, and what tests have to know of it."""
+
+    make: Callable[..., Any]
+    """The module, with numbers that differ from the defaults; of an option also around a given neuron, of a surrogate
+    also with a given scale."""
+    gain: float = 1.0
+    """Of inputs ``0.5 + randn``, with which between 3 and 97 % of the outputs are not 0."""
+    exact: bool = True
+    """Made of arithmetic and comparisons: kernels give the loop's bits. False: of exponentials and the like."""
+    smooth: bool = True
+    """With a surrogate that does not spike its gradient is that of its function. False: gradients by design."""
+    random: bool = False
+    """It draws random numbers in training (options), or always (surrogates)."""
+    causal: bool = True
+    """No step sees a later one, so that split runs and streams are right."""
+    step: tuple[int, ...] = (3, F)
+    """Shape of one step of the input, ``[B, *]``."""
+    analog: bool = False
+    """Its output is no spike: it is hardly ever 0."""
+
+
+def leaky() -> sl.Neuron:
+    """What options stand around."""
+    return sl.Leaky(beta=0.6, v_threshold=0.7, reset_delay=False, strict=False)
+
+
+TABLES = (
+    sl.FewSpikeTable(theta=(0.8, 0.5, 0.2), h=(0.7, 0.5, 0.3), d=(1.0, 0.6, 0.1)),
+    sl.FewSpikeTable(theta=(1.6, 1.0, 0.6), h=(1.5, 0.9, 0.5), d=(1.9, 0.7, 0.4)),
+)
+
+NEURONS = {
+    "IF": Sample(lambda: sl.IF(v_threshold=0.8, v_reset=0.1)),
+    "IF soft": Sample(lambda: sl.IF(v_threshold=0.8, reset="soft")),
+    "IF none": Sample(lambda: sl.IF(v_threshold=0.5, reset="none"), gain=0.3),
+    "LIF": Sample(lambda: sl.LIF(tau=2.5, v_threshold=0.4, v_reset=0.1)),
+    "LIF leak": Sample(lambda: sl.LIF(tau=2.0, v_threshold=0.6, v_leak=0.2, reset="soft", decay_input=False)),
+    "LIF strict": Sample(lambda: sl.LIF(v_threshold=0.4, strict=True)),
+    "PLIF": Sample(lambda: sl.PLIF(tau=2.5, v_threshold=0.4), exact=False),
+    "PLIF leak": Sample(lambda: sl.PLIF(tau=3.0, v_threshold=0.6, v_leak=0.1, decay_input=False), exact=False),
+    "Leaky": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.7)),
+    "Leaky hard": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.7, reset="hard")),
+    "Leaky now": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.5, reset_delay=False)),
+    "Leaky none": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=1.0, reset="none")),
+    "Synaptic": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.7, v_threshold=0.9)),
+    "Synaptic hard": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset="hard")),
+    "Synaptic now": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset_delay=False)),
+    "LI": Sample(lambda: sl.LI(tau=3.0, v_leak=0.3), analog=True),
+    "QIF": Sample(lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2)),
+    "EIF": Sample(
+        lambda: sl.EIF(tau=3.0, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), exact=False
+    ),
+    "AdEx": Sample(
+        lambda: sl.AdEx(
+            tau=3.0, tau_w=5.0, a=0.3, b=0.4, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2
+        ),
+        exact=False,
+    ),
+    "Izhikevich": Sample(lambda: sl.Izhikevich(), gain=20.0),
+    "Izhikevich small": Sample(
+        lambda: sl.Izhikevich(
+            a=0.5, b=0.3, d=0.2, dt=0.4, c2=1.0, c1=-0.8, c0=0.1, v_threshold=1.0, v_reset=-0.1, u_rest=0.2
+        ),
+        gain=2.0,
+    ),
+    "ALIF": Sample(lambda: sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7)),
+    "SEAdLIF": Sample(lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4)),
+    "KLIF": Sample(lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8)),
+    "KLIF scaled": Sample(lambda: sl.KLIF(k=1.4, scale_reset=True, tau=2.5, v_threshold=0.8, reset="soft")),
+    "KLIF scaled hard": Sample(lambda: sl.KLIF(k=1.2, scale_reset=True, v_threshold=0.8, v_leak=0.1)),
+    "CLIF": Sample(lambda: sl.CLIF(tau=2.5, v_threshold=0.8), exact=False),
+    "Lapicque": Sample(lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6)),
+    "ResonateFire": Sample(
+        lambda: sl.ResonateFire(omega=0.8, b=-0.1, v_threshold=0.5, u_reset=0.2, v_reset=0.1), exact=False
+    ),
+    "ResonateFire soft": Sample(lambda: sl.ResonateFire(omega=0.7, v_threshold=0.5, reset="soft"), exact=False),
+    "ILIF": Sample(lambda: sl.ILIF(tau=4 / 3, levels=3, v_threshold=0.5), smooth=False),
+    "Alpha": Sample(lambda: sl.Alpha(alpha=0.9, beta=0.7, v_threshold=0.4), exact=False),
+    "STBIF": Sample(lambda: sl.STBIF(v_threshold=0.4, most=5, least=-2), smooth=False),
+    "LIAF": Sample(lambda: sl.LIAF(tau=2.5, v_threshold=0.6)),
+    "LIAF of h": Sample(
+        lambda: sl.LIAF(activation=torch.tanh, threshold_related=False, v_threshold=0.6, reset="soft"),
+        exact=False,
+        analog=True,
+    ),
+    "DeltaLeaky": Sample(lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7)),
+    "TernaryIF": Sample(lambda: sl.TernaryIF(v_threshold=0.8)),
+    "TernaryLIF": Sample(lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard")),
+    "TernaryLIF none": Sample(
+        lambda: sl.TernaryLIF(v_threshold=0.8, v_leak=0.1, decay_input=False, reset="none"),
+    ),
+    "ActivationAwareIF": Sample(lambda: sl.ActivationAwareIF(v_threshold=0.8, v_offset=0.3)),
+    "SigmaDelta": Sample(lambda: sl.SigmaDelta(v_threshold=0.7, activation=torch.relu), smooth=False),
+    "FewSpike": Sample(lambda: sl.FewSpike(*TABLES, gates=(1.0,), signed=True, clamp=(-1.2, 1.7)), smooth=False),
+}
+
+
+def options(features: int) -> dict[str, Sample]:
+    """The options, for steps ``[B, features]``."""
+    return {
+        "Refractory": Sample(lambda neuron=None: sl.Refractory(neuron or leaky(), steps=2), smooth=False),
+        "Graded": Sample(lambda neuron=None: sl.Graded(neuron or leaky(), factor=0.4)),
+        "Adaptive": Sample(lambda neuron=None: sl.Adaptive(neuron or leaky(), beta=0.5, rho=0.8)),
+        "StateQuant": Sample(lambda neuron=None: sl.StateQuant(neuron or leaky(), bits=3), smooth=False),
+        "HalfThreshold": Sample(lambda neuron=None: sl.HalfThreshold(neuron or leaky(), fraction=0.4)),
+        "SLTT": Sample(lambda neuron=None: sl.SLTT(neuron or leaky()), smooth=False),
+        "Noisy": Sample(lambda neuron=None: sl.Noisy(neuron or leaky(), input=0.3), random=True),
+        "Noisy pink": Sample(
+            lambda neuron=None: sl.Noisy(neuron or leaky(), input=0.3, exponent=1.0), random=True, causal=False
+        ),
+        "MPBN": Sample(lambda neuron=None: sl.MPBN(neuron or leaky(), features)),
+    }
+
+
+OPTIONS = options(F)
+OUTERMOST = ("Noisy", "MPBN")
+"""Options that no other may stand around."""
+
+NESTED = {
+    "Graded Refractory Adaptive": Sample(
+        lambda: sl.Graded(sl.Refractory(sl.Adaptive(leaky(), beta=0.5, rho=0.8), steps=2), factor=0.4), smooth=False
+    ),
+    "Graded Adaptive": Sample(lambda: sl.Graded(sl.Adaptive(leaky(), beta=0.3, rho=0.8), factor=0.5)),
+}
+IN_ONE_STEP = {**NEURONS, **OPTIONS, **NESTED}
+"""All that is the equation of one step."""
+
+SURROGATES = {
+    **{
+        name: Sample(getattr(S, name))
+        for name in (
+            "ATan", "Dspike", "Erf", "FakeNumericalGradient", "FastSigmoid", "Gaussian", "LeakySpikeOperator",
+            "LogTailedReLU", "MultiGaussian", "NonzeroSignLogAbs", "PiecewiseExp", "PiecewiseQuadratic", "QPseudoSpike",
+            "Rect", "Sigmoid", "SoftSign", "SuperSpike",
+        )
+    },
+    "Heaviside": Sample(lambda *a: S.Heaviside()),  # without a scale
+    "StraightThrough": Sample(lambda *a: S.StraightThrough()),
+    "LeakyKReLU": Sample(lambda *a: S.LeakyKReLU(*a, leak=0.2)),
+    "PiecewiseLeakyReLU": Sample(lambda *a: S.PiecewiseLeakyReLU(*a, leak=0.1)),
+    "S2NN": Sample(lambda *a: S.S2NN(*a, beta=0.7)),
+    "SparseFastSigmoid": Sample(lambda *a: S.SparseFastSigmoid(*a, width=0.5)),
+    "SpikeRateEscape": Sample(lambda *a: S.SpikeRateEscape(*a, slope=3.0)),
+    "SquarewaveFourierSeries": Sample(lambda *a: S.SquarewaveFourierSeries(*a, terms=3)),
+    "Custom": Sample(
+        lambda scale=1.0: S.Custom(
+            lambda u, scale: scale * (1 - torch.tanh(scale * u) ** 2),
+            primitive=lambda u, scale: torch.tanh(scale * u),
+            scale=scale,
+        )
+    ),
+    "PoissonPass": Sample(lambda *a: S.PoissonPass(), random=True),
+    "StochasticSpikeOperator": Sample(lambda *a: S.StochasticSpikeOperator(*a, mean=0.25), random=True),
+}  # fmt: skip
+SCHEDULES = {  # of the scale, of what the argument holds
+    "LinearSchedule": lambda target: S.LinearSchedule(target, start=1.0, end=3.0, epochs=4),
+    "PolynomialSchedule": lambda target: S.PolynomialSchedule(target, start=1.0, end=3.0, epochs=4, power=2.0),
+    "ExponentialSchedule": lambda target: S.ExponentialSchedule(target, start=2.0, gamma=0.5),
+    "StepSchedule": lambda target: S.StepSchedule(target, start=1.0, gamma=3.0, step_size=2),
+    "CosineSchedule": lambda target: S.CosineSchedule(target, start=1.0, end=3.0, epochs=2),
+    "CosineSchedule restart": lambda target: S.CosineSchedule(target, start=1.0, end=3.0, epochs=2, restart=True),
+    "EvolvedAlpha": lambda target: S.EvolvedAlpha(target, base=2.0, e_max=1.5, epochs=4),
+}
+
+
+def lif() -> sl.Neuron:
+    """What layers hold."""
+    return sl.LIF(v_threshold=0.4)
+
+
+class Feedback(sl.TemporalModule):
+    """For a Loop: a neuron whose last output comes back through a layer."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.back, self.neuron = nn.Linear(features, features), lif()
+
+    def initial_state(self, x_t):
+        return torch.zeros_like(x_t)
+
+    def step(self, x_t, state=None):
+        y = self.neuron(x_t + self.back(self.initial_state(x_t) if state is None else state))
+        return y, y
+
+
+IMAGE = (3, 2, 6, 6)
+
+
+def layers(steps: int, features: int) -> dict[str, Sample]:
+    """The layers, for ``steps`` steps ``[B, features]``."""
+    return {
+        "PSN": Sample(lambda: sl.nn.PSN(steps), causal=False),
+        "MaskedPSN": Sample(lambda: sl.nn.MaskedPSN(steps, order=3, lam=0.7), gain=3.0, causal=False),
+        "MaskedPSN banded": Sample(lambda: sl.nn.MaskedPSN(steps, order=3, lam=1.0), gain=3.0),
+        "SlidingPSN": Sample(lambda: sl.nn.SlidingPSN(3)),
+        "GLIF": Sample(lambda: sl.nn.GLIF(steps, features, v_threshold=0.4), exact=False),
+        "DSRIF": Sample(lambda: sl.nn.DSRIF(v_threshold=0.9), smooth=False),
+        "DSRLIF": Sample(lambda: sl.nn.DSRLIF(tau=2.0, dt=0.5, v_threshold=0.8, alpha=0.5), smooth=False),
+        "ParallelLIF": Sample(lambda: sl.nn.ParallelLIF(lif())),
+        "AssociativeLeaky": Sample(
+            lambda: sl.nn.AssociativeLeaky(features, d_value=2, d_key=3, v_threshold=0.1), exact=False
+        ),
+        "AssociativeLeaky without query": Sample(
+            lambda: sl.nn.AssociativeLeaky(features, d_value=2, d_key=3, query=False, v_threshold=0.1), exact=False
+        ),
+        "NormNeuron": Sample(lambda: sl.nn.NormNeuron(nn.BatchNorm1d(features), lif())),
+        "Inhibition": Sample(lambda: sl.nn.Inhibition(lif())),
+        "Inhibition among all": Sample(lambda: sl.nn.Inhibition(lif(), among="all"), step=(3, 4, 2)),
+        "OTTT": Sample(lambda: sl.nn.OTTT(nn.Linear(features, 5)), smooth=False, analog=True),
+        "Recurrent": Sample(lambda: sl.nn.Recurrent(lif(), nn.Linear(features, features))),
+        "Recurrent OneToOne": Sample(lambda: sl.nn.Recurrent(lif(), sl.nn.OneToOne(features, weight=-0.75))),
+        "Recurrent ILC": Sample(lambda: sl.nn.Recurrent(lif(), sl.nn.ILC(2, features // 2))),
+        "Recurrent convolution": Sample(
+            lambda: sl.nn.Recurrent(lif(), nn.Conv2d(IMAGE[1], IMAGE[1], 3, padding=1)), step=IMAGE
+        ),
+        "OneToOne": Sample(lambda: sl.nn.OneToOne(features, weight=0.5), analog=True),
+        "ILC": Sample(lambda: sl.nn.ILC(2, features // 2), analog=True),
+        "SparseLinear": Sample(lambda: sl.nn.SparseLinear(features, 5, density=0.3), analog=True),
+        "SpikingRNN": Sample(lambda: sl.nn.SpikingRNN(features, 6, num_layers=2), exact=False),
+        "SpikingRNN bidirectional": Sample(
+            lambda: sl.nn.SpikingRNN(features, 6, bidirectional=True), causal=False, exact=False
+        ),
+        "SpikingGRU": Sample(lambda: sl.nn.SpikingGRU(features, 6), exact=False),
+        "SpikingLSTM": Sample(lambda: sl.nn.SpikingLSTM(features, 6), exact=False),
+        "SpikingLSTM membrane": Sample(
+            lambda: sl.nn.SpikingLSTM(features, 6, cell="membrane", v_threshold=0.05, reset="soft"), exact=False
+        ),
+        "SConv2dLSTM": Sample(
+            lambda: sl.nn.SConv2dLSTM(IMAGE[1], 3, 3, v_threshold=0.05, max_pool=2), step=IMAGE, exact=False
+        ),
+        "Loop": Sample(lambda: sl.Loop(Feedback(features))),
+        "Loop of layers": Sample(lambda: sl.Loop(nn.Sequential(nn.Linear(features, 5), lif()))),
+        "Checkpoint": Sample(lambda: sl.memory.Checkpoint(nn.Sequential(nn.Linear(features, 5), lif()))),
+        "Network": Sample(lambda: sl.Network(nn.Linear(features, 5), lif())),
+    }
+
+
+LAYERS = layers(T, F)
+
+
+def inputs(sample: Sample, steps: int = T, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """A sequence ``[T, B, *]`` on which the sample fires."""
+    g = torch.Generator().manual_seed(seed)
+    return (sample.gain * (0.5 + torch.randn(steps, *sample.step, generator=g, dtype=torch.float64))).to(dtype)
+
+
+def learnable(neuron: sl.Neuron, features: int) -> sl.Neuron:
+    """The same neuron, whose floats and those of its parts are parameters with a value for each feature, 4 % apart."""
+    spread = 1 + 0.04 * torch.linspace(-1, 1, features, dtype=torch.float64)
+    for _, part in neuron.parts():
+        for name, is_float in list(part._declared.items()):
+            if is_float:
+                setattr(part, name, nn.Parameter(float(getattr(part, name)) * spread))
+    return neuron
+
+
+def smoothed(neuron: sl.Neuron) -> sl.Neuron:
+    """The same neuron with a surrogate that does not spike and a reset that is not detached: a smooth function."""
+    core = neuron.core() if isinstance(neuron, sl.Option) else neuron
+    core.surrogate, core.detach_reset = S.Sigmoid(3.0, spiking=False), False
+    return neuron
