@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,27 +18,24 @@ from .common import compare, must_match
 T, B, N = 32, 64, 256
 
 
-APART = ("Noisy", "MPBN")  # whose time is that of random numbers, and of batch norm in a loop
+COUPLED = ("Recurrent", "GLIF", "DSRIF", "DSRLIF", "AssociativeLeaky")
 
 
-COUPLED: dict[str, Callable[[], sl.TemporalModule]] = {
-    "nn.Recurrent(LIF, Linear)": lambda: sl.nn.Recurrent(sl.LIF(), torch.nn.Linear(N, N)),
-    "nn.GLIF": lambda: sl.nn.GLIF(T, N),
-    "nn.DSRIF": lambda: sl.nn.DSRIF(v_threshold=3.0),
-    "nn.DSRLIF": lambda: sl.nn.DSRLIF(dt=0.2, v_threshold=0.5),
-    "nn.AssociativeLeaky": lambda: sl.nn.AssociativeLeaky(N, d_value=16, d_key=16),
-}
-
-
-def gallery() -> Any:
-    """The script of the gallery, which knows what each neuron takes."""
-    file = Path(__file__).parents[1] / "docs" / "gallery" / "draw.py"
-    spec = importlib.util.spec_from_file_location("gallery", file)
+def samples() -> dict[str, Any]:
+    """The samples of tests/samples.py that are measured: neurons, options and layers, by name."""
+    file = Path(__file__).parents[1] / "tests" / "samples.py"
+    spec = importlib.util.spec_from_file_location("samples", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules["samples"] = module  # where dataclasses look
     spec.loader.exec_module(module)
-    return module
+    single = {**module.NEURONS, **module.OPTIONS}
+    found = {  # not those whose time is that of random numbers, and of batch norm in a loop
+        name: sample for name, sample in single.items() if " " not in name and name not in module.OUTERMOST
+    }
+    layers = module.layers(T, N)
+    return {**found, **{f"nn.{name}": layers[name] for name in COUPLED}}
 
 
 def run(neuron: sl.TemporalModule, x: Tensor, g: Tensor, backend: Any) -> list[Tensor]:
@@ -60,13 +57,11 @@ def infer(neuron: sl.TemporalModule, x: Tensor, backend: Any) -> Tensor:
 
 def main() -> dict[str, Any]:
     """A row for each neuron and direction."""
-    drawn = gallery()
-    single = {n: functools.partial(drawn.make, n) for n in sl.neurons() if "." not in n and n not in APART}
     rows: dict[str, Any] = {}
-    for name, make in {**single, **COUPLED}.items():
+    for name, sample in samples().items():
         torch.manual_seed(0)
-        neuron = make()
-        x = 2 * drawn.GAINS.get(name, 1.0) * (0.4 + torch.randn(T, B, N))
+        neuron = sample.make()
+        x = sample.gain * (0.5 + torch.randn(T, B, N))
         g = torch.randn_like(infer(neuron, x, "c"))
         small, wide = x[:, :2].double(), g[:, :2].double()
         neuron.double()  # in float32 a rounding can move a spike

@@ -26,7 +26,7 @@ def test_the_gallery_draws_every_neuron(tmp_path, monkeypatch):
     gallery = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(gallery)
     for name in sl.neurons().keys() - set(gallery.NETWORKS):
-        assert isinstance(gallery.make(name), sl.TemporalModule)
+        assert isinstance(gallery.SAMPLES[name].make(), sl.TemporalModule)
     monkeypatch.setattr(gallery, "HERE", tmp_path)
     monkeypatch.setattr(sl, "neurons", lambda: {"LIF": "", "STBIF": ""})
     monkeypatch.setattr(sl, "surrogates", lambda: {"ATan": "", "Rect": ""})

@@ -5,7 +5,6 @@ Each neuron's first state and spikes for a step, a ramp and noise; each surrogat
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
@@ -14,40 +13,22 @@ import torch
 
 import spikeloom as sl
 
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+import samples
+
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 T = 120
-OPTIONS = {
-    "Alpha": dict(alpha=0.9, beta=0.8),
-    "DeltaLeaky": dict(beta=0.9, v_threshold=0.15),
-    "Leaky": dict(beta=0.9),
-    "Synaptic": dict(alpha=0.8, beta=0.8),
-    "ResonateFire": dict(omega=math.pi / 6),
-    "AdEx": dict(b=0.3, tau_w=30.0),
-    "ActivationAwareIF": dict(v_offset=0.3),
-    "FewSpike": dict(clamp=(-1.0, 2.0)),
-    "SigmaDelta": dict(v_threshold=0.5),
-    "Refractory": dict(steps=8),
-    "Graded": dict(factor=0.5),
-    "StateQuant": dict(bits=3),
-    "Noisy": dict(input=0.5),
-    "MPBN": dict(features=1),
-    "nn.PSN": dict(T=T),
-    "nn.MaskedPSN": dict(T=T, order=5, lam=1.0),
-    "nn.SlidingPSN": dict(order=5),
-    "nn.GLIF": dict(T=T),
-    "nn.DSRIF": dict(v_threshold=3.0),
-    "nn.DSRLIF": dict(dt=0.2, v_threshold=0.5),
-}
 NETWORKS = (  # whose response is that of their weights
     "nn.AssociativeLeaky", "nn.SConv2dLSTM", "nn.SpikingGRU", "nn.SpikingLSTM", "nn.SpikingRNN",
 )  # fmt: skip
-GAINS = {
-    "Alpha": 0.3, "STBIF": 0.2, "Izhikevich": 15.0, "IF": 0.15, "Leaky": 0.2, "Synaptic": 0.08, "ALIF": 0.25,
-    "CLIF": 0.8, "ResonateFire": 0.4, "TernaryIF": 0.2, "SEAdLIF": 3.0, "ILIF": 2.0, "Lapicque": 1.3,
-}  # fmt: skip
+SAMPLES = {
+    **samples.NEURONS,
+    **samples.options(features=1),
+    **{f"nn.{name}": sample for name, sample in samples.layers(T, 1).items()},
+}
 
 
 def inputs() -> dict[str, torch.Tensor]:
@@ -58,15 +39,15 @@ def inputs() -> dict[str, torch.Tensor]:
     return {name: curve.view(T, 1, 1) for name, curve in curves.items()}
 
 
-def make(name: str) -> sl.TemporalModule:
-    """A neuron of :func:`spikeloom.neurons` with the options of this page; an option is that of a LIF."""
-    package, _, name_there = name.rpartition(".")
-    kind, options = getattr(sl.nn if package else sl, name_there), OPTIONS.get(name, {})
-    if issubclass(kind, sl.Option | sl.nn.ParallelLIF):
-        return kind(sl.LIF(), **options)
-    if kind is sl.FewSpike:
-        return kind(sl.FewSpikeTable.relu(3, most=2.0), **options)
-    return kind(**options)
+def gain(name: str, neuron: sl.TemporalModule) -> float:
+    """How strong the inputs are: the step gives at most 35 spikes in its 100 steps, where it gives any."""
+    strongest = SAMPLES[name].gain
+    for k in range(32):
+        found = strongest * 2 ** (-k / 4)
+        spikes = int(neuron.sequence(found * inputs()["step"])[0][20:].count_nonzero())
+        if 0 < spikes <= 35:
+            return found
+    return strongest
 
 
 def neurons() -> None:
@@ -75,11 +56,13 @@ def neurons() -> None:
     fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
     for row, name in zip(axes, names, strict=True):
         torch.manual_seed(1)
-        neuron = make(name)
+        neuron = SAMPLES[name].make()
         neuron.train(name == "Noisy")
+        with torch.no_grad():
+            strength = gain(name, neuron)
         for ax, x in zip(row, inputs().values(), strict=True):
             with torch.no_grad():
-                x = GAINS.get(name, 1.0) * x
+                x = strength * x
                 y, _, *recorded = neuron.sequence(x, record=neuron.recordable[:1])
             for values in recorded[0].values() if recorded else [x]:  # without a state, the input
                 ax.plot(values.flatten(), color="#3f7fbf", lw=1)
