@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .call import Call, State, activate, active
-from .module import TemporalModule, run_steps
+from .module import TemporalModule, check_steps, run_steps
 from .paths import temporal_paths
 
 
@@ -41,9 +41,8 @@ class Loop(TemporalModule):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        for inner, path in temporal_paths(module).items():
-            if not inner.causal:
-                raise ValueError(f"{type(inner).__name__} at {path!r} is not causal and cannot run step by step")
+        temporal_paths(module)  # refuses what cannot run inside a network
+        check_steps(self)
 
     def check_state(self, state: State, *x_t: Any) -> None:
         """The modules inside check their own states when they run."""
@@ -52,6 +51,7 @@ class Loop(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """``module`` at each step of ``[T, B, *]``: ``(y, state)``."""
+        check_steps(self)
         outer = active()
         paths = outer.paths if outer is not None and self in outer.paths else temporal_paths(self.module)
         wanted = {}

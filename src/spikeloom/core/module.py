@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,13 @@ from torch.utils import _pytree as pytree
 from .._constants import HasConstants
 from .._time import check_lengths
 from .call import Sequence, State, active, map_tensors
+
+
+class _OfItsParts:
+    """``causal`` of a module that does not say itself: whether all temporal modules inside are causal."""
+
+    def __get__(self, module: TemporalModule | None, owner: type) -> bool:
+        return module is None or not_causal(module) is None
 
 
 class TemporalModule(HasConstants):
@@ -41,8 +48,12 @@ class TemporalModule(HasConstants):
     tensor([0., 1., 2.])
     """
 
-    causal: bool = True
-    """False: the module needs the whole sequence; streams and split runs raise."""
+    if TYPE_CHECKING:
+        causal: bool
+    else:
+        causal = _OfItsParts()
+    """False: the module needs the whole sequence; streams and split runs raise. A subclass may set it, or define it as a
+    property. Where none does, a module is causal if all temporal modules inside it are."""
 
     takes_repeated: bool = False
     """True: ``sequence`` also accepts a :class:`Repeated` input."""
@@ -75,6 +86,7 @@ class TemporalModule(HasConstants):
     ) -> tuple[Any, ...]:
         """All steps: inputs ``[T, B, *]``, returns ``(y, state)`` with y ``[T, B, *]``."""
         self._needs("step")
+        check_steps(self)
         return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths, record)
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
@@ -102,6 +114,44 @@ class TemporalModule(HasConstants):
     def _needs(self, method: str) -> None:
         if getattr(type(self), method) is getattr(TemporalModule, method):
             raise NotImplementedError(f"{type(self).__name__} must define step or sequence")
+
+
+def not_causal(module: nn.Module) -> tuple[str, TemporalModule] | None:
+    """The first temporal module inside ``module`` that says of itself that it is not causal, with its path there."""
+    for name, child in module._modules.items():
+        if child is None or (isinstance(child, TemporalModule) and child.causal):
+            continue
+        inner = not_causal(child)
+        if inner is not None:
+            return f"{name}.{inner[0]}", inner[1]
+        if isinstance(child, TemporalModule):
+            return name, child
+    return None
+
+
+def check_causal(module: TemporalModule, path: str, what: str) -> None:
+    """Raises ValueError, with the part to blame, if a module that is not causal is to do ``what``."""
+    if not module.causal:
+        inner = not_causal(module)
+        path, culprit = (path, module) if inner is None else (f"{path}.{inner[0]}", inner[1])
+        raise ValueError(
+            f"{_named(culprit)} at {path!r} is not causal: it needs the whole sequence, so the network cannot {what}; call net(x) on whole sequences"
+        )
+
+
+def check_steps(module: nn.Module) -> None:
+    """Raises ValueError if a part of a module that runs step by step is not causal."""
+    found = not_causal(module)
+    if found is not None:
+        raise ValueError(
+            f"{type(module).__name__} runs step by step, but {_named(found[1])} at {found[0]!r} is not causal: it needs "
+            "the whole sequence"
+        )
+
+
+def _named(module: nn.Module) -> str:
+    options = module.extra_repr()  # mostly they are the reason
+    return f"{type(module).__name__}({options})" if options else type(module).__name__
 
 
 def check_state(who: str, state: State, expected: State) -> None:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from .._time import check_lengths
 from .call import Call, State, activate, active, map_tensors, plain
 from .layers import has_prefix, run_layers, run_prefix, runs_layers
-from .module import TemporalModule, sequence_size
+from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
 from .stream import Stream
 
@@ -163,9 +163,15 @@ class Network(TemporalModule):
         """The modules inside check their own states when they run."""
 
     def stream(self) -> Stream:
-        """A :class:`Stream` that runs this network one step at a time and keeps the state."""
-        _check_causal(self._paths(), "be streamed")
+        """A :class:`Stream` that runs this network one step at a time and keeps the state.
+
+        Raises ValueError, with the path, if a module inside is not causal.
+        """
         return Stream(self)
+
+    def check_causal(self, what: str) -> None:
+        """Raises ValueError, with the path, if a module inside is not causal and the network is to do ``what``."""
+        _check_causal(self._paths(), what)
 
     def _run(
         self,
@@ -244,11 +250,7 @@ class Network(TemporalModule):
 
 def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
     for module, path in paths.items():
-        if not module.causal:
-            raise ValueError(
-                f"{type(module).__name__} at {path!r} is not causal: it needs the whole sequence, so the network "
-                f"cannot {what}; call net(x) on whole sequences"
-            )
+        check_causal(module, path, what)
 
 
 def _swap(x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Stream:
     """Makes what runs steps faster where it can; see :mod:`spikeloom.prepared`."""
 
     def __init__(self, network: Network) -> None:
+        network.check_causal("be streamed")
         self.network = network
         self.state: State = None
         self._steps = None if Stream.prepared is None else Stream.prepared()

@@ -56,6 +56,7 @@ class Neuron(Declared, TemporalModule):
     torch.Size([8, 2, 5])
     """
 
+    causal = True
     takes_repeated = True
     is_binary: bool = True
     """Whether the output is 0 or 1, so that it may be packed into bits."""

@@ -35,7 +35,8 @@ class Noisy(Option):
             at ``u = h - v_threshold`` fires with the probability Phi(u / threshold), ``1 / (1 + exp(-u / threshold))``
             or ``1 - exp(-exp(u / threshold))``.
         exponent: b of a power spectrum 1/f^b over the steps of a sequence (Gaussian noise only): 0 is white, 1 pink, 2
-            brown. With another exponent than 0 the neuron is not causal, so that streams and split runs raise.
+            brown. Noise with another exponent than 0 is drawn for a whole sequence: while there is such noise the neuron
+            is not causal, so that streams and split runs raise.
         always: False: noise in training only; True: in evaluation too.
 
     Noise comes from torch's generator of the input's device: ``torch.manual_seed`` repeats it. Must be the outermost
@@ -86,8 +87,8 @@ class Noisy(Option):
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
-        """Whether the noise of a step is drawn without knowing how many there are."""
-        return self.exponent == 0.0
+        """Whether the noise of a step, if there is any now, is drawn without knowing how many steps there are."""
+        return self.exponent == 0.0 or not self.noisy
 
     @property
     def noisy(self) -> bool:

@@ -40,6 +40,11 @@ class Option(Neuron):
     opaque = True
     neuron: Neuron
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        """The inner neuron's."""
+        return self.neuron.causal
+
     def __init__(self, neuron: Neuron) -> None:
         super(Neuron, self).__init__()  # reset, surrogate and what belongs to them are the inner neuron's
         if not isinstance(neuron, Neuron):

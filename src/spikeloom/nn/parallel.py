@@ -1,7 +1,7 @@
 """Neurons without a reset whose steps are computed at once, from weights over time: PSN, MaskedPSN, SlidingPSN.
 
     PSN:         h[t] = sum_k w[t, k] x[k] + b[t]
-    MaskedPSN:   the same with w[t, k] multiplied by 1 where t-order < k <= t and by 1 - lam elsewhere
+    MaskedPSN:   the same with w[t, k] multiplied by 1 where t - order < k <= t and by 1 - lam elsewhere
     SlidingPSN:  h[t] = sum_i w[i] x[t - order + 1 + i] + b
     s = 1 where h >= 0
 
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._time import trailing
 from ..core import State, TemporalModule
 from ..surrogate import ATan, Surrogate
 
@@ -78,8 +79,20 @@ class MaskedPSN(PSN):
         order: number of steps, the present one included, that a step sees when ``lam`` is 1.
         lam: from 0 (a PSN) to 1 (causal); raise it during training, ``neuron.lam = epoch / epochs``.
 
-    ``causal`` is true at ``lam = 1``, and only then. ``lam`` travels with the weights: it is loaded where both neurons
-    were constructed with the same one, and another one raises.
+    ``causal`` is true at ``lam = 1``, and only then. It then takes sequences of up to T steps, in parts, step by step and
+    with lengths: states are ``seen``, the last ``order - 1`` inputs ``[B, order - 1, *]``, zeros at rest, and ``step``,
+    ``[B]``: how many steps each sample has seen. Raises ValueError beyond step T. Below 1 there is no state.
+
+    ``lam`` travels with the weights: it is loaded where both neurons were constructed with the same one, and another
+    one raises.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> neuron = sl.nn.MaskedPSN(6, order=2, lam=1.0)
+    >>> x = torch.rand(6, 1, 3)
+    >>> first, state = neuron.sequence(x[:4])
+    >>> torch.equal(torch.cat([first, neuron.sequence(x[4:], state=state)[0]]), neuron.sequence(x)[0])
+    True
     """
 
     band: Tensor
@@ -109,6 +122,41 @@ class MaskedPSN(PSN):
     def weights(self) -> Tensor:
         """``[T, T]``, masked."""
         return self.weight * (self.lam * self.band + (1 - self.lam))
+
+    def initial_state(self, *x_t: Any) -> State:
+        """``order - 1`` inputs of zero, and no step yet; None below ``lam = 1``."""
+        if not self.causal:
+            return None
+        x = x_t[0]
+        return {"seen": _no_inputs(x, self.order), "step": torch.zeros(x.shape[0], dtype=torch.long, device=x.device)}
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        if not self.causal:
+            return super().sequence(*xs, state=state, lengths=lengths, record=record)
+        if lengths is not None:
+            return TemporalModule.sequence(self, *xs, state=state, lengths=lengths, record=record)
+        x = xs[0]
+        start = self.initial_state(x[0]) if state is None else state
+        T, begin = x.shape[0], start["step"]
+        last = T if state is None else T + int(begin.max())
+        if last > self.T:
+            raise ValueError(f"MaskedPSN: has weights for T = {self.T} steps, this sequence goes to step {last}")
+        at = begin[: None if state is not None else 1] + torch.arange(T, device=x.device).unsqueeze(1)  # [T, B or 1]
+        seen = torch.cat([start["seen"].transpose(0, 1), x])
+        h = trailing(self.bias.to(x.dtype)[at], x.ndim)
+        for i in range(self.order):
+            ago = self.order - 1 - i
+            weight = self.weight.diagonal(-ago).to(x.dtype)[(at - ago).clamp(min=0)]  # before step 0 it meets zeros
+            h = h + trailing(weight, x.ndim) * seen[i : i + T]
+        return self.surrogate(h), {"seen": _last(seen, self.order), "step": begin + T}
+
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
+        """One step of ``[B, *]``, at ``lam = 1``."""
+        y, new = self.sequence(x_t[0].unsqueeze(0), state=state)
+        return y[0], new
 
     def extra_repr(self) -> str:
         return f"T={self.T}, order={self.order}, lam={self.lam:g}"
@@ -144,8 +192,7 @@ class SlidingPSN(TemporalModule):
 
     def initial_state(self, *x_t: Any) -> State:
         """``order - 1`` inputs of zero."""
-        x = x_t[0]
-        return x.new_zeros(x.shape[0], self.order - 1, *x.shape[1:])
+        return _no_inputs(x_t[0], self.order)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
@@ -168,7 +215,16 @@ class SlidingPSN(TemporalModule):
         weight, h = self.weight.to(x.dtype), self.bias.to(x.dtype)
         for i in range(self.order):
             h = h + weight[i] * seen[i : i + T]
-        return self.surrogate(h), seen[T:].transpose(0, 1)
+        return self.surrogate(h), _last(seen, self.order)
 
     def extra_repr(self) -> str:
         return f"order={self.order}"
+
+
+def _no_inputs(x_t: Tensor, order: int) -> Tensor:
+    return x_t.new_zeros(x_t.shape[0], order - 1, *x_t.shape[1:])
+
+
+def _last(seen: Tensor, order: int) -> Tensor:
+    """The inputs that later steps see, ``[B, order - 1, *]``, of all ``[steps, B, *]``."""
+    return seen[seen.shape[0] - order + 1 :].transpose(0, 1)
