@@ -169,6 +169,9 @@ class Call:
             out = sequence(*sequences, state=state, lengths=self.lengths, record=recordings)
             unfolded, new, recorded = out if recordings else (*out, {})
             y = self.fold_tree(unfolded)
+        if autocasts(xs):
+            steps = xs if self.stepping else tuple(first_step(x) for x in sequences)
+            new = in_dtypes_of(module.initial_state(*steps) if state is None else state, new)
         self.outgoing[key] = new
         for name in recordings:
             self.recorded[f"{key}.{name}"] = recorded[name]
@@ -240,6 +243,32 @@ def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -
 def plain(x: Tensor) -> Tensor:
     """A tensor of a subclass by an operation that leaves it: compiled code has to know the class of a gradient."""
     return x if type(x) in (Tensor, torch.nn.Parameter) else x * 1
+
+
+def autocasts(xs: tuple[Any, ...]) -> bool:
+    """Whether autocast is on where the inputs are."""
+    x = xs[0] if xs and isinstance(xs[0], Tensor) else next(iter(pytree.tree_leaves(xs)), None)
+    if not isinstance(x, Tensor):
+        return False
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def in_dtypes_of(before: State, after: State) -> State:
+    """The state ``after`` a step in the dtypes of the one before it.
+
+    Layers under autocast give what they compute in, and a state of another dtype would not fit the next step. A state
+    of another structure is left alone.
+    """
+    leaves, spec = pytree.tree_flatten(after)
+    wanted, structure = pytree.tree_flatten(before)
+    if spec != structure:
+        return after
+    kept = [
+        a.to(b.dtype) if isinstance(a, Tensor) and isinstance(b, Tensor) else a
+        for a, b in zip(leaves, wanted, strict=True)
+    ]
+    return pytree.tree_unflatten(kept, spec)
 
 
 def first_step(x: Any) -> Any:

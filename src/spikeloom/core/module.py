@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .._constants import HasConstants
 from .._time import check_lengths
-from .call import Sequence, State, active, map_tensors
+from .call import Sequence, State, active, autocasts, first_step, in_dtypes_of, map_tensors
 
 
 class _OfItsParts:
@@ -52,8 +52,8 @@ class TemporalModule(HasConstants):
         causal: bool
     else:
         causal = _OfItsParts()
-    """False: the module needs the whole sequence; streams and split runs raise. A subclass may set it, or define it as a
-    property. Where none does, a module is causal if all temporal modules inside it are."""
+    """False: the module needs the whole sequence; streams and split runs raise. A subclass may set it or define it as a
+    property; where none does, a module is causal if all temporal modules inside it are."""
 
     takes_repeated: bool = False
     """True: ``sequence`` also accepts a :class:`Repeated` input."""
@@ -87,6 +87,8 @@ class TemporalModule(HasConstants):
         """All steps: inputs ``[T, B, *]``, returns ``(y, state)`` with y ``[T, B, *]``."""
         self._needs("step")
         check_steps(self)
+        if state is None and autocasts(xs):
+            state = self.initial_state(*(first_step(x) for x in xs))
         return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths, record)
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
@@ -135,7 +137,8 @@ def check_causal(module: TemporalModule, path: str, what: str) -> None:
         inner = not_causal(module)
         path, culprit = (path, module) if inner is None else (f"{path}.{inner[0]}", inner[1])
         raise ValueError(
-            f"{_named(culprit)} at {path!r} is not causal: it needs the whole sequence, so the network cannot {what}; call net(x) on whole sequences"
+            f"{_named(culprit)} at {path!r} is not causal: it needs the whole sequence, so the network cannot {what}; "
+            "call net(x) on whole sequences"
         )
 
 
@@ -144,8 +147,8 @@ def check_steps(module: nn.Module) -> None:
     found = not_causal(module)
     if found is not None:
         raise ValueError(
-            f"{type(module).__name__} runs step by step, but {_named(found[1])} at {found[0]!r} is not causal: it needs "
-            "the whole sequence"
+            f"{type(module).__name__} runs step by step, but {_named(found[1])} at {found[0]!r} is not causal: it "
+            "needs the whole sequence"
         )
 
 
@@ -182,14 +185,17 @@ def run_steps(
     T, B = sequence_size(xs)
     if lengths is not None:
         lengths = check_lengths(lengths, T, B)
+    keeps = autocasts(xs)
     ys, recorded = [], []
     for t in range(T):
         x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
         going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
+        before = state
         if going is None or going.shape[0] == B:
             y_t, state = step(x_t, state)
         else:
             y_t, state = _step_some(step, x_t, state, going, B)
+        state = in_dtypes_of(before, state) if keeps else state
         ys.append(y_t)
         recorded.append({name: state[name] for name in record})
     y = pytree.tree_map(_stack, *ys)

@@ -35,8 +35,8 @@ class Noisy(Option):
             at ``u = h - v_threshold`` fires with the probability Phi(u / threshold), ``1 / (1 + exp(-u / threshold))``
             or ``1 - exp(-exp(u / threshold))``.
         exponent: b of a power spectrum 1/f^b over the steps of a sequence (Gaussian noise only): 0 is white, 1 pink, 2
-            brown. Noise with another exponent than 0 is drawn for a whole sequence: while there is such noise the neuron
-            is not causal, so that streams and split runs raise.
+            brown. Noise with another exponent than 0 is drawn for a whole sequence: while there is such noise, the
+            neuron is not causal, so that streams and split runs raise.
         always: False: noise in training only; True: in evaluation too.
 
     Noise comes from torch's generator of the input's device: ``torch.manual_seed`` repeats it. Must be the outermost

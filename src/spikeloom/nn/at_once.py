@@ -245,9 +245,8 @@ class AssociativeLeaky(TemporalModule):
         written = self.to_v(x).unsqueeze(3) * self.to_k(x).unsqueeze(2)
         decay = torch.sigmoid(self.to_alpha(x)).unsqueeze(2).expand_as(written)
         spikes, *rest = self.neuron.sequence(written, decay, state=state, lengths=lengths, record=record)
-        if self.to_q is None:
-            return spikes.flatten(2), *rest
-        return (spikes @ self.to_q(x).unflatten(2, (self.d_key, self.d_value))).flatten(2), *rest
+        y = spikes if self.to_q is None else spikes @ self.to_q(x).unflatten(2, (self.d_key, self.d_value))
+        return y.flatten(2).to(output_dtype(x.dtype)), *rest
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, d_value={self.d_value}, d_key={self.d_key}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .._time import trailing
 from ..core import State, TemporalModule
+from ..kernel import output_dtype
 from ..surrogate import ATan, Surrogate
 
 
@@ -65,7 +66,7 @@ class PSN(TemporalModule):
         if x.shape[0] != self.T:
             raise ValueError(f"{type(self).__name__}: was made for T = {self.T}, got a sequence of {x.shape[0]} steps")
         h = torch.addmm(self.bias.unsqueeze(1), self.weights(), x.flatten(1))
-        return self.surrogate(h).view(x.shape), None
+        return self.surrogate(h).view(x.shape).to(output_dtype(x.dtype)), None
 
     def extra_repr(self) -> str:
         return f"T={self.T}"
@@ -79,9 +80,10 @@ class MaskedPSN(PSN):
         order: number of steps, the present one included, that a step sees when ``lam`` is 1.
         lam: from 0 (a PSN) to 1 (causal); raise it during training, ``neuron.lam = epoch / epochs``.
 
-    ``causal`` is true at ``lam = 1``, and only then. It then takes sequences of up to T steps, in parts, step by step and
-    with lengths: states are ``seen``, the last ``order - 1`` inputs ``[B, order - 1, *]``, zeros at rest, and ``step``,
-    ``[B]``: how many steps each sample has seen. Raises ValueError beyond step T. Below 1 there is no state.
+    ``causal`` is true at ``lam = 1``, and only then. The neuron then takes sequences of up to T steps, in parts, step
+    by step and with lengths. Its states are ``seen``, the last ``order - 1`` inputs ``[B, order - 1, *]``, zeros at
+    rest, and ``step``, ``[B]``: how many steps each sample has seen. Beyond step T it raises ValueError. Below
+    ``lam = 1`` there is no state.
 
     ``lam`` travels with the weights: it is loaded where both neurons were constructed with the same one, and another
     one raises.
@@ -196,11 +198,8 @@ class SlidingPSN(TemporalModule):
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
-        x = x_t[0]
-        before = self.initial_state(x) if state is None else state
-        seen = torch.cat([before, x.unsqueeze(1)], 1)
-        h = torch.tensordot(self.weight.to(x.dtype), seen, dims=([0], [1])) + self.bias.to(x.dtype)
-        return self.surrogate(h), seen[:, 1:]
+        y, new = self.sequence(x_t[0].unsqueeze(0), state=state)
+        return y[0], new
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()

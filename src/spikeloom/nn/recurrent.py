@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import State, TemporalModule
+from ..kernel import output_dtype
 from ..neuron import Neuron
 
 
@@ -27,7 +28,7 @@ class OneToOne(nn.Module):
         """``[B, C, *]``, the same shape."""
         if len(self.weight) not in (1, y.shape[1]):
             raise ValueError(f"OneToOne: {len(self.weight)} weights do not fit the channels of {list(y.shape)}")
-        return y * self.weight.reshape(-1, *(1,) * (y.ndim - 2))
+        return y * self.weight.to(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
 
 
 class ILC(nn.Module):
@@ -56,8 +57,8 @@ class ILC(nn.Module):
         """``[B, groups size]``, the same shape."""
         if y.ndim != 2 or y.shape[1] != self.groups * self.size:
             raise ValueError(f"ILC: expected [B, {self.groups * self.size}], got {list(y.shape)}")
-        grouped = y.unflatten(1, (self.groups, self.size))
-        return (torch.einsum("bgi,goi->bgo", grouped, self.weight) + self.bias).flatten(1)
+        back = torch.einsum("bgi,goi->bgo", y.unflatten(1, (self.groups, self.size)), self.weight)
+        return (back + self.bias.to(back.dtype)).flatten(1)
 
 
 class Recurrent(TemporalModule):
@@ -68,7 +69,8 @@ class Recurrent(TemporalModule):
         feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
             ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
 
-    Input and output ``[T, B, *]``; states are the neuron's and ``fed_back``, the last output. Steps are computed one
+    Input and output ``[T, B, *]``, of one dtype, in which the feedback comes back too. States are the neuron's and
+    ``fed_back``, the last output. Steps are computed one
     after the other: the feedback needs the spikes. snnTorch's ``RLeaky`` and ``RSynaptic`` are this with
     :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
 
@@ -92,7 +94,8 @@ class Recurrent(TemporalModule):
 
     def initial_state(self, *x_t: Any) -> State:
         """The neuron's, and no output yet."""
-        return {**self.neuron.initial_state(*x_t), "fed_back": torch.zeros_like(x_t[0])}
+        x = x_t[0]
+        return {**self.neuron.initial_state(x), "fed_back": torch.zeros_like(x, dtype=output_dtype(x.dtype))}
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
@@ -104,5 +107,5 @@ class Recurrent(TemporalModule):
                 f"Recurrent: the feedback gives {list(back.shape)}, the input has {list(x.shape)}; "
                 "take a layer that keeps the shape, such as nn.Linear(F, F) or a convolution with padding"
             )
-        y, new = self.neuron.step(x + back, state=inner)
+        y, new = self.neuron.step(x + back.to(state["fed_back"].dtype), state=inner)
         return y, {**new, "fed_back": y}

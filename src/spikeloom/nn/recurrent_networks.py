@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import State, TemporalModule
+from ..kernel import output_dtype, state_dtype
 from ..neuron.base import Reset
 from ..surrogate import ATan, Erf, Surrogate
 
@@ -38,6 +39,11 @@ class _Layer(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
 
+    def back(self, h: Tensor) -> Tensor:
+        """``U h``, in the dtype of the state h whatever the weights and autocast compute in."""
+        product: Tensor = self.linear_hh(h.to(self.linear_hh.weight.dtype))
+        return product.to(h.dtype)
+
 
 class SpikingRNN(TemporalModule):
     """A recurrent network whose hidden state spikes: ``h = S(W x + U h)``.
@@ -48,8 +54,9 @@ class SpikingRNN(TemporalModule):
         same_mask: one dropout mask for all steps of a sequence.
         surrogate: gradient of S; None is ``Erf(2)``.
 
-    Input ``[T, B, input_size]``, output ``[T, B, hidden_size]`` (twice that if bidirectional) of the last layer. The
-    state is a list with a tuple of tensors ``[B, hidden_size]`` for each layer. A bidirectional network is not causal:
+    Input ``[T, B, input_size]``, output ``[T, B, hidden_size]`` (twice that if bidirectional) of the last layer, in the
+    dtype of the input. The state is a list with a tuple of tensors ``[B, hidden_size]`` for each layer, float64 for
+    float64 input and float32 for any other, under autocast too. A bidirectional network is not causal:
     streams and split runs raise. With lengths, the backward direction begins at each sample's last step.
 
     >>> import torch
@@ -98,12 +105,12 @@ class SpikingRNN(TemporalModule):
 
     def initial_state(self, *x_t: Any) -> State:
         """Zeros."""
-        zero = x_t[0].new_zeros(x_t[0].shape[0], self.hidden_size)
+        zero = x_t[0].new_zeros(x_t[0].shape[0], self.hidden_size, dtype=state_dtype(x_t[0].dtype))
         return [(zero,) * self.parts for _ in self.layers]
 
     def cell(self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """One step of one layer: ``x`` is ``W x``, ``[B, gates hidden_size]``; returns output and states."""
-        h = self.surrogate(x + layer.linear_hh(states[0]))
+        h = self.surrogate(x + layer.back(states[0]))
         return h, (h,)
 
     def sequence(
@@ -143,7 +150,8 @@ class SpikingRNN(TemporalModule):
         self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...], going: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         outputs = []
-        for t, x_t in enumerate(layer.linear_ih(x).unbind(0)):  # one product for all steps
+        product = layer.linear_ih(x).to(states[0].dtype)  # one for all steps
+        for t, x_t in enumerate(product.unbind(0)):
             y, new = self.cell(x_t, layer, states)
             if going is not None:
                 here = going[t].unsqueeze(1)
@@ -151,7 +159,7 @@ class SpikingRNN(TemporalModule):
                 new = tuple(torch.where(here, n, old) for n, old in zip(new, states, strict=True))
             states = new
             outputs.append(y)
-        return torch.stack(outputs), states
+        return torch.stack(outputs).to(output_dtype(x.dtype)), states
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}" + (
@@ -190,7 +198,7 @@ class SpikingGRU(SpikingRNN):
     def cell(self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         (h,) = states
         xr, xz, xn = x.chunk(3, 1)
-        hr, hz, hn = layer.linear_hh(h).chunk(3, 1)
+        hr, hz, hn = layer.back(h).chunk(3, 1)
         r, z = self.surrogate(xr + hr), self.surrogate(xz + hz)
         h = (1 - z) * self.candidate(xn + r * hn) + z * h
         return h, (h,)
@@ -244,7 +252,7 @@ class SpikingLSTM(SpikingRNN):
 
     def cell(self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         h, c = states
-        i, f, g, o = (x + layer.linear_hh(h)).chunk(4, 1)
+        i, f, g, o = (x + layer.back(h)).chunk(4, 1)
         if self.kind == "membrane":
             return membrane_lstm((i, f, g, o), h, c, self.surrogate, self.v_threshold, self.reset, self.strict)
         i, f, o, g = self.surrogate(i), self.surrogate(f), self.surrogate(o), self.candidate(g)
@@ -291,6 +299,7 @@ class SConv2dLSTM(TemporalModule):
         surrogate: see :class:`spikeloom.Neuron`; None is ``ATan(2)``.
 
     Input ``[T, B, in_channels, H, W]``, output ``[T, B, out_channels, H', W']``; states ``h`` and ``c``, zeros at rest.
+    Dtypes are those of :class:`SpikingRNN`.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -331,18 +340,19 @@ class SConv2dLSTM(TemporalModule):
     def initial_state(self, *x_t: Any) -> State:
         """Zeros."""
         x = x_t[0]
-        zero = x.new_zeros(x.shape[0], self.out_channels, *x.shape[2:])
+        zero = x.new_zeros(x.shape[0], self.out_channels, *x.shape[2:], dtype=state_dtype(x.dtype))
         return {"h": zero, "c": zero}
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, in_channels, H, W]``."""
         x = x_t[0]
         state = self.initial_state(x) if state is None else state
-        i, f, o, g = self.conv(torch.cat([x, state["h"]], 1)).chunk(4, 1)
+        h = state["h"]
+        i, f, o, g = self.conv(torch.cat([x, h.to(x.dtype)], 1)).to(h.dtype).chunk(4, 1)
         y, (h, c) = membrane_lstm(
-            (i, f, g, o), state["h"], state["c"], self.surrogate, self.v_threshold, self.reset, self.strict, self._pool
+            (i, f, g, o), h, state["c"], self.surrogate, self.v_threshold, self.reset, self.strict, self._pool
         )
-        return y, {"h": h, "c": c}
+        return y.to(output_dtype(x.dtype)), {"h": h, "c": c}
 
     def _pool(self, h: Tensor) -> Tensor:
         if self.max_pool:
