@@ -17,7 +17,8 @@ from .._constants import HasConstants
 from ..core import Repeated, Sequence, State
 from ..kernel import full_precision, output_dtype, scan_eager, state_dtype
 from .base import Neuron
-from .options import Option, fires_once, shifted
+from .options import Option, moved
+from .threshold import moves_with_threshold
 
 
 class _AnyBatchNorm(HasConstants, nn.modules.batchnorm._BatchNorm):
@@ -36,9 +37,10 @@ class MPBN(Option):
         eps, momentum: see ``nn.BatchNorm1d``.
 
     In training every step is normalised by its own batch, which needs the PyTorch loop, and the running statistics move
-    at each step. In evaluation it is an affine function in the kernel; :meth:`fold` gives the neuron without it, whose
-    thresholds are ``(v_threshold - bias) sigma / weight + mean``. Must be the outermost option. SpikingJelly's
-    ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold can stand for it.
+    at each step. In evaluation it is an affine function in the kernel. Where that is equal, :meth:`fold` gives the
+    neuron without it, whose thresholds are ``(v_threshold - bias) sigma / weight + mean``. Must be the outermost option.
+    SpikingJelly's ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold can stand
+    for it.
 
     Input and output ``[T, B, C, *]``; states are the inner neuron's. Raises ValueError in training with lengths.
 
@@ -91,32 +93,38 @@ class MPBN(Option):
             h: Tensor = normalised(u + threshold)
             return h - threshold
 
-        return shifted(self.neuron, fires_once(by, "MPBN")).dynamics(x, *states)
+        return moved(self.neuron, by, "MPBN", x, *states)
 
     def fold(self) -> Neuron:
-        """The inner neuron with thresholds that stand for the batch norm in evaluation.
+        """The inner neuron, with constant thresholds that give the spikes and states of the batch norm in evaluation.
 
-        Raises ValueError for a soft reset, which subtracts the old threshold, and for a weight that is not positive.
+        Raises ValueError where no threshold can do that: where the inner neuron uses ``v_threshold`` for more than to
+        fire (a soft reset subtracts it, an analog output or a state at rest depends on it), where it does not fire by a
+        step function, for thresholds other than one or one per channel, and for a weight that is not positive.
         """
+        reason = moves_with_threshold(self.neuron, self.norm.num_features)
+        if reason:
+            raise ValueError(f"MPBN: folding would change more than when the neuron fires: {reason}")
         core = self.core()
-        if core.reset == "soft":
-            raise ValueError(
-                "MPBN: a soft reset subtracts the threshold, which folding would change; take reset='hard'"
-            )
         with torch.no_grad():
             scale, shift = self.affine()
-            if not bool((scale > 0).all()):
-                raise ValueError(
-                    f"MPBN: {int((scale <= 0).sum())} of {len(scale)} weights of the batch norm are not positive: a "
-                    "channel fires below a threshold, which no threshold can stand for"
-                )
             threshold = core.v_threshold.to(scale)
-            if threshold.numel() not in (1, len(scale)):
-                raise ValueError(f"MPBN: v_threshold {list(threshold.shape)} is not one value per channel")
+            if threshold.numel() != 1 and threshold.shape != scale.shape:
+                raise ValueError(
+                    f"MPBN: v_threshold {list(threshold.shape)} is not one value per channel {list(scale.shape)}"
+                )
+            moved_to = (threshold.reshape(-1) - shift) / scale
+            if not bool(((scale > 0) & moved_to.isfinite()).all()):
+                raise ValueError(
+                    f"MPBN: {int((scale <= 0).sum())} of {len(scale)} weights of the batch norm are not positive, or "
+                    "its statistics are not finite: such a channel fires below a threshold, always or never, which no "
+                    "threshold can stand for"
+                )
             folded = copy.deepcopy(self.neuron)
             inner = folded.core() if isinstance(folded, Option) else folded
             inner._forget("v_threshold")
-            inner.numbers(v_threshold=(threshold - shift) / scale)
+            inner.numbers(v_threshold=moved_to)
+        folded.packed = self.packed
         return folded.train(self.training)
 
     def absorb(self, previous: nn.Module) -> Sequence | None:

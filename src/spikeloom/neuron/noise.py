@@ -18,7 +18,7 @@ from .._numbers import Number
 from ..core import Repeated, Sequence, State
 from ..kernel import state_dtype
 from .base import Neuron
-from .options import Option, fires_once, shifted
+from .options import Option, moved
 
 Distribution = Literal["gaussian", "logistic", "gumbel"]
 _PLACES = ("input", "threshold", "output")
@@ -97,12 +97,14 @@ class Noisy(Option):
 
     def dynamics(self, x: Tensor, *noise_and_states: Tensor) -> tuple[Tensor, ...]:
         noise = dict(zip(self.places, noise_and_states, strict=False))
-        neuron = self.neuron
+        states = noise_and_states[len(noise) :]
         if "input" in noise:
             x = x + self.sigma_input * noise["input"]
         if "threshold" in noise:
-            neuron = shifted(neuron, fires_once(lambda u: u + self.sigma_threshold * noise["threshold"], "Noisy"))
-        spike, *new = neuron.dynamics(x, *noise_and_states[len(noise) :])
+            in_threshold = self.sigma_threshold * noise["threshold"]
+            spike, *new = moved(self.neuron, lambda u: u + in_threshold, "Noisy", x, *states)
+        else:
+            spike, *new = self.neuron.dynamics(x, *states)
         if "output" in noise:
             spike = spike + self.sigma_output * noise["output"]
         return spike, *new

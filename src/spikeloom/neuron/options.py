@@ -104,21 +104,23 @@ def shifted(neuron: Neuron, by: Callable[[Tensor], Tensor]) -> Neuron:
     return view
 
 
-def fires_once(by: Callable[[Tensor], Tensor], who: str) -> Callable[[Tensor], Tensor]:
-    """``by`` for neurons that call ``fire`` once a step; ValueError at the second call."""
-    called = False
+def moved(neuron: Neuron, by: Callable[[Tensor], Tensor], who: str, *x_and_states: Tensor) -> Any:
+    """Inside ``dynamics``: a step of ``neuron`` with ``fire(by(u))`` for ``fire(u)``; raises unless it fires once."""
+    calls = 0
 
     def once(u: Tensor) -> Tensor:
-        nonlocal called
-        if called:
-            raise ValueError(
-                f"{who}: moves the threshold of neurons with one threshold, but the inner neuron fires twice in a step "
-                "(a late reset, or spikes of both signs); take sl.Leaky(reset_delay=False), sl.LIF() or another one"
-            )
-        called = True
-        return by(u)
+        nonlocal calls
+        calls += 1
+        return by(u) if calls == 1 else u
 
-    return once
+    found = shifted(neuron, once).dynamics(*x_and_states)
+    if calls != 1:
+        what = "fires twice in a step (a late reset, or spikes of both signs)" if calls else "never calls self.fire"
+        raise ValueError(
+            f"{who}: moves the threshold of neurons with one threshold, but the inner neuron {what}; take "
+            "sl.Leaky(reset_delay=False), sl.LIF() or another one"
+        )
+    return found
 
 
 class Refractory(Option):
@@ -211,8 +213,8 @@ class Adaptive(Option):
 
     def dynamics(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         a = states[-1]
-        neuron = shifted(self.neuron, fires_once(lambda u: u - self.beta * a, "Adaptive"))
-        spike, *new = neuron.dynamics(x, *self.inner_states(states))
+        before = self.inner_states(states)
+        spike, *new = moved(self.neuron, lambda u: u - self.beta * a, "Adaptive", x, *before)
         return spike, *new, self.rho * a + spike
 
 

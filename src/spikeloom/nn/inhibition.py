@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..neuron import Neuron, Option
-from ..neuron.options import fires_once, shifted
+from ..neuron.options import moved
 
 
 class Inhibition(Option):
@@ -47,5 +47,4 @@ class Inhibition(Option):
             winner = torch.zeros_like(rows, dtype=torch.bool).scatter(1, rows.argmax(1, keepdim=True), True)
             return torch.where(winner.view_as(u), u, -torch.ones_like(u))  # below any threshold
 
-        neuron = shifted(self.neuron, fires_once(the_largest, "Inhibition"))
-        return neuron.dynamics(x, *states)
+        return moved(self.neuron, the_largest, "Inhibition", x, *states)
