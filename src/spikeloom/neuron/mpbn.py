@@ -38,9 +38,9 @@ class MPBN(Option):
 
     In training every step is normalised by its own batch, which needs the PyTorch loop, and the running statistics move
     at each step. In evaluation it is an affine function in the kernel. Where that is equal, :meth:`fold` gives the
-    neuron without it, whose thresholds are ``(v_threshold - bias) sigma / weight + mean``. Must be the outermost option.
-    SpikingJelly's ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold can stand
-    for it.
+    neuron without it, whose thresholds are ``(v_threshold - bias) sigma / weight + mean``. It must be the outermost
+    option. SpikingJelly's ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold
+    can stand for it.
 
     Input and output ``[T, B, C, *]``; states are the inner neuron's. Raises ValueError in training with lengths.
 

@@ -242,11 +242,12 @@ class AssociativeLeaky(TemporalModule):
         x = xs[0]
         if x.ndim != 3 or x.shape[2] != self.in_features:
             raise ValueError(f"AssociativeLeaky: expected [T, B, {self.in_features}], got {list(x.shape)}")
+        x = masked(x, lengths)
         written = self.to_v(x).unsqueeze(3) * self.to_k(x).unsqueeze(2)
         decay = torch.sigmoid(self.to_alpha(x)).unsqueeze(2).expand_as(written)
         spikes, *rest = self.neuron.sequence(written, decay, state=state, lengths=lengths, record=record)
         y = spikes if self.to_q is None else spikes @ self.to_q(x).unflatten(2, (self.d_key, self.d_value))
-        return y.flatten(2).to(output_dtype(x.dtype)), *rest
+        return masked(y.flatten(2).to(output_dtype(x.dtype)), lengths), *rest
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, d_value={self.d_value}, d_key={self.d_key}"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._time import check_lengths
+from .._time import check_lengths, masked
 from ..core import State, TemporalModule
 from ..neuron import Neuron
 from ..surrogate import Sigmoid, Surrogate
@@ -109,7 +109,7 @@ class GLIF(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(spikes, state)``."""
-        x = xs[0]
+        x = masked(xs[0], lengths)
         T, B = x.shape[:2]
         start = self.initial_state(x[0]) if state is None else state
         seen = start["step"]

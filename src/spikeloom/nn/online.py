@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._time import masked
 from ..core import State, TemporalModule
 from ..neuron import LI
 
@@ -55,14 +56,14 @@ class OTTT(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(y, state)``."""
-        x = xs[0]
+        x = masked(xs[0], lengths)
         with torch.no_grad():
             trace, state = self.trace.sequence(x.detach(), state=state, lengths=lengths)
             y = self._all(x)
-        if not torch.is_grad_enabled():
-            return y, state
-        seen = self._all(trace + (x - x.detach()))
-        return y + (seen - seen.detach()), state
+        if torch.is_grad_enabled():
+            seen = self._all(trace + (x - x.detach()))
+            y = y + (seen - seen.detach())
+        return masked(y, lengths), state
 
     def _all(self, x: Tensor) -> Tensor:
         y: Tensor = self.layer(x.flatten(0, 1))

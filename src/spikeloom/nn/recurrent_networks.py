@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .._time import check_lengths, trailing, valid_steps
+from .._time import check_lengths, masked, trailing, valid_steps
 from ..core import State, TemporalModule
 from ..kernel import output_dtype, state_dtype
 from ..neuron.base import Reset
@@ -120,6 +120,7 @@ class SpikingRNN(TemporalModule):
         x = xs[0]
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{type(self).__name__}: expected [T, B, {self.input_size}], got {list(x.shape)}")
+        x = masked(x, lengths)
         T, B = x.shape[:2]
         states = self.initial_state(x[0]) if state is None else list(state)
         going = order = None
