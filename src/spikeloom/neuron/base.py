@@ -61,6 +61,7 @@ class Neuron(Declared, TemporalModule):
     is_binary: bool = True
     """Whether the output is 0 or 1, so that it may be packed into bits."""
     nestable: ClassVar[bool] = True  # whether an option may stand around it
+    _cut: tuple[str, ...] = ()  # states through which no gradient passes: nothing of earlier steps is kept for them
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
     not_carried: ClassVar[tuple[str, ...]] = ("detach_reset",)  # which is of the gradient alone
@@ -266,6 +267,8 @@ class Neuron(Declared, TemporalModule):
             state = self.initial_state(x_t)
         else:
             self.check_state(state, x_t)
+        if self._cut:
+            return tuple(state[name].detach() if name in self._cut else state[name] for name in self._rest)
         return tuple(state[name] for name in self._rest)
 
     def extra_repr(self) -> str:

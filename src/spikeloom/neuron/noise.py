@@ -95,6 +95,16 @@ class Noisy(Option):
         """Whether there is noise now."""
         return self.always or self.training
 
+    @property
+    def packed(self) -> bool:
+        """See :class:`Neuron`; without noise it is the inner neuron that runs."""
+        return self._packed
+
+    @packed.setter
+    def packed(self, value: bool) -> None:
+        Neuron.packed.__set__(self, value)  # type: ignore[attr-defined]  # of a property, which mypy does not see
+        self.neuron.packed = self._packed and self.neuron.is_binary
+
     def dynamics(self, x: Tensor, *noise_and_states: Tensor) -> tuple[Tensor, ...]:
         noise = dict(zip(self.places, noise_and_states, strict=False))
         states = noise_and_states[len(noise) :]

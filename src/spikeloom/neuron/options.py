@@ -54,6 +54,7 @@ class Option(Neuron):
         self.neuron = neuron
         self._packed = False
         self._rest = dict.fromkeys(neuron._rest, "")
+        self._cut = neuron._cut
         self.recordable = tuple(self._rest)
 
     @property
@@ -315,6 +316,10 @@ class SLTT(Option):
     """
 
     paper = "Meng et al., Towards Memory- and Time-Efficient Backpropagation for Training SNNs, ICCV 2023"
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__(neuron)
+        self._cut = tuple(neuron._rest)
 
     def dynamics(self, x: Tensor, *states: Tensor) -> Any:
         return self.neuron.dynamics(x, *(state.detach() for state in states))
