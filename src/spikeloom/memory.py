@@ -98,7 +98,7 @@ def report(net: Network, *args: Any, **kwargs: Any) -> Report:
             counted = found.setdefault(here, [0, 0])
             counted[0] += size
             counted[1] += size if isinstance(tensor, SpikeTensor) else 0
-        return tensor
+        return tensor.detach()  # an output that its own graph keeps would never be freed
 
     hooks = torch.nn.modules.module
     handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
@@ -108,6 +108,7 @@ def report(net: Network, *args: Any, **kwargs: Any) -> Report:
     finally:
         for handle in handles:
             handle.remove()
+        alive.clear()  # which the graph refers to, and they to the graph
     kinds = {path: type(module).__name__ for module, path in names.items()}
     rows = tuple(Row(path, kinds[path], *sizes) for path, sizes in found.items())
     return Report(rows, sum(p.numel() * p.element_size() for p in net.parameters()))
