@@ -152,3 +152,17 @@ class Options(nn.Module):
 
     def forward(self, x):
         return self.inner(x, return_state=True)
+
+
+@pytest.mark.parametrize("name", [n for n in TEMPORAL if n != "Network"])
+def test_what_can_be_recorded_is_and_the_rest_is_refused(name):
+    sample = SAMPLES[name]
+    module, x = sample.make().eval(), samples.inputs(sample)
+    with sl.backend("eager"):
+        with pytest.raises(ValueError, match=rf"{name.split()[0]}: cannot record 'nothing', only"):
+            module.sequence(x, record=("nothing",))
+        if module.recordable:
+            y, state, recorded = module.sequence(x, record=module.recordable)
+            assert tuple(recorded) == module.recordable
+            assert all(torch.equal(recorded[n][-1], state[n]) for n in module.recordable)
+            assert torch.equal(y, module.sequence(x)[0])

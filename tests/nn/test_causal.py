@@ -172,3 +172,10 @@ def test_a_masked_psn_at_one_is_its_matrix():
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_a_psn_takes_no_state():
+    x = torch.rand(4, 2, 3)
+    for neuron in (sl.nn.PSN(4), sl.nn.MaskedPSN(4, order=2)):
+        with pytest.raises(ValueError, match="sees the whole sequence at once, and takes no state"):
+            neuron.sequence(x, state={"seen": x[:1].transpose(0, 1)})

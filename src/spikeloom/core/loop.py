@@ -51,6 +51,7 @@ class Loop(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """``module`` at each step of ``[T, B, *]``: ``(y, state)``."""
+        self.check_record(record)
         check_steps(self)
         outer = active()
         paths = outer.paths if outer is not None and self in outer.paths else temporal_paths(self.module)

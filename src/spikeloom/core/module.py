@@ -86,6 +86,7 @@ class TemporalModule(HasConstants):
     ) -> tuple[Any, ...]:
         """All steps: inputs ``[T, B, *]``, returns ``(y, state)`` with y ``[T, B, *]``."""
         self._needs("step")
+        self.check_record(record)
         check_steps(self)
         if state is None and autocasts(xs):
             state = self.initial_state(*(first_step(x) for x in xs))
@@ -101,6 +102,13 @@ class TemporalModule(HasConstants):
     def check_state(self, state: State, *x_t: Any) -> None:
         """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""
         check_state(type(self).__name__, state, self.initial_state(*x_t))
+
+    def check_record(self, record: tuple[str, ...]) -> None:
+        """Raises ValueError for a name that ``sequence`` cannot record."""
+        for name in record:
+            if name not in self.recordable:
+                there = ", ".join(self.recordable) or "nothing"
+                raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {there}")
 
     def forward(self, *xs: Any) -> Any:
         """Inside a Network or Stream: folded inputs ``[T*B, *]``, folded outputs."""

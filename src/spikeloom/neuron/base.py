@@ -195,9 +195,7 @@ class Neuron(Declared, TemporalModule):
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
         x_t = first if isinstance(xs[0], Repeated) else first[0]
         names = tuple(self._rest)
-        for name in record:
-            if name not in names:
-                raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {', '.join(names) or 'nothing'}")
+        self.check_record(record)
         start = self._start(state, x_t)
         indices = tuple(names.index(n) for n in record)
         y, final, recordings = self._scan(xs, start, lengths, indices, norm)

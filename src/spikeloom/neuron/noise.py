@@ -138,6 +138,7 @@ class Noisy(Option):
         record: tuple[str, ...],
         norm: nn.Module | None,
     ) -> tuple[Any, ...]:
+        self.check_record(record)
         if not self.noisy:
             return self.neuron._sequence(xs, state, lengths, record, norm)
         x = xs[0]

@@ -97,6 +97,7 @@ class ParallelLIF(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        self.check_record(record)
         x = masked(xs[0], lengths)
         T, B = x.shape[:2]
         start = self.initial_state(x[0]) if state is None else state
@@ -239,6 +240,7 @@ class AssociativeLeaky(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, in_features]``: ``(y, state)``."""
+        self.check_record(record)
         x = xs[0]
         if x.ndim != 3 or x.shape[2] != self.in_features:
             raise ValueError(f"AssociativeLeaky: expected [T, B, {self.in_features}], got {list(x.shape)}")

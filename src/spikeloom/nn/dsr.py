@@ -74,6 +74,7 @@ class _ByRate(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        self.check_record(record)
         x = xs[0]
         with torch.no_grad():
             spikes, *rest = self.neuron.sequence(x, state=state, lengths=lengths, record=record)

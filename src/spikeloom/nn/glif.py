@@ -109,6 +109,7 @@ class GLIF(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        self.check_record(record)
         x = masked(xs[0], lengths)
         T, B = x.shape[:2]
         start = self.initial_state(x[0]) if state is None else state

@@ -64,6 +64,7 @@ class NormNeuron(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, C, *]``: ``(spikes, state)`` and recordings. Statistics count valid steps only."""
+        self.check_record(record)
         both = None if lengths is not None else self.neuron.absorb(self.bn)
         if both is not None:
             return both(*xs, state=state, record=record)

@@ -56,6 +56,7 @@ class OTTT(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(y, state)``."""
+        self.check_record(record)
         x = masked(xs[0], lengths)
         with torch.no_grad():
             trace, state = self.trace.sequence(x.detach(), state=state, lengths=lengths)

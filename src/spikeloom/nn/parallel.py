@@ -31,7 +31,7 @@ class PSN(TemporalModule):
         surrogate: see :class:`spikeloom.Neuron`; None is ``ATan(2)``.
 
     ``weight`` begins as in ``nn.Linear(T, T)``, ``bias`` at -1 (a threshold of 1). Input and output ``[T, B, *]``.
-    Raises ValueError for another T, or with lengths.
+    Raises ValueError for another T, with lengths or with a state.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -61,6 +61,9 @@ class PSN(TemporalModule):
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, *]``: ``(spikes, None)``."""
         x = xs[0]
+        self.check_record(record)
+        if state is not None:
+            raise ValueError(f"{type(self).__name__}: sees the whole sequence at once, and takes no state")
         if lengths is not None:
             raise ValueError(f"{type(self).__name__}: its weights are those of {self.T} steps; lengths cannot be used")
         if x.shape[0] != self.T:
@@ -140,6 +143,7 @@ class MaskedPSN(PSN):
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
         if lengths is not None:
             return TemporalModule.sequence(self, *xs, state=state, lengths=lengths, record=record)
+        self.check_record(record)
         x = xs[0]
         start = self.initial_state(x[0]) if state is None else state
         T, begin = x.shape[0], start["step"]
@@ -207,6 +211,7 @@ class SlidingPSN(TemporalModule):
         """All steps of ``[T, B, *]``: ``(spikes, state)``."""
         if lengths is not None:
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
+        self.check_record(record)
         x = xs[0]
         T = x.shape[0]
         before = self.initial_state(x[0]) if state is None else state

@@ -117,6 +117,7 @@ class SpikingRNN(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, input_size]``: ``(y, state)``."""
+        self.check_record(record)
         x = xs[0]
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"{type(self).__name__}: expected [T, B, {self.input_size}], got {list(x.shape)}")
