@@ -1,5 +1,7 @@
 """Lists of names, and papers."""
 
+from pathlib import Path
+
 import torch
 
 import spikeloom as sl
@@ -19,6 +21,16 @@ def test_every_neuron_and_surrogate_is_listed_with_its_equation():
     assert set(sl.surrogates()) == named
     for name, line in {**sl.neurons(), **sl.surrogates()}.items():
         assert "=" in line or name in WITHOUT_EQUATION, name
+
+
+def test_the_readme_counts_them():
+    """26 neurons, eight options, 28 surrogates."""
+    text = " ".join((Path(__file__).parents[1] / "README.md").read_text().split())
+    kinds = [getattr(sl, n) for n in sl.neurons() if "." not in n]
+    options = [kind for kind in kinds if issubclass(kind, sl.Option)]
+    counts = f"{len(kinds) - len(options)} neurons and eight options that go around any of them, {len(sl.surrogates())}"
+    assert len(options) == 8
+    assert f"{counts} surrogates" in text
 
 
 def test_papers_of_a_network_each_once():
