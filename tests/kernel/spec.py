@@ -216,11 +216,13 @@ BASE = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 
 def rows():
     """Every neuron and every surrogate (in a LIF) by name, as what a case must say of it."""
     found = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
-    for name, sample in {**samples.NEURONS, **samples.OPTIONS}.items():
-        if " " not in name and name != "MPBN":
+    for name in sl.neurons():
+        if "." not in name and name != "MPBN":
+            sample = samples.IN_ONE_STEP[name]
             found.append((name, {"neuron": name, "gain": sample.gain, "exact": sample.exact, "make": sample.make}))
-    for name, sample in samples.SURROGATES.items():
-        found.append((name, {"make": lambda make=sample.make: sl.LIF(v_threshold=0.4, surrogate=make())}))
+    for name in sl.surrogates():
+        make = samples.SURROGATES[name].make
+        found.append((name, {"make": lambda make=make: sl.LIF(v_threshold=0.4, surrogate=make())}))
     return found
 
 

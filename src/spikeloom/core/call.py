@@ -250,6 +250,8 @@ def autocasts(xs: tuple[Any, ...]) -> bool:
     x = xs[0] if xs and isinstance(xs[0], Tensor) else next(iter(pytree.tree_leaves(xs)), None)
     if not isinstance(x, Tensor):
         return False
+    if x.is_cpu:  # asked at every step, and the name of a device takes longer than the answer
+        return torch.is_autocast_enabled("cpu")
     kind = x.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
