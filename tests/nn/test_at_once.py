@@ -4,28 +4,20 @@ import pytest
 import torch
 from torch import nn
 
+import samples
 import spikeloom as sl
 from spikeloom.nn.at_once import linear_scan
 
 
-def p(*values):
-    return nn.Parameter(torch.tensor(values if len(values) > 1 else values[0], dtype=torch.float64))
+NAMES = ("IF", "IF soft", "LIF", "LIF leak", "LIF strict", "Leaky now", "Leaky none")
 
 
-NEURONS = {
-    "IF": lambda: sl.IF(v_threshold=p(0.9), v_reset=p(0.1)),
-    "IF soft": lambda: sl.IF(v_threshold=p(0.9), reset="soft"),
-    "LIF": lambda: sl.LIF(tau=p(2.0, 3.0, 8.0), v_threshold=p(0.5), v_reset=p(-0.1)),
-    "LIF soft detached": lambda: sl.LIF(tau=p(2.0), v_threshold=p(0.4, 0.5, 0.6), reset="soft", detach_reset=True),
-    "LIF leak": lambda: sl.LIF(tau=p(4.0), v_leak=p(0.2), decay_input=False, reset="none", v_threshold=p(2.0)),
-    "Leaky": lambda: sl.Leaky(beta=p(0.9), v_threshold=p(1.0), reset_delay=False),
-}
-
-
-@pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_fixed_point_is_the_sequential_result_to_the_bit(name, dtype):
-    neuron = NEURONS[name]().to(dtype)
+def test_a_fixed_point_is_the_sequential_result_to_the_bit(name, dtype, detach):
+    neuron = samples.learnable(samples.NEURONS[name].make(), 3).to(dtype)
+    neuron.detach_reset = detach
     x = (0.3 + torch.randn(64, 2, 3, dtype=dtype)).requires_grad_()
     start = {"v": torch.randn(2, 3, dtype=dtype).requires_grad_()}
     weights = [torch.randn(64, 2, 3, dtype=dtype) for _ in range(2)]

@@ -4,22 +4,19 @@ import pytest
 import torch
 from torch import nn
 
+import samples
 import spikeloom as sl
 
-PARALLEL = {
-    "PSN": lambda: sl.nn.PSN(20),
-    "MaskedPSN": lambda: sl.nn.MaskedPSN(20, order=3, lam=0.7),
-    "SlidingPSN": lambda: sl.nn.SlidingPSN(3),
-}
+PARALLEL = samples.layers(20, 7)
 
 
 def close(a, b, tolerance=3e-6):
     return float((a - b).abs().max()) <= tolerance * max(float(b.abs().max()), 1.0)
 
 
-@pytest.mark.parametrize("name", PARALLEL)
+@pytest.mark.parametrize("name", ["PSN", "MaskedPSN", "SlidingPSN"])
 def test_parallel_neurons_are_spikingjellys(golden, name):
-    data, neuron = golden("spikingjelly"), PARALLEL[name]()
+    data, neuron = golden("spikingjelly"), PARALLEL[name].make()
     with torch.no_grad():
         for key in ("weight", "bias"):
             parameter = getattr(neuron, key)
