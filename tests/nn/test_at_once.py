@@ -8,7 +8,6 @@ import samples
 import spikeloom as sl
 from spikeloom.nn.at_once import linear_scan
 
-
 NAMES = ("IF", "IF soft", "LIF", "LIF leak", "LIF strict", "Leaky now", "Leaky none")
 
 
