@@ -494,7 +494,7 @@ def test_states_that_do_not_fit_and_other_batches(monkeypatch):
         assert torch.equal(stream(x), net.step(x)[0])
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             stream(torch.randn(2, 5))
-        with pytest.raises(ValueError, match="T > 0 and B > 0"):
+        with pytest.raises(ValueError, match="B > 0"):
             stream(torch.randn(0, 4))
         before, made = stream.state, []
         real = _Plan.of

@@ -28,8 +28,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ._code import is_fixed_class
 from ._numbers import Declared, is_plain_float
 from .core import Network, Stream, TemporalModule
-from .core.call import Call, activate, map_tensors
-from .core.layers import has_hooks, layers_of, runs_layers
+from .core.call import STEP, Call, Origin, activate, map_tensors
+from .core.layers import layers_of, runs_layers
+from .core.rows import has_hooks
 from .kernel import FUSED_NORMS, output_dtype, prepared_step
 from .kernel.backend import chosen, debugging, is_watched, transformed
 from .neuron import Neuron
@@ -163,7 +164,7 @@ class _Plan:
 
     def __init__(self, network: Network, x: Tensor, layers: list[nn.Module]) -> None:
         modules, paths = network.structure()
-        self.fuse, self.paths, self.layers = network.fuse, paths, layers
+        self.fuse, self.body, self.paths, self.layers = network.fuse, network.body, paths, layers
         self.packed = network.spikes == "packed"
         self._like = self._kind(network, x)
         self._modules = modules
@@ -206,7 +207,7 @@ class _Plan:
             if tensor is not None and (tensor.data_ptr() != address or tensor._version != version):
                 return False
         for module in self._modules:
-            if module.training or module._forward_hooks or module._forward_pre_hooks or _overridden(module):
+            if module.training or has_hooks(module) or _overridden(module):
                 return False
         for neuron, signature, packed, binary in self._neurons:
             if neuron.signature() is not signature or (neuron._packed, neuron.is_binary) != (packed, binary):
@@ -249,7 +250,8 @@ class _Plan:
         """Makes the plan while it runs the first step; None as :meth:`step`."""
         if not self.takes(state):
             return None
-        self.call = Call(1, x.shape[0], paths=self.paths, stepping=True, packed=self.packed)
+        origin = Origin(self.body, STEP, (x.shape,))
+        self.call = Call(1, x.shape[0], paths=self.paths, stepping=True, packed=self.packed, origin=origin)
         self._incoming, self._outgoing, value = state, {}, x
         keys, i = iter(self.keys), 0
         with activate(self.call):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import valid_steps
@@ -54,6 +54,38 @@ class Repeated(NamedTuple):
     T: int
 
 
+class Layout(NamedTuple):
+    """How the inputs of a call lie: in words, and in which dimensions time and batch are.
+
+    ``remedy``: what to do where a dimension is missing.
+    """
+
+    text: str
+    time: int | None
+    batch: int
+    remedy: str
+
+
+_REMEDY = "pass repeat=T for a still input, or add the batch dimension"
+TIME_FIRST = Layout("[T, B, *]", 0, 1, _REMEDY)
+BATCH_FIRST = Layout("[B, T, *]", 1, 0, _REMEDY)
+REPEATED = Layout("[B, *] with repeat=T", None, 0, "add the batch dimension")
+STEP = Layout("[B, *]", None, 0, "add the batch dimension")
+
+
+class Origin(NamedTuple):
+    """Where a call comes from, for errors: the body that runs, and what the network was given."""
+
+    body: nn.Module
+    layout: Layout
+    shapes: tuple[torch.Size, ...]
+
+    def asked(self) -> str:
+        """What the network expected, what it got and what to do."""
+        got = " and ".join(str(list(shape)) for shape in self.shapes)
+        return f"The network expected {self.layout.text}; got {got}: {self.layout.remedy}"
+
+
 class Call:
     """State, folding and options of one run.
 
@@ -66,6 +98,7 @@ class Call:
         stepping: True when the modules are to run one step (T is 1).
         packed: True when neurons hand their spikes on as bits.
         fuse: False when neighbours in a Sequential are not to run as one.
+        origin: what errors tell of the network.
     """
 
     def __init__(
@@ -80,8 +113,10 @@ class Call:
         stepping: bool = False,
         packed: bool = False,
         fuse: bool = True,
+        origin: Origin | None = None,
     ) -> None:
         self.T, self.B = T, B
+        self.origin = origin
         self.paths, self.incoming, self.lengths = paths, incoming, lengths
         self.wanted = wanted or {}
         self.stepping, self.packed, self.fuse = stepping, packed, fuse
@@ -105,6 +140,7 @@ class Call:
             stepping=self.stepping,
             packed=self.packed,
             fuse=self.fuse,
+            origin=self.origin,
         )
         made.repeated = self.repeated
         made._counts = dict(self._counts)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .call import Call
 from .module import TemporalModule
+from .rows import has_hooks
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
 # subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
@@ -99,10 +100,3 @@ def _row_wise(module: nn.Module) -> bool:
     if has_hooks(module):
         return False
     return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks of its own, which have to see it run."""
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )

@@ -62,9 +62,11 @@ class Loop(TemporalModule):
             }
             wanted = {path: names for path, names in outer.wanted.items() if path in inside}
 
+        origin = None if outer is None else outer.origin
+
         def step(x_t: tuple[Any, ...], incoming: State) -> tuple[Any, State]:
             B = pytree.tree_leaves(x_t)[0].shape[0]
-            call = Call(1, B, paths=paths, incoming=incoming, wanted=wanted, stepping=True)
+            call = Call(1, B, paths=paths, incoming=incoming, wanted=wanted, stepping=True, origin=origin)
             with activate(call):
                 y = self.module(*x_t)
             call.check_all_used()

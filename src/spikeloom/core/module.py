@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from .._constants import HasConstants
 from .._time import check_lengths
-from .call import Sequence, State, active, autocasts, first_step, in_dtypes_of, map_tensors
+from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, map_tensors
 
 
 class _OfItsParts:
@@ -232,22 +232,29 @@ def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: 
     return y, pytree.tree_unflatten(merged, spec)
 
 
-def sequence_size(xs: tuple[Any, ...], who: str = "sequence") -> tuple[int, int]:
-    """``(T, B)`` shared by all tensors ``[T, B, *]`` of a pytree; raises if there is none or they differ."""
+def sequence_size(xs: tuple[Any, ...], who: str = "sequence", layout: Layout = TIME_FIRST) -> tuple[int, int]:
+    """``(T, B)`` shared by all tensors ``[T, B, *]`` of a pytree; raises if there is none or they differ.
+
+    Where another layout has no time, T is 1.
+    """
     found: tuple[int, int] | None = None
-    if len(xs) == 1 and isinstance(xs[0], Tensor) and xs[0].ndim > 1 and 0 not in xs[0].shape[:2]:
-        return xs[0].shape[0], xs[0].shape[1]
-    for path, leaf in pytree.tree_leaves_with_path(xs):
+    time, batch = layout.time, layout.batch
+    for path, leaf in [((), xs[0])] if len(xs) == 1 and isinstance(xs[0], Tensor) else pytree.tree_leaves_with_path(xs):
         if not isinstance(leaf, Tensor):
             continue
-        name = f"{who}: input {pytree.keystr(path)}"
-        if leaf.ndim < 2 or leaf.shape[0] == 0 or leaf.shape[1] == 0:
-            raise ValueError(f"{name} must be [T, B, *] with T > 0 and B > 0, got {list(leaf.shape)}")
-        size = (leaf.shape[0], leaf.shape[1])
+        lead = leaf.shape[: 1 if time is None else 2]
+        missing = len(lead) < (1 if time is None else 2)
+        if missing or 0 in lead:
+            name = f"{who}: input {pytree.keystr(path or (pytree.SequenceKey(0),))}"
+            sizes = "B > 0" if time is None else "T > 0 and B > 0"
+            remedy = f": {layout.remedy} ({sizes})" if missing else f", but there must be {sizes}"
+            raise ValueError(f"{name}: expected {layout.text}; got {list(leaf.shape)}{remedy}")
+        size = (1 if time is None else lead[time], lead[batch])
         if found is not None and size != found:
             raise ValueError(
-                f"{name} has T, B = {size}, but an earlier one has {found}; give all sequences the same T and B, "
-                "and pass what does not change over time as sl.static(x) or as a keyword argument"
+                f"{who}: input {pytree.keystr(path)} has T, B = {size}, but an earlier one has {found}; give all "
+                "sequences the same T and B, and pass what does not change over time as sl.static(x) or as a keyword "
+                "argument"
             )
         found = size
     if found is None:

@@ -12,7 +12,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
-from .call import Call, State, activate, active, map_tensors, plain
+from .call import (
+    BATCH_FIRST,
+    REPEATED,
+    STEP,
+    TIME_FIRST,
+    Call,
+    Layout,
+    Origin,
+    State,
+    activate,
+    active,
+    map_tensors,
+    plain,
+)
 from .layers import has_prefix, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
@@ -127,9 +140,8 @@ class Network(TemporalModule):
             if state is not None or lengths is not None or repeat is not None or record or return_state:
                 raise TypeError("options of a Network inside another network's call: give them to the outer call")
             return self.body(*args, **kwargs)
-        if self.batch_first and repeat is None:
-            args = tuple(map_tensors(_swap, a) if not isinstance(a, static) else a for a in args)
-        y, call = self._run(args, kwargs, state=state, lengths=lengths, repeat=repeat, record=record)
+        layout = REPEATED if repeat is not None else BATCH_FIRST if self.batch_first else TIME_FIRST
+        y, call = self._run(args, kwargs, layout, state=state, lengths=lengths, repeat=repeat, record=record)
         recorded = call.recorded
         if self.batch_first:
             y, recorded = map_tensors(_swap, y), {k: map_tensors(_swap, v) for k, v in recorded.items()}
@@ -139,16 +151,17 @@ class Network(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """As a temporal module: ``[T, B, *]`` in and out whatever ``batch_first`` says."""
-        y, call = self._run(xs, {}, state=state, lengths=lengths, repeat=None, record=record)
+        y, call = self._run(xs, {}, TIME_FIRST, state=state, lengths=lengths, repeat=None, record=record)
         return (y, call.outgoing, call.recorded) if record else (y, call.outgoing)
 
     def step(self, *x_t: Any, state: State = None, **kwargs: Any) -> tuple[Any, State]:
         """One step on ``[B, *]``: ``(y_t, state)``. Keyword arguments reach the model."""
         paths = self._paths()
         _check_causal(paths, "run step by step")
-        sized = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t if not isinstance(x, static))
-        _, B = sequence_size(sized, "Network.step")
-        call = Call(1, B, paths=paths, incoming=state, stepping=True, packed=self.spikes == "packed")
+        given = tuple(x for x in x_t if not isinstance(x, static))
+        _, B = sequence_size(given, "Network.step", STEP)
+        origin = Origin(self.body, STEP, _shapes(given))
+        call = Call(1, B, paths=paths, incoming=state, stepping=True, packed=self.spikes == "packed", origin=origin)
         with activate(call):
             y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
         call.check_all_used()
@@ -177,6 +190,7 @@ class Network(TemporalModule):
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        layout: Layout,
         *,
         state: Mapping[str, State] | None,
         lengths: Tensor | None,
@@ -187,10 +201,12 @@ class Network(TemporalModule):
         if state is not None:
             _check_causal(paths, "continue from a state")
         sequences = tuple(a for a in args if not isinstance(a, static))
+        origin = Origin(self.body, layout, _shapes(sequences))
+        T, B = sequence_size(sequences, "Network", layout)
         if repeat is not None:
-            T, B = _repeat_size(sequences, repeat)
-        else:
-            T, B = sequence_size(sequences, "Network")
+            T = _check_repeat(repeat)
+        if layout is BATCH_FIRST:
+            args = tuple(a if isinstance(a, static) else map_tensors(_swap, a) for a in args)
         if lengths is not None:
             lengths = check_lengths(lengths, T, B)
             lengths = None if bool((lengths == T).all()) else lengths.to(_device(sequences))
@@ -203,6 +219,7 @@ class Network(TemporalModule):
             wanted=_wanted(record, paths),
             packed=self.spikes == "packed",
             fuse=self.fuse,
+            origin=origin,
         )
         with activate(call):
             y = self._body(call, args, kwargs, repeat)
@@ -254,8 +271,6 @@ def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
 
 
 def _swap(x: Tensor) -> Tensor:
-    if x.ndim < 2:
-        raise ValueError(f"Network: expected [B, T, *], got {list(x.shape)}")
     return x.transpose(0, 1)
 
 
@@ -272,10 +287,15 @@ def _device(tree: Any) -> torch.device:
     return device
 
 
-def _repeat_size(sequences: tuple[Any, ...], repeat: int) -> tuple[int, int]:
+def _check_repeat(repeat: int) -> int:
     if isinstance(repeat, bool) or repeat < 1:
         raise ValueError(f"repeat must be a number of steps of at least 1, got {repeat}")
-    return repeat, sequence_size(tuple(map_tensors(lambda t: t.unsqueeze(0), s) for s in sequences), "Network")[1]
+    return repeat
+
+
+def _shapes(tree: tuple[Any, ...]) -> tuple[torch.Size, ...]:
+    leaves = tree if all(type(x) is Tensor for x in tree) else pytree.tree_leaves(tree)
+    return tuple(x.shape for x in leaves if isinstance(x, Tensor))
 
 
 def _wanted(record: tuple[str, ...], paths: Mapping[TemporalModule, str]) -> dict[str, tuple[str, ...]]:
