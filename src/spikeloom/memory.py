@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .core import Checkpoint, Network, checkpoint, release_memory, retain_memory
+from .core.hooks import Onlooker
 from .spikes import SpikeTensor
 
 __all__ = ["Checkpoint", "Report", "Row", "checkpoint", "release_memory", "report", "retain_memory"]
@@ -101,7 +102,8 @@ def report(net: Network, *args: Any, **kwargs: Any) -> Report:
         return tensor.detach()  # an output that its own graph keeps would never be freed
 
     hooks = torch.nn.modules.module
-    handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
+    before, after = Onlooker(enter), Onlooker(leave)
+    handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             net(*args, **kwargs)

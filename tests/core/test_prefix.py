@@ -181,3 +181,101 @@ def test_a_layer_that_stands_in_a_sequential_twice_runs_twice():
     net = sl.Network(double, double, sl.IF(reset="none", v_threshold=100.0))
     _, result = net(torch.ones(1, 3), repeat=2, record=("2.v",))
     assert result.record["2.v"][:, 0, 0].tolist() == [4.0, 8.0]
+
+
+def summing():
+    """Twice the input, summed over the steps: v[t] = 2 (x[0] + ... + x[t])."""
+    double = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(double.weight, 2.0)
+    return sl.Network(double, sl.IF(reset="none", v_threshold=1e6))
+
+
+def test_each_step_of_an_expanded_input_gets_its_own_gradient():
+    x = torch.ones(1, 2, 1).expand(4, 2, 1).detach().requires_grad_()
+    v = summing()(x, record=("1.v",))[1].record["1.v"]
+    v.sum().backward()
+    assert x.grad[:, 0, 0].tolist() == [8.0, 6.0, 4.0, 2.0]  # step t is in T - t sums, twice
+    base = torch.ones(1, 2, 1, requires_grad=True)
+    steps = base.expand(4, 2, 1)
+    v = summing()(steps.transpose(0, 1).transpose(0, 1), record=("1.v",))[1].record["1.v"]
+    g, h = torch.autograd.grad(v.sum(), [steps, base])
+    assert g[:, 1, 0].tolist() == [8.0, 6.0, 4.0, 2.0]
+    assert h.flatten().tolist() == [20.0, 20.0]
+
+
+def test_torch_func_gives_each_step_of_an_expanded_input_its_gradient():
+    net = summing()
+    last = lambda x: net(x, return_state=True)[1].state["1"]["v"].sum()  # noqa: E731
+    every = lambda x: net(x, record=("1.v",))[1].record["1.v"].sum()  # noqa: E731
+    x = torch.ones(1, 2, 1).expand(4, 2, 1)
+    assert torch.func.grad(last)(x)[:, 0, 0].tolist() == [2.0] * 4
+    assert torch.func.grad(every)(x)[:, 1, 0].tolist() == [8.0, 6.0, 4.0, 2.0]
+
+
+def test_layers_that_work_in_place_leave_the_image_alone():
+    for first in (nn.ReLU(inplace=True), nn.Sequential(nn.Identity(), nn.Hardtanh(-0.5, 0.5, inplace=True))):
+        x = torch.tensor([[-1.0, 2.0]])
+        net = sl.Network(first, nn.Linear(2, 2), sl.LIF())
+        net(x, repeat=3)
+        net(x.expand(3, 1, 2), repeat=None)
+        assert x.tolist() == [[-1.0, 2.0]]
+        net(x.requires_grad_(), repeat=3).sum().backward()  # a leaf, which nothing may change
+
+
+def test_what_depends_on_how_often_a_row_comes_runs_every_step():
+    table = nn.Embedding(3, 1, scale_grad_by_freq=True)
+    nn.init.constant_(table.weight, 1.0)
+    net = sl.Network(table, sl.IF(reset="none", v_threshold=1e6))
+    v = net(torch.tensor([0, 2]), repeat=4, record=("1.v",))[1].record["1.v"]
+    v.sum().backward()
+    assert table.weight.grad.flatten().tolist() == [10 / 4, 0.0, 10 / 4]  # 4 + 3 + 2 + 1, by 4 rows of the same word
+
+
+def test_one_value_per_channel_is_normalised_over_the_steps():
+    for image in (torch.tensor([[3.0, -1.0]]), torch.tensor([[[3.0], [-1.0]]])):
+        net = sl.Network(nn.Identity(), nn.BatchNorm1d(2), nn.Tanh(), sl.LI())
+        y = net(image, repeat=5)
+        assert not y.any()  # equal values have no variance
+        torch.testing.assert_close(net.body[1].running_mean, torch.tensor([0.3, -0.1]))
+        torch.testing.assert_close(net.body[1].running_var, torch.tensor([0.9, 0.9]))
+
+
+def test_indices_of_a_pool_pass():
+    class Unpool(nn.Module):
+        def forward(self, both):
+            return torch.nn.functional.max_unpool1d(*both, 2)
+
+    net = sl.Network(nn.MaxPool1d(2, return_indices=True), Unpool(), sl.LI())
+    x = torch.rand(2, 3, 4)
+    a = net(x, repeat=5)
+    net.static_prefix = False
+    assert torch.equal(a, net(x, repeat=5))
+    assert a.shape == (5, 2, 3, 4)
+
+
+class Doubled(sl.LIF):
+    """A neuron with a sequence of its own."""
+
+    def sequence(self, x, **options):
+        return super().sequence(x * 2, **options)
+
+
+class Centred(sl.LIF):
+    """A neuron with a forward of its own."""
+
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+@pytest.mark.parametrize("kind", [Doubled, Centred])
+@pytest.mark.parametrize("norm", [False, True])
+def test_neurons_with_a_sequence_or_forward_of_their_own_run_it(kind, norm):
+    first = [nn.BatchNorm1d(4)] if norm else []
+    torch.manual_seed(0)
+    x = torch.randn(3, 4)
+    net = sl.Network(nn.Linear(4, 4), *first, kind(v_threshold=0.2)).train(not norm)
+    a, y = net(x, repeat=5), net(x.expand(5, 3, 4).clone())
+    net.static_prefix = net.fuse = False
+    assert torch.equal(a, net(x, repeat=5))
+    assert torch.equal(y, a)
+    assert a.any()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .call import Call
+from .call import Call, map_tensors
+from .hooks import has_hooks
 from .module import TemporalModule
-from .rows import has_hooks
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
 # subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
@@ -28,6 +28,7 @@ _ROW_WISE_NAMES = """
     ReplicationPad1d ReplicationPad2d Upsample PixelShuffle PixelUnshuffle Unfold Fold
 """
 _ROW_WISE = frozenset(getattr(nn, name) for name in _ROW_WISE_NAMES.split())
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
@@ -53,17 +54,20 @@ def run_layers(body: nn.Module, x: Any, call: Call) -> Any:
 def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
     layers = list(layers_of(body))
+    if any(getattr(layer, "inplace", False) for layer in layers):
+        x = x.clone()  # T steps of it would be a copy
+    y: Any = x
     i = 0
-    while i < len(layers) and _row_wise(layers[i]):
-        x = layers[i](x)
+    while i < len(layers) and _row_wise(layers[i]) and not _alone(layers[i], y):
+        y = layers[i](y)
         i += 1
-    if i < len(layers) and _takes_repeated(layers[i]):
+    if i < len(layers) and isinstance(y, Tensor) and _takes_repeated(layers[i]):
         call.repeated = True
-        x = layers[i](x)
+        y = layers[i](y)
         i += 1
     else:
-        x = call.fold(x.expand(call.T, *x.shape))
-    return _run(layers[i:], x, call)
+        y = map_tensors(lambda t: call.fold(t.expand(call.T, *t.shape)), y)
+    return _run(layers[i:], y, call)
 
 
 def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
@@ -71,7 +75,7 @@ def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
     i = 0
     while i < len(layers):
         after = layers[i + 1] if fuse and i + 1 < len(layers) else None
-        if isinstance(after, TemporalModule) and not (has_hooks(layers[i]) or has_hooks(after)):
+        if isinstance(after, TemporalModule) and after.still("absorb") and not any(map(has_hooks, layers[i : i + 2])):
             call.instead = after.absorb(layers[i])
             i += call.instead is not None
         x = layers[i](x)
@@ -89,14 +93,26 @@ def layers_of(body: nn.Module) -> Iterator[nn.Module]:
 
 
 def _plain_sequential(module: nn.Module) -> bool:
-    return type(module) is nn.Sequential and not has_hooks(module)
+    compiled = module.__dict__.get("_compiled_call_impl")
+    return type(module) is nn.Sequential and compiled is None and not has_hooks(module)
 
 
 def _takes_repeated(module: nn.Module) -> bool:
-    return isinstance(module, TemporalModule) and module.takes_repeated and not has_hooks(module)
+    if not isinstance(module, TemporalModule) or has_hooks(module):
+        return False
+    return module.takes_repeated and module.still("takes_repeated")
 
 
 def _row_wise(module: nn.Module) -> bool:
     if has_hooks(module):
         return False
+    if type(module) is nn.Embedding and module.scale_grad_by_freq:  # T times as frequent
+        return False
     return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
+
+
+def _alone(module: nn.Module, x: Any) -> bool:
+    """Whether a batch norm needs the T equal rows: one value per channel has no variance."""
+    if not isinstance(module, _BATCH_NORMS) or not isinstance(x, Tensor) or x.ndim < 2:
+        return False
+    return (module.training or module.running_mean is None) and x.numel() <= x.shape[1]

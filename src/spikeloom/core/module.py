@@ -99,6 +99,17 @@ class TemporalModule(HasConstants):
         """
         return None
 
+    def still(self, name: str) -> bool:
+        """Whether what a class says by ``name`` holds: no subclass and no attribute has another sequence or forward."""
+        if "sequence" in self.__dict__ or "forward" in self.__dict__:
+            return False
+        for kind in type(self).__mro__:
+            if name in vars(kind):
+                return True
+            if "sequence" in vars(kind) or "forward" in vars(kind):
+                return False
+        return False
+
     def check_state(self, state: State, *x_t: Any) -> None:
         """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""
         check_state(type(self).__name__, state, self.initial_state(*x_t))

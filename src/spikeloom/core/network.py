@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from .._time import check_lengths
@@ -233,7 +234,7 @@ class Network(TemporalModule):
         layered = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and runs_layers(self.body)
         if layered and self.static_prefix and call.lengths is None and has_prefix(self.body, call.paths):
             x = args[0]
-            once = x if repeat is not None else (x[0] if call.T > 1 and x.stride(0) == 0 else None)
+            once = x if repeat is not None else x[0] if call.T > 1 and _still(x) else None
             if once is not None:
                 return run_prefix(self.body, once, call)
         if repeat is not None:
@@ -285,6 +286,16 @@ def _flat(module: nn.Module) -> list[nn.Module]:
 def _device(tree: Any) -> torch.device:
     device: torch.device = next(x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)).device
     return device
+
+
+def _still(x: Tensor) -> bool:
+    """Whether ``x`` is one step seen T times, and nobody asks for the gradient or tangent of each of them."""
+    asked = x.requires_grad and torch.is_grad_enabled()
+    return x.stride(0) == 0 and not asked and not _transformed()
+
+
+def _transformed() -> bool:
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def _check_repeat(repeat: int) -> int:

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from .call import Call, active
+from .hooks import ROWS
 from .tree import walk
-
-_KEY: Any = "spikeloom.rows"  # no number: pickled modules keep the numbers of hooks of another process
 
 
 class _Takes(NamedTuple):
@@ -113,22 +112,11 @@ _TAKES: dict[type, _Takes] = {getattr(nn, name): takes for names, takes in _KIND
 def watch(layer: nn.Module) -> None:
     """Has a layer that takes samples without batch dimension look at its inputs inside a network; others stay."""
     hooks = layer._forward_pre_hooks
-    if _takes(layer) is not None and _KEY not in hooks and not torch.compiler.is_compiling():
+    if _takes(layer) is not None and ROWS not in hooks and not torch.compiler.is_compiling():
         others = list(hooks.items())  # of lazy layers, which take shape from what they are given
         hooks.clear()
-        hooks.update([(_KEY, keep_rows), *others])
-        layer._forward_pre_hooks_with_kwargs[_KEY] = True
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether a module has hooks of its own, which have to see it run. Hooks for all modules see nothing less."""
-    before = module._forward_pre_hooks
-    return bool(
-        (before and (len(before) > 1 or _KEY not in before))
-        or module._forward_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
+        hooks.update([(ROWS, keep_rows), *others])
+        layer._forward_pre_hooks_with_kwargs[ROWS] = True
 
 
 def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

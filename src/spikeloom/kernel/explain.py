@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..core import Network
+from ..core.hooks import Onlooker
 from .backend import note, watching
 
 
@@ -90,7 +91,8 @@ def _marking(modules: Any) -> Iterator[None]:
             note(module, "ends", "")
 
     hooks = nn.modules.module
-    first, last = hooks.register_module_forward_pre_hook(begin), hooks.register_module_forward_hook(end)
+    first = hooks.register_module_forward_pre_hook(Onlooker(begin))
+    last = hooks.register_module_forward_hook(Onlooker(end))
     try:
         yield
     finally:

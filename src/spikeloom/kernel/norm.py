@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.hooks import has_hooks
 from .target import Target
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -33,8 +34,12 @@ def why_not_fused(module: nn.Module, x: Tensor) -> str:
         return f"{type(module).__name__} is no batch norm of torch.nn"
     if x.ndim - 1 not in _DIMS[type(module)] or x.shape[2] != module.num_features:
         return "the batch norm does not fit the input"
-    if module.training and x.numel() == x.shape[2]:
+    if (module.running_mean is None) != (module.running_var is None):
+        return "the batch norm has one running statistic of two"
+    if x.numel() <= x.shape[2] and Norm(module).batch:
         return "one value per channel"
+    if has_hooks(module):
+        return "the batch norm has hooks"
     owned = [*module.parameters(), *module.buffers()]
     if any(t.device != x.device or type(t) not in (Tensor, nn.Parameter) for t in owned):
         return f"the batch norm is not on {x.device}"
@@ -48,6 +53,7 @@ class Norm:
         self.module = module
         self.weight: Tensor | None = module.weight
         self.bias: Tensor | None = module.bias
+        self.eps: float = module.eps
         self.batch: bool = module.training or module.running_mean is None
         """Whether statistics are those of the batch."""
 
@@ -57,7 +63,7 @@ class Norm:
         with torch.set_grad_enabled(torch.is_grad_enabled() and moments is None):
             mean = moments[0] if moments else module.running_mean.double()
             var = moments[1] if moments else module.running_var.double()
-            scale = (var + module.eps).rsqrt()
+            scale = (var + self.eps).rsqrt()
             if self.weight is not None:
                 scale = scale * self.weight.double()
             shift = -mean * scale if self.bias is None else self.bias.double() - mean * scale
@@ -66,10 +72,14 @@ class Norm:
     def track(self, moments: tuple[Tensor, Tensor, int]) -> None:
         """Updates the running statistics as torch does: the variance with n - 1."""
         module, (mean, var, n) = self.module, moments
-        if not (module.training and module.track_running_stats) or module.running_mean is None:
+        if not (module.training and module.track_running_stats):
             return
-        module.num_batches_tracked.add_(1)
-        factor = 1.0 / float(module.num_batches_tracked) if module.momentum is None else module.momentum
+        factor, count = 0.0 if module.momentum is None else module.momentum, module.num_batches_tracked
+        if count is not None:
+            count.add_(1)
+            factor = 1.0 / float(count) if module.momentum is None else factor
+        if module.running_mean is None:
+            return
         for running, new in ((module.running_mean, mean), (module.running_var, var * (n / max(1, n - 1)))):
             running.copy_((1 - factor) * running.double() + factor * new)
 
@@ -78,7 +88,7 @@ def gradients(
     mean: Tensor, var: Tensor, n: int, norm: Norm, g_scale: Tensor, g_shift: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
-    r = (var + norm.module.eps).rsqrt()
+    r = (var + norm.eps).rsqrt()
     weight = 1.0 if norm.weight is None else norm.weight.detach().double()
     total = g_scale - mean * g_shift  # the shift depends on the scale
     slope = -total * weight * r**3 / n

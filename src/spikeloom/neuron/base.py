@@ -171,7 +171,7 @@ class Neuron(Declared, TemporalModule):
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
         """A batch norm of torch.nn directly before the neuron joins its kernel."""
-        if type(previous) not in FUSED_NORMS:
+        if type(previous) not in FUSED_NORMS or not self.still("absorb"):
             return None
 
         def both(
