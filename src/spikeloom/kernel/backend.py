@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from .._numbers import is_plain_float
+from ..core.recompute import KEEPERS
 
 Backend = Literal["auto", "eager", "c", "triton"]
 
@@ -55,6 +56,14 @@ def chosen() -> Backend:
     """The backend in force."""
     name: Backend | None = getattr(_local, "name", None)
     return name if name is not None else _check(os.environ.get("SPIKELOOM_BACKEND", "auto"), "SPIKELOOM_BACKEND")
+
+
+def _as_chosen() -> Callable[[], AbstractContextManager[None]]:
+    name = chosen()
+    return lambda: backend(name)
+
+
+KEEPERS.append(_as_chosen)  # what is computed again for the backward pass runs where it did
 
 
 def transformed() -> bool:

@@ -169,7 +169,9 @@ def _find(neuron: Any, inputs: int, signature: Signature) -> Kernels | str:
             )
         xs = ("x",) if inputs == 1 else tuple(f"x{k}" for k in range(inputs))
         try:
-            program = signature.prove(lambda: trace(neuron, xs))
+            # What keeps other tensors than those saved (checkpoints, offloading) must not see the trace's.
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+                program = signature.prove(lambda: trace(neuron, xs))
         except RefusedError as error:
             return str(error)
         except Unseen as error:
