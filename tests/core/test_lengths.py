@@ -123,3 +123,37 @@ def test_recording_inside_a_loop_of_a_ragged_batch():
         _, r = model(x[:n, b : b + 1], record=("4.module.v",))
         torch.testing.assert_close(result.record["4.module.v"][:n, b], r.record["4.module.v"][:, 0], atol=1e-6, rtol=0)
         assert (result.record["4.module.v"][n:, b] == 0).all()
+
+
+@pytest.mark.parametrize("neuron", [lambda: sl.LIF(v_threshold=0.3), lambda: sl.Leaky(beta=0.9, v_threshold=0.3)])
+def test_steps_after_the_longest_sample_are_empty(neuron):
+    """A ragged batch whose longest sample ends before T: no step of 0 samples runs, outputs and recordings are 0."""
+    torch.manual_seed(0)
+    recurrent = sl.nn.Recurrent(neuron(), nn.Linear(5, 5))
+    model = sl.Network(nn.Linear(3, 5), recurrent)
+    x, lengths = torch.rand(6, 2, 3), torch.tensor([2, 4])
+    y, result = model(x, lengths=lengths, return_state=True, record=("1.v",))
+    for b, n in enumerate(lengths):
+        alone, r = model(x[:n, b : b + 1], return_state=True, record=("1.v",))
+        torch.testing.assert_close(y[:n, b], alone[:, 0])
+        torch.testing.assert_close(result.record["1.v"][:n, b], r.record["1.v"][:, 0])
+        torch.testing.assert_close(result.state["1"]["v"][b], r.state["1"]["v"][0])
+        assert not y[n:, b].any()
+        assert not result.record["1.v"][n:, b].any()
+    assert y.any()
+    y.sum().backward()
+    assert recurrent.feedback.weight.grad.isfinite().all()
+
+
+def test_a_loop_runs_no_step_of_no_samples():
+    seen = []
+
+    class Sees(nn.Module):
+        def forward(self, x):
+            seen.append(x.shape[0])
+            return x
+
+    y = sl.Network(sl.Loop(Sees()))(torch.ones(6, 3, 1), lengths=torch.tensor([2, 4, 1]))
+    assert seen == [3, 2, 1, 1]
+    assert y.sum() == 7
+    assert y.shape == (6, 3, 1)

@@ -622,3 +622,28 @@ def test_every_loop_over_neurons_is_vectorised(dtype, tmp_path):
         assert len(loops) == (1 if source == text[:second] else 2)
         for line, after in zip(loops, [*loops[1:], len(lines)], strict=True):
             assert any(line <= n < after for n in vectorised), lines[line - 1]
+
+
+@pytest.mark.parametrize("backend", ["auto", "c", "eager"])
+@pytest.mark.parametrize("shape", [(5, 2, 0), (5, 2, 0, 4), (5, 2, 3, 0)])
+@pytest.mark.parametrize("spikes", ["dense", "packed"])
+def test_steps_without_values_run_on_every_backend(backend, shape, spikes):
+    x = torch.rand(*shape, requires_grad=True)
+    net = sl.Network(sl.PLIF(), sl.Leaky(beta=0.9), spikes=spikes)
+    with sl.backend(backend):
+        y, result = net(x, return_state=True, record=("0.v",))
+        assert (y.shape, result.state["1"]["v"].shape, result.record["0.v"].shape) == (shape, shape[1:], shape)
+        assert net(x, lengths=torch.tensor([2, 4])).shape == shape
+        assert net(x[0], repeat=7).shape == (7, *shape[1:])
+        y.sum().backward()
+        assert x.grad.shape == shape
+        assert net.body[0].w.grad == 0
+        assert sl.LIF().step(torch.rand(0, 3))[0].shape == (0, 3)  # nor samples
+    stream = net.eval().stream()
+    with torch.no_grad():
+        assert [stream(x[0].detach()).shape for _ in range(2)] == [shape[1:]] * 2
+
+
+def test_compiled_steps_without_values_run():
+    net = sl.Network(nn.Tanh(), sl.LIF())
+    assert torch.compile(net, backend="eager")(torch.rand(4, 2, 0)).shape == (4, 2, 0)

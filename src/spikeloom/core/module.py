@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -202,11 +203,13 @@ def run_steps(
     Returns what :meth:`TemporalModule.sequence` returns. Outputs past a sample's length are 0.
     """
     T, B = sequence_size(xs)
+    longest = T
     if lengths is not None:
         lengths = check_lengths(lengths, T, B)
+        longest = int(lengths.max())  # past it there is nothing to step
     keeps = autocasts(xs)
     ys, recorded = [], []
-    for t in range(T):
+    for t in range(longest):
         x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
         going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
         before = state
@@ -216,13 +219,26 @@ def run_steps(
             y_t, state = _step_some(step, x_t, state, going, B)
         state = in_dtypes_of(before, state) if keeps else state
         ys.append(y_t)
-        recorded.append({name: state[name] for name in record})
-    y = pytree.tree_map(_stack, *ys)
-    return (y, state, pytree.tree_map(_stack, *recorded)) if record else (y, state)
+        seen = {name: state[name] for name in record}
+        recorded.append(seen if going is None else map_tensors(lambda r, going=going: _only(r, going, B), seen))
+    stack = partial(_stack, T=T)
+    y = pytree.tree_map(stack, *ys)
+    return (y, state, pytree.tree_map(stack, *recorded)) if record else (y, state)
 
 
-def _stack(*steps: Any) -> Any:
-    return torch.stack(steps) if isinstance(steps[0], Tensor) else steps[0]
+def _stack(*steps: Any, T: int) -> Any:
+    """Steps as a sequence of T, 0 past those that there are."""
+    if not isinstance(steps[0], Tensor):
+        return steps[0]
+    return torch.stack(steps + (torch.zeros_like(steps[0]),) * (T - len(steps)))
+
+
+def _only(x: Tensor, going: Tensor, B: int) -> Tensor:
+    """``x`` ``[B, *]`` with 0 for the samples that have ended."""
+    if x.ndim == 0 or x.shape[0] != B:
+        return x
+    going = going.to(x.device)
+    return torch.zeros_like(x).index_copy(0, going, x.index_select(0, going))
 
 
 def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: int) -> tuple[Any, State]:

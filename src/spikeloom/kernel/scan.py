@@ -75,7 +75,7 @@ def scan(
         changes = sum(part._changes for _, part in neuron.parts())
         modes = tuple(part.training for _, part in neuron.parts())
         text = op.program_text(neuron, (changes, modes), repeated, record, first.device.type)
-        if text:
+        if text and first.numel():
             if lengths is not None:
                 lengths = check_lengths(lengths, _steps(xs), first.shape[0], device=first.device)
             numbers = neuron.all_numbers(first.shape, dtype)
@@ -132,11 +132,10 @@ def _kernels(
     neuron: Dynamics, xs: tuple[Tensor | Repeated, ...], states: States
 ) -> tuple[Target, compiled.Kernels] | None:
     """The kernels to run and where, or None for the loop; raises BackendError where kernels were asked for."""
-    asked = chosen()
-    if asked == "eager":
-        note(neuron, "eager", "chosen")
+    asked, tensors = chosen(), _tensors(xs)
+    if asked == "eager" or not tensors[0].numel():
+        note(neuron, "eager", "chosen" if asked == "eager" else "no values")
         return None
-    tensors = _tensors(xs)
     reason = compiled.why_not(neuron, tensors, states) or _hooked(neuron)
     if len(xs) > 1 and len({x.x.shape if isinstance(x, Repeated) else x.shape[1:] for x in xs}) > 1:
         reason = "inputs of different shapes"
@@ -225,7 +224,7 @@ def prepared_step(
     neuron: Dynamics, x: Tensor, states: States, norm: nn.Module | None, as_spikes: Any
 ) -> tuple[Tensor, launch.Step] | None:
     """:func:`spikeloom.kernel.launch.step_of`; None where no kernel would run, and for a norm without statistics."""
-    if chosen() == "eager" or compiled.why_not(neuron, (x,), states):
+    if chosen() == "eager" or not x.numel() or compiled.why_not(neuron, (x,), states):
         return None
     if norm is not None and (why_not_fused(norm, x.unsqueeze(0)) or Norm(norm).batch):
         return None

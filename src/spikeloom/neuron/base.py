@@ -191,7 +191,8 @@ class Neuron(Declared, TemporalModule):
     ) -> tuple[Any, ...]:
         xs = tuple(_dense(x) for x in xs)
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
-        if first.ndim < (1 if isinstance(xs[0], Repeated) else 2) or 0 in first.shape[:2]:
+        lead = 1 if isinstance(xs[0], Repeated) else 2
+        if first.ndim < lead or 0 in first.shape[:lead]:
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
         x_t = first if isinstance(xs[0], Repeated) else first[0]
         names = tuple(self._rest)
