@@ -268,3 +268,41 @@ def test_second_derivatives_raise_and_threads_do_not_matter():
     (g,) = torch.autograd.grad(y.square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives are not available"):
         g.sum().backward()
+
+
+CORNERS = {
+    "no count of batches": {"num_batches_tracked": None},
+    "neither a count nor a momentum": {"num_batches_tracked": None, "momentum": None},
+    "no longer tracked": {"track_running_stats": False},
+    "no mean": {"running_mean": None},
+    "no variance": {"running_var": None},
+    "no statistics": {"running_mean": None, "running_var": None},
+    "no weight": {"weight": None},
+    "no bias": {"bias": None},
+    "eps 0": {"eps": 0.0},
+    "momentum 0": {"momentum": 0.0},
+    "momentum 1": {"momentum": 1.0},
+    "another dtype": {"weight": nn.Parameter(torch.ones(3))},
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("corner", CORNERS)
+def test_what_torch_takes_is_taken_and_what_it_refuses_is_refused(corner, training):
+    torch.manual_seed(0)
+    for shape in ((4, 2, 3), (1, 1, 3), (1, 1, 3, 1), (3, 1, 3, 2)):
+        x = torch.randn(*shape, dtype=torch.float64) * 2 + 1
+        ours, theirs = (nn.BatchNorm1d(3, dtype=torch.float64).train(training) for _ in range(2))
+        for module in (ours, theirs):
+            for name, value in CORNERS[corner].items():
+                setattr(module, name, value)
+        neuron = sl.LIF(v_threshold=0.3).train(training)
+        try:
+            wanted = neuron.sequence(theirs(x.flatten(0, 1)).view_as(x))[0]
+        except (ValueError, RuntimeError) as error:
+            with pytest.raises(type(error)):
+                sl.Network(ours, neuron)(x)
+            continue
+        torch.testing.assert_close(sl.Network(ours, neuron)(x), wanted)
+        for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)

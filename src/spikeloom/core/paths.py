@@ -6,6 +6,7 @@ from torch import nn
 
 from .module import TemporalModule
 from .rows import refuse, watch
+from .shortcuts import never_nest, take_none
 from .tree import walk
 
 
@@ -20,6 +21,8 @@ def temporal_paths(body: nn.Module) -> dict[TemporalModule, str]:
     for path, module in walk(body):
         refuse(module, path)
         watch(module)
+        take_none(module)
+        never_nest(module)
         if isinstance(module, TemporalModule) and module.opaque:
             hidden.update(m for m in module.modules() if m is not module)
         if module in hidden or not isinstance(module, TemporalModule) or module.transparent or module in found:

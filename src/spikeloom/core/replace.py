@@ -9,7 +9,11 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
+from torch.nn import functional as F
+
+from .shortcuts import take_none
 
 Factory = type[nn.Module] | Callable[..., nn.Module]
 
@@ -19,8 +23,9 @@ class Replacement:
     """What :func:`replace` did.
 
     ``replaced``: path -> new module, for every path (a shared module is one new module under several paths).
-    ``functional``: calls such as ``F.relu`` in ``forward`` code that look like ``what`` and were left alone,
-    as ``"path (Class.forward, line n): code"``.
+    ``functional``: what looks like ``what`` and was left alone: calls such as ``F.relu`` in the methods of a model, as
+    ``"path (Class.forward, line n): code"``, names of functions and modules that are no submodules, as ``"path
+    (Class.attribute): value"``.
     """
 
     replaced: dict[str, nn.Module] = field(default_factory=dict)
@@ -45,7 +50,12 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
 
     A module shared by several paths becomes one new module (parameters shared; inside a Network each call
     of it has its own state). New modules take the training flag of the old ones and the device of the model.
-    Functional activations (``F.relu(x)``) cannot be replaced; they are listed in the result.
+    A function of torch that a module holds (``self.act = F.relu``, the activation of a transformer's layer) is replaced
+    like ``nn.ReLU()``, which a factory gets as the old one. ``nn.TransformerEncoderLayer`` then runs what is inside it
+    in evaluation too, where torch would compute with the weights and the old activation. Functional activations
+    (``F.relu(x)`` in ``forward``) cannot be replaced; they are listed in the result, as are activations by name
+    (``nn.RNN(nonlinearity="relu")``), modules in plain lists and the projection inside ``nn.MultiheadAttention``, which
+    torch does not call.
 
     Raises ValueError if ``net`` itself is of type ``what`` and TypeError if ``by`` does not give a module.
 
@@ -60,39 +70,80 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
         raise ValueError(
             f"the module itself is a {type(net).__name__}; replace cannot swap it in place, only its children"
         )
-    report = Replacement()
-    done: dict[nn.Module, nn.Module] = {}
-    device = next((t.device for t in [*net.parameters(), *net.buffers()]), None)
-    _replace_children(net, "", what, by, done, report, device)
     whats = what if isinstance(what, tuple) else (what,)
-    names = {_snake(t.__name__) for t in whats} | {t.__name__.lower() for t in whats}
-    names |= {f"{n}_" for n in names}
+    device = next((t.device for t in [*net.parameters(), *net.buffers()]), None)
+    work = _Work(whats, by, device)
+    work.children(net, "")
     for path, module in net.named_modules():
-        report.functional += _functional_calls(path, module, names)
-    return report
+        take_none(module)
+        work.report.functional += _functional_calls(path, module, set(work.names))
+    return work.report
 
 
-def _replace_children(
-    parent: nn.Module,
-    prefix: str,
-    what: type[nn.Module] | tuple[type[nn.Module], ...],
-    by: Factory,
-    done: dict[nn.Module, nn.Module],
-    report: Replacement,
-    device: object,
-) -> None:
-    for name, child in list(parent._modules.items()):
-        path = f"{prefix}{name}"
-        if child is None:
-            continue
-        if isinstance(child, what):
-            if child not in done:
-                new = _make(by, path, child)
-                new.train(child.training)
-                done[child] = new if device is None else new.to(device)  # type: ignore[call-overload]
-            parent._modules[name] = report.replaced[path] = done[child]
-        elif child not in report.replaced.values():
-            _replace_children(child, f"{path}.", what, by, done, report, device)
+class _Work:
+    """One replacement: what is to be replaced by what, and what was."""
+
+    def __init__(self, whats: tuple[type[nn.Module], ...], by: Factory, device: object) -> None:
+        self.whats, self.by, self.device = whats, by, device
+        self.report = Replacement()
+        self.names: dict[str, type[nn.Module]] = {}  # of functions -> the module that computes the same
+        for kind in whats:
+            for name in (_snake(kind.__name__), kind.__name__.lower()):
+                self.names |= {name: kind, f"{name}_": kind}
+        self._done: dict[nn.Module, nn.Module] = {}
+        self._seen: set[nn.Module] = set()
+
+    def children(self, parent: nn.Module, prefix: str) -> None:
+        """Replaces what is inside ``parent``."""
+        first = parent not in self._seen
+        self._seen.add(parent)
+        for name, child in list(parent._modules.items()):
+            path = f"{prefix}{name}"
+            if child is None:
+                continue
+            if child in self._done.values():
+                self.report.replaced[path] = child
+            elif isinstance(child, self.whats) and isinstance(parent, nn.MultiheadAttention) and name == "out_proj":
+                self._leave(parent, path, name, "torch reads its weights and does not call it")
+            elif isinstance(child, self.whats):
+                if child not in self._done:
+                    self._done[child] = self._new(path, child)
+                parent._modules[name] = self.report.replaced[path] = self._done[child]
+            else:
+                self.children(child, f"{path}.")
+        if first and not _is_torchs(parent, besides=("transformer", "rnn")):
+            self._attributes(parent, prefix)
+
+    def _attributes(self, owner: nn.Module, prefix: str) -> None:
+        """Replaces functions of torch that a module holds, and tells of what it cannot."""
+        for name, value in list(owner.__dict__.items()):
+            path = f"{prefix}{name}"
+            if name.startswith("_"):
+                continue
+            function = value.func if isinstance(value, functools.partial) else value
+            called = value if isinstance(value, str) else getattr(function, "__name__", None)
+            kind = self.names.get(called) if isinstance(called, str) else None
+            if kind is not None and any(
+                callable(value) and value is getattr(home, str(called), None) for home in (F, torch)
+            ):
+                old = kind().train(owner.training)
+                new = self._done[old] = self._new(path, old)
+                setattr(owner, name, new)
+                self.report.replaced[path] = new
+            elif kind is not None:
+                self._leave(owner, path, name, repr(value))
+            elif isinstance(value, (list, tuple, dict)):
+                values = value.values() if isinstance(value, dict) else value
+                if any(isinstance(item, self.whats) for item in values):
+                    self._leave(owner, path, name, f"{type(value).__name__} of modules; make it an nn.ModuleList")
+
+    def _leave(self, owner: nn.Module, path: str, name: str, value: str) -> None:
+        where = path.rpartition(".")[0] or "the model"
+        self.report.functional.append(f"{where} ({type(owner).__name__}.{name}): {value}")
+
+    def _new(self, path: str, old: nn.Module) -> nn.Module:
+        new = _make(self.by, path, old).train(old.training)
+        return new if self.device is None else new.to(self.device)  # type: ignore[call-overload]
 
 
 def _make(by: Factory, path: str, old: nn.Module) -> nn.Module:
@@ -104,26 +155,34 @@ def _make(by: Factory, path: str, old: nn.Module) -> nn.Module:
 
 
 def _functional_calls(path: str, module: nn.Module, names: set[str]) -> list[str]:
-    """Calls of functions with such names in a module's own ``forward``; those of torch.nn are not looked into."""
+    """Calls of functions with such names in a module's own methods; those of torch.nn are not looked into."""
     cls = type(module)
-    if cls.__module__.startswith("torch.nn"):
-        return []
-    try:
-        lines, start = inspect.getsourcelines(cls.forward)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError):
+    if _is_torchs(module):
         return []
     found = []
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+    for method, function in inspect.getmembers(cls, inspect.isfunction):
+        if function.__module__.startswith("torch."):
             continue
-        f = node.func
-        called = f.attr if isinstance(f, ast.Attribute) else f.id if isinstance(f, ast.Name) else ""
-        is_module = isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"
-        if called in names and not is_module:
-            where = f"{cls.__name__}.forward, line {start + node.lineno - 1}"
-            found.append(f"{path or 'the model'} ({where}): {ast.unparse(node)}")
+        try:
+            lines, start = inspect.getsourcelines(function)
+            tree = ast.parse(textwrap.dedent("".join(lines)))
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            f = node.func
+            called = f.attr if isinstance(f, ast.Attribute) else f.id if isinstance(f, ast.Name) else ""
+            is_module = isinstance(f, ast.Attribute) and isinstance(f.value, ast.Name) and f.value.id == "self"
+            if called in names and not is_module:
+                where = f"{cls.__name__}.{method}, line {start + node.lineno - 1}"
+                found.append(f"{path or 'the model'} ({where}): {ast.unparse(node)}")
     return found
+
+
+def _is_torchs(module: nn.Module, besides: tuple[str, ...] = ()) -> bool:
+    name = type(module).__module__
+    return name.startswith("torch.nn") and not name.endswith(besides)
 
 
 def _snake(name: str) -> str:

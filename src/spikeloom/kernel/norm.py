@@ -25,6 +25,7 @@ from ..core.hooks import has_hooks
 from .target import Target
 
 KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_HALF = (torch.float16, torch.bfloat16)
 _DIMS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
 
@@ -36,13 +37,17 @@ def why_not_fused(module: nn.Module, x: Tensor) -> str:
         return "the batch norm does not fit the input"
     if (module.running_mean is None) != (module.running_var is None):
         return "the batch norm has one running statistic of two"
-    if x.numel() <= x.shape[2] and Norm(module).batch:
-        return "one value per channel"
+    norm = Norm(module)
+    if norm.batch and (x.numel() <= x.shape[2] or norm.eps <= 0):
+        return "one value per channel" if norm.eps > 0 else "eps is not positive"
     if has_hooks(module):
         return "the batch norm has hooks"
     owned = [*module.parameters(), *module.buffers()]
     if any(t.device != x.device or type(t) not in (Tensor, nn.Parameter) for t in owned):
         return f"the batch norm is not on {x.device}"
+    dtypes = {t.dtype for t in owned if t.is_floating_point()}
+    if not (dtypes <= {x.dtype} or (x.dtype in _HALF and dtypes <= {torch.float32})):
+        return f"the batch norm is not of {x.dtype}"
     return ""
 
 
