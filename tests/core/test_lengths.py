@@ -157,3 +157,28 @@ def test_a_loop_runs_no_step_of_no_samples():
     assert seen == [3, 2, 1, 1]
     assert y.sum() == 7
     assert y.shape == (6, 3, 1)
+
+
+@pytest.mark.parametrize("backend", ["eager", "auto"])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e38])
+@pytest.mark.parametrize("kind", ["LIF", "QIF", "DeltaLeaky", "Izhikevich"])
+def test_a_state_that_is_not_finite_reaches_no_gradient_by_padded_steps(kind, value, backend):
+    """Gradients of a sample are those of the sample alone, which has no padding."""
+    neuron = {
+        "LIF": lambda: sl.LIF(tau=2.0, v_leak=0.2, reset="none"),
+        "QIF": sl.QIF,
+        "DeltaLeaky": lambda: sl.DeltaLeaky(beta=0.8),
+        "Izhikevich": sl.Izhikevich,
+    }[kind]()
+    x = torch.rand(6, 2, 3)
+    x[1, 0, 1] = value
+    x.requires_grad_()
+    with sl.backend(backend):
+        y, state = neuron.sequence(x, lengths=torch.tensor([2, 6]))
+        (y.sum() + sum(v.sum() for v in state.values())).backward()
+    alone = x.detach()[:2, :1].clone().requires_grad_()
+    with sl.backend("eager"):
+        y, state = neuron.sequence(alone)
+        (y.sum() + sum(v.sum() for v in state.values())).backward()
+    torch.testing.assert_close(x.grad[:2, :1], alone.grad, equal_nan=True)
+    assert not x.grad[2:, 0].any()

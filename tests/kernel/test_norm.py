@@ -306,3 +306,16 @@ def test_what_torch_takes_is_taken_and_what_it_refuses_is_refused(corner, traini
         torch.testing.assert_close(sl.Network(ours, neuron)(x), wanted)
         for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
             torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("at", [(0, 0), (2, 1)])
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 1e38])
+def test_values_that_are_not_finite_give_what_torch_gives(at, value):
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, 3)
+    x[at] = value
+    ours, theirs, neuron = nn.BatchNorm1d(3), nn.BatchNorm1d(3), sl.LIF(v_threshold=0.3)
+    wanted = neuron.sequence(theirs(x.flatten(0, 1)).view_as(x))[0]
+    assert torch.equal(sl.Network(ours, neuron)(x), wanted)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)

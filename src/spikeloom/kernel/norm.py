@@ -134,7 +134,8 @@ def _geometry(x: Tensor, order: tuple[int, ...]) -> _Geometry:
 
 
 def _channels(x: Tensor, order: tuple[int, ...]) -> Tensor:
-    """One value of each channel: sums are taken about it, so that a large mean cancels nothing."""
+    """A finite value of each channel: sums are taken about it, so that a large mean cancels nothing."""
     first, at = x[0], order.index(1)
     index = tuple(slice(None) if d == at else 0 for d in range(first.ndim))
-    return first[index].to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    values = first[index].to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -265,11 +265,13 @@ def scan_eager(
         valid = trailing(valid_steps(lengths, T), first.ndim + 1).unbind(0)
     outputs: list[Tensor] = []
     recordings: tuple[list[Tensor], ...] = tuple([] for _ in record)
+    start = tuple(s.detach() for s in states)
     for t in range(T):
-        x_t = tuple(x[t].to(dtype) for x in steps)
-        if valid is not None:  # masked before dynamics too: a NaN in the padding must not reach a gradient
+        x_t, before = tuple(x[t].to(dtype) for x in steps), states
+        if valid is not None:  # masked before dynamics too: 0 times the gradient of a NaN or an infinity there is NaN
             x_t = tuple(torch.where(valid[t], x, 0) for x in x_t)
-        spikes, new = _dynamics(bound, x_t, states)
+            before = tuple(torch.where(valid[t], s, held) for s, held in zip(states, start, strict=True))
+        spikes, new = _dynamics(bound, x_t, before)
         seen = new
         if valid is not None:
             spikes = torch.where(valid[t], spikes, 0)
