@@ -83,14 +83,18 @@ class Network(TemporalModule):
     * ``net(x, lengths=n)`` runs a ragged batch: only valid steps are computed, outputs past them are 0.
     * Keyword arguments and ``sl.static(...)`` reach the model as they are; pytrees go in and out.
 
-    Where the model is an ``nn.Sequential`` (of Sequentials) and the input does not change over time, the leading
-    layers that treat rows one by one run once on ``[B, *]``; batch norm's running variance then counts B samples.
-    A batch norm directly before a neuron there becomes part of the neuron's kernel, if neither has hooks; in a model
-    with a forward of its own, :class:`spikeloom.nn.NormNeuron` does the same.
+    Where the model is an ``nn.Sequential`` (of Sequentials) and the input does not change over time (``repeat``, or one
+    step expanded whose gradients nobody asks for), the leading layers that treat rows one by one run once on ``[B,
+    *]``; batch norm's running variance then counts B samples, if there is more than one value per channel.
+    A batch norm directly before a neuron there becomes part of the neuron's kernel, if neither has hooks and no hooks
+    are registered for all modules; in a model with a forward of its own, :class:`spikeloom.nn.NormNeuron` does the
+    same.
 
     Inside another network's call a Network is transparent.
 
-    Raises TypeError for modules that mix rows of a batch (``nn.LSTM`` without ``batch_first=True``, ...).
+    Raises TypeError for modules that mix rows of a batch (``nn.LSTM`` without ``batch_first=True``, ...), and when it
+    runs ValueError for layers of torch.nn that are given rows without batch dimension (``nn.LSTM`` on ``[T, B, F]``).
+    Functions in a forward of your own are not looked at.
 
     >>> import torch
     >>> import spikeloom as sl
