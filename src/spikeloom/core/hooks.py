@@ -27,20 +27,22 @@ def has_hooks(module: nn.Module) -> bool:
 
     The hook that looks at its rows and onlookers are content without.
     """
-    before = module._forward_pre_hooks
+    own = module.__dict__
+    before = own["_forward_pre_hooks"]
     return bool(
         (before and (len(before) > 1 or ROWS not in before))
-        or module._forward_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        or own["_forward_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
         or _for_all()
     )
 
 
 def _for_all() -> bool:
-    return (
-        any(not isinstance(hook, Onlooker) for hook in torch_modules._global_forward_hooks.values())
-        or any(not isinstance(hook, Onlooker) for hook in torch_modules._global_forward_pre_hooks.values())
-        or bool(torch_modules._global_backward_hooks or torch_modules._global_backward_pre_hooks)
-    )
+    m = torch_modules
+    if not (m._global_forward_hooks or m._global_forward_pre_hooks):
+        return bool(m._global_backward_hooks or m._global_backward_pre_hooks)
+    hooks = (*m._global_forward_hooks.values(), *m._global_forward_pre_hooks.values())
+    backward = m._global_backward_hooks or m._global_backward_pre_hooks
+    return bool(backward) or any(not isinstance(hook, Onlooker) for hook in hooks)
