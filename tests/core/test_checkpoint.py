@@ -350,3 +350,17 @@ def test_in_a_compiled_network():
 def test_only_modules_are_taken():
     with pytest.raises(TypeError, match="expected a module, got function"):
         sl.memory.checkpoint(lambda x: x, torch.rand(2))
+
+
+def test_checkpoints_in_checkpoints():
+    found, x = [], torch.rand(5, 3, 4)
+    for wrap in (lambda part: part, sl.memory.Checkpoint):
+        torch.manual_seed(0)
+        inner = wrap(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.4), sl.LIF(v_threshold=0.2)))
+        net = sl.Network(wrap(nn.Sequential(nn.Linear(4, 4), inner, Counts("buffer"))), nn.Linear(4, 2))
+        torch.manual_seed(1)
+        for _ in range(2):
+            net(x).square().sum().backward()
+        found.append([*(p.grad for p in net.parameters()), *net.buffers()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)

@@ -328,3 +328,28 @@ def test_a_compiled_network_refuses_the_same():
     net.body[1].dim = -2
     with pytest.raises(ValueError, match=r"Softmax at '1': input is \[6, 4\]"):
         compiled(x)
+
+
+class Last(nn.LSTM):
+    """Layers that are derived from torch's take what those take."""
+
+    def forward(self, x):
+        return super().forward(x)[0][..., -1, :]
+
+
+@pytest.mark.parametrize("first", [nn.Identity(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))])
+def test_layers_that_are_derived_from_torchs_are_checked_too(first):
+    net = sl.Network(first, Last(4, 3, batch_first=True))
+    assert not other_samples_change(net, at((5, 4)))
+    with pytest.raises(ValueError, match=r"Last at '1': input is \[6, 4\], expected \[N, L, F\]"):
+        net(torch.rand(T, B, 4))
+    if isinstance(first, nn.Linear):
+        with pytest.raises(ValueError, match=r"ParametrizedLinear at '0': input is \[6\], expected \[N, F\]"):
+            net(torch.rand(T, B))
+
+
+def test_sparse_layers_take_rows():
+    net = sl.Network(sl.nn.SparseLinear(T * B, 3, density=0.5))
+    assert not other_samples_change(net, at((T * B,)))
+    with pytest.raises(ValueError, match=r"SparseLinear: expected \[N, 6\], got \[6\]"):
+        net(torch.rand(T, B))

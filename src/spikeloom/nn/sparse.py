@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import active
 from ..kernel.backend import chosen, transformed
 from .synapses import Places, available, times
 
@@ -97,6 +98,11 @@ class SparseLinear(nn.Module):
         """``[*, in_features]`` to ``[*, out_features]``."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: expected [*, {self.in_features}], got {list(x.shape)}")
+        if x.ndim < 2 and active() is not None:
+            raise ValueError(
+                f"SparseLinear: expected [N, {self.in_features}], got {list(x.shape)}: inside a Network dimension 0 "
+                "holds all samples and steps; pass repeat=T for a still input, or add the batch dimension"
+            )
         if not self._sparsely(x):
             return F.linear(x, self.dense_weight(), self.bias)
         y = times(x.reshape(-1, self.in_features), self.weight, self._places_now())
