@@ -26,6 +26,7 @@ from torch.nn.modules import module as torch_module
 
 from . import _code
 from ._code import Unseen
+from .core.hooks import for_all
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -367,8 +368,7 @@ def is_our_class(cls: type) -> bool:
 
 def somebody_hooks() -> bool:
     """Whether hooks on all modules are there which are not this package's own (``explain`` has some)."""
-    found = [hook for table in GLOBAL_HOOKS for hook in table.values()]
-    return not all(_code.is_ours(getattr(getattr(hook, "__code__", None), "co_filename", "")) for hook in found)
+    return for_all()
 
 
 def hooked(parts: list[Any]) -> str:

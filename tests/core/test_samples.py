@@ -353,3 +353,21 @@ def test_sparse_layers_take_rows():
     assert not other_samples_change(net, at((T * B,)))
     with pytest.raises(ValueError, match=r"SparseLinear: expected \[N, 6\], got \[6\]"):
         net(torch.rand(T, B))
+
+
+def test_layers_inside_of_an_equation_see_one_step():
+    class Normed(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.numbers(v_threshold=1.0)
+            self.states(v=0.0)
+            self.norm = nn.LayerNorm(4)
+
+        def dynamics(self, x, v):
+            v = v + self.norm(x)
+            s = self.fire(v - self.v_threshold)
+            return s, v - s
+
+    net = sl.Network(nn.Identity(), Normed())
+    assert not other_samples_change(net, at((4,)))
+    assert net(torch.rand(T, B, 4)).shape == (T, B, 4)

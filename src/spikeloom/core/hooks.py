@@ -35,11 +35,12 @@ def has_hooks(module: nn.Module) -> bool:
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
         or "forward" in own
-        or _for_all()
+        or for_all()
     )
 
 
-def _for_all() -> bool:
+def for_all() -> bool:
+    """Whether hooks for all modules are there of somebody who does more than look on."""
     m = torch_modules
     if not (m._global_forward_hooks or m._global_forward_pre_hooks):
         return bool(m._global_backward_hooks or m._global_backward_pre_hooks)

@@ -18,9 +18,13 @@ def temporal_paths(body: nn.Module) -> dict[TemporalModule, str]:
     found: dict[TemporalModule, str] = {}
     owners: dict[str, nn.Module] = {}
     hidden: set[nn.Module] = set()
+    equations: set[nn.Module] = set()  # layers that an equation calls see one step, or what stands for one
     for path, module in walk(body):
         refuse(module, path)
-        watch(module)
+        if hasattr(type(module), "dynamics"):
+            equations.update(module.modules())
+        if module not in equations:
+            watch(module)
         take_none(module)
         never_nest(module)
         if isinstance(module, TemporalModule) and module.opaque:

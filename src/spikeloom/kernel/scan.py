@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
-from ..core.hooks import has_hooks
 from . import compiled, launch, op
 from .backend import BackendError, chosen, debugging, note, say_once
 from .dtypes import output_dtype, state_dtype
@@ -136,7 +135,7 @@ def _kernels(
     if asked == "eager" or not tensors[0].numel():
         note(neuron, "eager", "chosen" if asked == "eager" else "no values")
         return None
-    reason = compiled.why_not(neuron, tensors, states) or _hooked(neuron)
+    reason = compiled.why_not(neuron, tensors, states)
     if len(xs) > 1 and len({x.x.shape if isinstance(x, Repeated) else x.shape[1:] for x in xs}) > 1:
         reason = "inputs of different shapes"
     if reason:
@@ -154,14 +153,6 @@ def _kernels(
         _loop_instead(neuron, kernels, f"{kernels}; it runs as a PyTorch loop")
         return None
     return target, kernels
-
-
-def _hooked(neuron: Any) -> str:
-    """Why only the loop will do where hooks have to see the modules that an equation calls; empty where none have."""
-    for name, child in neuron._modules.items():
-        if child is not None and (has_hooks(child) or _hooked(child)):
-            return f"hooks see its {name} run"
-    return ""
 
 
 def _loop_instead(neuron: Dynamics, reason: str, said: str = "") -> None:
