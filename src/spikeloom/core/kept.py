@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,11 +109,15 @@ def _put(table: Any, then: Any) -> None:
 
 
 def _numpy_state() -> tuple[Any, ...]:
+    import numpy as np  # its random numbers take time to load
+
     state: Any = np.random.get_state()
     return (state[0], state[1].tobytes(), *state[2:])
 
 
 def _set_numpy_state(state: tuple[Any, ...]) -> None:
+    import numpy as np
+
     np.random.set_state((state[0], np.frombuffer(state[1], dtype=np.uint32), *state[2:]))
 
 
