@@ -644,6 +644,7 @@ def test_steps_without_values_run_on_every_backend(backend, shape, spikes):
         assert [stream(x[0].detach()).shape for _ in range(2)] == [shape[1:]] * 2
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # torch, about surrogates that it traces
 def test_compiled_steps_without_values_run():
     net = sl.Network(nn.Tanh(), sl.LIF())
     assert torch.compile(net, backend="eager")(torch.rand(4, 2, 0)).shape == (4, 2, 0)
