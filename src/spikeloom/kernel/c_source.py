@@ -30,7 +30,7 @@ def prelude(io: str) -> str:
     rows = _ROWS_HALF.replace("CONVERSIONS", _CONVERSIONS[io]) if io in HALF else _ROWS
     head = _HEAD.replace("STYPE", compute).replace("IOTYPE", stored)
     absolute = f"static inline S K_abs(S x) {{ return fabs{suffix}(x); }}\n"
-    return head + rows + absolute + libm + own + _RUNS
+    return head + rows + absolute + _CLAMP + libm + own + _RUNS
 
 
 def norm(io: str, block: int, parts: int) -> str:
@@ -126,6 +126,13 @@ static inline void narrow(uint16_t *to, const float *from, int m) {
 #endif
 """,
 }
+
+_CLAMP = """
+static inline S K_clamp(S x, S low, S high) {
+  S y = x > low || x != x ? x : low;
+  return y < high || y != y ? y : high;
+}
+"""
 
 # exp(x) = 2^n exp(r), n = round(x / ln 2), |r| <= ln 2 / 2, Taylor polynomial in r; 2^n in two factors, so that
 # denormal results are right.

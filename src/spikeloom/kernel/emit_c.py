@@ -256,7 +256,7 @@ class _Writer(Writer):
         lines = []
         for node in nodes:
             kind = "_Bool" if node.id in self.boolean else "S"
-            value = OPS[node.op].c.format(*(self.ref(a) for a in node.args))
+            value = OPS[node.op].c.format(*self.operands(node))
             if self.by_reciprocal(node):
                 value = f"({self.ref(node.args[0])} * i{node.args[1]})"
             lines.append(f"          const {kind} u{node.id} = {value};")

@@ -53,7 +53,6 @@ class _Writer(Writer):
         super().__init__(program, variant)
         self.block, self.segment = block, segment
         self.double = variant.io == "float64"
-        self.numbers = program.number_ids()
 
     def forward(self) -> list[str]:
         program, S, X = self.program, range(self.n_s), range(self.n_x)
@@ -246,7 +245,7 @@ class _Writer(Writer):
     def _nodes(self, nodes: list[Node]) -> list[str]:
         lines = []
         for node in nodes:
-            names = [self._operand(node, k) for k in range(len(node.args))]
+            names = self.operands(node)
             op = OPS[node.op]
             value = (op.triton or op.c).format(*names)
             if self.by_reciprocal(node):
@@ -257,15 +256,6 @@ class _Writer(Writer):
                 value = self._divided("1.0", names[0])
             lines.append(f"    u{node.id} = {value}")
         return lines
-
-    def _operand(self, node: Node, k: int) -> str:
-        arg = node.args[k]
-        condition = node.op in ("logical_and", "logical_or", "logical_not", "to_float") or (
-            node.op == "where" and k == 0
-        )
-        if condition and arg in self.numbers:  # a comparison of numbers arrives as 0 or 1
-            return f"({self.ref(arg)} != 0.0)"
-        return self.ref(arg)
 
     def _divided(self, a: str, b: str) -> str:
         """A correctly rounded quotient: ``/`` is approximate in float32."""

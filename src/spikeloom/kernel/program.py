@@ -19,11 +19,17 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Const:
-    """A constant. A type of its own: value 2 and the number 2.0 would be equal in Python."""
+    """A constant. A type of its own: value 2 and the number 2.0 would be equal in Python, and so would 0.0 and -0.0."""
 
     value: float
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Const) and repr(self.value) == repr(other.value)
+
+    def __hash__(self) -> int:
+        return hash(repr(self.value))
 
 
 Ref = int | Const
@@ -43,6 +49,18 @@ class Op:
 
 def _call(name: str) -> str:
     return f"K_{name}({{0}})"
+
+
+def _greater(function: Callable[..., Any]) -> Op:
+    return Op(
+        "(({0} > {1} || {0} != {0}) ? {0} : {1})", function, triton="tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})"
+    )
+
+
+def _less(function: Callable[..., Any]) -> Op:
+    return Op(
+        "(({0} < {1} || {0} != {0}) ? {0} : {1})", function, triton="tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})"
+    )
 
 
 OPS: dict[str, Op] = {
@@ -70,16 +88,11 @@ OPS: dict[str, Op] = {
     "round": Op(_call("rint"), torch.round),
     "sign": Op("(S)(({0} > (S)0) - ({0} < (S)0))", torch.sign, triton="(({0} > 0.0).to(S) - ({0} < 0.0).to(S))"),
     "relu": Op("({0} < (S)0 ? (S)0 : {0})", torch.relu, triton="tl.where({0} < 0.0, 0.0, {0})"),
-    "maximum": Op(
-        "(({0} > {1} || {0} != {0}) ? {0} : {1})",
-        torch.maximum,
-        triton="tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})",
-    ),
-    "minimum": Op(
-        "(({0} < {1} || {0} != {0}) ? {0} : {1})",
-        torch.minimum,
-        triton="tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})",
-    ),
+    "maximum": _greater(torch.maximum),
+    "minimum": _less(torch.minimum),
+    "clamp_min": _greater(torch.clamp_min),
+    "clamp_max": _less(torch.clamp_max),
+    "clamp": Op("K_clamp({0}, {1}, {2})", torch.clamp),
     "ge": Op("({0} >= {1})", torch.ge, boolean=True),
     "gt": Op("({0} > {1})", torch.gt, boolean=True),
     "le": Op("({0} <= {1})", torch.le, boolean=True),
@@ -89,7 +102,7 @@ OPS: dict[str, Op] = {
     "logical_and": Op("({0} & {1})", torch.logical_and, boolean=True),
     "logical_or": Op("({0} | {1})", torch.logical_or, boolean=True),
     "logical_not": Op("(!{0})", torch.logical_not, boolean=True, triton="(~{0})"),
-    "to_float": Op("({0} ? (S)1 : (S)0)", lambda b: b.to(torch.get_default_dtype()), triton="{0}.to(S)"),
+    "to_float": Op("({0} ? (S)1 : (S)0)", torch.Tensor.float, triton="{0}.to(S)"),
     "where": Op("({0} ? {1} : {2})", torch.where, triton="tl.where({0}, {1}, {2})"),
 }
 
@@ -163,13 +176,15 @@ class Program:
         start = len(self.xs) + len(self.states)
         values: dict[int, Tensor] = {start + k: numbers[name] for k, name in enumerate(self.numbers)}
         by_id = {node.id: node for node in self.nodes}
+        dimensioned = (n.dtype for name, n in numbers.items() if n.ndim and name not in NORM)
+        dtype = next(dimensioned, torch.float32)  # of states, where it matters
 
         def value(ref: Ref) -> Any:
             if isinstance(ref, Const):
                 return ref.value
             if ref not in values:
                 node = by_id[ref]
-                values[ref] = _apply(node.op, [value(a) for a in node.args])
+                values[ref] = _apply(node.op, [value(a) for a in node.args], dtype)
             return values[ref]
 
         return {i: value(i) for i in wanted}
@@ -226,11 +241,15 @@ def with_norm(program: Program) -> Program:
     )
 
 
-def _apply(op: str, args: list[Any]) -> Tensor:
-    if not any(isinstance(a, Tensor) for a in args):
-        args = [torch.tensor(a, dtype=torch.float64) if isinstance(a, float) else a for a in args]
-    if op in ("maximum", "minimum", "where", "sub", "div"):  # these take no Python number in every position
+def _apply(op: str, args: list[Any], dtype: torch.dtype) -> Tensor:
+    """An operation on numbers, with the dtypes that it has in the loop, whose states have ``dtype``."""
+    if op == "to_float":
+        return args[0].to(dtype) if args[0].ndim else args[0].float()
+    if op in _TENSORS_ONLY:  # these take no Python number in every position
         like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
-        args = [torch.tensor(a, dtype=torch.float64, device=like.device) if isinstance(a, float) else a for a in args]
+        args = [a if isinstance(a, Tensor) else like.new_tensor(a) for a in args]
     result: Tensor = OPS[op].torch(*args)
     return result
+
+
+_TENSORS_ONLY = ("maximum", "minimum", "sub", "div")

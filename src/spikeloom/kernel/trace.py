@@ -1,76 +1,169 @@
 """Trace: from a neuron's ``dynamics`` to a Program.
 
-``dynamics`` runs once on small tensors under a dispatch mode that writes down each operation, and so does its
-vector-Jacobian product. Values are known by their storage, so views, detach and in-place writes to temporaries need no
-rule of their own.
+``dynamics`` runs on small tensors under a dispatch mode that writes down each operation, and so does its vector-Jacobian
+product. Values are known by their storage, so views, detach and in-place writes to temporaries need no rule of their
+own.
+
+A program serves inputs of every dtype and numbers of every kind, so ``dynamics`` runs once in each of :data:`WORLDS`:
+where it does not write the same program in all of them, what it computes depends on something that no kernel knows.
+What torch tells of a tensor besides its values and its dtype (shape, device, whether it needs a gradient) is refused
+where it is read. The dtypes of results are torch's own in each world.
 """
 
 from __future__ import annotations
 
+import linecache
+import struct
+import sys
 import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.autograd import Variable
+from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .program import Const, Node, Program, Ref
+from . import rules
+from .program import OPS, Const, Node, Program, Ref
+from .rules import ALIASES, RULES, Call, RefusedError, Values
 
-_SIZE = 7
+__all__ = ["RefusedError", "trace"]
+
+_OURS, _TORCH = (str(Path(file).parents[n]) for file, n in ((__file__, 1), (torch.__file__, 0)))
+_OWN = (__file__, rules.__file__)
+_KNOWN_BY_DTYPE = ("dtype.__get__", "is_floating_point", "is_complex")  # every dtype has a world
 
 
-class RefusedError(Exception):
-    """An operation that has no place in a kernel; the message names it and the line of ``dynamics``."""
+@dataclass(frozen=True)
+class World:
+    """Dtypes and shapes with which ``dynamics`` may run."""
+
+    state: torch.dtype
+    """Of inputs and states."""
+    shape: tuple[int, ...] = (7,)
+    number: torch.dtype | None = None
+    """Of numbers that are floats, which have no dimensions and no gradient; None: all numbers are learnable and have
+    the shape and dtype of a state, so that their gradients are elementwise."""
+
+
+WORLDS = (
+    World(torch.float64),
+    World(torch.float32),
+    World(torch.float32, (2, 3), torch.float64),
+    World(torch.float64, (2, 3), torch.float64),
+)
 
 
 def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
-    """The program of a neuron. Raises RefusedError where ``dynamics`` cannot be expressed."""
-    states, numbers = tuple(neuron._rest), tuple(neuron.all_names())
+    """The program of a neuron. Raises RefusedError where ``dynamics`` cannot be expressed.
+
+    It depends on no mode of torch but the default dtype, which gives some results their dtype (``(x > 0) * 0.5``).
+    """
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
+        torch.autograd.set_detect_anomaly(False),
+        torch.autograd.graph.saved_tensors_hooks(_same, _same),
         torch.device("cpu"),
     ):
-        lifted = {name: _lifted() for name in numbers}
-        inputs = [_lifted() for _ in (*xs, *states)]
-        upstream = [torch.full((_SIZE,), 0.5) for _ in range(1 + len(states))]
-        tracer = _Tracer([*inputs, *lifted.values(), *upstream], neuron)
-        cut = _Cut(list(lifted.values()))
-        with tracer, cut:
-            out = _run(neuron.bind_to(lifted), inputs)
-        if len(out) != 1 + len(states) or any(o.shape != (_SIZE,) for o in out):
-            raise RefusedError(f"{type(neuron).__name__}.dynamics returned other shapes or another number of values")
-        outputs = tuple(tracer.ref(o) for o in out)
-        active = [(o, g) for o, g in zip(out, upstream, strict=True) if o.requires_grad]
-        leaves = [*inputs, *cut.numbers]
-        grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if active:
-            with tracer:
-                grads = torch.autograd.grad([o for o, _ in active], leaves, [g for _, g in active], allow_unused=True)
+        first, *others = (_trace_in(world, neuron, xs) for world in WORLDS)
+    for other in others:
+        _compare(neuron, first, other)
+    return first[0]
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
+def _trace_in(world: World, neuron: Any, xs: tuple[str, ...]) -> tuple[Program, _Tracer]:
+    states, numbers = tuple(neuron._rest), tuple(neuron.all_names())
+    lifted = {name: _number(world) for name in numbers}
+    inputs = [_lifted(world) for _ in (*xs, *states)]
+    upstream = [torch.full(world.shape, 0.5, dtype=world.state) for _ in range(1 + len(states))]
+    tracer = _Tracer(world, [*inputs, *lifted.values(), *upstream], neuron)
+    watch = _Watch(tracer, list(lifted.values()))
+    with tracer, watch:
+        out = _run(neuron.bind_to(lifted), inputs)
+    outputs = tracer.outputs(out, 1 + len(states))
+    active = [(o, g) for o, g in zip(out, upstream, strict=True) if o.requires_grad]
+    leaves = [*inputs, *watch.learnable]
+    grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if active:
+        with tracer, _Watch(tracer):
+            # As torch.autograd.grad, which would take the mode away from what it calls.
+            ends, given = tuple(o for o, _ in active), tuple(g for _, g in active)
+            grads = Variable._execution_engine.run_backward(
+                ends, given, False, False, tuple(leaves), allow_unreachable=True, accumulate_grad=False
+            )
     number_grads: dict[int, Tensor] = {}
-    for leaf, grad in zip(cut.numbers, grads[len(inputs) :], strict=True):
+    for leaf, grad in zip(watch.learnable, grads[len(inputs) :], strict=True):
         at = tracer.ref(leaf)
         if grad is not None and isinstance(at, int):
             with tracer:  # an expression of numbers that is written twice is one value with two gradients
                 number_grads[at] = number_grads[at] + grad if at in number_grads else grad
-    input_grads = tuple(None if g is None else tracer.ref(g) for g in grads[: len(inputs)])
-    return Program(
+    program = Program(
         xs=xs,
         states=states,
         numbers=numbers,
         nodes=tuple(tracer.nodes),
         outputs=outputs,
-        grads=input_grads,
+        grads=tuple(None if g is None else tracer.ref(g) for g in grads[: len(inputs)]),
         number_grads=tuple((at, tracer.ref(g)) for at, g in number_grads.items()),
+    )
+    return program, tracer
+
+
+def _lifted(world: World) -> Tensor:
+    # Cloned, so that it is no leaf: autograd would stop an in-place write before the tracer can refuse it by name.
+    return torch.full(world.shape, 0.5, dtype=world.state).requires_grad_().clone()
+
+
+def _number(world: World) -> Tensor:
+    return _lifted(world) if world.number is None else torch.full((), 0.5, dtype=world.number)
+
+
+def _compare(neuron: Any, one: tuple[Program, _Tracer], other: tuple[Program, _Tracer]) -> None:
+    """Refuses what is another program in another world; constants count as equal if they are in float32."""
+    programs = one[0], other[0]
+    forms: tuple[dict[Ref | None, int], ...] = ({}, {})
+    number: dict[Any, int] = {}
+    for program, form in zip(programs, forms, strict=True):
+        form.update({None: -1, **{i: i for i in range(len(program.inputs))}})
+        for node in program.nodes:
+            key = (node.op, *(_rounded(a.value) if isinstance(a, Const) else form[a] for a in node.args))
+            form[node.id] = number.setdefault(key, -2 - len(number))
+
+    def formed(ref: Ref | None, form: dict[Ref | None, int]) -> Any:
+        return _rounded(ref.value) if isinstance(ref, Const) else form[ref]
+
+    def roots(program: Program) -> tuple[Ref | None, ...]:
+        with_grads = other[1].world.number is None  # else numbers have no gradient, and what remains has another order
+        return (*program.outputs, *(program.grads if with_grads else ()))
+
+    found = [[formed(r, form) for r in roots(program)] for program, form in zip(programs, forms, strict=True)]
+    learned = [{i for i, _ in p.number_grads} for p in programs if other[1].world.number is None]
+    if found[0] == found[1] and (not learned or learned[0] == learned[1]):
+        return
+    known = set(forms[0].values())
+    new = [n.id for n in other[0].needed(roots(other[0])) if forms[1][n.id] not in known]
+    where = other[1].line_of(new[0]) if new else ""
+    raise RefusedError(
+        f"{type(neuron).__name__}.dynamics computes something else for {other[1].world.state} than for "
+        f"{one[1].world.state}{where}"
     )
 
 
-def _lifted() -> Tensor:
-    # Cloned, so that it is no leaf: autograd would stop an in-place write before the tracer can refuse it by name.
-    return torch.full((_SIZE,), 0.5).requires_grad_().clone()
+def _rounded(value: float) -> bytes:
+    try:
+        return struct.pack("f", value)
+    except OverflowError:
+        return repr(value).encode()
 
 
 def _run(bound: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
@@ -79,50 +172,94 @@ def _run(bound: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
     except RefusedError:
         raise
     except Exception as error:  # the user's code may raise anything on 1-D input; eager decides what to make of it
-        where = _line(bound, traceback.extract_tb(error.__traceback__))
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        where = _line(bound, frames[::-1])
         name = type(bound).__name__
         raise RefusedError(f"{name}.dynamics could not be traced: {type(error).__name__}: {error}{where}") from error
     return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-def _line(neuron: Any, frames: traceback.StackSummary) -> str:
-    """`` at file:line: code`` of the frame that is ``dynamics``."""
-    code = type(neuron).dynamics.__code__
-    found = [f for f in frames if f.filename == code.co_filename and f.name == code.co_name]
-    return f" at {found[-1].filename}:{found[-1].lineno}: {found[-1].line}" if found else ""
+def _line(neuron: Any, frames: list[FrameType]) -> str:
+    """`` at file:line: code`` of the frame that is ``dynamics``, else of the innermost of the user's."""
+    code = getattr(type(neuron).dynamics, "__code__", None)
+    found = [f for f in frames if f.f_code is code] or [f for f in frames if _is_users(f)]
+    if not found:
+        return ""
+    file, line = found[0].f_code.co_filename, found[0].f_lineno
+    return f" at {file}:{line}: {linecache.getline(file, line).strip()}"
 
 
-class _Cut(TorchFunctionMode):
-    """Makes the result of every operation on numbers alone a leaf: its gradient is the direct one."""
+def _is_users(frame: FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith((_OURS, _TORCH, "<"))
 
-    def __init__(self, numbers: list[Tensor]) -> None:
+
+def _frames() -> list[FrameType]:
+    """The frames that are running, the innermost first, without this file's."""
+    found, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename != __file__:
+            found.append(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
+
+
+class _Watch(TorchFunctionMode):
+    """Refuses what reads more of a tensor than its values.
+
+    Makes the result of every operation on ``numbers`` alone a leaf, so that its gradient is the direct one.
+    """
+
+    def __init__(self, tracer: _Tracer, numbers: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.numbers = list(numbers)  # leaves whose gradient is asked for
-        self._alone = {id(n): n for n in numbers}  # all that depends on numbers alone, comparisons too
+        self._tracer = tracer
+        self.learnable = [n for n in numbers or () if n.requires_grad]  # leaves whose gradient is asked for
+        self._alone = {id(n): n for n in numbers or ()}  # all that depends on numbers alone, comparisons too
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tensors = [a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Tensor)]
+        kwargs = kwargs or {}
+        if sys._getframe(1).f_code.co_filename in _OWN:
+            return func(*args, **kwargs)
+        name = resolve_name(func) or getattr(func, "__name__", str(func))
+        if name.endswith((".to", ".cpu", ".cuda")) and _names_device((*args[1:], *kwargs.values())):
+            self._tracer.refuse(f"{name}, which moves a tensor")
+        out = func(*args, **kwargs)
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if tensors and not _is_values(out) and not name.endswith(("__setitem__", *_KNOWN_BY_DTYPE)):
+            frame = next((f for f in _frames() if not f.f_code.co_filename.startswith(_TORCH)), None)
+            if frame is None or _is_users(frame):
+                self._tracer.refuse(f"{name.removesuffix('.__get__')}, and kernels know of a tensor its values only")
         if isinstance(out, Tensor) and tensors and all(id(t) in self._alone for t in tensors):
             if out.requires_grad:
                 out = out.detach().requires_grad_()
-                self.numbers.append(out)
+                self.learnable.append(out)
             self._alone[id(out)] = out
+        elif isinstance(out, Tensor) and out.grad_fn is not None:
+            self._tracer.remember_line(out.grad_fn)
         return out
 
 
-class _Tracer(TorchDispatchMode):
-    def __init__(self, inputs: list[Tensor], neuron: Any) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+def _names_device(values: tuple[Any, ...]) -> bool:
+    return any(isinstance(v, (str, torch.device)) for v in values)
+
+
+def _is_values(out: Any) -> bool:
+    return isinstance(out, Tensor) or (isinstance(out, (tuple, list)) and bool(out) and all(map(_is_values, out)))
+
+
+class _Tracer(TorchDispatchMode, Values):
+    def __init__(self, world: World, inputs: list[Tensor], neuron: Any) -> None:
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+        Values.__init__(self)
+        self.world, self.number_dtype = world, world.number
         self.nodes: list[Node] = []
         self._values: dict[int, Ref] = {}
         self._keep: list[Any] = []  # storages are known by address: none may be freed meanwhile
         self._seen: dict[tuple[str, tuple[Ref, ...]], int] = {}
+        self._lines: dict[int, str] = {}
         self._neuron = neuron
-        self._next = 0
-        for tensor in inputs:
-            self._set(tensor, self._next)
-            self._next += 1
+        self._inputs = self._next = len(inputs)
+        for k, tensor in enumerate(inputs):
+            self._set(tensor, k)
 
     def ref(self, tensor: Tensor) -> Ref:
         """The value that a tensor holds."""
@@ -131,23 +268,44 @@ class _Tracer(TorchDispatchMode):
             self.refuse("a tensor that dynamics captured from outside; declare it with self.numbers(...)")
         return self._values[key]
 
+    def outputs(self, out: tuple[Any, ...], count: int) -> tuple[Ref, ...]:
+        """The values that ``dynamics`` returned: an output and new states."""
+        name, world = type(self._neuron).__name__, self.world
+        if len(out) != count or any(not isinstance(o, Tensor) or o.shape != world.shape for o in out):
+            raise RefusedError(f"{name}.dynamics returned other shapes or another number of values")
+        for k, state in enumerate(out[1:]):
+            if state.dtype != world.state:
+                raise RefusedError(
+                    f"{name}.dynamics returned {state.dtype} as state {k + 1} where x is {world.state}; "
+                    "write .to(x) behind it"
+                )
+        return tuple(self.number(o) for o in out)
+
+    def expected(self, out: Tensor) -> torch.dtype:
+        """The dtype of a result that a kernel computes: the state's, of numbers alone their own."""
+        return self.world.state if out.ndim or self.world.number is None else self.world.number
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = func._schema.name.removeprefix("aten::")
         in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if in_place else name
-        if name in _RULES:
-            out = func(*args, **kwargs)
-            if in_place and self.ref(args[0]) in range(self._inputs()):
+        if name in RULES:
+            call = Call(func, name, args, kwargs)
+            self.check_arguments(call)
+            if in_place and self.ref(args[0]) in range(self._inputs):
                 self.refuse(f"{func}, which writes to an input")
-            value = _RULES[name](self, func, args, kwargs)
-            self._set(out, value)
-            return out
-        if name in _ALIASES:
             out = func(*args, **kwargs)
-            if out.shape not in ((_SIZE,), ()):
-                self.refuse(f"{func}, which changes the shape")
+            if out.shape not in (self.world.shape, ()):
+                self.refuse(f"{func}, which makes a tensor of another shape")
+            self._set(out, self.value_of(call, out))
+            return out
+        if name in ALIASES and not in_place:
+            out = func(*args, **kwargs)
+            if out.shape not in (self.world.shape, ()) or out.dtype != args[0].dtype:
+                self.refuse(f"{func}, which changes shape or dtype")
             self._set(out, self.ref(args[0]))
+            self.follow(args[0], out)
             return out
         with self:
             out = func.decompose(*args, **kwargs)
@@ -155,22 +313,17 @@ class _Tracer(TorchDispatchMode):
             self.refuse(str(func))
         return out
 
-    def emit(self, op: str, *args: Any) -> Ref:
+    def node(self, op: str, *refs: Ref) -> Ref:
         """Adds a node (or finds the equal one) and returns its value."""
-        refs = tuple(self.ref(a) if isinstance(a, Tensor) else a.id if _is_id(a) else Const(float(a)) for a in args)
-        if op == "mul" and Const(1.0) in refs:
-            return refs[0] if refs[1] == Const(1.0) else refs[1]
-        constants = [r.value for r in refs if isinstance(r, Const)]
-        if len(constants) == len(refs) and op in _FOLD:
-            return Const(_FOLD[op](*constants))
         if (op, refs) not in self._seen:
             self._seen[op, refs] = self._next
             self.nodes.append(Node(self._next, op, refs))
+            self._lines[self._next] = ""
+            if self.world is not WORLDS[0]:  # what differs is told from the others
+                self._lines[self._next] = self._where()
+            self.is_boolean[self._next] = OPS[op].boolean
             self._next += 1
         return self._seen[op, refs]
-
-    def _inputs(self) -> int:
-        return self._next - len(self.nodes)
 
     def _set(self, tensor: Tensor, value: Ref) -> None:
         self._keep.append(tensor)
@@ -178,160 +331,27 @@ class _Tracer(TorchDispatchMode):
 
     def refuse(self, what: str) -> NoReturn:
         """Raises RefusedError with the line of ``dynamics``."""
-        where = _line(self._neuron, traceback.extract_stack())
-        raise RefusedError(f"{type(self._neuron).__name__}.dynamics uses {what}{where}")
+        raise RefusedError(f"{type(self._neuron).__name__}.dynamics uses {what}{self._where()}")
+
+    def line_of(self, node: int) -> str:
+        """Where a node comes from."""
+        return self._lines.get(node, "")
+
+    def remember_line(self, last: Any) -> None:
+        """Notes for steps of the backward pass which line they are the derivative of."""
+        where, todo = self._where(), [last]
+        while todo and where:
+            step = todo.pop()
+            if step is not None and not isinstance(step, torch._C._FunctionBase) and _LINE not in step.metadata:
+                step.metadata[_LINE] = where
+                todo += [before for before, _ in step.next_functions]
+
+    def _where(self) -> str:
+        step = torch._C._current_autograd_node()
+        if step is None:
+            return _line(self._neuron, _frames())
+        frames = [f for f in _frames() if _is_users(f) and f.f_code.co_name == "backward"]
+        return _line(self._neuron, frames) or str(step.metadata.get(_LINE, ""))
 
 
-class _Id:
-    def __init__(self, id: Ref) -> None:  # noqa: A002  # a value's id
-        self.id = id
-
-
-def _is_id(a: Any) -> bool:
-    return isinstance(a, _Id)
-
-
-_ALIASES = frozenset(["detach", "alias", "view", "_unsafe_view", "expand", "reshape", "clone", "contiguous"])
-_FOLD: dict[str, Callable[..., float]] = {
-    "add": lambda a, b: a + b,
-    "sub": lambda a, b: a - b,
-    "mul": lambda a, b: a * b,
-    "neg": lambda a: -a,
-}
-
-Rule = Callable[[_Tracer, Any, Any, Any], Ref]
-
-
-def _plain(op: str) -> Rule:
-    return lambda t, func, args, kwargs: t.emit(op, *args)
-
-
-def _scaled(op: str) -> Rule:
-    """add and sub have a factor alpha for their second operand."""
-
-    def rule(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-        alpha = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
-        second: Any = args[1] if alpha == 1 else _Id(t.emit("mul", args[1], alpha))
-        return t.emit(op, args[0], second)
-
-    return rule
-
-
-def _rsub(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    alpha = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
-    first: Any = args[0] if alpha == 1 else _Id(t.emit("mul", args[0], alpha))
-    return t.emit("sub", args[1], first)
-
-
-def _pow(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    if isinstance(args[1], Tensor) or args[1] not in (0.5, 1, 2):
-        t.refuse(f"{func} with exponent {args[1]}")
-    if args[1] == 2:
-        return t.emit("mul", args[0], args[0])
-    return t.emit("sqrt", args[0]) if args[1] == 0.5 else t.ref(args[0])
-
-
-def _to_copy(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    source, dtype = args[0].dtype, kwargs.get("dtype") or args[0].dtype
-    if source == dtype:
-        return t.ref(args[0])
-    if source == torch.bool and dtype == torch.float32:
-        return t.emit("to_float", args[0])
-    if source == torch.float32 and dtype == torch.bool:
-        return t.emit("ne", args[0], 0.0)
-    return t.refuse(f"a conversion from {source} to {dtype}")
-
-
-def _filled(value: float) -> Rule:
-    return lambda t, func, args, kwargs: Const(value)
-
-
-def _full(position: int) -> Rule:
-    return lambda t, func, args, kwargs: Const(float(args[position]))
-
-
-def _clamp(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    low = args[1] if len(args) > 1 else kwargs.get("min")
-    high = args[2] if len(args) > 2 else kwargs.get("max")
-    value: Any = args[0]
-    if low is not None:
-        value = _Id(t.emit("maximum", value, low))
-    if high is not None:
-        value = _Id(t.emit("minimum", value, high))
-    return value.id if _is_id(value) else t.ref(value)
-
-
-def _threshold_backward(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    grad, x, threshold = args
-    return t.emit("where", _Id(t.emit("le", x, threshold)), 0.0, grad)
-
-
-def _tanh_backward(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    grad, y = args
-    return t.emit("mul", grad, _Id(t.emit("sub", 1.0, _Id(t.emit("mul", y, y)))))
-
-
-def _sigmoid_backward(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    grad, y = args
-    inner = _Id(t.emit("mul", _Id(t.emit("sub", 1.0, y)), y))
-    return t.emit("mul", grad, inner)
-
-
-def _masked_fill(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    x, mask, value = args
-    return t.emit("where", mask, value, x)
-
-
-def _literal(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    if args[0].ndim > 0:
-        t.refuse("a tensor literal with dimensions; declare it with self.numbers(...)")
-    return Const(float(args[0]))
-
-
-def _copy(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    return t.ref(args[1])
-
-
-def _div(t: _Tracer, func: Any, args: Any, kwargs: Any) -> Ref:
-    if kwargs.get("rounding_mode") is not None:
-        t.refuse(f"{func} with rounding_mode={kwargs['rounding_mode']!r}")
-    return t.emit("div", *args)
-
-
-_SAME = """
-    mul neg reciprocal abs sqrt exp expm1 log log1p tanh sigmoid sin cos atan erf erfc floor ceil round sign relu
-    maximum minimum ge gt le lt eq ne logical_and logical_or logical_not where
-"""
-_RULES: dict[str, Rule] = {
-    **{op: _plain(op) for op in _SAME.split()},
-    "div": _div,
-    "true_divide": _plain("div"),
-    "bitwise_and": _plain("logical_and"),
-    "bitwise_or": _plain("logical_or"),
-    "bitwise_not": _plain("logical_not"),
-    "sgn": _plain("sign"),
-    "add": _scaled("add"),
-    "sub": _scaled("sub"),
-    "rsub": _rsub,
-    "pow": _pow,
-    "square": lambda t, func, args, kwargs: t.emit("mul", args[0], args[0]),
-    "_to_copy": _to_copy,
-    "zeros_like": _filled(0.0),
-    "ones_like": _filled(1.0),
-    "new_zeros": _filled(0.0),
-    "new_ones": _filled(1.0),
-    "zero": _filled(0.0),
-    "full_like": _full(1),
-    "fill": _full(1),
-    "new_full": _full(2),
-    "scalar_tensor": _full(0),
-    "clamp": _clamp,
-    "clamp_min": _clamp,
-    "threshold_backward": _threshold_backward,
-    "tanh_backward": _tanh_backward,
-    "sigmoid_backward": _sigmoid_backward,
-    "masked_fill": _masked_fill,
-    "copy": _copy,
-    "lift_fresh": _literal,
-    "lift_fresh_copy": _literal,
-}
+_LINE = "line of dynamics"

@@ -20,6 +20,12 @@ def K_bits(y):
 
 
 @triton.jit
+def K_clamp(x, low, high):
+    y = tl.where((x > low) | (x != x), x, low)
+    return tl.where((y < high) | (y != y), y, high)
+
+
+@triton.jit
 def K_sqrt(x):
     if x.dtype == tl.float64:
         y = tl.sqrt(x)

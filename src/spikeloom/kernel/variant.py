@@ -74,6 +74,7 @@ class Writer:
         self.layout = layout(program)
         self.n_x, self.n_s = len(program.xs), len(program.states)
         self.boolean = {node.id for node in program.nodes if OPS[node.op].boolean}
+        self.numbers = program.number_ids()
         self.own = {node.id for node in program.needed(program.outputs)}  # nodes of the step itself
 
     def forward_pointers(self) -> list[str]:
@@ -106,6 +107,15 @@ class Writer:
             names = self.program.inputs
             return f"{names[ref].replace('.', '_')}_" if ref < len(names) else f"u{ref}"
         return self.constant(ref.value)
+
+    def operands(self, node: Node) -> list[str]:
+        """Operands of a node. A truth value of numbers alone arrives as a number, 0 or 1."""
+        names = [self.ref(a) for a in node.args]
+        logic = node.op in ("logical_and", "logical_or", "logical_not", "to_float")
+        for k in range(len(names)) if logic else range(node.op == "where"):
+            if node.args[k] in self.numbers:
+                names[k] = f"({names[k]} != {self.constant(0.0)})"
+        return names
 
     def constant(self, value: float) -> str:
         """A constant of the type that is computed in."""
