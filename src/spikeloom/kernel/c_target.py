@@ -50,13 +50,13 @@ class CTarget:
         return _launch(function, _integers(plan, gstride, plan.kernels.layout.backward_params))
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64)
+        return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64, device="cpu")
 
     def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         return sums.sum(0)
 
     def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
-        sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64)
+        sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64, device="cpu")
         _call_norm(_norm(x.dtype).statistics, geometry, x, first, sums)
         return sums
 
@@ -87,7 +87,7 @@ def _checked(launch: Launch) -> Launch:
     """A kernel that writes bits, and says whether all outputs were 0 or 1."""
 
     def checked(tensors: list[Tensor | None]) -> None:
-        flag = torch.zeros(1, dtype=torch.int32)
+        flag = torch.zeros(1, dtype=torch.int32, device="cpu")
         launch([*tensors, flag])
         if flag.item():
             raise ValueError(

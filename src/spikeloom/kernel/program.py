@@ -102,7 +102,7 @@ OPS: dict[str, Op] = {
     "logical_and": Op("({0} & {1})", torch.logical_and, boolean=True),
     "logical_or": Op("({0} | {1})", torch.logical_or, boolean=True),
     "logical_not": Op("(!{0})", torch.logical_not, boolean=True, triton="(~{0})"),
-    "to_float": Op("({0} ? (S)1 : (S)0)", torch.Tensor.float, triton="{0}.to(S)"),
+    "to_float": Op("({0} ? (S)1 : (S)0)", torch.Tensor.to, triton="{0}.to(S)"),
     "where": Op("({0} ? {1} : {2})", torch.where, triton="tl.where({0}, {1}, {2})"),
 }
 
@@ -244,7 +244,7 @@ def with_norm(program: Program) -> Program:
 def _apply(op: str, args: list[Any], dtype: torch.dtype) -> Tensor:
     """An operation on numbers, with the dtypes that it has in the loop, whose states have ``dtype``."""
     if op == "to_float":
-        return args[0].to(dtype) if args[0].ndim else args[0].float()
+        args.append(dtype if args[0].ndim else torch.float32)
     if op in _TENSORS_ONLY:  # these take no Python number in every position
         like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
         args = [a if isinstance(a, Tensor) else like.new_tensor(a) for a in args]

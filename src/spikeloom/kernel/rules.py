@@ -129,10 +129,11 @@ class Values:
         for argument in call.func._schema.arguments:
             value = call.given.get(argument.name)
             default = argument.default_value if argument.has_default_value() else None
-            if argument.name not in known and argument.name not in _NO_MATTER and value is not None:
-                if isinstance(value, Tensor) or value != default:
-                    shown = "..." if isinstance(value, Tensor) else repr(value)
-                    self.refuse(f"{call.func} with {argument.name}={shown}")
+            if argument.name in known or argument.name in _NO_MATTER or value is None:
+                continue
+            if isinstance(value, Tensor) or value != default:
+                shown = "..." if isinstance(value, Tensor) else repr(value)
+                self.refuse(f"{call.func} with {argument.name}={shown}")
 
     def value_of(self, call: Call, out: Tensor) -> Ref:
         """The value of ``out``, which a call gave."""
@@ -172,7 +173,7 @@ class Values:
     def computed_in(self, call: Call) -> torch.dtype:
         """The dtype in which operands are compared."""
         first, *rest = call.operands
-        dtype = first.dtype
+        dtype: torch.dtype = first.dtype
         for other in rest:
             dtype = torch.result_type(first, other)
         return dtype

@@ -1,8 +1,8 @@
 """Trace: from a neuron's ``dynamics`` to a Program.
 
-``dynamics`` runs on small tensors under a dispatch mode that writes down each operation, and so does its vector-Jacobian
-product. Values are known by their storage, so views, detach and in-place writes to temporaries need no rule of their
-own.
+``dynamics`` runs on small tensors under a dispatch mode that writes down each operation, and so does its
+vector-Jacobian product. Values are known by their storage, so views, detach and in-place writes to temporaries need no
+rule of their own.
 
 A program serves inputs of every dtype and numbers of every kind, so ``dynamics`` runs once in each of :data:`WORLDS`:
 where it does not write the same program in all of them, what it computes depends on something that no kernel knows.
@@ -48,13 +48,14 @@ class World:
     number: torch.dtype | None = None
     """Of numbers that are floats, which have no dimensions and no gradient; None: all numbers are learnable and have
     the shape and dtype of a state, so that their gradients are elementwise."""
+    grad: bool = True
 
 
 WORLDS = (
     World(torch.float64),
     World(torch.float32),
     World(torch.float32, (2, 3), torch.float64),
-    World(torch.float64, (2, 3), torch.float64),
+    World(torch.float64, (2, 3), torch.float64, grad=False),
 )
 
 
@@ -65,13 +66,16 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
     """
     with (
         torch.inference_mode(False),
-        torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autograd.set_detect_anomaly(False),
         torch.autograd.graph.saved_tensors_hooks(_same, _same),
         torch.device("cpu"),
     ):
-        first, *others = (_trace_in(world, neuron, xs) for world in WORLDS)
+        found = []
+        for world in WORLDS:
+            with torch.set_grad_enabled(world.grad):
+                found.append(_trace_in(world, neuron, xs))
+    first, *others = found
     for other in others:
         _compare(neuron, first, other)
     return first[0]
@@ -130,33 +134,38 @@ def _number(world: World) -> Tensor:
 
 def _compare(neuron: Any, one: tuple[Program, _Tracer], other: tuple[Program, _Tracer]) -> None:
     """Refuses what is another program in another world; constants count as equal if they are in float32."""
-    programs = one[0], other[0]
-    forms: tuple[dict[Ref | None, int], ...] = ({}, {})
-    number: dict[Any, int] = {}
-    for program, form in zip(programs, forms, strict=True):
-        form.update({None: -1, **{i: i for i in range(len(program.inputs))}})
-        for node in program.nodes:
-            key = (node.op, *(_rounded(a.value) if isinstance(a, Const) else form[a] for a in node.args))
-            form[node.id] = number.setdefault(key, -2 - len(number))
-
-    def formed(ref: Ref | None, form: dict[Ref | None, int]) -> Any:
-        return _rounded(ref.value) if isinstance(ref, Const) else form[ref]
-
-    def roots(program: Program) -> tuple[Ref | None, ...]:
-        with_grads = other[1].world.number is None  # else numbers have no gradient, and what remains has another order
-        return (*program.outputs, *(program.grads if with_grads else ()))
-
-    found = [[formed(r, form) for r in roots(program)] for program, form in zip(programs, forms, strict=True)]
-    learned = [{i for i, _ in p.number_grads} for p in programs if other[1].world.number is None]
-    if found[0] == found[1] and (not learned or learned[0] == learned[1]):
+    names: dict[Any, int] = {}
+    learnable = other[1].world.number is None  # else numbers have no gradient, and what remains has another order
+    (same, known), (found, named) = (_formed(p, names, learnable) for p, _ in (one, other))
+    if same == found:
         return
-    known = set(forms[0].values())
-    new = [n.id for n in other[0].needed(roots(other[0])) if forms[1][n.id] not in known]
+    new = [node for node, name in named.items() if name not in known.values()]
     where = other[1].line_of(new[0]) if new else ""
     raise RefusedError(
-        f"{type(neuron).__name__}.dynamics computes something else for {other[1].world.state} than for "
-        f"{one[1].world.state}{where}"
+        f"{type(neuron).__name__}.dynamics computes something else {_told_apart(one[1].world, other[1].world)}{where}"
     )
+
+
+def _formed(program: Program, names: dict[Any, int], gradients: bool) -> tuple[list[Any], dict[int, int]]:
+    """What a program gives, and the name of each node: equal expressions have equal ones in all programs."""
+    named: dict[int, int] = {}
+
+    def name(ref: Ref | None) -> Any:
+        return _rounded(ref.value) if isinstance(ref, Const) else ref if ref is None else named.get(ref, ref)
+
+    for node in program.nodes:
+        named[node.id] = -1 - names.setdefault((node.op, *map(name, node.args)), len(names))
+    found = [*map(name, program.outputs)]
+    if gradients:
+        found += map(name, program.grads)
+        found.append({name(i): name(g) for i, g in program.number_grads})
+    return found, named
+
+
+def _told_apart(one: World, other: World) -> str:
+    if one.state != other.state:
+        return f"for {other.state} than for {one.state}"
+    return "without gradients than with them" if not other.grad else "with numbers that are floats"
 
 
 def _rounded(value: float) -> bytes:
@@ -222,6 +231,8 @@ class _Watch(TorchFunctionMode):
         name = resolve_name(func) or getattr(func, "__name__", str(func))
         if name.endswith((".to", ".cpu", ".cuda")) and _names_device((*args[1:], *kwargs.values())):
             self._tracer.refuse(f"{name}, which moves a tensor")
+        if name.endswith((".detach_", ".requires_grad_")):
+            self._tracer.refuse(f"{name}, which changes how a tensor is differentiated; write .detach()")
         out = func(*args, **kwargs)
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         if tensors and not _is_values(out) and not name.endswith(("__setitem__", *_KNOWN_BY_DTYPE)):
@@ -248,7 +259,7 @@ def _is_values(out: Any) -> bool:
 
 class _Tracer(TorchDispatchMode, Values):
     def __init__(self, world: World, inputs: list[Tensor], neuron: Any) -> None:
-        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)
         Values.__init__(self)
         self.world, self.number_dtype = world, world.number
         self.nodes: list[Node] = []
@@ -257,7 +268,8 @@ class _Tracer(TorchDispatchMode, Values):
         self._seen: dict[tuple[str, tuple[Ref, ...]], int] = {}
         self._lines: dict[int, str] = {}
         self._neuron = neuron
-        self._inputs = self._next = len(inputs)
+        self._inputs = {t.untyped_storage()._cdata for t in inputs}
+        self._next = len(inputs)
         for k, tensor in enumerate(inputs):
             self._set(tensor, k)
 
@@ -293,7 +305,7 @@ class _Tracer(TorchDispatchMode, Values):
         if name in RULES:
             call = Call(func, name, args, kwargs)
             self.check_arguments(call)
-            if in_place and self.ref(args[0]) in range(self._inputs):
+            if in_place and args[0].untyped_storage()._cdata in self._inputs:
                 self.refuse(f"{func}, which writes to an input")
             out = func(*args, **kwargs)
             if out.shape not in (self.world.shape, ()):
@@ -347,7 +359,7 @@ class _Tracer(TorchDispatchMode, Values):
                 todo += [before for before, _ in step.next_functions]
 
     def _where(self) -> str:
-        step = torch._C._current_autograd_node()
+        step: Any = torch._C._current_autograd_node()
         if step is None:
             return _line(self._neuron, _frames())
         frames = [f for f in _frames() if _is_users(f) and f.f_code.co_name == "backward"]
