@@ -226,12 +226,13 @@ class Tried:
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
             loop = {dtype: attempt(lambda d=dtype: run(neuron, d, None)) for dtype in self.dtypes}
-            if all(isinstance(found, str) for found in loop.values()):
-                self.count["the loop refuses"] += 1
-                return
+            refuses = all(isinstance(found, str) for found in loop.values())
             try:
                 kernels = Kernels(trace(neuron))
             except RefusedError as refused:
+                if refuses:
+                    self.count["the loop refuses too"] += 1
+                    return
                 self.count["refused"] += 1
                 self.refused.add(op_name)
                 self.refusals[str(refused).split(" at ")[0]] += 1

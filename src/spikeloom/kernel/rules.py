@@ -63,6 +63,7 @@ class Values:
 
     def __init__(self) -> None:
         self.is_boolean: dict[Ref, bool] = {}
+        self.sources: dict[Ref, frozenset[int]] = {}  # of what depends on numbers alone: which
         self._whole: dict[Ref, Range] = {}
         self._loose: set[int] = set()  # storages: selections among numbers that wait for their conversion
 
@@ -194,6 +195,7 @@ class Values:
         if boolean:
             made = self.emit("to_float", made)
         if dtype == self.expected(out):
+            self._check_shapes(call, dtype)
             return made
         if not dtype.is_floating_point and call.name in ("neg", "mul"):
             made = self.emit("add", made, Const(0.0))  # whole numbers have no -0
@@ -208,6 +210,25 @@ class Values:
             f"{call.func} on {kinds}, whose result is {dtype} where the state is {self.expected(out)}; "
             "convert its operands with .to(x)"
         )
+
+    def depends(self, made: Ref, refs: tuple[Ref, ...]) -> None:
+        """Notes of which numbers ``made`` is, where it depends on nothing else."""
+        if all(isinstance(r, Const) or r in self.sources for r in refs):
+            self.sources[made] = frozenset().union(*(self.sources.get(r, frozenset()) for r in refs))
+
+    def _check_shapes(self, call: Call, dtype: torch.dtype) -> None:
+        """Refuses ``(self.a > 0) * self.b``: if a has dimensions and b is a float, torch makes float64 of it."""
+        refs = [(self.ref(v), v.dtype in (dtype, self.number_dtype)) for v in call.operands if isinstance(v, Tensor)]
+        if not all(isinstance(r, Const) or r in self.sources for r, _ in refs):
+            return
+        found: dict[bool, frozenset[int]] = {True: frozenset(), False: frozenset()}
+        for ref, is_value in refs:
+            found[is_value] |= self.sources.get(ref, frozenset())
+        if found[True] and not found[False] <= found[True]:
+            self.refuse(
+                f"{call.func} on truth values or whole numbers of some numbers and values of others, whose result "
+                "has a dtype that depends on the shapes of the numbers; convert it to that of x, or multiply by x first"
+            )
 
     def _constant(self, call: Call, out: Tensor) -> Ref:
         value = out.reshape(-1)[0].item()

@@ -27,14 +27,12 @@ from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from . import rules
 from .program import OPS, Const, Node, Program, Ref
 from .rules import ALIASES, RULES, Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
 
 _OURS, _TORCH = (str(Path(file).parents[n]) for file, n in ((__file__, 1), (torch.__file__, 0)))
-_OWN = (__file__, rules.__file__)
 _KNOWN_BY_DTYPE = ("dtype.__get__", "is_floating_point", "is_complex")  # every dtype has a world
 
 
@@ -46,8 +44,8 @@ class World:
     """Of inputs and states."""
     shape: tuple[int, ...] = (7,)
     number: torch.dtype | None = None
-    """Of numbers that are floats, which have no dimensions and no gradient; None: all numbers are learnable and have
-    the shape and dtype of a state, so that their gradients are elementwise."""
+    """Of numbers without dimensions and gradient (float64 for floats); None: all numbers are learnable and have the
+    shape and dtype of a state, so that their gradients are elementwise."""
     grad: bool = True
 
 
@@ -56,6 +54,7 @@ WORLDS = (
     World(torch.float32),
     World(torch.float32, (2, 3), torch.float64),
     World(torch.float64, (2, 3), torch.float64, grad=False),
+    World(torch.float32, (2, 3), torch.float32, grad=False),
 )
 
 
@@ -91,6 +90,7 @@ def _trace_in(world: World, neuron: Any, xs: tuple[str, ...]) -> tuple[Program, 
     inputs = [_lifted(world) for _ in (*xs, *states)]
     upstream = [torch.full(world.shape, 0.5, dtype=world.state) for _ in range(1 + len(states))]
     tracer = _Tracer(world, [*inputs, *lifted.values(), *upstream], neuron)
+    tracer.sources = {k: frozenset([k]) for k in range(len(inputs), len(inputs) + len(numbers))}
     watch = _Watch(tracer, list(lifted.values()))
     with tracer, watch:
         out = _run(neuron.bind_to(lifted), inputs)
@@ -226,8 +226,6 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if sys._getframe(1).f_code.co_filename in _OWN:
-            return func(*args, **kwargs)
         name = resolve_name(func) or getattr(func, "__name__", str(func))
         if name.endswith((".to", ".cpu", ".cuda")) and _names_device((*args[1:], *kwargs.values())):
             self._tracer.refuse(f"{name}, which moves a tensor")
@@ -298,7 +296,10 @@ class _Tracer(TorchDispatchMode, Values):
         return self.world.state if out.ndim or self.world.number is None else self.world.number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # what the tracer reads of tensors is its own business
+            return self._write_down(func, args, kwargs or {})
+
+    def _write_down(self, func: Any, args: Any, kwargs: Any) -> Any:
         name = func._schema.name.removeprefix("aten::")
         in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if in_place else name
@@ -334,6 +335,7 @@ class _Tracer(TorchDispatchMode, Values):
             if self.world is not WORLDS[0]:  # what differs is told from the others
                 self._lines[self._next] = self._where()
             self.is_boolean[self._next] = OPS[op].boolean
+            self.depends(self._next, refs)
             self._next += 1
         return self._seen[op, refs]
 
