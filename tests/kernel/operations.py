@@ -11,6 +11,7 @@ import math
 import tempfile
 import warnings
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -216,7 +217,7 @@ class Tried:
     def __init__(self, dtypes=(torch.float32, torch.float64), at_once=50):
         self.dtypes, self.at_once = dtypes, at_once
         self.count, self.wrong, self.refusals = Counter(), [], Counter()
-        self.waiting, self.computed, self.refused = [], set(), set()
+        self.waiting, self.computed, self.refused, self.functions = [], set(), set(), {}
 
     def add(self, op_name, name, form):
         """Runs the loop, and keeps the equation for its kernels; counts what is refused."""
@@ -245,20 +246,26 @@ class Tried:
         if len(self.waiting) >= self.at_once:
             self.compare()
 
-    def compare(self):
-        """Compares the cases that wait, with kernels compiled in one file for each dtype."""
+    def compare(self, kernel=None):
+        """Compares the cases that wait: by default with kernels in C, compiled in one file for each dtype."""
         for dtype in self.dtypes:
-            names = {}
-            with loaded(None, names):
+            with nullcontext() if kernel else self._compiled(dtype):
                 for case in self.waiting:
-                    attempt(lambda c=case, d=dtype: run(c.neuron, d, c.kernels))
-                    case.kernels = Kernels(case.kernels.program)  # which forgets what it loaded
-            library = together(names, str(dtype).removeprefix("torch.")) if names else None
-            with loaded(library, names):
-                for case in self.waiting:
-                    kernel = attempt(lambda c=case, d=dtype: run(c.neuron, d, c.kernels))
-                    self._judge(case, dtype, case.loop[dtype], kernel)
+                    run_it = kernel or (lambda c, d=dtype: run(c.neuron, d, c.kernels))
+                    self._judge(case, dtype, case.loop[dtype], attempt(lambda c=case, f=run_it: f(c)))
         self.waiting = []
+
+    def _compiled(self, dtype):
+        """Finds the kernels of the cases that wait; compiles those that no other equation had."""
+        wanted = {}
+        with found_in(wanted, missing=lambda source: wanted.setdefault(source, lambda pointers, integers: None)):
+            for case in self.waiting:
+                attempt(lambda c=case: run(c.neuron, dtype, c.kernels))
+                case.kernels = Kernels(case.kernels.program)  # which forgets what it loaded
+        new = [source for source in wanted if source not in self.functions]
+        if new:
+            self.functions.update(zip(new, together(new, str(dtype).removeprefix("torch.")), strict=True))
+        return found_in(self.functions)
 
     def _judge(self, case, dtype, loop, kernel):
         if isinstance(loop, str) or isinstance(kernel, str):
@@ -295,7 +302,7 @@ def attempt(function):
         return f"{type(error).__name__}: {error}"
 
 
-def run(neuron, dtype, kernels):
+def run(neuron, dtype, kernels, target=C):
     """Output and gradients, of the loop or of kernels."""
     x, states = inputs(dtype)
     module = neuron.double() if dtype == torch.float64 else neuron.float()
@@ -306,7 +313,7 @@ def run(neuron, dtype, kernels):
         if any(s.dtype != state_dtype(dtype) for s in final.values()):
             raise ValueError("a state of another dtype")
     else:
-        y, _, _ = launch.run(C, kernels, module, (x,), tuple(states), dtype=state_dtype(dtype))
+        y, _, _ = launch.run(target, kernels, module, (x,), tuple(states), dtype=state_dtype(dtype))
     numbers = [module.a, module.b]
     learned = [p for p in numbers if isinstance(p, nn.Parameter)]
     grads = [None] * (len(leaves) + len(learned))
@@ -333,36 +340,28 @@ def differ(a, b, *, exact):
 
 
 def together(sources, io):
-    """One library of many kernels: the source of each but for what they begin with, which is the same."""
-    head = prelude(io)
-    parts = []
-    for source, name in sources.items():
+    """Functions of many sources from one library: each but for what they begin with, which is the same."""
+    head, parts = prelude(io), []
+    for k, source in enumerate(sources):
         before, function = source.split(head)
         assert function.count("void run(") == 1
-        parts.append(function.replace("void run(", f"void {name}("))
-    sizes = before[before.index("*/") + 2 :]
-    flags = [*build._tools()[1:], "-O1"]  # which changes no result
-    with tempfile.TemporaryDirectory() as folder:
-        return ctypes.CDLL(str(build._run_compiler(sizes + head + "\n".join(parts), Path(folder), flags)))
+        parts.append(function.replace("void run(", f"void run_{k}("))
+    text = before[before.index("*/") + 2 :] + head + "\n".join(parts)
+    with tempfile.TemporaryDirectory() as folder:  # optimising would change no result, and takes longer than it saves
+        library = ctypes.CDLL(str(build._run_compiler(text, Path(folder), [*build._tools()[1:], "-O0"])))
+    return [getattr(library, f"run_{k}") for k in range(len(sources))]
 
 
-class loaded:  # noqa: N801  # reads as a statement
-    """Inside, kernels are found in a library instead of being compiled; without one, they are named and do nothing."""
+@contextmanager
+def found_in(functions, missing=None):
+    """Inside, kernels are found by their source instead of being compiled."""
 
-    def __init__(self, library, names):
-        self.library, self.names = library, names
+    class Found:
+        def __init__(self, source):
+            self.run = functions[source] if missing is None else missing(source)
 
-    def __enter__(self):
-        self.load, build.load = build.load, self._found
-
-    def __exit__(self, *_):
-        build.load = self.load
-
-    def _found(self, source):
-        found = type("Found", (), {})()
-        if self.library is None:
-            self.names.setdefault(source, f"run_{len(self.names)}")
-            found.run = lambda pointers, integers: None
-        else:
-            found.run = getattr(self.library, self.names[source])
-        return found
+    load, build.load = build.load, Found
+    try:
+        yield
+    finally:
+        build.load = load

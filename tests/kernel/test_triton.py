@@ -250,6 +250,24 @@ def test_random_neurons(seed):
         assert (a - b).abs().max() <= 1e-9 * a.abs().max().clamp(min=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_truth_values_and_whole_numbers(dtype):
+    """Equations of test_trace.py, with zeros of both signs, infinities and NaN."""
+    found = importlib.util.spec_from_file_location("kernel_trace", Path(__file__).with_name("test_trace.py"))
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    operations = module.operations
+    tried = operations.Tried((dtype,), at_once=999)
+    for k, name in enumerate(("or", "truth of a number and of x", "a number's truth, negated", "a count of truths",
+                              "negative whole numbers", "truth by choice", "truth compared", "a choice of numbers",
+                              "in place", "like", "negative zero", "a bound reached")):  # fmt: skip
+        if k % 2 == (dtype == torch.float64):
+            tried.add(name, name, lambda self, x, v, w, body=module.COMPUTED[name]: body(self, x, v)[0])
+    tried.compare(lambda case: operations.run(case.neuron, dtype, case.kernels, TRITON))
+    assert tried.count == {"computed": 6}
+    assert not tried.wrong
+
+
 def test_torch_compile_sees_one_operator_per_layer():
     torch.manual_seed(0)
     net = sl.Network(nn.Linear(5, 8), sl.LIF(v_threshold=0.3), sl.PLIF(v_threshold=0.1))

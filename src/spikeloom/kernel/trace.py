@@ -16,6 +16,7 @@ import linecache
 import struct
 import sys
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -66,14 +67,22 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
     with (
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
-        torch.autograd.set_detect_anomaly(False),
+        torch.autograd.set_detect_anomaly(False) if torch.is_anomaly_enabled() else nullcontext(),
         torch.autograd.graph.saved_tensors_hooks(_same, _same),
         torch.device("cpu"),
     ):
-        found = []
-        for world in WORLDS:
-            with torch.set_grad_enabled(world.grad):
-                found.append(_trace_in(world, neuron, xs))
+        try:
+            return _trace(neuron, xs, noting=False)
+        except RefusedError:
+            return _trace(neuron, xs, noting=True)
+
+
+def _trace(neuron: Any, xs: tuple[str, ...], *, noting: bool) -> Program:
+    """The program. ``noting``: the line of each node is noted, for the message."""
+    found = []
+    for world in WORLDS:
+        with torch.set_grad_enabled(world.grad):
+            found.append(_trace_in(world, neuron, xs, noting))
     first, *others = found
     for other in others:
         _compare(neuron, first, other)
@@ -84,12 +93,12 @@ def _same(t: Tensor) -> Tensor:
     return t
 
 
-def _trace_in(world: World, neuron: Any, xs: tuple[str, ...]) -> tuple[Program, _Tracer]:
+def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], noting: bool) -> tuple[Program, _Tracer]:
     states, numbers = tuple(neuron._rest), tuple(neuron.all_names())
     lifted = {name: _number(world) for name in numbers}
     inputs = [_lifted(world) for _ in (*xs, *states)]
     upstream = [torch.full(world.shape, 0.5, dtype=world.state) for _ in range(1 + len(states))]
-    tracer = _Tracer(world, [*inputs, *lifted.values(), *upstream], neuron)
+    tracer = _Tracer(world, [*inputs, *lifted.values(), *upstream], neuron, noting)
     tracer.sources = {k: frozenset([k]) for k in range(len(inputs), len(inputs) + len(numbers))}
     watch = _Watch(tracer, list(lifted.values()))
     with tracer, watch:
@@ -242,7 +251,7 @@ class _Watch(TorchFunctionMode):
                 out = out.detach().requires_grad_()
                 self.learnable.append(out)
             self._alone[id(out)] = out
-        elif isinstance(out, Tensor) and out.grad_fn is not None:
+        elif self._tracer.noting and isinstance(out, Tensor) and out.grad_fn is not None:
             self._tracer.remember_line(out.grad_fn)
         return out
 
@@ -256,7 +265,7 @@ def _is_values(out: Any) -> bool:
 
 
 class _Tracer(TorchDispatchMode, Values):
-    def __init__(self, world: World, inputs: list[Tensor], neuron: Any) -> None:
+    def __init__(self, world: World, inputs: list[Tensor], neuron: Any, noting: bool) -> None:
         TorchDispatchMode.__init__(self)
         Values.__init__(self)
         self.world, self.number_dtype = world, world.number
@@ -265,7 +274,7 @@ class _Tracer(TorchDispatchMode, Values):
         self._keep: list[Any] = []  # storages are known by address: none may be freed meanwhile
         self._seen: dict[tuple[str, tuple[Ref, ...]], int] = {}
         self._lines: dict[int, str] = {}
-        self._neuron = neuron
+        self._neuron, self.noting = neuron, noting
         self._inputs = {t.untyped_storage()._cdata for t in inputs}
         self._next = len(inputs)
         for k, tensor in enumerate(inputs):
@@ -331,8 +340,7 @@ class _Tracer(TorchDispatchMode, Values):
         if (op, refs) not in self._seen:
             self._seen[op, refs] = self._next
             self.nodes.append(Node(self._next, op, refs))
-            self._lines[self._next] = ""
-            if self.world is not WORLDS[0]:  # what differs is told from the others
+            if self.noting:
                 self._lines[self._next] = self._where()
             self.is_boolean[self._next] = OPS[op].boolean
             self.depends(self._next, refs)
