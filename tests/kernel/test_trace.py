@@ -91,6 +91,10 @@ REFUSED = {
         "on torch.bool, 0.3, whose result is torch.float32",
     ),
     "truth times a number": (lambda self, x, v: (x + (x > 0) * self.a, v), "on torch.bool, torch.float64"),
+    "a number in the shape of another": (
+        lambda self, x, v: (x * self.a.view_as(self.b), v),
+        "aten.view.default on numbers",
+    ),
     "a number's truth times another": (
         lambda self, x, v: (x * ((self.a > 0) * self.b), v),
         "of some numbers and values",

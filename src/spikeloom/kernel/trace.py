@@ -12,6 +12,7 @@ where it is read. The dtypes of results are torch's own in each world.
 
 from __future__ import annotations
 
+import functools
 import linecache
 import struct
 import sys
@@ -29,7 +30,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .program import OPS, Const, Node, Program, Ref
-from .rules import ALIASES, RULES, Call, RefusedError, Values
+from .rules import ALIASES, RULES, SHAPES, Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
 
@@ -235,7 +236,7 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = resolve_name(func) or getattr(func, "__name__", str(func))
+        name = _name(func)
         if name.endswith((".to", ".cpu", ".cuda")) and _names_device((*args[1:], *kwargs.values())):
             self._tracer.refuse(f"{name}, which moves a tensor")
         if name.endswith((".detach_", ".requires_grad_")):
@@ -254,6 +255,11 @@ class _Watch(TorchFunctionMode):
         elif self._tracer.noting and isinstance(out, Tensor) and out.grad_fn is not None:
             self._tracer.remember_line(out.grad_fn)
         return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _name(func: Any) -> str:
+    return str(resolve_name(func) or getattr(func, "__name__", func))
 
 
 def _names_device(values: tuple[Any, ...]) -> bool:
@@ -326,6 +332,8 @@ class _Tracer(TorchDispatchMode, Values):
             out = func(*args, **kwargs)
             if out.shape not in (self.world.shape, ()) or out.dtype != args[0].dtype:
                 self.refuse(f"{func}, which changes shape or dtype")
+            if name in SHAPES and not args[0].ndim and not out.ndim:
+                self.refuse(f"{func} on numbers, whose shapes are known in each run only")
             self._set(out, self.ref(args[0]))
             self.follow(args[0], out)
             return out
