@@ -85,6 +85,15 @@ REFUSED = {
         "aten.bitwise_and.* on torch.i",
     ),
     "shifted bits": (lambda self, x, v: (x * (torch.where(x > 0, 3, 2) << 1), v), "aten.__lshift__"),
+    "bytes of negative numbers": (
+        lambda self, x, v: (x * torch.where(x > 0, 3, -2).byte(), v),
+        "from torch.int64 to torch.u",
+    ),
+    "bytes that wrap": (lambda self, x, v: (x * ((x > 0).byte() - 1), v), "aten.sub.Tensor on torch.uint8"),
+    "half of many": (
+        lambda self, x, v: (x * torch.where(x > 0, 3000, 2).half(), v),
+        "from torch.int64 to torch.float16",
+    ),
     "halves of whole numbers": (lambda self, x, v: (x * (torch.where(x > 0, 3, 2) / 2), v), "result is torch.float32"),
     "a share of truth": (
         lambda self, x, v: (x + (x > 0) * 0.3, v),
@@ -206,6 +215,7 @@ COMPUTED = {
     "a bound reached": lambda self, x, v: (x * self.a.clamp(0.7, 1.0) + v * self.b.clamp(max=-1.25), v),
     "truth as the output": lambda self, x, v: (x > v, v + x),
     "whole numbers as the output": lambda self, x, v: (torch.where(x > v, 2, -1), v + x),
+    "bytes": lambda self, x, v: (x * ((x > 0).byte() + 1) * torch.where(v > 0, 200, -2).bfloat16(), v),
     "a choice by the number itself": lambda self, x, v: (x * torch.where(self.a > 0.8, 1.0, self.a), v),
     "a constant's arithmetic": lambda self, x, v: (torch.ones_like(x) * 0.5 - 0.25 + x, v),
     "a literal": lambda self, x, v: (x * torch.tensor(0.3) + torch.tensor(2), v),

@@ -245,11 +245,9 @@ def _apply(op: str, args: list[Any], dtype: torch.dtype) -> Tensor:
     """An operation on numbers, with the dtypes that it has in the loop, whose states have ``dtype``."""
     if op == "to_float":
         args.append(dtype if args[0].ndim else torch.float32)
-    if op in _TENSORS_ONLY:  # these take no Python number in every position
+    tensors_only = op in ("maximum", "minimum", "sub", "div")  # others take Python numbers behind the first operand
+    if not all(isinstance(a, Tensor) for a in (args if tensors_only else args[:1])):
         like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
         args = [a if isinstance(a, Tensor) else like.new_tensor(a) for a in args]
     result: Tensor = OPS[op].torch(*args)
     return result
-
-
-_TENSORS_ONLY = ("maximum", "minimum", "sub", "div")

@@ -159,7 +159,7 @@ class Values:
         if key in self._loose or isinstance(ref, Const):
             fits = dtype == self.expected(out)
         else:
-            fits = held is not None
+            fits = _fits(held, dtype)
         if not fits:
             self.refuse(f"a conversion from {source.dtype} to {dtype} (kernels compute in float32 and in float64)")
         ref = self.emit("to_float", ref) if self.is_boolean.get(ref) else ref
@@ -186,7 +186,7 @@ class Values:
         if isinstance(ref, Const):
             return float(torch.tensor(ref.value, dtype=torch.float64).to(dtype)) == ref.value
         found = (0.0, 1.0) if self.is_boolean.get(ref) else self._range_of(ref)
-        return found is not None and max(map(abs, found)) <= _LARGEST.get(dtype, _WHOLE)
+        return _fits(found, dtype)
 
     def _held(self, call: Call, out: Tensor, made: Ref) -> Ref:
         """``made`` as a program holds it in the dtype of ``out``; refused where it cannot."""
@@ -201,7 +201,7 @@ class Values:
         if not dtype.is_floating_point and call.name in ("neg", "mul"):
             made = self.emit("add", made, Const(0.0))  # whole numbers have no -0
         found = self._range_of(made)
-        if found is not None and max(map(abs, found)) <= _LARGEST.get(dtype, _WHOLE) and not dtype.is_complex:
+        if _fits(found, dtype):
             return made
         if call.name == "where" and dtype == self.number_dtype:  # it may be converted, and nothing else
             self._loose.add(out.untyped_storage()._cdata)
@@ -250,6 +250,14 @@ class Values:
             whole = math.isfinite(ref.value) and ref.value == round(ref.value) and abs(ref.value) <= _WHOLE
             return (ref.value, ref.value) if whole else None
         return self._whole.get(ref)
+
+
+def _fits(found: Range | None, dtype: torch.dtype) -> bool:
+    """Whether whole numbers of a range are the same numbers in a dtype."""
+    if found is None or dtype.is_complex:
+        return False
+    least = -_LARGEST.get(dtype, _WHOLE) if dtype.is_signed else 0.0
+    return least <= found[0] and found[1] <= _LARGEST.get(dtype, _WHOLE)
 
 
 def _range(op: str, found: list[Range | None]) -> Range | None:
