@@ -220,9 +220,12 @@ class Tried:
         self.waiting, self.computed, self.refused, self.functions = [], set(), set(), {}
 
     def add(self, op_name, name, form):
-        """Runs the loop, and keeps the equation for its kernels; counts what is refused."""
+        """Tries an equation, with numbers of one kind or another."""
         kind = ("float", "learnable", "feature")[int(hashlib.md5(name.encode()).hexdigest(), 16) % 3]
-        neuron = Equation(form, kind)
+        self.add_neuron(op_name, name, Equation(form, kind))
+
+    def add_neuron(self, op_name, name, neuron):
+        """Runs the loop, and keeps the equation for its kernels; counts what is refused."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.manual_seed(0)
