@@ -100,6 +100,10 @@ REFUSED = {
         "on torch.bool, 0.3, whose result is torch.float32",
     ),
     "truth times a number": (lambda self, x, v: (x + (x > 0) * self.a, v), "on torch.bool, torch.float64"),
+    "numbers in the shape of x": (
+        lambda self, x, v: (x * (self.a + torch.zeros_like(x)) ** 2, v),
+        "in the shape and dtype",
+    ),
     "a number in the shape of another": (
         lambda self, x, v: (x * self.a.view_as(self.b), v),
         "aten.view.default on numbers",

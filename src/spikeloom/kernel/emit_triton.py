@@ -257,6 +257,9 @@ class _Writer(Writer):
             lines.append(f"    u{node.id} = {value}")
         return lines
 
+    def truth(self, name: str) -> str:
+        return f"tl.broadcast_to({name} != 0.0, [BLOCK])"  # a block and a scalar cannot be combined
+
     def _divided(self, a: str, b: str) -> str:
         """A correctly rounded quotient: ``/`` is approximate in float32."""
         return f"({a} / {b})" if self.double else f"tl.div_rn({a}, {b})"

@@ -23,6 +23,11 @@ _WHOLE = 2.0**24  # whole numbers up to here are exact in float32
 _LARGEST = {torch.bfloat16: 2.0**8, torch.float16: 2.0**11, torch.int8: 127.0, torch.uint8: 255.0, torch.int16: 32767.0}
 SHAPES = frozenset(["view", "_unsafe_view", "expand", "reshape"])
 ALIASES = frozenset(["detach", "alias", "clone", "contiguous"]) | SHAPES
+EXACT = frozenset([
+    "neg", "abs", "relu", "sign", "where", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
+    "ge", "gt", "le", "lt", "eq", "ne", "logical_and", "logical_or", "logical_not", "to_float",
+])  # fmt: skip
+"""Operations that round nothing."""
 _LITERALS = ("lift_fresh", "lift_fresh_copy")
 _NO_MATTER = frozenset(["size", "layout", "device", "pin_memory", "non_blocking", "memory_format"])  # for values
 

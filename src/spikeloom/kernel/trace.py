@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .program import OPS, Const, Node, Program, Ref
-from .rules import ALIASES, RULES, SHAPES, Call, RefusedError, Values
+from .rules import ALIASES, EXACT, RULES, SHAPES, Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
 
@@ -326,7 +326,9 @@ class _Tracer(TorchDispatchMode, Values):
             out = func(*args, **kwargs)
             if out.shape not in (self.world.shape, ()):
                 self.refuse(f"{func}, which makes a tensor of another shape")
-            self._set(out, self.value_of(call, out))
+            value = self.value_of(call, out)
+            self._check_rounding(call, out, value)
+            self._set(out, value)
             return out
         if name in ALIASES and not in_place:
             out = func(*args, **kwargs)
@@ -342,6 +344,20 @@ class _Tracer(TorchDispatchMode, Values):
         if out is NotImplemented:
             self.refuse(str(func))
         return out
+
+    def _check_rounding(self, call: Call, out: Tensor, value: Ref) -> None:
+        """Refuses what the loop computes of numbers in the dtype of x, and a program once, in float64.
+
+        Gradients may round otherwise.
+        """
+        first = self._next - len(self.nodes)
+        if self.world.number == self.world.state or value not in self.sources or not isinstance(value, int):
+            return
+        if self.world.number is None or not out.ndim or value < first or torch._C._current_autograd_node() is not None:
+            return
+        node = self.nodes[value - first]
+        if node.op not in EXACT and not (node.op in ("add", "sub") and Const(0.0) in node.args):
+            self.refuse(f"{call.func} on numbers in the shape and dtype of x; multiply them by x first")
 
     def node(self, op: str, *refs: Ref) -> Ref:
         """Adds a node (or finds the equal one) and returns its value."""

@@ -114,8 +114,12 @@ class Writer:
         logic = node.op in ("logical_and", "logical_or", "logical_not", "to_float")
         for k in range(len(names)) if logic else range(node.op == "where"):
             if node.args[k] in self.numbers:
-                names[k] = f"({names[k]} != {self.constant(0.0)})"
+                names[k] = self.truth(names[k])
         return names
+
+    def truth(self, name: str) -> str:
+        """Whether a number is not 0."""
+        return f"({name} != {self.constant(0.0)})"
 
     def constant(self, value: float) -> str:
         """A constant of the type that is computed in."""
