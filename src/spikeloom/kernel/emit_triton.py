@@ -258,7 +258,7 @@ class _Writer(Writer):
         return lines
 
     def truth(self, name: str) -> str:
-        return f"tl.broadcast_to({name} != 0.0, [BLOCK])"  # a block and a scalar cannot be combined
+        return f"(tl.broadcast_to({name}, [BLOCK]) != 0.0)"  # a block and a scalar cannot be combined
 
     def _divided(self, a: str, b: str) -> str:
         """A correctly rounded quotient: ``/`` is approximate in float32."""
