@@ -30,7 +30,8 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .program import OPS, Const, Node, Program, Ref
-from .rules import ALIASES, EXACT, RULES, SHAPES, Call, RefusedError, Values
+from .rules import ALIASES, EXACT, RULES, SHAPES
+from .values import Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
 
@@ -69,7 +70,7 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
         torch.inference_mode(False),
         torch.autocast("cpu", enabled=False),
         torch.autograd.set_detect_anomaly(False) if torch.is_anomaly_enabled() else nullcontext(),
-        torch.autograd.graph.saved_tensors_hooks(_same, _same),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t),
         torch.device("cpu"),
     ):
         try:
@@ -84,14 +85,9 @@ def _trace(neuron: Any, xs: tuple[str, ...], *, noting: bool) -> Program:
     for world in WORLDS:
         with torch.set_grad_enabled(world.grad):
             found.append(_trace_in(world, neuron, xs, noting))
-    first, *others = found
-    for other in others:
-        _compare(neuron, first, other)
-    return first[0]
-
-
-def _same(t: Tensor) -> Tensor:
-    return t
+    for other in found[1:]:
+        _compare(neuron, found[0], other)
+    return found[0][0]
 
 
 def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], noting: bool) -> tuple[Program, _Tracer]:
@@ -192,9 +188,8 @@ def _run(bound: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
         raise
     except Exception as error:  # the user's code may raise anything on 1-D input; eager decides what to make of it
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        where = _line(bound, frames[::-1])
-        name = type(bound).__name__
-        raise RefusedError(f"{name}.dynamics could not be traced: {type(error).__name__}: {error}{where}") from error
+        what = f"{type(error).__name__}: {error}{_line(bound, frames[::-1])}"
+        raise RefusedError(f"{type(bound).__name__}.dynamics could not be traced: {what}") from error
     return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
@@ -319,7 +314,7 @@ class _Tracer(TorchDispatchMode, Values):
         in_place = name.endswith("_") and not name.endswith("__")
         name = name.removesuffix("_") if in_place else name
         if name in RULES:
-            call = Call(func, name, args, kwargs)
+            call = Call(func, name, RULES[name], args, kwargs)
             self.check_arguments(call)
             if in_place and args[0].untyped_storage()._cdata in self._inputs:
                 self.refuse(f"{func}, which writes to an input")
