@@ -15,7 +15,6 @@ import os
 import re
 import site
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-_STANDARD = os.path.realpath(sysconfig.get_paths()["stdlib"])
+_STANDARD = str(Path(os.__file__).resolve().parent)
 _INSTALLED = tuple(os.path.realpath(p) for p in (*site.getsitepackages(), site.getusersitepackages()))
 _TORCH, OURS = (str(Path(f).resolve().parent) for f in (torch.__file__, __file__))
 _STATELESS = frozenset(  # words read better than a list of strings

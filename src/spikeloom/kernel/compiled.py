@@ -139,16 +139,17 @@ def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
     signature = neuron.signature()
     if signature.refused:
         return f"{type(neuron).__name__}: {signature.refused}"
-    found: Kernels | str | None = signature.known.get(inputs)
+    kind = inputs, torch.get_default_dtype()  # which constants that dynamics makes may have
+    found: Kernels | str | None = signature.known.get(kind)
     if found is None:
-        key = (signature.digest, inputs)
+        key = (signature.digest, *kind)
         found = _kernels.get(key)
         if found is None:
             try:
                 found = _kernels[key] = _find(neuron, inputs, signature)
             except _NotNowError as reason:
                 return str(reason)
-        signature.known[inputs] = found
+        signature.known[kind] = found
     return found
 
 
@@ -158,7 +159,7 @@ class _NotNowError(Exception):
 
 def _find(neuron: Any, inputs: int, signature: Signature) -> Kernels | str:
     """The kernels of a stored program, or of one traced now; or why there are none."""
-    name = f"{signature.digest}-{inputs}"
+    name = f"{signature.digest}-{inputs}-{str(torch.get_default_dtype()).removeprefix('torch.')}"
     program = store.read(name)
     if program is None:
         from .trace import RefusedError, trace  # imports much of torch: only where it is needed

@@ -248,6 +248,6 @@ def _apply(op: str, args: list[Any], dtype: torch.dtype) -> Tensor:
     tensors_only = op in ("maximum", "minimum", "sub", "div")  # others take Python numbers behind the first operand
     if not all(isinstance(a, Tensor) for a in (args if tensors_only else args[:1])):
         like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
-        args = [a if isinstance(a, Tensor) else like.new_tensor(a) for a in args]
+        args = [a if isinstance(a, Tensor) else like.new_full((), a) for a in args]  # filled there: no copy from here
     result: Tensor = OPS[op].torch(*args)
     return result
