@@ -136,10 +136,14 @@ class SpikeTensor(Tensor):
             raise RuntimeError("only leaf spikes can be pickled; take .detach() first")
         return _rebuild, (self.bits.clone(), tuple(self.shape), self.stride(), self.dtype, self.requires_grad)
 
+    def __setstate__(self, state: Any) -> NoReturn:
+        """Raises: spikes have no state beside what they are made of."""
+        raise ValueError("spikes in a file: there is a state beside the bits; the file is damaged")
+
     def __deepcopy__(self, memo: Any) -> SpikeTensor:
         if self.requires_grad and not self.is_leaf:
             raise RuntimeError("only leaf spikes can be copied deeply; take .detach() first")
-        made = _rebuild(self.bits.clone(), tuple(self.shape), self.stride(), self.dtype, self.requires_grad)
+        made = _made(self.bits.clone(), tuple(self.shape), self.stride(), self.dtype, self.requires_grad)
         memo[id(self)] = made
         return made
 
@@ -193,13 +197,44 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
 def _rebuild(
     bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, requires_grad: bool
 ) -> SpikeTensor:
+    """Spikes from a file. It may say anything: bits that are too few would be read beyond their end."""
+    _check_parts(bits, shape, strides, dtype)
+    return _made(bits, shape, strides, dtype, bool(requires_grad))
+
+
+def _made(
+    bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, requires_grad: bool
+) -> SpikeTensor:
     made = SpikeTensor(bits, shape, strides, dtype)
     if requires_grad:
         made.requires_grad_()
     return made
 
 
-torch.serialization.add_safe_globals([SpikeTensor, _rebuild])
+def _check_parts(bits: Any, shape: Any, strides: Any, dtype: Any) -> None:
+    """Raises ValueError unless these are the parts of spikes."""
+    sizes = [*shape, *strides] if isinstance(shape, tuple) and isinstance(strides, tuple) else [-1]
+    if any(type(n) is not int or not 0 <= n < 1 << 62 for n in sizes) or len(shape) != len(strides):
+        raise ValueError(f"spikes in a file: expected a shape and as many strides, got {shape} and {strides}")
+    if dtype not in raw.DTYPES:
+        raise ValueError(f"spikes in a file: expected a dtype of {', '.join(map(str, raw.DTYPES))}, got {dtype}")
+    flat = type(bits) is Tensor and bits.layout is torch.strided and bits.ndim == 1 and bits.is_contiguous()
+    if not flat or bits.dtype is not torch.uint8:
+        about = f"{bits.dtype} {list(bits.shape)}" if isinstance(bits, Tensor) else type(bits).__name__
+        raise ValueError(f"spikes in a file: expected bits as a flat tensor of torch.uint8, got {about}")
+    if bits.storage_offset() or bits.untyped_storage().nbytes() != bits.numel():
+        raise ValueError("spikes in a file: their bits are a part of other data; the file is damaged")
+    n = math.prod(shape)
+    if bits.numel() != raw.size(n) or not fills_memory(shape, strides):
+        raise ValueError(
+            f"spikes in a file: {bits.numel():,} bytes of bits with strides {list(strides)} are none of shape "
+            f"{list(shape)}, which takes {raw.size(n):,}; the file is damaged"
+        )
+    if n % 8 and bits.device.type != "meta" and int(bits[-1]) >> n % 8:
+        raise ValueError(f"spikes in a file: there are bits after the last of {n:,}; the file is damaged")
+
+
+torch.serialization.add_safe_globals([_rebuild])
 
 
 def pack(x: Tensor) -> SpikeTensor:
