@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import re
 import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from .errors import DataError
+from .packed import Room, is_gzip
 
 LIMIT = 1 << 40  # bytes that an archive may unpack to
-_RATIO = 1200  # ... and how many times its own size: deflate packs no better than 1032 to 1
+_BLOCK = 4096  # what a file or a folder takes at least, be it empty
+_HEADER = 1 << 26  # bytes that a part of an archive which is read at once may have
+_DEEP = 200  # folders in each other, those above the archive too
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+_MARK = re.compile(r"\..*\.(unpacked|unpacking)")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 
 
 def is_archive(name: str) -> bool:
@@ -27,21 +35,23 @@ def unpack(archive: Path, folder: Path, *, limit: int = LIMIT) -> None:
 
     The content gets its place when all of it is unpacked; a mark, written last, says that it is, so that an interrupted
     run is done again and a finished one is not. Names that lead out of the folder, links and devices raise
-    :class:`DataError`, and then nothing is left behind.
+    :class:`DataError`, and then nothing is left behind. Archives in archives share the room that the outermost has.
     """
     mark = folder / f".{archive.name}.unpacked"
     stamp = f"{archive.stat().st_size} bytes"
-    if mark.is_file() and mark.read_text() == stamp:
+    if mark.is_file() and mark.read_bytes() == stamp.encode():
         return
-    room = min(limit, _RATIO * archive.stat().st_size + (1 << 20))
+    room = Room(archive.stat().st_size, limit=limit)
     part = folder / f".{archive.name}.unpacking"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        _unpack(archive, part, room)
-        for inner in sorted(p for p in part.rglob("*") if p.is_file() and is_archive(p.name)):
-            _unpack(inner, inner.with_name(_stem(inner.name)), room)
-            inner.unlink()
+        _unpack(archive, part, room, str(archive))
+        while found := sorted(p for p in part.rglob("*") if p.is_file() and is_archive(p.name)):
+            for inner in found:
+                place = inner.with_name(_stem(inner.name) or "_")
+                _unpack(inner, place, room, f"{archive}: {inner.relative_to(part)} in it")
+                inner.unlink()
         _move(part, folder)
         mark.write_text(stamp)
     finally:
@@ -56,62 +66,89 @@ def by_hand(archive: Path, folder: Path) -> str:
     )
 
 
-def _unpack(archive: Path, folder: Path, room: int) -> None:
+def _unpack(archive: Path, folder: Path, room: Room, where: str) -> None:
     try:
-        if archive.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(archive) as opened:
-                room = _write(_zipped(archive, opened), archive, folder, room)
-        else:
-            with tarfile.open(archive) as opened_tar:
-                room = _write(_tarred(archive, opened_tar), archive, folder, room)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as broken:
-        raise DataError(f"{archive}: damaged or cut short ({broken}); fetch it again") from broken
-    except OSError as broken:
-        if isinstance(broken, (FileExistsError, NotADirectoryError, IsADirectoryError)):
-            raise DataError(f"{archive}: two of its files cannot both exist ({broken})") from broken
+        with archive.open("rb") as file:
+            if archive.name.lower().endswith(".zip"):
+                with zipfile.ZipFile(file) as opened:
+                    _write(_zipped(where, opened), where, folder, room)
+                return
+            packed = is_gzip(file.read(4))
+            file.seek(0)
+            plain: Any = _Bounded(gzip.GzipFile(fileobj=file) if packed else file)
+            with tarfile.open(fileobj=plain, mode="r:") as opened_tar:
+                _write(_tarred(where, opened_tar), where, folder, room)
+                plain.seek(opened_tar.offset)
+                last = plain.read(tarfile.BLOCKSIZE)
+            if not last or last.strip(b"\0"):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError(f"byte {opened_tar.offset:,}: neither a file nor the end of the archive")
+    except DataError:
         raise
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as clash:
+        raise DataError(f"{where}: two of its files cannot both exist ({clash})") from clash
+    except Exception as broken:  # zipfile, tarfile, gzip and zlib have errors of their own, and let others through
+        if isinstance(broken, OSError) and broken.errno in _DISK:
+            raise
+        raise DataError(f"{where}: damaged or cut short ({broken}); fetch it again") from broken
 
 
-def _zipped(archive: Path, opened: zipfile.ZipFile) -> Iterator[tuple[str, bool, Any]]:
+class _Bounded:
+    """A file of which no more is read at once than an archive needs, whatever size a header claims to have."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.seek: Callable[..., int] = file.seek
+        self.tell: Callable[[], int] = file.tell
+
+    def read(self, n: int = -1) -> bytes:
+        """The next ``n`` bytes."""
+        if not 0 <= n <= _HEADER:
+            raise tarfile.ReadError(f"a header of {n:,} bytes")
+        content: bytes = self._file.read(n)
+        return content
+
+
+def _zipped(where: str, opened: zipfile.ZipFile) -> Iterator[tuple[str, bool, Any]]:
     for entry in opened.infolist():
         if stat.S_ISLNK(entry.external_attr >> 16):
-            raise DataError(f"{archive}: {entry.filename} is a link; links are not unpacked")
+            raise DataError(f"{where}: {entry.filename} is a link; links are not unpacked")
         yield entry.filename, entry.is_dir(), lambda entry=entry: opened.open(entry)
 
 
-def _tarred(archive: Path, opened: tarfile.TarFile) -> Iterator[tuple[str, bool, Any]]:
+def _tarred(where: str, opened: tarfile.TarFile) -> Iterator[tuple[str, bool, Any]]:
     for entry in opened:
         if not (entry.isreg() or entry.isdir()):
-            raise DataError(f"{archive}: {entry.name} is a link or a device; those are not unpacked")
+            raise DataError(f"{where}: {entry.name} is a link or a device; those are not unpacked")
         yield entry.name, entry.isdir(), lambda entry=entry: opened.extractfile(entry)
 
 
-def _write(entries: Iterator[tuple[str, bool, Any]], archive: Path, folder: Path, room: int) -> int:
+def _write(entries: Iterator[tuple[str, bool, Any]], where: str, folder: Path, room: Room) -> None:
     for name, is_folder, content in entries:
-        target = folder / _safe(name, archive)
+        target = folder / _safe(name, where)
+        room.take(_BLOCK, where)
+        if len(target.parts) > _DEEP:
+            raise DataError(f"{where}: folders in folders, more than {_DEEP} deep; nothing is unpacked")
         if is_folder:
             target.mkdir(parents=True, exist_ok=True)
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with content() as source, target.open("wb") as file:
-            room = _copy(source, file, room, archive)
-    return room
+            _copy(source, file, room, where)
 
 
-def _copy(source: IO[bytes], target: IO[bytes], room: int, archive: Path) -> int:
+def _copy(source: IO[bytes], target: IO[bytes], room: Room, where: str) -> None:
     while chunk := source.read(1 << 20):
-        room -= len(chunk)
-        if room < 0:
-            raise DataError(f"{archive}: unpacks to far more than an archive of its size can hold; nothing is kept")
+        room.take(len(chunk), where)
         target.write(chunk)
-    return room
 
 
-def _safe(name: str, archive: Path) -> PurePosixPath:
+def _safe(name: str, where: str) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
     first = path.parts[0] if path.parts else ""
     if path.is_absolute() or ".." in path.parts or ":" in first or "\0" in name:
-        raise DataError(f"{archive}: {name!r} leads out of its folder; nothing is unpacked")
+        raise DataError(f"{where}: {name!r} leads out of its folder; nothing is unpacked")
+    if _MARK.fullmatch(first):
+        raise DataError(f"{where}: {name!r} has the name of a mark of this program's; nothing is unpacked")
     return path
 
 
