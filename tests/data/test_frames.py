@@ -153,3 +153,49 @@ def test_recordings():
     assert recording.between(10, 20).events["t"].tolist() == [10]
     assert repr(recording) == "Recording(3 events, 4 x 3, 15 us)"
     assert ev.Recording(recording.events[:0], (4, 3)).rate == 0
+
+
+@pytest.mark.parametrize("value", [4.0, True, "4", float("nan"), 0, -3, 2**40, np.float64(4)])
+def test_counts_are_whole_numbers(value):
+    """Integers of anybody's, and nothing that only looks like one."""
+    events = {"t": [0, 10], "x": [0, 1], "y": [0, 0], "p": [1, 0]}
+    for call, what in (
+        (lambda: data.to_frames(events, steps=value), "to_frames: steps"),
+        (lambda: data.to_sparse(events, count=value), "to_frames: count"),
+        (lambda: data.to_frames(events, steps=value, by="count"), "to_frames: steps"),
+        (lambda: data.Frames(steps=2, length=value), "Frames: length"),
+        (lambda: data.Frames(count=value), "Frames: count"),
+        (lambda: data.voxel_grid(events, value), "voxel_grid: bins"),
+        (lambda: data.time_surface(events, 5.0, steps=value), "time_surface: steps"),
+    ):
+        with pytest.raises(ValueError, match=f"{what} must be positive and whole, got"):
+            call()
+    for good in (4, np.int64(4), np.uint8(4), torch.tensor(4)):
+        assert data.to_frames(events, steps=good).shape == (4, 2, 1, 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1.5, True, "5"])
+def test_durations_are_finite_and_positive(value):
+    events = {"t": [0, 10], "x": [0, 1], "y": [0, 0], "p": [1, 0]}
+    for call, what in (
+        (lambda: data.to_frames(events, duration=value), "to_frames: duration"),
+        (lambda: data.Frames(duration=value), "Frames: duration"),
+        (lambda: data.time_surface(events, value), "time_surface: tau"),
+    ):
+        with pytest.raises(ValueError, match=f"{what} must be positive, got"):
+            call()
+    with pytest.raises(ValueError, match=r"duration=1e-300 makes more than 2,147,483,648 frames"):
+        data.to_frames(events, duration=1e-300)
+    assert data.to_frames(events, duration=np.float32(2.5)).shape == (4, 2, 1, 2)
+
+
+@pytest.mark.parametrize("size", [(2.0, 2), 2, "22", (True, 2), (0, 2), (2, 2, 2), ()])
+def test_sizes_are_whole_numbers(size):
+    with pytest.raises(data.DataError, match="size"):
+        data.to_frames({"t": [0], "x": [0], "y": [0], "p": [1]}, steps=1, size=size)
+
+
+def test_the_whole_range_of_times_has_a_duration():
+    events = ev.make_events([-(2**63), 2**63 - 1], [0, 1], [0, 0], [1, 0])
+    assert ev.as_recording(events).duration == 2**64 - 1
+    assert data.to_frames(events, steps=2).sum((1, 2, 3)).tolist() == [1, 1]

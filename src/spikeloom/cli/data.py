@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,6 +24,8 @@ Root = Annotated[
 Size = Annotated[str | None, typer.Option(help="Sensor HxW or channels, where the file does not say it.")]
 Format = Annotated[str | None, typer.Option("--format", help="Format, where the content does not tell; see the error.")]
 Index = Annotated[int | None, typer.Option(help="Which recording, of a file with several.")]
+Columns = Annotated[str | None, typer.Option(help='Columns of text, such as "x y p t"; _ is none of these.')]
+Unit = Annotated[str | None, typer.Option(help="Unit of the times of text and arrays: s, ms, us or ns.")]
 Skip = Annotated[bool, typer.Option("--skip-damage", help="Leave out what is damaged, and say how much.")]
 
 
@@ -36,10 +38,12 @@ def info(
     size: Size = None,
     format_: Format = None,
     index: Index = None,
+    columns: Columns = None,
+    unit: Unit = None,
     skip_damage: Skip = False,
 ) -> None:
     """Format, sensor, number of events, duration and rate of a file."""
-    recording = _read(file, size, format_, index, skip_damage)
+    recording = _read(file, size, skip_damage, format=format_, index=index, columns=columns, unit=unit)
     for name, text in facts(recording).items():
         typer.echo(f"{name:<9} {text}")
     if plot is not None:
@@ -54,13 +58,15 @@ def convert(
     size: Size = None,
     format_: Format = None,
     index: Index = None,
+    columns: Columns = None,
+    unit: Unit = None,
     skip_damage: Skip = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the target.")] = False,
 ) -> None:
     """Write the events of a file in another format: .aedat (3.1), .dat, .raw (EVT 2), .npz, .h5, .txt, .bin (ATIS)."""
     if target.exists() and not overwrite:
         raise UserError(f"{target} is there already; --overwrite replaces it")
-    recording = _read(source, size, format_, index, skip_damage)
+    recording = _read(source, size, skip_damage, format=format_, index=index, columns=columns, unit=unit)
     data.write_events(target, recording)
     typer.echo(f"{target}: {len(recording):,} events, {target.stat().st_size:,} bytes")
 
@@ -115,10 +121,10 @@ def facts(recording: data.Recording) -> dict[str, str]:
     return rows
 
 
-def _read(file: Path, size: str | None, name: str | None, index: int | None, lenient: bool) -> data.Recording:
-    return data.read_events(
-        file, format=name, size=_sides(size), index=index, errors="skip" if lenient else "raise"
-    )  # fmt: skip
+def _read(file: Path, size: str | None, lenient: bool, **options: Any) -> data.Recording:
+    if options["unit"] not in (None, "s", "ms", "us", "ns"):
+        raise ConfigError(f"--unit is s, ms, us or ns; got {options['unit']!r}")
+    return data.read_events(file, size=_sides(size), errors="skip" if lenient else "raise", **options)
 
 
 def _sides(text: str | None) -> tuple[int, ...] | None:

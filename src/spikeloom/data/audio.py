@@ -32,13 +32,15 @@ def read_wav(source: str | Path | bytes, *, name: str = "") -> tuple[NDArray[np.
     where = name or (str(source) if not isinstance(source, bytes) else "WAV data")
     try:
         raw = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as missing:
+        raise DataError(f"{where}: cannot be read: {missing.strerror or missing}") from missing
+    try:
         with wave.open(io.BytesIO(raw)) as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             body = file.readframes(min(file.getnframes(), len(raw)))
-    except (wave.Error, EOFError, ZeroDivisionError) as broken:
-        raise DataError(f"{where}: not a readable PCM WAV file ({broken})") from broken
-    except OSError as missing:
-        raise DataError(f"{where}: cannot be read: {missing.strerror or missing}") from missing
+    except Exception as broken:  # of several kinds, some without a word
+        what = str(broken) or type(broken).__name__
+        raise DataError(f"{where}: not a readable PCM WAV file ({what}); fetch it again") from broken
     if width not in (1, 2, 3, 4) or not channels or rate <= 0 or len(body) % (width * channels):
         raise DataError(f"{where}: {len(body):,} bytes of {channels} channels of {8 * width} bits, at {rate} Hz")
     values: NDArray[Any]

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from .audio import read_wav
 from .errors import DataError
-from .events import Recording
+from .events import Recording, hdf5
 from .events.recording import make_events
-from .events.tables import open_hdf5
 from .file_set import Item, read_item
 from .transforms import CropResized, Normalize, RandomFlip, ToFloat
 
@@ -73,8 +72,11 @@ def gesture(folder: Path, split: str) -> Found:
     for line in (top / f"trials_to_{split}.txt").read_text().split():
         table = top / f"{Path(line).stem}_labels.csv"
         rows = np.loadtxt(table, np.int64, delimiter=",", skiprows=1, ndmin=2)
-        if rows.shape[1] != 3 or not ((rows[:, 0] >= 1) & (rows[:, 0] <= len(GESTURES))).all():
-            raise DataError(f"{table}: expected rows of class (1 to {len(GESTURES)}), start, end")
+        if (
+            rows.shape[1] != 3
+            or not ((rows[:, 0] >= 1) & (rows[:, 0] <= len(GESTURES)) & (rows[:, 1] < rows[:, 2])).all()
+        ):
+            raise DataError(f"{table}: expected rows of class (1 to {len(GESTURES)}), start and a later end")
         file = (top / line).relative_to(folder).as_posix()
         items += [Item(file, int(label) - 1, int(start), int(stop)) for label, start, stop in rows]
     return items, GESTURES
@@ -129,10 +131,12 @@ def nav(folder: Path, split: str) -> Found:
 def heidelberg(folder: Path, split: str, *, name: str, classes: int) -> Found:
     """One HDF5 file for each split; its labels are the classes' numbers, ``extra/keys`` their names."""
     file = f"{name}_{ {'validation': 'valid'}.get(split, split) }.h5"
-    with open_hdf5(folder / file) as opened:
-        labels = [int(label) for label in opened["labels"][()]]
-        keys = opened["extra/keys"][()] if "extra/keys" in opened else range(classes)
-    names = tuple(k.decode() if isinstance(k, bytes) else str(k) for k in keys)
+    where = str(folder / file)
+    with hdf5.opened(folder / file) as opened:
+        labels = hdf5.values(hdf5.node(opened, "labels", where), where).astype(np.int64).reshape(-1).tolist()
+        keys = hdf5.node(opened, "extra/keys", where)
+        keys = range(classes) if keys is None else hdf5.texts(keys, where)
+    names = tuple(map(str, keys))
     if len(names) != classes:
         raise DataError(f"{folder / file}: names {len(names)} classes instead of {classes}")
     return [Item(file, label, number=k) for k, label in enumerate(labels)], names
@@ -219,7 +223,7 @@ def picture(folder: Path, item: Item) -> Tensor:
     try:
         with Image.open(folder / item.file) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except OSError as broken:
+    except Exception as broken:  # Pillow's decoders have errors of their own, and a picture may be a bomb
         raise DataError(f"{folder / item.file}: not a readable picture ({broken})") from broken
 
 

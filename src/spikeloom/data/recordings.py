@@ -16,6 +16,7 @@ from .audio import Cochlea
 from .downloads import Progress
 from .errors import DataError
 from .events import EventTransform, Recording, to_frames
+from .events.recording import positive_number, whole_number
 from .file_set import FileSet, Item, Read, read_item
 from .places import locate, writable
 from .samples import Indexed, Key, Transform, stratified
@@ -40,6 +41,11 @@ class Frames:
     def __post_init__(self) -> None:
         if sum(v is not None for v in (self.steps, self.duration, self.count)) != 1:
             raise ValueError(f"Frames: give one of steps, duration and count, got {self}")
+        for name in ("steps", "count", "length"):
+            if getattr(self, name) is not None:
+                whole_number(getattr(self, name), f"Frames: {name}")
+        if self.duration is not None:
+            positive_number(self.duration, "Frames: duration")
 
     @property
     def ragged(self) -> bool:

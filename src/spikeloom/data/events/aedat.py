@@ -27,7 +27,7 @@ def read_aedat2(source: Source) -> Decoded:
     with bit 31 are frames and motion (skipped, as are external signals, bit 10); ``x = a >> 12 & 1023``,
     ``y = a >> 22 & 511``, ``p = a >> 11 & 1``. jAER draws DVS128 mirrored, and with the polarity the other way round.
     """
-    lines, begin = source.lines(b"#")
+    lines, begin = source.lines(b"#", stop=b"#End Of ASCII Header", record=8)
     chip = next((line.split(":", 1)[1] for line in lines if line.startswith("# AEChip:")), "DVS128")
     dvs128 = "DVS128" in chip.upper()
     size = (128, 128) if dvs128 else next((s for name, s in _DAVIS.items() if name in chip.upper()), None)
@@ -143,8 +143,11 @@ def write_aedat3(path: Path, recording: Recording) -> None:
     """AEDAT 3.1 with polarity packets only."""
     events = recording.events
     t = events["t"]
-    if len(events) and (t.min() < 0 or max(recording.size) > 1 << 15):
-        raise DataError("AEDAT 3.1 holds times from 0 on and sensors up to 32,768 pixels a side")
+    if len(events) and (t.min() < 0 or t.max() >> 62 or max(recording.size) > 1 << 15):
+        raise DataError(
+            f"AEDAT 3.1 holds times from 0 to {2**62 - 1:,} us and sensors up to 32,768 pixels a side; got "
+            f"{int(t.min()):,} to {int(t.max()):,} us on {recording.size}"
+        )
     chip = next((name for name, size in _SIZES_3.items() if size == recording.size), "unknown")
     table = np.empty(len(events), _POLARITY)
     x, y = events["x"].astype(np.uint32), events["y"].astype(np.uint32)

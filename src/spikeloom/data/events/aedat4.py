@@ -14,11 +14,12 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..errors import DataError
-from ..formats import SPACE, bounded
+from ..packed import SPACE, bounded
 from .recording import EVENT
 from .source import Decoded, Size, Source
 
 _EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?"), ("pad", "V3")])
+_VERSION = b"#!AER-DAT4.0\r\n"
 _LZ4, _ZSTD = (1, 2), (3, 4)
 _RATIO = 1 << 10  # how many times its size a packet may take unpacked
 
@@ -30,7 +31,9 @@ class _BrokenError(Exception):
 def read_aedat4(source: Source) -> Decoded:
     """Events of the first event stream of a file, with the size that its header gives to that stream."""
     raw: memoryview = source.raw.data
-    at = source.head(64).find(b"\n") + 1
+    at = len(_VERSION)
+    if source.head(at) != _VERSION:
+        raise source.error(f"byte 0: expected the line {_VERSION!r}, got {source.head(at)!r}")
     try:
         compression, table_at, info, at = _header(raw, at)
     except (_BrokenError, struct.error, IndexError) as broken:
@@ -63,8 +66,9 @@ def read_aedat4(source: Source) -> Decoded:
             source.skipped += _EVENT.itemsize * int(outside.sum())
             table = table[~outside]
     events = np.empty(len(table), EVENT)
-    for name in ("t", "x", "y", "p"):
+    for name in ("t", "x", "y"):
         events[name] = table[name]
+    events["p"] = table["p"].view(np.uint8) != 0  # whatever the byte is
     return Decoded(events, size)
 
 
@@ -176,6 +180,7 @@ def _unpacker(source: Source, compression: int) -> Callable[[memoryview], bytes 
             raise _BrokenError(f"{name}: {broken}") from None
         if unpacked is None:
             raise _BrokenError(f"it unpacks to more than {room:,} bytes")
+        source.room.take(len(unpacked), str(source.path))
         return unpacked
 
     return unpack

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +12,10 @@ import numpy as np
 
 from ..errors import DataError
 from ..whole import atomically
-from . import aedat, aedat4, binary, prophesee, tables
-from .recording import Recording, as_recording, check_size, extent
-from .source import Decoded, Source
+from . import aedat, aedat4, binary, hdf5, prophesee, tables, text
+from .columns import UNITS, field_of
+from .recording import Recording, as_recording, check_size, extent, sides, whole_number
+from .source import Decoded, Source, header
 
 _HEAD = 1 << 16
 
@@ -30,6 +32,7 @@ class Format:
         write: its writer, if there is one.
         suffixes: of files that :func:`write_events` writes in this format.
         dims: dimensions of the sensors that it can hold.
+        options: of ``columns`` and ``unit``, those that it takes.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Format:
     write: Callable[[Path, Recording], None] | None = None
     suffixes: tuple[str, ...] = ()
     dims: tuple[int, ...] = (2,)
+    options: tuple[str, ...] = ()
 
 
 def _starts(*marks: bytes) -> Callable[[bytes, int], bool]:
@@ -47,17 +51,15 @@ def _starts(*marks: bytes) -> Callable[[bytes, int], bool]:
 
 def _evt(version: str, name: str) -> Callable[[bytes, int], bool]:
     def fits(head: bytes, _: int) -> bool:
-        if not head.startswith(b"% "):
-            return False
-        lines = [line.strip().lower() for line in head.split(b"\n") if line.startswith(b"% ")]
-        marks = (f"% evt {version}".encode(), f"% format {name}".encode())
-        return any(line.split(b";")[0] in marks for line in lines)
+        lines = [line.lower() for line in header(head, b"%", b"% end")[0]]
+        marks = (f"% evt {version}", f"% format {name}")
+        return any(line.split(";")[0].rstrip() in marks for line in lines)
 
     return fits
 
 
 def _dat(head: bytes, _: int) -> bool:
-    return head.startswith(b"% ") and not any(_evt(*v)(head, 0) for v in _EVT)
+    return bool(header(head, b"%", b"% end")[0]) and not any(_evt(*v)(head, 0) for v in _EVT)
 
 
 def _hdf5(head: bytes, _: int) -> bool:
@@ -81,14 +83,17 @@ FORMATS = {
         Format("dat-1", "ATIS DAT, with or without a header", lambda *_: False, prophesee.read_atis_dat),
         Format(
             "npz", "NumPy archive of columns", _starts(b"PK\x03\x04"), tables.read_npz, tables.write_npz, (".npz",),
-            dims=(1, 2),
+            dims=(1, 2), options=("columns", "unit"),
         ),
-        Format("npy", "NumPy array", _starts(b"\x93NUMPY"), tables.read_npy),
-        Format("hdf5", "HDF5", _hdf5, tables.read_hdf5, tables.write_hdf5, (".h5", ".hdf5"), dims=(1, 2)),
-        Format("mat", "MATLAB up to 7.2", _starts(b"MATLAB 5.0"), tables.read_mat),
+        Format("npy", "NumPy array", _starts(b"\x93NUMPY"), tables.read_npy, options=("columns", "unit")),
         Format(
-            "text", "lines of t x y p", lambda head, _: tables.is_text(head), tables.read_text, tables.write_text,
-            (".txt", ".csv"), dims=(1, 2),
+            "hdf5", "HDF5", _hdf5, hdf5.read_hdf5, hdf5.write_hdf5, (".h5", ".hdf5"), dims=(1, 2),
+            options=("columns", "unit"),
+        ),
+        Format("mat", "MATLAB up to 7.2", _starts(b"MATLAB 5.0"), tables.read_mat, options=("unit",)),
+        Format(
+            "text", "lines of t x y p", text.is_text, text.read_text, text.write_text, (".txt", ".csv"), dims=(1, 2),
+            options=("columns", "unit"),
         ),
         Format("nas-4", "auditory sensor, 32-bit addresses, 1 us", binary.is_nas_4, binary.read_nas_4),
         Format("nas-2", "auditory sensor, 16-bit addresses, 0.2 us", binary.is_nas_2, binary.read_nas_2),
@@ -104,6 +109,8 @@ def read_events(
     size: tuple[int, ...] | None = None,
     errors: Literal["raise", "skip"] = "raise",
     index: int | None = None,
+    columns: str | Sequence[str] | None = None,
+    unit: Literal["s", "ms", "us", "ns"] | None = None,
 ) -> Recording:
     """The events of a file; its format is found from its content.
 
@@ -115,19 +122,30 @@ def read_events(
         errors: ``"raise"`` a :class:`DataError` with the byte where the file makes no sense, or ``"skip"`` what does
             not and count its bytes (``skipped``).
         index: which recording, of a file that holds several (SHD, SSC).
+        columns: what the columns of a text or of an array of rows are, in their order: ``"x y p t"``, or a sequence of
+            names; ``_`` is a column of something else. None is what the file says, else t x y p.
+        unit: of the times of text, arrays, HDF5 and MATLAB; None is what the file says, else microseconds where all
+            times are whole and seconds elsewhere.
 
     Times are whole microseconds on the file's own clock, unwrapped where its counter overflows; nothing is sorted,
     shifted or mirrored. Memory stays within a small multiple of the file, whatever its header promises.
     """
     if errors not in ("raise", "skip"):
         raise ValueError(f'read_events: errors must be "raise" or "skip", got {errors!r}')
-    source = Source(Path(path), lenient=errors == "skip", index=index)
+    fields = _order(columns)
+    index = None if index is None else whole_number(index, "read_events: index", least=0)
+    if unit is not None and unit not in UNITS:
+        raise ValueError(f"read_events: unit must be one of {', '.join(UNITS)}, got {unit!r}")
+    source = Source(Path(path), lenient=errors == "skip", index=index, columns=fields, unit=unit)
     if not len(source.raw):
         raise DataError(f"{path}: the file is empty")
     chosen = find_format(source) if format is None else _named(format)
+    for name, value in (("columns", fields), ("unit", unit)):
+        if value is not None and name not in chosen.options:
+            raise DataError(f"{path}: {chosen.title} says itself what its events are; it takes no {name}=")
     decoded = chosen.read(source)
     events, measured = decoded.events, size is None and decoded.size is None
-    size = tuple(size) if size is not None else decoded.size or extent(events)
+    size = sides(size, str(path)) if size is not None else decoded.size or extent(events)
     if source.lenient and not measured:
         inside = _inside(decoded, size)
         if inside is not None:
@@ -139,6 +157,22 @@ def read_events(
         except DataError as outside:
             raise DataError(f"{outside}{_where(decoded, size)}") from None
     return Recording(events, size, chosen.name, measured, source.skipped)
+
+
+def _order(columns: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """Fields of columns as they were given."""
+    if columns is None:
+        return None
+    words = re.split(r"[\s,;]+", columns.strip()) if isinstance(columns, str) else columns
+    fields = tuple(word if word == "_" else field_of(word)[0] for word in words)
+    known = [field for field in fields if field != "_"]
+    wrong = [word for word, field in zip(words, fields, strict=True) if field == "_" != word]
+    if wrong or not {"t", "x"} <= set(known) or len(set(known)) != len(known):
+        raise ValueError(
+            f"read_events: columns must name t and x, and y and p where they are there, once each, and _ what is none "
+            f"of them; got {columns!r}"
+        )
+    return fields
 
 
 def find_format(source: Source) -> Format:
@@ -170,6 +204,7 @@ def write_events(
     """
     path = Path(path)
     recording = as_recording(events, size)
+    check_size(recording.events, recording.size, str(path))
     chosen = _by_suffix(path) if format is None else _named(format)
     if chosen.write is None:
         raise DataError(f"{path}: {chosen.title} is only read; written are {', '.join(_written())}")

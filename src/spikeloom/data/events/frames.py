@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from . import native
-from .recording import EVENT, EVENT_1D, Events, Recording, as_recording, check_size
+from .recording import EVENT, EVENT_1D, MOST, Events, Recording, as_recording, check_size, positive_number, whole_number
 
 By = Literal["time", "count"]
 Values = Literal["count", "binary", "one-hot"]
@@ -77,14 +77,17 @@ def segments(
     if len(given) != 1:
         raise ValueError(f"to_frames: give one of steps, duration and count, got {given or 'none of them'}")
     ((name, value),) = given.items()
-    if value <= 0 or (name != "duration" and value != int(value)):
-        raise ValueError(f"to_frames: {name} must be positive{'' if name == 'duration' else ' and whole'}, got {value}")
+    if name == "duration":
+        duration = positive_number(value, "to_frames: duration")
+    else:
+        whole = whole_number(value, f"to_frames: {name}")
+        steps, count = (whole, None) if name == "steps" else (None, whole)
     if by not in ("time", "count"):
         raise ValueError(f'to_frames: by must be "time" or "count", got {by!r}')
     n = len(recording)
     if count is not None or (steps is not None and by == "count"):
-        T = steps if steps is not None else max(n // int(value), 1)
-        edges = np.arange(T + 1, dtype=np.int64) * (n // T if steps is not None else int(value))
+        T = steps if steps is not None else max(n // whole, 1)
+        edges = np.arange(T + 1, dtype=np.int64) * (n // T if steps is not None else whole)
     else:
         T, edges = _by_time(recording, steps, duration)
         if edges.ndim == 2:
@@ -103,6 +106,8 @@ def _by_time(recording: Recording, steps: int | None, duration: float | None) ->
     ordered = _ascending(events) == n
     first, last = (int(t[0]), int(t[-1])) if ordered or steps else (int(t.min()), int(t[-1]))
     if duration is not None:
+        if (last - first) / duration >= MOST:
+            raise ValueError(f"to_frames: duration={duration} makes more than {MOST:,} frames of {last - first:,} us")
         T = max(math.ceil((last - first) / duration), 1)
         bins = t if ordered else (t - first) // duration
         edges = [_bisect(bins, first + duration * k if ordered else k) for k in range(T + 1)]
@@ -204,8 +209,7 @@ def voxel_grid(events: Any, bins: int, *, size: tuple[int, ...] | None = None) -
     """
     recording = as_recording(events, size)
     recording.need_camera("voxel_grid")
-    if bins < 1:
-        raise ValueError(f"voxel_grid: bins must be at least 1, got {bins}")
+    bins = whole_number(bins, "voxel_grid: bins")
     e, pixels = recording.events, recording.size[0] * recording.size[1]
     grid = np.zeros((bins, pixels))
     if len(e):
@@ -230,8 +234,7 @@ def time_surface(events: Any, tau: float, *, steps: int = 1, size: tuple[int, ..
     """
     recording = as_recording(events, size)
     recording.need_camera("time_surface")
-    if steps < 1 or tau <= 0:
-        raise ValueError(f"time_surface: steps and tau must be positive, got {steps} and {tau}")
+    steps, tau = whole_number(steps, "time_surface: steps"), positive_number(tau, "time_surface: tau")
     e = recording.events
     surfaces = np.zeros((steps, math.prod(recording.shape)), np.float32)
     if len(e):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import SPACE, bounded
+from ..packed import SPACE, bounded
 
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _MATRIX, _COMPRESSED = 14, 15
@@ -25,8 +26,9 @@ class MatError(ValueError):
     """A file that is no MATLAB file of these versions, or a damaged one."""
 
 
-def read(raw: memoryview) -> Content:
-    """Numeric variables by name, as arrays; structures as dictionaries of them. Other kinds are left out."""
+def read(raw: memoryview, take: Callable[[int], None] = lambda _: None) -> Content:
+    """Numeric variables by name, as arrays; structures as dictionaries of them. Other kinds are left out. ``take`` is
+    told how many bytes were unpacked."""
     if len(raw) < 128 or bytes(raw[126:128]) not in (b"IM", b"MI"):
         raise MatError("it has no header of 128 bytes")
     order = "<" if bytes(raw[126:128]) == b"IM" else ">"
@@ -36,6 +38,7 @@ def read(raw: memoryview) -> Content:
         kind, body, at = _element(raw, at, order)
         if kind == _COMPRESSED:
             unpacked = _inflate(body)
+            take(len(unpacked))
             kind, body, _ = _element(unpacked, 0, order)
         if kind == _MATRIX:
             name, value = _matrix(body, order, depth=0)

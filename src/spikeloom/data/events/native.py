@@ -51,12 +51,14 @@ int64_t pairs(const char *raw, int64_t n, const int64_t *l, int64_t H, int64_t W
   return (out - begin) / 13;
 }
 
-int64_t evt2(const uint32_t *raw, int64_t n, int64_t H, int64_t W, char *out) {
+int64_t evt2(const char *raw, int64_t n, int64_t H, int64_t W, char *out) {
   counter clock = {0, 0, 0};
   int64_t base = 0;
   char *begin = out;
-  for (int64_t i = 0; i < n; i++) {
-    const uint32_t w = raw[i], kind = w >> 28;
+  for (int64_t i = 0; i < n; i++, raw += 4) { /* words begin anywhere in a file, and so anywhere in memory */
+    uint32_t w;
+    memcpy(&w, raw, 4);
+    const uint32_t kind = w >> 28;
     if (kind <= 1) {
       const uint32_t x = w >> 11 & 2047, y = w & 2047;
       if (!clock.known) continue;
@@ -69,18 +71,20 @@ int64_t evt2(const uint32_t *raw, int64_t n, int64_t H, int64_t W, char *out) {
   return (out - begin) / 13;
 }
 
-/* Without out, the number of events that there may be. */
-int64_t evt3(const uint16_t *raw, int64_t n, int64_t H, int64_t W, char *out) {
+/* Without out, the number of events that there may be; no more than room are written: a file may change meanwhile. */
+int64_t evt3(const char *raw, int64_t n, int64_t room, int64_t H, int64_t W, char *out) {
   counter clock = {0, 0, 0};
   int64_t base = 0, low = 0, count = 0;
   uint32_t y = 0, x = 0, p = 0; int row = 0, vector = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const uint32_t w = raw[i], kind = w >> 12, known = row && clock.known;
+  for (int64_t i = 0; i < n; i++, raw += 2) {
+    uint16_t word;
+    memcpy(&word, raw, 2);
+    const uint32_t w = word, kind = w >> 12, known = row && clock.known;
     if (kind == 2) {
       if (!known) continue;
       if (out) {
         const uint32_t at = w & 2047;
-        if (H && (at >= W || y >= H)) return -1;
+        if (count == room || (H && (at >= W || y >= H))) return -1;
         put(out + 13 * count, base | low, at, y, w >> 11 & 1);
       }
       count++;
@@ -95,7 +99,7 @@ int64_t evt3(const uint16_t *raw, int64_t n, int64_t H, int64_t W, char *out) {
         if (!out) count += __builtin_popcount(bits);
         else for (; bits; bits &= bits - 1) {
           const uint32_t at = x + __builtin_ctz(bits);
-          if (at > 65535 || (H && (at >= W || y >= H))) return -1;
+          if (count == room || at > 65535 || (H && (at >= W || y >= H))) return -1;
           put(out + 13 * count++, base | low, at, y, p);
         }
       }

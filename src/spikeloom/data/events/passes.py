@@ -53,9 +53,9 @@ def evt3(raw: NDArray[np.uint8], size: Size | None) -> Events | None:
     c = native.library()
     if c is None or len(raw) % 2:
         return None
-    about = native.integers(len(raw) // 2)
-    room = _call(c.evt3, raw, about, size, None)
-    return _run("evt3", raw, about, size, np.empty(room, EVENT)) if room >= 0 else None
+    n = len(raw) // 2
+    room = _call(c.evt3, raw, native.integers(n, 0), size, None)
+    return _run("evt3", raw, native.integers(n, room), size, np.empty(room, EVENT)) if room >= 0 else None
 
 
 def _run(name: str, raw: NDArray[np.uint8], about: tuple[Any, ...], size: Size | None, out: Events) -> Events | None:

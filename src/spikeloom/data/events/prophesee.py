@@ -18,7 +18,7 @@ from .source import Decoded, Size, Source, latest, unwrap
 _DAT = np.dtype([("t", "<u4"), ("a", "<u4")])
 _DAT_1 = Layout((0, 0x1FF), (9, 0xFF), (17, 1), time_first=True)
 _DAT_2 = Layout((0, 0x3FFF), (14, 0x3FFF), (28, 15), time_first=True)
-_GEOMETRY = re.compile(r"geometry\s+(\d+)x(\d+)")
+_GEOMETRY = re.compile(r"geometry\s+(\d{1,5})x(\d{1,5})\b", re.ASCII)
 _PLUGINS: dict[str, Size] = {
     "gen31": (480, 640), "gen3": (480, 640), "gen41": (720, 1280), "gen4": (720, 1280), "imx636": (720, 1280),
     "genx320": (320, 320),
@@ -35,7 +35,7 @@ def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
     then 14 bits column, 14 bits row, 4 bits polarity (version 2), or 9 bits column, 8 bits row, 1 bit polarity (version
     1, ATIS, as in the gesture data set of N. Maro et al., 2020).
     """
-    lines, at = source.lines(b"%", stop=b"% end")
+    lines, at = source.lines(b"%", stop=b"% end", record=8, lead=2)
     fields = _fields(lines)
     kind = source.raw[at : at + 2].tolist()
     if old and not lines:
@@ -59,7 +59,7 @@ def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
 def write_dat(path: Path, recording: Recording) -> None:
     """DAT, version 2."""
     events = recording.events
-    _fits(recording, "DAT", bits_t=32, bits_x=14)
+    _fits(recording, "DAT", bits_t=32, bits_clock=32, bits_x=14)
     table = np.empty(len(events), _DAT)
     table["t"] = events["t"]
     x, y = events["x"].astype(np.uint32), events["y"].astype(np.uint32)
@@ -75,7 +75,7 @@ def read_evt2(source: Source) -> Decoded:
     """EVT 2.0: words of 32 bits. Types 0 and 1 are events (6 bits of time, column, row), 8 the upper 28 bits of time.
     Events before the first time are left out: when they happened is not known.
     """
-    lines, begin = source.lines(b"%", stop=b"% end")
+    lines, begin = source.lines(b"%", stop=b"% end", record=4)
     size = _size(lines, _fields(lines))
     if (events := passes.evt2(source.raw[begin:], size)) is not None:
         return Decoded(events, size)
@@ -100,7 +100,7 @@ def _timed(source: Source, words: NDArray[Any], begin: int, length: int) -> tupl
 def write_evt2(path: Path, recording: Recording) -> None:
     """EVT 2.0; a word of time wherever it changes. Times must not run backwards by more than the format can say."""
     events = recording.events
-    _fits(recording, "EVT 2.0", bits_t=34, bits_x=11)
+    _fits(recording, "EVT 2.0", bits_t=34, bits_clock=28, bits_x=11)
     t = events["t"]
     x, y = events["x"].astype(np.uint32), events["y"].astype(np.uint32)
     words = (events["p"].astype(np.uint32) << 28) | ((t & 63).astype(np.uint32) << 22) | (x << 11) | y
@@ -113,7 +113,7 @@ def read_evt21(source: Source) -> Decoded:
     """EVT 2.1: words of 64 bits, whose upper half is a word of EVT 2.0; the lower one has a bit for each of up to 32
     events in a row.
     """
-    lines, begin = source.lines(b"%", stop=b"% end")
+    lines, begin = source.lines(b"%", stop=b"% end", record=8)
     if any("endianness=legacy" in line for line in lines):
         raise source.error("EVT 2.1 in the legacy byte order is not read; convert it with the camera's software")
     words = source.records(begin, "<u8")
@@ -135,7 +135,7 @@ def read_evt3(source: Source) -> Decoded:
 
     Only the upper bits of time overflow. The lower ones may step back by some microseconds: cameras write them ahead.
     """
-    lines, begin = source.lines(b"%", stop=b"% end")
+    lines, begin = source.lines(b"%", stop=b"% end", record=2)
     size = _size(lines, _fields(lines))
     if (events := passes.evt3(source.raw[begin:], size)) is not None:
         return Decoded(events, size)
@@ -238,19 +238,27 @@ def _fields(lines: list[str]) -> dict[str, str]:
 def _size(lines: list[str], fields: dict[str, str]) -> Size | None:
     """What the header says about the sensor."""
     H, W = fields.get("height", ""), fields.get("width", "")
-    if H.isdecimal() and W.isdecimal() and 0 < int(H) <= 2048 * 8 and 0 < int(W) <= 2048 * 8:
+    if all(n.isdecimal() and len(n) < 6 and 0 < int(n) <= 1 << 14 for n in (H, W)):
         return int(H), int(W)
     for line in lines:
-        if found := _GEOMETRY.search(line):
+        found = _GEOMETRY.search(line)
+        if found and int(found.group(1)) and int(found.group(2)):
             return int(found.group(2)), int(found.group(1))
     plugin = fields.get("plugin_name", "")
     return next((size for name, size in _PLUGINS.items() if name in plugin), None)
 
 
-def _fits(recording: Recording, name: str, *, bits_t: int, bits_x: int) -> None:
+def _fits(recording: Recording, name: str, *, bits_t: int, bits_clock: int, bits_x: int) -> None:
+    """Raises for what a format cannot hold, of whose ``bits_t`` bits of time the upper ``bits_clock`` overflow."""
     t, top = recording.events["t"], 1 << bits_t
     if len(t) and (int(t.min()) < 0 or int(t.max()) >= top):
         raise DataError(f"{name} holds times from 0 to {top - 1:,} us, got {int(t.min()):,} to {int(t.max()):,}")
+    clock = t >> (bits_t - bits_clock)
+    if not np.array_equal(unwrap(clock, bits_clock), clock):
+        raise DataError(
+            f"{name} has a clock of {bits_t} bits: an event earlier than the one before it by more than half of its "
+            f"range would be read as later; put the events in order of time"
+        )
     if max(recording.size) > 1 << bits_x:
         raise DataError(f"{name} holds sensors up to {1 << bits_x:,} pixels a side, got {recording.size}")
 

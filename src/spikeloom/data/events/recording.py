@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +19,8 @@ EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?")])
 EVENT_1D = np.dtype([("t", "<i8"), ("x", "<u2"), ("p", "?")])
 """An event of a sensor in one dimension, such as a cochlea: ``x`` is the channel."""
 Events = NDArray[np.void]
+MOST = 1 << 31
+"""What counts stay below: frames, sides of a sensor, recordings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,8 @@ class Recording:
     @property
     def duration(self) -> int:
         """Microseconds from the first to the last event."""
-        return int(np.ptp(self.events["t"])) if len(self.events) else 0
+        t = self.events["t"]
+        return int(t.max()) - int(t.min()) if len(t) else 0
 
     @property
     def rate(self) -> float:
@@ -112,7 +117,7 @@ def as_events(source: Any) -> Events:
         )
     columns = {name: _whole(np.asarray(source[name]), name) for name in ("t", "x", "y") if name in names}
     lengths = {name: len(column) for name, column in columns.items()}
-    p = np.asarray(source["p"]) > 0 if "p" in names else np.ones(len(columns["t"]), bool)
+    p = _polarity(np.asarray(source["p"])) if "p" in names else np.ones(len(columns["t"]), bool)
     if len({*lengths.values(), len(p)}) != 1:
         raise DataError(f"events: columns of different lengths: {lengths}, p {len(p)}")
     return make_events(columns["t"], columns["x"], columns.get("y"), p)
@@ -139,10 +144,40 @@ def extent(events: Events) -> tuple[int, ...]:
     return (y, x) if camera else (x,)
 
 
+def whole_number(value: Any, what: str, *, least: int = 1) -> int:
+    """A whole number, of Python's or anybody's integers: 4.0 and True are none."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if not least <= number < MOST:
+        raise ValueError(
+            f"{what} must be {'positive and ' if least else ''}whole, got {value!r}; give an int such as 16"
+        )
+    return number
+
+
+def positive_number(value: Any, what: str) -> float:
+    """A finite number above 0."""
+    if isinstance(value, (bool, str)) or not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{what} must be positive, got {value!r}")
+    return int(value) if value == int(value) else float(value)
+
+
+def sides(size: Any, where: str) -> tuple[int, ...]:
+    """A sensor's size; anything but one or two whole numbers from 1 on raises."""
+    found = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
+    whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 0 < n < MOST for n in found)
+    if not whole or len(found) not in (1, 2):
+        raise DataError(f"{where}: a size must be (H, W) or (channels,), of positive whole numbers, got {size!r}")
+    return tuple(int(n) for n in found)
+
+
 def check_size(events: Events, size: tuple[int, ...], where: str) -> None:
     """Raises where an event lies outside the sensor."""
     dims = ("y", "x") if "y" in (events.dtype.names or ()) else ("x",)
-    if len(size) != len(dims) or min(size) < 1:
+    size = sides(size, where)
+    if len(size) != len(dims):
         raise DataError(f"{where}: a size of {len(dims)} positive numbers is needed for these events, got {size}")
     if all(have <= n for have, n in zip(extent(events), size, strict=True)):
         return
@@ -160,6 +195,19 @@ def _names(source: Any) -> list[str]:
     if isinstance(source, Mapping):
         return [str(name) for name in source]
     return list(getattr(getattr(source, "dtype", None), "names", None) or ())
+
+
+def _polarity(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether events are ON."""
+    if values.ndim != 1 or values.dtype.kind not in "biuf":
+        raise DataError(f"events: column p must be numbers or booleans [N], got {values.dtype} {list(values.shape)}")
+    if values.dtype.kind == "b":
+        values = values.view(np.uint8)  # a byte from a file may be neither 0 nor 1
+    elif not np.isfinite(values).all():
+        i = int(np.isfinite(values).argmin())
+        raise DataError(f"events: p[{i}] = {values[i]} is no polarity")
+    on: NDArray[np.bool_] = values > 0
+    return on
 
 
 def _whole(values: NDArray[Any], name: str) -> NDArray[Any]:

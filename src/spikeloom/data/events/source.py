@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..formats import gunzip
+from ..packed import Room, gunzip, is_gzip
 from .recording import Events
 
 Bytes = NDArray[np.uint8]
 Size = tuple[int, ...]
+_SURE = re.compile(rb"(?:#[\t\x20-\x7e]|% +[A-Za-z])[\t\x20-\x7e]{2,}\r?")
 
 
 class Decoded(NamedTuple):
@@ -29,18 +32,34 @@ class Source:
     """A file's bytes (memory-mapped; gzip is unpacked) and what was left out of them.
 
     Damage goes through :meth:`damaged`: it raises with the byte, or counts what is lost and lets the reader go on.
+
+    Args:
+        path, lenient, index: see ``read_events``, where ``lenient`` is ``errors="skip"``.
+        columns, unit: what the columns of a table are, and of its times; None is what the file says.
     """
 
-    def __init__(self, path: Path, *, lenient: bool = False, index: int | None = None) -> None:
-        self.path, self.lenient, self.index = path, lenient, index
+    def __init__(
+        self,
+        path: Path,
+        *,
+        lenient: bool = False,
+        index: int | None = None,
+        columns: tuple[str, ...] | None = None,
+        unit: str | None = None,
+    ) -> None:
+        self.path, self.lenient, self.index, self.columns, self.unit = path, lenient, index, columns, unit
         self.skipped = 0
-        self.raw = _map(path)
+        self.raw, self.room = _map(path)
 
     def damaged(self, offset: int, what: str, lost: int) -> None:
         """Bytes ``lost`` from ``offset`` on are no use."""
         if not self.lenient:
             raise DataError(f'{self.path}: byte {offset:,}: {what}; errors="skip" reads what is intact')
         self.skipped += lost
+
+    def open(self) -> IO[bytes]:
+        """The file, open for reading; what it holds, if it is packed."""
+        return io.BytesIO(self.raw.tobytes()) if is_gzip(_first(self.path)) else self.path.open("rb")
 
     def error(self, what: str) -> DataError:
         """What to raise when nothing of the file can be read."""
@@ -60,23 +79,50 @@ class Source:
             self.damaged(begin + len(body) - rest, what, rest)
         return body[: len(body) - rest].view(dtype)
 
-    def lines(self, mark: bytes, stop: bytes = b"") -> tuple[list[str], int]:
-        """Header lines that begin with ``mark``, up to one that begins with ``stop``, and the byte after them."""
-        lines, at = [], 0
-        head = self.head(1 << 14)
-        while head.startswith(mark, at):
-            end = head.find(b"\n", at)
-            if end < 0 and len(head) < min(len(self.raw), 1 << 24):
-                head = self.head(8 * len(head))  # a long header
-                continue
-            line = head[at:end]
-            if end < 0 or not _printable(line):
-                break  # binary data that happens to begin like a header line
-            lines.append(line.decode("latin1").strip())
-            at = end + 1
-            if stop and line.startswith(stop):
-                break
-        return lines, at
+    def lines(self, mark: bytes, stop: bytes = b"", *, record: int = 1, lead: int = 0) -> tuple[list[str], int]:
+        """Header lines and the byte after them; see :func:`header`."""
+        return header(self.raw, mark, stop, record=record, lead=lead)
+
+
+def header(
+    raw: Bytes | bytes, mark: bytes, stop: bytes = b"", *, whole: int | None = None, record: int = 1, lead: int = 0
+) -> tuple[list[str], int]:
+    """The lines at the beginning of a file that begin with ``mark``, and the byte after them.
+
+    They end with the line ``stop``. Without one, data may follow that begin as a line does: then the last line that
+    can be nothing else (four characters or more, all of them ASCII, after ``%`` a blank and a word) ends the header,
+    or one after it from which on the file is a whole number of records.
+
+    Args:
+        whole: size of the file, where ``raw`` is only its beginning.
+        record, lead: bytes of a record, and between the header and the first one.
+    """
+    whole = len(raw) if whole is None else whole
+    lines, ends, sure, at = list[str](), [0], 0, 0
+    while (line := _line(raw, at)) is not None and line.startswith(mark) and all(b > 31 or b in b"\t\r" for b in line):
+        lines.append(line.decode("latin1").strip())
+        at += len(line) + 1
+        ends.append(at)
+        if stop and line.rstrip() == stop:
+            return lines, at
+        sure = len(lines) if _SURE.fullmatch(line) else sure
+    fitting = (n for n in range(sure, len(ends)) if (whole - ends[n] - lead) % record == 0)
+    n = next(fitting, sure) if sure else 0
+    return lines[:n], ends[n]
+
+
+def _line(raw: Bytes | bytes, at: int) -> bytes | None:
+    """The line that begins at a byte; None if it has no end within 64 kB."""
+    for n in (256, 1 << 16):
+        piece = bytes(raw[at : at + n])
+        if (end := piece.find(b"\n")) >= 0:
+            return piece[:end]
+    return None
+
+
+def _first(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
@@ -110,17 +156,16 @@ def latest(values: NDArray[Any], at: NDArray[Any], where: NDArray[Any]) -> NDArr
     return np.repeat(values, np.diff(np.r_[begins, len(where)]))
 
 
-def _map(path: Path) -> Bytes:
+def _map(path: Path) -> tuple[Bytes, Room]:
+    """The bytes of a file, and the room that what is packed in it has."""
     try:
-        with path.open("rb") as file:
-            if file.read(2) == b"\x1f\x8b":
-                return np.frombuffer(gunzip(path), np.uint8)
-        if path.stat().st_size == 0:
-            return np.empty(0, np.uint8)
-        return np.memmap(path, np.uint8, "r").view(np.ndarray)
-    except OSError as missing:
-        raise DataError(f"{path}: cannot be read: {missing.strerror or missing}") from missing
-
-
-def _printable(line: bytes) -> bool:
-    return all(b > 31 or b in b"\t\r" for b in line)
+        packed = is_gzip(_first(path))
+        size = path.stat().st_size
+        room = Room(size)
+        if packed:
+            return np.frombuffer(gunzip(path, room), np.uint8), room
+        return (np.memmap(path, np.uint8, "r").view(np.ndarray) if size else np.empty(0, np.uint8)), room
+    except (OSError, ValueError) as missing:
+        if isinstance(missing, DataError):
+            raise
+        raise DataError(f"{path}: cannot be read: {getattr(missing, 'strerror', None) or missing}") from missing
