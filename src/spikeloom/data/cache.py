@@ -3,6 +3,9 @@
 A cache is a folder whose name says what is in it: data set, files with their sizes and times of change, how they were
 read, and the version of this format. It counts as whole once its manifest, written last, says so; conversion goes on
 where it was interrupted, and any number of processes may do it at once.
+
+What is read from it is checked: the manifest and the tables of where recordings begin by digests each time they are
+opened, the events of a recording by a sum the first time that a process reads them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,12 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from .arrays import npy
 from .downloads import Progress, checksum
 from .errors import DataError
-from .events import Events, Recording
+from .events import EVENT, EVENT_1D, Events, Recording
 from .whole import atomically
 
-VERSION = 2
+VERSION = 3
 _PART = 512  # recordings in a part, at most
 _EVENTS = 1 << 24  # a part ends with the recording that takes it beyond so many events
 Content = Recording | Tensor
@@ -60,15 +65,16 @@ class Cached:
     """Recordings from a whole cache. Parts are mapped into memory when they are asked for, in each process anew."""
 
     def __init__(self, folder: Path) -> None:
-        manifest = json.loads((folder / "manifest.json").read_text())
         self.folder = folder
+        manifest = _manifest(folder)
         self._ends = list(itertools.accumulate(int(n) for n in manifest["parts"]))
         self.size, self.format = tuple(manifest["size"]), str(manifest["format"])
-        for k, (events, offsets) in enumerate(manifest["bytes"]):
-            for path, wanted in zip(_names(folder, k), (events, offsets), strict=True):
+        self._sums = [str(digest) for digest in manifest["tables"]]
+        for k, (events, table) in enumerate(manifest["bytes"]):
+            for path, wanted in zip(_names(folder, k), (events, table), strict=True):
                 have = path.stat().st_size if path.is_file() else 0
                 if have != wanted:
-                    raise DataError(f"{path}: {have:,} bytes instead of {wanted:,}; remove the folder {folder}")
+                    raise _damaged(path, f"{have:,} bytes instead of {wanted:,}")
         self._open = functools.lru_cache(maxsize=64)(self._map)
 
     def __len__(self) -> int:
@@ -76,13 +82,18 @@ class Cached:
 
     def __getitem__(self, index: int) -> Recording:
         part = bisect.bisect_right(self._ends, index)
-        events, offsets = self._open(part)
+        opened = self._open(part)
         k = index - (self._ends[part - 1] if part else 0)
-        return Recording(events[offsets[k] : offsets[k + 1]], self.size, self.format)
+        try:
+            return Recording(opened[k], self.size, self.format)
+        except ValueError as problem:
+            raise _damaged(_names(self.folder, part)[0], str(problem)) from None
 
-    def _map(self, part: int) -> tuple[Events, Any]:
-        events, offsets = _names(self.folder, part)
-        return np.load(events, mmap_mode="r").view(np.ndarray), np.load(offsets)
+    def _map(self, part: int) -> Part:
+        try:
+            return Part(*_names(self.folder, part), self._sums[part])
+        except Exception as problem:  # NumPy reads headers as Python's syntax, with all that can be wrong with that
+            raise _damaged(_names(self.folder, part)[1], str(problem)) from None
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_open"}
@@ -90,6 +101,41 @@ class Cached:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open = functools.lru_cache(maxsize=64)(self._map)
+
+
+class Part:
+    """Some recordings after each other, and their table ``[n + 1, 2]``: where each begins, and the CRC-32 of its
+    events; the last row has the end of the last one.
+
+    Raises ValueError where they are not what they were, by ``digest`` and by the sums.
+    """
+
+    def __init__(self, events: Path, table: Path, digest: str | None = None) -> None:
+        raw = table.read_bytes()
+        if digest is not None and hashlib.sha256(raw).hexdigest() != digest:
+            raise ValueError("not the table that was written")
+        self._table = npy(raw, str(table))
+        self._events = np.load(events, mmap_mode="r").view(np.ndarray)
+        if self._table.dtype != np.int64 or self._table.shape[1:] != (2,) or not len(self._table):
+            raise ValueError(f"{self._table.dtype} {list(self._table.shape)} instead of a table of recordings")
+        begins = self._table[:, 0]
+        if begins[0] != 0 or (np.diff(begins) < 0).any():
+            raise ValueError("recordings that begin before those before them")
+        if self._events.dtype not in (EVENT, EVENT_1D) or self._events.shape != (int(begins[-1]),):
+            raise ValueError(f"{self._events.dtype} {list(self._events.shape)} instead of {begins[-1]:,} events")
+        self._known = np.zeros(len(self), bool)
+
+    def __len__(self) -> int:
+        return len(self._table) - 1
+
+    def __getitem__(self, k: int) -> Events:
+        (begin, wanted), end = self._table[k].tolist(), int(self._table[k + 1, 0])
+        events: Events = self._events[begin:end]
+        if not self._known[k]:
+            if _sum(events) != wanted:
+                raise ValueError(f"the events from {begin:,} to {end:,} are not those that were written")
+            self._known[k] = True
+        return events
 
 
 def key(description: Mapping[str, Any], files: Sequence[Path], root: Path) -> str:
@@ -126,13 +172,14 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     name = str(about.get("name", folder.name))
     parts: list[int] = []
-    sizes, done = [], 0
+    sizes, tables, done = [], [], 0
     while done < count:
         part = len(parts)
         n = _whole(folder, part) or _convert(folder, part, map(read, range(done, count)), size)
         parts.append(n)
         done += n
         sizes.append([p.stat().st_size for p in _names(folder, part)])
+        tables.append(checksum(_names(folder, part)[1]))
         if progress:
             progress(f"{name}: recordings", done, count)
     sums = dict.fromkeys((files(i).relative_to(root).as_posix() for i in range(count)), "")
@@ -142,8 +189,9 @@ def build(
             progress(f"{name}: checksums", k + 1, len(sums))
     manifest = {
         "version": VERSION, **about, "recordings": count, "parts": parts, "size": list(size), "format": name,
-        "bytes": sizes, "sha256": sums,
+        "bytes": sizes, "tables": tables, "sha256": sums,
     }  # fmt: skip
+    manifest["digest"] = _digest(manifest)
     atomically(folder / "manifest.json", lambda path: path.write_text(json.dumps(manifest, indent=1)))
     return Cached(folder)
 
@@ -157,23 +205,48 @@ def _convert(folder: Path, part: int, recordings: Iterator[Recording], size: tup
         taken.append(recording.events)
         if len(taken) == _PART or sum(map(len, taken)) >= _EVENTS:
             break
-    at_events, at_offsets = _names(folder, part)
+    at_events, at_table = _names(folder, part)
     atomically(at_events, lambda path: _save(path, np.concatenate(taken)))
-    offsets = np.cumsum([0, *map(len, taken)])
-    atomically(at_offsets, lambda path: _save(path, offsets))  # last: a part with its offsets is whole
+    begins = np.cumsum([0, *map(len, taken)])
+    table = np.stack((begins, np.array([*map(_sum, taken), 0])), 1).astype(np.int64)
+    atomically(at_table, lambda path: _save(path, table))  # last: a part with its table is whole
     return len(taken)
 
 
 def _whole(folder: Path, part: int) -> int:
     """How many recordings a part has that is whole; 0 for others."""
-    events, offsets = _names(folder, part)
-    if not (events.is_file() and offsets.is_file()):
+    events, table = _names(folder, part)
+    if not (events.is_file() and table.is_file()):
         return 0
     try:
-        ends = np.load(offsets)
-        return len(ends) - 1 if len(np.load(events, mmap_mode="r")) == ends[-1] else 0
-    except (ValueError, OSError, EOFError):
+        found = Part(events, table)
+        return len([found[k] for k in range(len(found))])
+    except Exception:  # as above
         return 0
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a cache says about itself, if that is what was written."""
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        if manifest.pop("digest") == _digest(manifest):
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise _damaged(path, "not the manifest that was written")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sum(events: Events) -> int:
+    return zlib.crc32(np.ascontiguousarray(events).view(np.uint8).data)
+
+
+def _damaged(path: Path, what: str) -> DataError:
+    return DataError(f"{path}: {what}; remove the folder {path.parent}, and it is made anew")
 
 
 def _names(folder: Path, part: int) -> tuple[Path, Path]:
