@@ -77,11 +77,19 @@ class FileSet:
     def find(self, folder: Path, split: str) -> tuple[Sequence[Item], Sequence[str]]:
         """Samples of a split and names of the classes; what is not as published is a :class:`DataError`."""
         try:
-            return self.index(folder, split)
-        except (OSError, KeyError, ValueError) as wrong:
+            items, classes = self.index(folder, split)
+        except (OSError, LookupError, ValueError, TypeError) as wrong:
             if isinstance(wrong, DataError):
                 raise
             raise DataError(f"data set {self.name}: the split {split} cannot be found in {folder}: {wrong}") from wrong
+        for item in items:
+            if not 0 <= item.label < len(classes):
+                raise DataError(
+                    f"{folder / item.file}: its label is {item.label}, which must be from 0 to {len(classes) - 1}"
+                )
+            if item.file.startswith("/") or ".." in item.file.split("/"):
+                raise DataError(f"data set {self.name}: its lists name {item.file!r}, which leads out of {folder}")
+        return items, classes
 
     @property
     def timed(self) -> bool:
@@ -105,9 +113,17 @@ def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, 
     if item.start is None or item.stop is None:
         return read_events(folder / item.file, index=item.number, size=size, format=format)
     path = folder / item.file
-    return _whole_file(str(path), path.stat().st_mtime_ns, size, format).between(item.start, item.stop)
+    return _whole_file(str(path), _version(path), size, format).between(item.start, item.stop)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except OSError as missing:
+        raise DataError(f"{path}: cannot be read: {missing.strerror or missing}") from missing
+    return about.st_mtime_ns, about.st_size, about.st_ino
 
 
 @functools.lru_cache(maxsize=2)
-def _whole_file(path: str, changed: int, size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
+def _whole_file(path: str, version: tuple[int, ...], size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
     return read_events(path, size=size, format=format)

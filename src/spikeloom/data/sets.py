@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ from .transforms import Normalize, RandomCrop, RandomFlip, ToFloat
 
 Split = Literal["train", "validation", "test"]
 Arrays = tuple[Tensor, Tensor]
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -97,9 +100,15 @@ def _batches(files: Sequence[Path], read: Callable[[Path], tuple[Any, Any]]) -> 
 
 def _braille(files: Sequence[Path]) -> Arrays:
     taxels, labels = read_npz(files[0], "taxel_data", "label")
-    if taxels.ndim != 3 or taxels.shape[2] != 12:
-        raise DataError(f"{files[0]}: expected taxel_data [N, T, 12], got {list(taxels.shape)}")
-    return torch.tensor(taxels), torch.tensor(labels, dtype=torch.int64)
+    if taxels.ndim != 3 or taxels.shape[2] != 12 or taxels.dtype.kind not in "iuf" or not np.isfinite(taxels).all():
+        raise DataError(
+            f"{files[0]}: expected taxel_data [N, T, 12] of finite numbers, got {taxels.dtype} {list(taxels.shape)}"
+        )
+    if labels.shape != taxels.shape[:1] or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{files[0]}: expected {len(taxels):,} labels of whole numbers, got {labels.dtype} {list(labels.shape)}"
+        )
+    return torch.tensor(taxels), torch.tensor(labels.astype(np.int64))
 
 
 def _sklearn_digits(files: Sequence[Path]) -> Arrays:
@@ -200,10 +209,42 @@ def describe(name: str) -> Description | FileSet:
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder."""
-    return Path(root or os.environ.get("SPIKELOOM_DATA") or "data").expanduser()
+    """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder. It need not be
+    there; what cannot be a folder raises :class:`DataError`."""
+    named = root or os.environ.get("SPIKELOOM_DATA") or "data"
+    problem = "it has a byte 0" if "\0" in str(named) else ""
+    try:
+        folder = Path(named).expanduser()
+        if not problem and folder.exists() and not folder.is_dir():
+            problem = "it is no folder"
+    except (OSError, RuntimeError) as wrong:  # too long a name, a user that does not exist
+        problem = getattr(wrong, "strerror", None) or str(wrong)
+    if problem:
+        short = repr(str(named)[:80]) + ("..." if len(str(named)) > 80 else "")
+        raise DataError(
+            f"the folder of the data sets cannot be {short}: {problem}; --data-root, root= or SPIKELOOM_DATA names "
+            f"another one"
+        )
+    return folder
 
 
+def _told(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose files cannot be read or written says so in a :class:`DataError`."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except OSError as problem:
+            raise DataError(
+                f"data set {(*args, kwargs.get('name'))[0]}: {problem}; --data-root, root= or SPIKELOOM_DATA "
+                "names another folder"
+            ) from problem
+
+    return called
+
+
+@_told
 def load(
     name: str,
     split: Split,
@@ -237,6 +278,11 @@ def load(
     if frames is not None or options is not None:
         raise DataError(f"data set {name} holds tensors, not recordings: it takes neither frames nor options")
     data, labels = _read(d, split, data_root(root))
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(d.classes):
+        raise DataError(
+            f"data set {name}: the {split} split has labels from {int(labels.min())} to {int(labels.max())}, which "
+            f"must be from 0 to {len(d.classes) - 1}; its files are damaged or of another set"
+        )
     chosen = torch.arange(len(labels))
     if d.test_size is not None:
         chosen = stratified(labels, d.test_size, seed=seed)[split == "test"]
@@ -249,6 +295,7 @@ def load(
     return Samples(data, labels, classes=d.classes, transform=transform, seed=seed, indices=chosen)
 
 
+@_told
 def files(name: str, root: str | Path | None = None) -> dict[str, str]:
     """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. Of sets
     of many files, a digest of their names and sizes."""
@@ -260,6 +307,7 @@ def files(name: str, root: str | Path | None = None) -> dict[str, str]:
     return {str(f.relative_to(top)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
 
 
+@_told
 def fetch(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> Path:
     """Downloads what is missing of a data set, unpacks its archives and returns the folder of its files.
 
@@ -272,6 +320,7 @@ def fetch(name: str, root: str | Path | None = None, *, progress: Progress | Non
     return _locate(d, data_root(root))[1]  # says what is missing
 
 
+@_told
 def verify(name: str, root: str | Path | None = None) -> list[str]:
     """What is wrong with the files of a data set, a line for each problem; nothing is an empty list."""
     d, top = describe(name), data_root(root)
@@ -286,6 +335,7 @@ def verify(name: str, root: str | Path | None = None) -> list[str]:
     return problems
 
 
+@_told
 def available(name: str, root: str | Path | None = None) -> bool:
     """Whether all files of a data set are there."""
     d = describe(name)
