@@ -83,6 +83,11 @@ def test_what_a_format_cannot_hold_is_not_written(tmp_path):
         assert not list(tmp_path.iterdir())
     data.write_events(tmp_path / "a.aedat", three(2**62 - 3, 2**62 - 2, 2**62 - 1))
     assert data.read_events(tmp_path / "a.aedat").events["t"].tolist() == [2**62 - 3, 2**62 - 2, 2**62 - 1]
+    for name in ("no/folder/a.npz", "no/folder/a.h5", "y" * 300 + ".txt", "a\0b.dat"):
+        with pytest.raises(data.DataError, match="cannot be (written|read)"):
+            data.write_events(tmp_path / name, three(1, 2, 3))
+        with pytest.raises(data.DataError, match="cannot be read"):
+            data.read_events(tmp_path / name)
     wide = ev.Recording(ev.make_events([1], [5], [0], [1]), (4, 4))
     with pytest.raises(data.DataError, match="x = 5, outside 0 to 3"):
         data.write_events(tmp_path / "b.raw", wide)

@@ -29,6 +29,7 @@ def read(tmp_path, text, **options):
         "x,y,p,time_ns\n5,6,1,70499\n7,8,0,89500\n",
         "# columns: x y p t\n# seen by a camera in the garden, at dawn\n5 6 1 70\n7 8 0 90\n",
         "# a comment of four words\n# another\n70 5 6 1\n90 7 8 0\n",
+        "# seen on the second row from 9 o'clock\n70 5 6 1\n90 7 8 0\n",
         "# row col polarity t\n640 480\n6 5 1 70\n8 7 0 90",
         "70 5.0 6.0 1\n90 7.0 8.0 0\n",
         "70 5 6 1.0\n90 7 8 0.0\n",
@@ -107,6 +108,11 @@ def test_columns_and_unit_of_arrays(tmp_path):
         found = data.read_events(tmp_path / name, **options).events
         assert found["x"].tolist() == [5, 7]
         assert found["t"].tolist() == ([70, 90] if name == "a.npy" else [70_000, 90_000])
+    for name in ("a.npz", "a.h5"):
+        data.write_events(tmp_path / name, {"t": t, "x": x, "y": y, "p": p})
+        assert data.read_events(tmp_path / name, unit="ms").events["t"].tolist() == [70_000, 90_000]
+        with pytest.raises(data.DataError, match=f"{name}: its columns have names"):
+            data.read_events(tmp_path / name, columns="x y p t")
     data.write_events(tmp_path / "a.dat", {"t": t, "x": x, "y": y, "p": p})
     with pytest.raises(data.DataError, match=r"DAT says itself what its events are; it takes no unit="):
         data.read_events(tmp_path / "a.dat", unit="us")

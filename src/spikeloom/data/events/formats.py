@@ -215,6 +215,8 @@ def write_events(
         atomically(path, lambda part: write(part, recording))
     except DataError as unfit:
         raise DataError(f"{path}: {unfit}") from None
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path}: cannot be written: {getattr(problem, 'strerror', None) or problem}") from problem
 
 
 def _named(name: str) -> Format:

@@ -116,7 +116,7 @@ def _read(source: Source, file: Any) -> Decoded:
         n = times.shape[0] if getattr(times, "shape", None) else 0
         if source.index is None or not 0 <= source.index < n:
             raise source.error(f"holds {n:,} recordings; choose one with index=0 to {n - 1}, got {source.index}")
-        return Decoded(spikes(file, source.index, where), (700,))
+        return Decoded(spikes(file, source.index, where, unit=source.unit or "s"), (700,))
     for name in ("CD/events", "events", ""):
         group = node(file, name, where) if name else file
         if group is None:
@@ -126,6 +126,7 @@ def _read(source: Source, file: Any) -> Decoded:
             return Decoded(of_array(values(group, where), where, unit=source.unit, fields=source.columns), size)
         columns = {key: column for key in group if getattr(column := node(group, key, where), "ndim", 0) == 1}
         if {"t", "x"} <= {key.lower()[:1] for key in columns}:
+            source.named()
             found = {key: values(column, where) for key, column in columns.items()}
             return Decoded(from_columns(found, where, unit=source.unit), size)
     raise source.error(f"no events in it; it holds {', '.join(file) or 'nothing'}")
@@ -139,7 +140,7 @@ def _size(group: Any) -> Size | None:
     return size_of(group.attrs["size"]) if about.dtype.kind in "iu" and about.shape in ((1,), (2,)) else None
 
 
-def spikes(file: Any, index: int, where: str) -> Events:
+def spikes(file: Any, index: int, where: str, *, unit: str = "s") -> Events:
     """Spikes of one sample of SHD or SSC."""
     times, units = (values(node(file, f"spikes/{n}", where), where, at=index) for n in ("times", "units"))
     if times.shape != units.shape or times.ndim != 1 or times.dtype.kind != "f" or units.dtype.kind not in "iu":
@@ -149,7 +150,7 @@ def spikes(file: Any, index: int, where: str) -> Events:
     if len(units) and not 0 <= int(units.min()) <= int(units.max()) < 700:
         raise DataError(f"{where}: sample {index}: units must be from 0 to 699, got {units.min()} to {units.max()}")
     events = np.empty(len(times), EVENT_1D)
-    events["t"], events["x"], events["p"] = microseconds(times, where), units, True
+    events["t"], events["x"], events["p"] = microseconds(times, where, unit=unit), units, True
     return events
 
 

@@ -65,6 +65,11 @@ class Source:
         """What to raise when nothing of the file can be read."""
         return DataError(f"{self.path}: {what}")
 
+    def named(self) -> None:
+        """Raises where the file itself names its columns and the user does too."""
+        if self.columns is not None:
+            raise self.error("its columns have names; columns= is for arrays of rows and for text")
+
     def head(self, n: int) -> bytes:
         """The first bytes."""
         return self.raw[:n].tobytes()

@@ -25,6 +25,7 @@ def read_npz(source: Source) -> Decoded:
     size = columns.pop("size", None)
     events = columns.get("events")
     if events is None:
+        source.named()
         return Decoded(from_columns(columns, where, unit=source.unit), size_of(size))
     return Decoded(of_array(events, where, unit=source.unit, fields=source.columns), size_of(size))
 
@@ -36,6 +37,7 @@ def read_npy(source: Source) -> Decoded:
     if array.dtype.hasobject:
         parts = [part for part in array.reshape(-1) if part is not None]
         if len(parts) == 1 and isinstance(parts[0], Mapping):
+            source.named()
             return Decoded(from_columns(parts[0], where, unit=source.unit))
         try:
             array = np.concatenate([np.asarray(part) for part in parts])
@@ -63,7 +65,7 @@ def read_mat(source: Source) -> Decoded:
     except mat.MatError as broken:
         raise source.error(f"not a readable MATLAB file ({broken})") from None
     if isinstance(train := content.get("spiketrain"), np.ndarray):
-        return _taxels(train, where)
+        return _taxels(train, where, source.unit or "s")
     for value in content.values():
         if isinstance(value, dict):
             content = value
@@ -71,13 +73,13 @@ def read_mat(source: Source) -> Decoded:
     return Decoded(from_columns(content, where, unit=source.unit))
 
 
-def _taxels(train: NDArray[Any], where: str) -> Decoded:
+def _taxels(train: NDArray[Any], where: str, unit: str) -> Decoded:
     """Spikes of a 10 x 10 tactile sensor; taxel ``i`` is at row ``i // 10``, column ``i % 10``."""
     if train.ndim != 2 or train.shape[0] != 101:
         raise DataError(f"{where}: spiketrain must be [101, samples], got {list(train.shape)}")
     if not np.isin(train[:-1], (-1, 0, 1)).all():
         raise DataError(f"{where}: spiketrain must be of -1, 0 and 1 in all rows but the last")
-    t = microseconds(train[-1], where)
+    t = microseconds(train[-1], where, unit=unit)
     at, taxel = np.nonzero(train[:-1].T)
     return Decoded(make_events(t[at], taxel % 10, taxel // 10, train[taxel, at] > 0), (10, 10))
 

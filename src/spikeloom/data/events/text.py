@@ -130,7 +130,7 @@ def _names(line: bytes) -> tuple[tuple[str, ...], str | None, str]:
     found = [field_of(word) for word in words]
     fields = tuple(field for field, _ in found)
     known = [field for field in fields if field != "_"]
-    if comment and (len(known) < 2 or len(words) > _MOST):
+    if comment and (len(known) < 2 or 2 * len(known) <= len(words)):  # prose may have one of these words
         return (), None, ""
     if "_" in fields:
         return (), None, f"{text[:60]!r}, of which {words[fields.index('_')][:20]!r} is no known name"
