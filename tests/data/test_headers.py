@@ -84,7 +84,7 @@ def test_what_a_format_cannot_hold_is_not_written(tmp_path):
     data.write_events(tmp_path / "a.aedat", three(2**62 - 3, 2**62 - 2, 2**62 - 1))
     assert data.read_events(tmp_path / "a.aedat").events["t"].tolist() == [2**62 - 3, 2**62 - 2, 2**62 - 1]
     for name in ("no/folder/a.npz", "no/folder/a.h5", "y" * 300 + ".txt", "a\0b.dat"):
-        with pytest.raises(data.DataError, match="cannot be (written|read)"):
+        with pytest.raises(data.DataError, match=r"cannot be (written|read)"):
             data.write_events(tmp_path / name, three(1, 2, 3))
         with pytest.raises(data.DataError, match="cannot be read"):
             data.read_events(tmp_path / name)

@@ -2,6 +2,8 @@
 
 import io
 import pickle
+import pickletools
+import zipfile
 
 import pytest
 import torch
@@ -80,6 +82,31 @@ def test_forged_parts_are_refused(parts, message):
         through_a_file(forged)
     with pytest.raises(ValueError, match=f"spikes in a file: .*{message}"):
         pickle.loads(pickle.dumps(forged))
+
+
+def test_bits_that_are_changed_after_they_were_checked():
+    """A file may name a tensor again and give it another place: spikes own their bits."""
+    bits = torch.full((125,), 255, dtype=torch.uint8)
+    file = io.BytesIO()
+    forged = Forged(module._rebuild, (bits, (1000,), (1,), F, False))
+    torch.save([torch.zeros(0, dtype=torch.uint8), forged, bits], file)
+    with zipfile.ZipFile(file) as records:
+        parts = {entry.filename: records.read(entry) for entry in records.infolist()}
+    name = next(name for name in parts if name.endswith("data.pkl"))
+    steps = list(pickletools.genops(parts[name]))
+    made = [k for k, (opcode, _, _) in enumerate(steps) if opcode.name == "REDUCE"]
+    empty = next(argument for opcode, argument, _ in steps[made[1] :] if opcode.name == "BINPUT")  # after its hooks
+    assert parts[name][-4:-3] == b"h"
+    parts[name] = parts[name][:-2] + b"h" + bytes([empty]) + b"\x85be."  # bits.set_(empty)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as records:
+        for entry, content in parts.items():
+            records.writestr(entry, content)
+    file.seek(0)
+    _, found, changed = torch.load(file, weights_only=True)
+    assert changed.numel() == 0
+    assert found.bits.numel() == 125
+    assert found.unpack().sum() == 1000
 
 
 def test_no_other_way_into_spikes():

@@ -197,9 +197,10 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
 def _rebuild(
     bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, requires_grad: bool
 ) -> SpikeTensor:
-    """Spikes from a file. It may say anything: bits that are too few would be read beyond their end."""
+    """Spikes from a file. It may say anything: bits that are too few would be read beyond their end, and a tensor that
+    it names again may become another one after it was checked."""
     _check_parts(bits, shape, strides, dtype)
-    return _made(bits, shape, strides, dtype, bool(requires_grad))
+    return _made(bits.clone(), shape, strides, dtype, bool(requires_grad))
 
 
 def _made(
