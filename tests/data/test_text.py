@@ -61,7 +61,11 @@ def test_what_numpy_writes_of_floating_point(tmp_path):
         ("t,x,x,p\n70,5,6,1\n", "does not name t and x once each"),
         ("recorded today\n70 5 6 1\n", "'recorded' is no known name"),
         ("# t x y speed\n70 5 6 1\n", "'speed' is no known name"),
-        ("# t x y p\n# x y p t\n70 5 6 1\n", "two lines of names that differ"),
+        (
+            "# t x y p\n# x y p t\n70 5 6 1\n",
+            "lines of names that differ, t x y p .no unit. and x y p t .no unit.; choose",
+        ),
+        ("# t_us x y p\nt_ms,x,y,p\n70,5,6,1\n", r"t x y p \(ms\) and t x y p \(us\); choose with columns= and unit="),
         ("t,x,y,p\n70,5,6\n", r"byte 8: 3 columns, of which 4 are named"),
         ("5 6 1 70\n7 8 0 90\n", r"byte 0: a line whose p is 70, which is none \(if the columns are others, columns="),
         ("70 5 6 2\n", "a line whose p is 2"),
@@ -88,6 +92,7 @@ def test_columns_and_unit_say_it(tmp_path):
     assert read(tmp_path, rows, columns="x y p t", unit="us") == [(1, 5, 6, 1), (2, 7, 8, 0)]
     assert read(tmp_path, rows, columns=("x", "y", "polarity", "ts"), unit="s")[1][0] == 2_000_000
     assert read(tmp_path, "how,many,are,these\n5,6,1,70\n7,8,0,90\n", columns="x,y,p,t") == TWO
+    assert read(tmp_path, "70 5\n90 7\n", columns="t x", format="text") == [(70, 5, 1), (90, 7, 1)]
     assert read(tmp_path, "9 70 5 6 1\n9 90 7 8 0\n", columns="_ t x y p") == TWO
     assert read(tmp_path, "t_us x y p\n70 5 6 1\n", unit="ms") == [(70_000, 5, 6, 1)]  # who says so is believed
     assert read(tmp_path, "70499 5 6 1\n89500 7 8 0\n", unit="ns") == TWO
@@ -96,6 +101,8 @@ def test_columns_and_unit_say_it(tmp_path):
             read(tmp_path, rows, columns=wrong)
     with pytest.raises(ValueError, match="unit must be one of s, ms, us, ns, got 'h'"):
         read(tmp_path, rows, unit="h")
+    with pytest.raises(data.DataError, match=r"byte 4: a second line of two numbers; the first one is the sensor's"):
+        read(tmp_path, "5 6\n7 8\n70 5 6 1\n", format="text")
     with pytest.raises(data.DataError, match="4 columns, of which 3 are named"):
         read(tmp_path, rows, columns="t x p")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def values(dataset: Any, where: str, *, at: int | None = None) -> NDArray[Any]:
     kind = dataset.dtype if at is None else h5py.check_vlen_dtype(dataset.dtype)
     if kind is None or not is_plain(np.dtype(kind)):
         raise DataError(f"{where}: {dataset.name} holds {dataset.dtype}, which are none of plain numbers")
-    return np.asarray(dataset[()]) if at is None else ragged(dataset, at, np.dtype(kind), where)
+    return np.asarray(_whole(dataset, where)) if at is None else ragged(dataset, at, np.dtype(kind), where)
 
 
 def texts(dataset: Any, where: str) -> list[str]:
@@ -73,7 +74,9 @@ def texts(dataset: Any, where: str) -> list[str]:
     if kind is None or dataset.ndim != 1:
         raise DataError(f"{where}: {dataset.name} holds {dataset.dtype} {list(dataset.shape)}, which are no names")
     several = kind.length is None
-    found = (ragged(dataset, k, np.dtype("u1"), where) for k in range(len(dataset))) if several else dataset[()]
+    found = (
+        (ragged(dataset, k, np.dtype("u1"), where) for k in range(len(dataset))) if several else _whole(dataset, where)
+    )
     return [bytes(text).decode("utf8", "replace") for text in found]
 
 
@@ -98,6 +101,27 @@ def _checked(dataset: Any, where: str) -> None:
         size *= n
     if dataset.shape is None or size > 1100 * most + 1024 or size > SPACE * 16:
         raise DataError(f"{where}: {name} claims {size:,} bytes in a file of {most:,}")
+
+
+def _whole(dataset: Any, where: str) -> Any:
+    """All values of a data set, none of whose chunks is elsewhere or of a size that none has: libhdf5's filters do not
+    look."""
+    most, size = dataset.file.id.get_filesize(), dataset.dtype.itemsize * math.prod(dataset.chunks or ())
+    packed = bool(dataset.id.get_create_plist().get_nfilters())
+    wrong: list[str] = []
+
+    def look(chunk: Any) -> bool | None:
+        fine = 4 < chunk.size <= size + size // 8 + 64 if packed else chunk.size == size
+        if fine and chunk.byte_offset is not None and 0 <= chunk.byte_offset <= most - chunk.size:
+            return None
+        wrong.append(f"a chunk of {chunk.size:,} bytes at byte {chunk.byte_offset}")
+        return True
+
+    if dataset.chunks is not None:
+        dataset.id.chunk_iter(look)
+    if wrong:
+        raise DataError(f"{where}: {dataset.name} has {wrong[0]}, which cannot be; the file is damaged")
+    return dataset[()]
 
 
 def read_hdf5(source: Source) -> Decoded:

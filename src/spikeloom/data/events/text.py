@@ -80,16 +80,18 @@ def write_text(path: Path, recording: Recording) -> None:
 def _form(source: Source, raw: bytes) -> _Form:
     """What the lines before the first event say."""
     at = len(_BOM) if raw.startswith(_BOM) else 0
-    names: dict[tuple[str, ...], str | None] = {}
+    names: set[tuple[tuple[str, ...], str | None]] = set()
     size, first = None, 0
     while at < len(raw):
         end = raw.find(b"\n", at) + 1 or len(raw)
         line = raw[at:end].strip()
         parts = _split(line.split(b"#", 1)[0])
         if any(_NUMBER.fullmatch(part) for part in parts):
-            if len(parts) != 2 or not _is_numbers(line):
+            if len(parts) != 2 or not _is_numbers(line) or len(source.columns or ()) == 2:
                 first = next((n for n in map(_row, io.BytesIO(raw[at:])) if n), 0)
                 break
+            if size is not None:
+                raise source.error(f"byte {at:,}: a second line of two numbers; the first one is the sensor's size")
             size = _sides(source, parts, at)
         elif line:
             found, unit, problem = _names(line)
@@ -99,13 +101,12 @@ def _form(source: Source, raw: bytes) -> _Form:
                     f'columns=, such as columns="x y p t", where _ is none of them'
                 )
             if found:
-                names[found] = unit
+                names.add((found, unit))
         at = end
     if len(names) > 1 and source.columns is None:
-        raise source.error(
-            f"two lines of names that differ, {' and '.join(map(' '.join, names))}; choose with columns="
-        )
-    own, unit = next(iter(names.items()), ((), None))
+        several = " and ".join(f"{' '.join(fields)} ({unit or 'no unit'})" for fields, unit in sorted(names, key=str))
+        raise source.error(f"lines of names that differ, {several}; choose with columns= and unit=")
+    own, unit = next(iter(names), ((), None)) if len(names) < 2 else ((), None)
     return _Form(*_fields(source, own, first, at), source.unit or unit, size, at)
 
 
