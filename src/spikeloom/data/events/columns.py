@@ -118,7 +118,7 @@ def _all_whole(t: NDArray[Any]) -> bool:
 
 def microseconds(times: NDArray[Any], where: str, *, unit: str = "s") -> NDArray[np.int64]:
     """Times in floating point as whole microseconds."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # what is none is told below
         t = np.asarray(times, np.float64) * {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}[unit]
     if len(t) and not np.abs(t).max() < 2**62:  # NaN too
         i = int(np.argmax(~(np.abs(t) < 2**62)))

@@ -217,9 +217,10 @@ def _whole(values: NDArray[Any], name: str) -> NDArray[Any]:
     if not len(values):
         return values.astype(np.int64)
     low, high = (-(2**63), 2**63 - 1) if name == "t" else (0, 2**16 - 1)
-    wrong = (values < low) | (values > high)
-    if values.dtype.kind == "f":
-        wrong |= values != np.floor(values)
+    with np.errstate(invalid="ignore"):  # a NaN is wrong too
+        wrong = (values < low) | (values > high)
+        if values.dtype.kind == "f":
+            wrong |= values != np.floor(values)
     if wrong.any():
         i = int(wrong.argmax())
         hint = "; times are whole microseconds" if name == "t" else ""
