@@ -61,7 +61,7 @@ def compile_for(
     if isinstance(kernels, str):
         raise SystemExit(kernels)
     x = torch.empty(T, *shape, dtype=io)
-    values, exact = kernels.params(neuron, x.shape[1:], dtype, x.device)
+    values, exact = kernels.params(neuron, x.shape[1:], dtype)
     plan, _, _ = plan_of(target, kernels, (x,), (False,), T, x.shape[1:], dtype, values, exact, everything)
     learned = tuple(i for i, v in zip(kernels.layout.backward_params, values, strict=True) if v.requires_grad)
     backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))

@@ -15,7 +15,7 @@ SOURCE = Path(sl.__file__).parent
 
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
-    {"_code", "_constants", "_time", "_targets"},
+    {"_code", "_constants", "_hooks", "_time", "_targets"},
     {"_reads"},
     {"_signature"},
     {"_numbers"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import gc
 import hashlib
 import importlib.util
 import os
@@ -320,7 +321,8 @@ def own_text() -> str:
 
 
 def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]]:
-    """``run()``, the code of others that ran, and which functions it called that may tell another thing later."""
+    """``run()`` or the exception that it raised, the code of others that ran, and which functions it called that may
+    tell another thing later."""
     ran: set[types.CodeType] = set()
     doubts: list[str] = []
 
@@ -339,11 +341,17 @@ def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]
         elif theirs and _ASKS.match(body.co_name) and not is_ours(body.co_filename):
             doubts.append(f"{body.co_name} {here}")
 
+    collects = gc.isenabled()
+    gc.disable()  # callbacks and finalizers of others would run in between
     sys.setprofile(hook)
     try:
         found = run()
+    except Exception as error:
+        found = error
     finally:
         sys.setprofile(None)
+        if collects:
+            gc.enable()
     return found, ran, doubts
 
 

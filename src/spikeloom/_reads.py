@@ -26,7 +26,7 @@ from torch.nn.modules import module as torch_module
 
 from . import _code
 from ._code import Unseen
-from .core.hooks import for_all
+from ._hooks import for_all
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

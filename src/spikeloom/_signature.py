@@ -100,6 +100,8 @@ class Signature:
             raise Unseen(f"runs {body.co_name} at {_code.place(body, body.co_firstlineno)}, to which no name leads")
         if doubts:
             raise Unseen(f"calls {doubts[0]}, which may tell another thing later")
+        if isinstance(found, Exception):
+            raise found
         return found
 
 

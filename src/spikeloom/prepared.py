@@ -26,10 +26,10 @@ from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ._code import is_fixed_class
+from ._hooks import has_hooks
 from ._numbers import Declared, is_plain_float
 from .core import Network, Stream, TemporalModule
 from .core.call import STEP, Call, Origin, activate, map_tensors
-from .core.hooks import has_hooks
 from .core.layers import layers_of, runs_layers
 from .kernel import FUSED_NORMS, output_dtype, prepared_step
 from .kernel.backend import chosen, debugging, is_watched, transformed

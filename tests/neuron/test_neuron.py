@@ -259,7 +259,7 @@ def test_dynamics_must_be_pure_and_complete():
 
     with pytest.raises(AttributeError, match=r"dynamics wrote self.seen, but it must be pure"):
         broken(writes).sequence(x)
-    for undeclared in (torch.ones(1), [1.0], {"a": 1.0}, nn.Parameter(torch.ones(1))):
+    for undeclared in (torch.ones(1), nn.Parameter(torch.ones(1))):
         neuron = broken(lambda self, x, v: (x * self.gain, v))
         neuron.gain = undeclared
         with pytest.raises(AttributeError, match=r"dynamics read self.gain, which is not declared"):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._hooks import has_hooks
 from .call import Call, map_tensors
-from .hooks import has_hooks
 from .module import TemporalModule
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a

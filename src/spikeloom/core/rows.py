@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._hooks import ROWS
 from .call import Call, active
-from .hooks import ROWS
 from .tree import walk
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .._hooks import Onlooker
 from ..core import Network
-from ..core.hooks import Onlooker
 from .backend import note, watching
 
 
