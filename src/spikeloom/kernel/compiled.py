@@ -90,7 +90,9 @@ class Kernels:
             if len(self._constants) > 100:
                 self._constants.clear()
             with torch.inference_mode(False):  # from the key: the numbers may be written to meanwhile
-                same = [torch.tensor(v, dtype=torch.float64) for v in struct.unpack(f"{len(numbers)}d", key)]
+                same = [
+                    torch.tensor(v, dtype=torch.float64, device="cpu") for v in struct.unpack(f"{len(numbers)}d", key)
+                ]
                 values = self._evaluate(same, step, dtype, tuple(n.detach() for n in norm))
             found = self._constants[key, dtype] = values, self._exact(values)
         values, exact = found
