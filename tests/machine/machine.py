@@ -167,6 +167,7 @@ class Runner:
         with torch.no_grad():
             for p in self.net.parameters():
                 p.copy_(self.coarse(p.shape) if p.ndim > 1 or p.numel() != 8 else p)
+        self.still_norms()
         self.dtype = torch.float32
         self.stream: Any = None
         self.hooks: list[Any] = []
@@ -182,6 +183,11 @@ class Runner:
 
     def modules(self, kind: Any) -> list[Any]:
         return [m for m in self.net.modules() if isinstance(m, kind)]
+
+    def still_norms(self) -> None:
+        """Statistics of a batch are no small multiples of anything, and gradients through them cancel."""
+        for norm in self.modules((nn.BatchNorm1d, nn.BatchNorm2d)):
+            norm.eval()
 
     def one(self, kind: Any) -> Any:
         """One module of a kind, or None."""
@@ -481,10 +487,8 @@ def change_class(run: Runner) -> None:
 
 
 def mode(run: Runner) -> None:
-    norms = run.modules((nn.BatchNorm1d, nn.BatchNorm2d))
     run.net.train(run.random.choice([True, False]))
-    for norm in norms:
-        norm.eval()  # statistics of a batch are no small multiples of anything
+    run.still_norms()
 
 
 def one_mode(run: Runner) -> None:
@@ -703,6 +707,8 @@ def repeated(run: Runner) -> None:
 
 
 def ragged(run: Runner) -> None:
+    if run.net.training and run.modules(sl.MPBN):  # whose statistics are those of all samples
+        return
     x, lengths = run.x(), torch.tensor([T, run.random.randint(1, T)])
     with torch.no_grad():
         run.compare(lambda net: net(x, lengths=lengths))
