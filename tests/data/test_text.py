@@ -157,3 +157,30 @@ def test_damaged_lines_are_left_out_if_asked(tmp_path):
     assert read(tmp_path, "1O 1 1 1\n20 2 2 0\n30 3 3 0\n", errors="skip") == [(20, 2, 2, 0), (30, 3, 3, 0)]
     with pytest.raises(data.DataError, match="its columns are not t x y p; say what they are with columns="):
         read(tmp_path, "5 6 1 70\n7 8 0 90\n", errors="skip")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"we say so\n",  # ten bytes, two records of five whose times run forward
+        "\uff11 2 3 1\n".encode(),
+        b"1 2 3 ON \n",
+    ],
+)
+def test_lines_that_are_not_understood_are_no_binary_recording(tmp_path, text):
+    assert len(text) % 5 == 0
+    with pytest.raises(data.DataError, match="none of the known event formats"):
+        read(tmp_path, text)
+
+
+def test_a_binary_recording_with_bytes_of_letters_is_read(tmp_path):
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"ab\x00\x00\x07cd\x80\x00\x09")
+    found = data.read_events(file)
+    assert [tuple(map(int, e)) for e in found.events] == [(7, 97, 98, 0), (9, 99, 100, 1)]
+
+
+@pytest.mark.parametrize("columns", [3, (None, "x", "y", "t"), [1, 2]])
+def test_columns_that_are_no_names(tmp_path, columns):
+    with pytest.raises(TypeError, match="columns must be text"):
+        read(tmp_path, "70 5 6 1\n", columns=columns)

@@ -4,6 +4,7 @@ their bytes would mean: times that run forward.
 
 from __future__ import annotations
 
+import codecs
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,16 @@ def write_atis(path: Path, recording: Recording) -> None:
 def is_atis(head: bytes, whole: int) -> bool:
     """Whether the bytes make sense as :func:`read_atis` reads them."""
     table = np.frombuffer(head[: len(head) // 5 * 5], np.uint8).reshape(-1, 5)
-    return len(table) > 0 and _forward(_atis_times(table), whole, 5)
+    return len(table) > 0 and not _reads_as_text(head) and _forward(_atis_times(table), whole, 5)
+
+
+def _reads_as_text(head: bytes) -> bool:
+    """Whether these are lines that somebody can read: of what, the reader of text did not understand."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head.removeprefix(codecs.BOM_UTF8))  # may end amid one
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n\f" for character in text)
 
 
 def _atis_times(table: Bytes) -> NDArray[np.int64]:

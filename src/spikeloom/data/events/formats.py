@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,6 +133,8 @@ def read_events(
     """
     if errors not in ("raise", "skip"):
         raise ValueError(f'read_events: errors must be "raise" or "skip", got {errors!r}')
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"read_events: path must be text or a Path, got {type(path).__name__}")
     fields = _order(columns)
     index = None if index is None else whole_number(index, "read_events: index", least=0)
     if unit is not None and unit not in UNITS:
@@ -164,6 +167,8 @@ def _order(columns: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if columns is None:
         return None
     words = re.split(r"[\s,;]+", columns.strip()) if isinstance(columns, str) else columns
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise TypeError(f'read_events: columns must be text such as "x y p t", or a sequence of names, got {columns!r}')
     fields = tuple(word if word == "_" else field_of(word)[0] for word in words)
     known = [field for field in fields if field != "_"]
     wrong = [word for word, field in zip(words, fields, strict=True) if field == "_" != word]
@@ -202,6 +207,8 @@ def write_events(
         size: of the sensor; None is the recording's.
         format: one of those in ``FORMATS`` that can be written; None goes by the suffix.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise TypeError(f"write_events: path must be text or a Path, got {type(path).__name__}")
     path = Path(path)
     recording = as_recording(events, size)
     check_size(recording.events, recording.size, str(path))
