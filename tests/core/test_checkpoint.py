@@ -364,3 +364,36 @@ def test_checkpoints_in_checkpoints():
         found.append([*(p.grad for p in net.parameters()), *net.buffers()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+class Momentum(nn.Module):
+    """A frozen parameter that follows the data, as key encoders have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, x):
+        self.scale.data.mul_(2.0)
+        return x * self.scale
+
+
+def test_frozen_parameters_that_the_forward_moves_are_those_of_the_first_computation():
+    module = Momentum()
+    x = torch.ones(3, 1, 1, requires_grad=True)
+    y = sl.Network(sl.memory.Checkpoint(module))(x)
+    assert y.tolist() == [[[2.0]]] * 3
+    y.sum().backward()
+    assert x.grad.tolist() == [[[2.0]]] * 3
+    assert module.scale.item() == 2.0  # moved once
+
+
+def test_lazy_layers_are_made_by_the_first_computation():
+    torch.manual_seed(0)
+    lazy = nn.LazyLinear(2)
+    x = torch.rand(4, 3, 5, requires_grad=True)
+    y = sl.Network(sl.memory.Checkpoint(nn.Sequential(lazy)))(x)
+    (y * torch.arange(4.0).reshape(4, 1, 1)).sum().backward()
+    assert type(lazy) is nn.Linear
+    assert torch.allclose(x.grad[2], 2 * lazy.weight.detach().sum(0).expand(3, 5))
+    assert lazy.bias.grad.tolist() == [18.0, 18.0]  # 3 samples at steps 0, 1, 2, 3

@@ -28,8 +28,9 @@ class Kept:
         self._owned: list[tuple[Tensor, str]] = []
         self._watched: list[tuple[Tensor, int, str]] = []
         self._drawn: list[tuple[Callable[[], Any], Callable[[Any], Any], Any]] = []
-        for part in module.modules():
-            for table in (part.__dict__, *part.__dict__.values()):
+        self._kinds = [(part, type(part)) for part in module.modules()]
+        for part, _ in self._kinds:
+            for table in (part.__dict__, *_tables(part)):
                 if type(table) in (dict, OrderedDict):
                     self._tables.append((table, dict(table)))
                     self._keep_tensors(table, type(part).__name__)
@@ -44,12 +45,17 @@ class Kept:
                 self._drawn.append((value.get_state, value.set_state, value.get_state()))
             elif isinstance(value, Tensor) and id(value) not in self._values:
                 self._owned.append((value, f"{name!r} of {who}"))
-                if type(value) is Tensor and not value.requires_grad:
-                    with torch.no_grad():
-                        self._values[id(value)] = value.clone()
+                if type(value) in (Tensor, nn.Parameter) and not value.requires_grad:
+                    self._values[id(value)] = _copy(value)
 
     def settle(self) -> None:
-        """After the computation: large tensors that it did not change are kept as they are, and watched."""
+        """After the computation: large tensors that it did not change are kept as they are, and watched.
+
+        A layer that has become one of another class, as a lazy one does, was given what it computes with by it: it
+        stays as it is.
+        """
+        made = {id(t) for part, kind in self._kinds if type(part) is not kind for t in (part.__dict__, *_tables(part))}
+        self._tables = [(table, then) for table, then in self._tables if id(table) not in made]
         for tensor, name in self._owned:
             value = self._values.get(id(tensor))
             if value is not None and value.numel() > _LARGE and not tensor.is_meta and torch.equal(value, tensor):
@@ -68,7 +74,7 @@ class Kept:
                     f"checkpoint: {name} was changed in place between the forward and the backward pass, which has to "
                     "compute with it once more; call backward() before optimizer.step() and before other changes"
                 )
-        values = {key: value.clone() for key, value in self._values.items()}  # one for all names of a tensor
+        values = {key: _copy(value) for key, value in self._values.items()}  # one for all names of a tensor
         wanted = ((table, _with(then, values)) for table, then in self._tables if table or then)
         changes = [(table, type(then)(table), then) for table, then in wanted if _differ(table, then)]
         states = [(put, get()) for get, put, _ in self._drawn]
@@ -83,6 +89,16 @@ class Kept:
                 _put(table, was)
             for put, state in states:
                 put(state)
+
+
+def _tables(part: nn.Module) -> list[Any]:
+    return [value for value in part.__dict__.values() if type(value) in (dict, OrderedDict, list)]
+
+
+def _copy(value: Tensor) -> Tensor:
+    with torch.no_grad():
+        copy = value.clone()
+    return nn.Parameter(copy, requires_grad=False) if type(value) is nn.Parameter else copy
 
 
 def _with(then: Any, values: dict[int, Tensor]) -> Any:
