@@ -86,3 +86,9 @@ def test_a_share_is_exact_whatever_the_default_dtype():
     finally:
         torch.set_default_dtype(torch.float32)
     assert found.item() == pytest.approx(1000 / 1001, rel=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.accuracy_rate, metrics.accuracy_first_spike])
+def test_no_classes(metric):
+    with pytest.raises(ValueError, match=r"expected \[T, B, C\] with C > 0, got \[3, 2, 0\]"):
+        metric(torch.ones(3, 2, 0), torch.tensor([0, 1]))

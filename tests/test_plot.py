@@ -179,3 +179,16 @@ def test_a_layer_of_many_neurons_is_thinned_to_its_very_ends():
 def test_what_cannot_be_drawn_is_told_by_name(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_numbers_of_other_kinds():
+    ax = plot.traces(torch.zeros(3, 1), v_threshold=torch.tensor(0.5, requires_grad=True))
+    assert ax.get_lines()[1].get_ydata() == [0.5, 0.5]
+    ax = plot.curves([{"epoch": 1, "loss": 2.0, 7: "seven"}])
+    assert ax.get_lines()[0].get_ydata().tolist() == [2.0]
+    with pytest.raises(TypeError, match="expected a number for 'v_threshold'"):
+        plot.traces(torch.zeros(3, 2), v_threshold=torch.ones(2))
+    with pytest.raises(ValueError, match="highlight must be one of the neurons 0 to 1, got 'a'"):
+        plot.traces(torch.zeros(3, 2), highlight="a")
+    with pytest.raises(TypeError, match="expected a number for 'seconds'"):
+        plot.animate({"t": [0, 1], "x": [0, 1], "y": [0, 0], "p": [0, 1]}, seconds="a")

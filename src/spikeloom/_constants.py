@@ -124,7 +124,7 @@ class HasConstants(nn.Module):
             wrong.append(
                 f"{name} is {_short(there)} in the checkpoint but {_short(here)} in this {kind(self)}: the weights "
                 f"belong to other dynamics. Construct the {kind(self)} with the checkpoint's value, or drop the keys "
-                f"that end in '{_KEY}' and load with strict=False"
+                f"that end in '{_KEY}' and load with strict=False{_or_not_carried(self)}"
             )
         if not wrong:
             for name, value in adjusted.items():
@@ -135,6 +135,12 @@ class HasConstants(nn.Module):
 def kind(module: nn.Module) -> str:
     """The name of a module's class, without what torch puts around it (sharding, parametrisation)."""
     return next(c.__name__ for c in type(module).__mro__ if c.__module__.split(".")[0] != "torch" or c is nn.Module)
+
+
+def _or_not_carried(module: nn.Module) -> str:
+    if type(module).__module__.partition(".")[0] in ("spikeloom", "torch"):
+        return ""
+    return "; what is no part of what the module computes is named in its class attribute not_carried"
 
 
 def encode(constants: Mapping[str, Any]) -> Tensor:

@@ -15,7 +15,12 @@ from torch import Tensor
 def check_lengths(lengths: Tensor, T: int, B: int, *, device: torch.device | None = None) -> Tensor:
     """Returns ``lengths`` as int64 on ``device``; raises unless it holds B integers from 1 to T."""
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths)
+        try:
+            lengths = torch.as_tensor(lengths)
+        except (TypeError, ValueError, RuntimeError) as wrong:
+            raise TypeError(
+                f"lengths must hold integers, got {type(lengths).__name__}; pass for example torch.tensor([3, 5])"
+            ) from wrong
     if lengths.dtype.is_floating_point or lengths.dtype.is_complex or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must hold integers, got {lengths.dtype}; pass for example torch.tensor([3, 5])")
     if lengths.shape != (B,):

@@ -41,6 +41,8 @@ def cite(module: torch_nn.Module) -> list[str]:
     Jiang and Zhang, KLIF: An optimized spiking neuron unit, arXiv:2302.09238, 2023
     Li et al., Differentiable Spike: Rethinking Gradient-Descent for Training SNNs, NeurIPS 2021
     """
+    if not isinstance(module, torch_nn.Module):
+        raise TypeError(f"cite: expected a module, got {type(module).__name__}")
     papers = (getattr(type(m), "paper", "") for m in module.modules())
     return list(dict.fromkeys(p for p in papers if isinstance(p, str) and p))
 

@@ -68,8 +68,11 @@ def accuracy_population(
 
 def _trains(x: Tensor, who: str, batch_first: bool) -> Tensor:
     x = sequence(x, who, ndim=3, batch_first=batch_first)
-    if x.ndim != 3:
-        raise ValueError(f"{who}: expected {'[B, T, C]' if batch_first else '[T, B, C]'}, got {x.ndim} dimensions")
+    if x.ndim != 3 or x.shape[2] == 0:
+        wanted = "[B, T, C]" if batch_first else "[T, B, C]"
+        raise ValueError(
+            f"{who}: expected {wanted} with C > 0, got {list(x.transpose(0, 1).shape if batch_first else x.shape)}"
+        )
     return x
 
 

@@ -71,8 +71,8 @@ def traces(
     N = values.shape[1]
     if labels is not None and len(labels) != N:
         raise ValueError(f"plot.traces: expected a label for each of the {N} neurons, got {len(labels)}")
-    if highlight is not None and not 0 <= highlight < N:
-        raise ValueError(f"plot.traces: highlight must be one of the neurons 0 to {N - 1}, got {highlight}")
+    if highlight is not None and (not isinstance(highlight, int) or not 0 <= highlight < N):
+        raise ValueError(f"plot.traces: highlight must be one of the neurons 0 to {N - 1}, got {highlight!r}")
     ax = _axes(ax)
     colours = plt.get_cmap("tab10")
     for n in range(N):
@@ -85,7 +85,7 @@ def traces(
             label=str(n) if labels is None else str(labels[n]),
         )
     if v_threshold is not None:
-        ax.axhline(v_threshold, color=_INK, lw=0.8, ls="--")
+        ax.axhline(_number(v_threshold, "plot.traces", "v_threshold"), color=_INK, lw=0.8, ls="--")
     ax.set(xlabel="step", ylabel="v")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(title, loc="left", fontsize=10)
@@ -126,7 +126,9 @@ def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) ->
     for number, row in enumerate(history):
         missing = [key for key in ("epoch", "loss") if key not in row]
         if missing:
-            raise ValueError(f"plot.curves: row {number} has no {missing[0]!r}, it has {', '.join(row) or 'nothing'}")
+            raise ValueError(
+                f"plot.curves: row {number} has no {missing[0]!r}, it has {', '.join(map(str, row)) or 'nothing'}"
+            )
     ax = _axes(ax)
 
     def course(name: str) -> list[float]:
@@ -137,7 +139,7 @@ def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) ->
     ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     lines = list(ax.get_lines())
-    shares = list(dict.fromkeys(key for row in history for key in row if key.endswith("accuracy")))
+    shares = list(dict.fromkeys(key for row in history for key in row if str(key).endswith("accuracy")))
     if shares:
         right = ax.twinx()
         for name in shares:
@@ -227,7 +229,7 @@ def animate(recording: Any, *, frames: int = 40, seconds: float = 4.0) -> FuncAn
     recording = _recording(recording, "plot.animate")
     recording.need_camera("plot.animate")
     _check_whole("plot.animate", frames=frames)
-    if not 0 < seconds < math.inf:
+    if not 0 < _number(seconds, "plot.animate", "seconds") < math.inf:
         raise ValueError(f"plot.animate: seconds must be positive and finite, got {seconds}")
     pictures = data.to_frames(recording, steps=frames)
     top = _ceiling(pictures)

@@ -352,3 +352,35 @@ def test_classes_that_torch_makes_count_as_what_they_were():
     neuron.__class__ = type("FSDPLIF", (Sharded, sl.LIF), {"__module__": "torch.distributed.fsdp"})
     assert torch.equal(neuron.get_extra_state(), state["_extra_state"])
     neuron.load_state_dict(state)
+
+
+class Counting(sl.TemporalModule):
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain = gain
+        self.calls = 0
+        self.last = None
+
+    def step(self, x_t, state=None):
+        self._note(x_t)
+        return self.gain * x_t, None
+
+    def _note(self, x_t):
+        self.calls += 1
+        self.last = str(x_t.dtype)
+
+
+def test_what_a_module_counts_is_no_constant():
+    ran = sl.Network(Counting())
+    ran(torch.ones(3, 1, 2))
+    assert ran.body[0].calls == 3
+    sl.Network(Counting()).load_state_dict(ran.state_dict())
+    with pytest.raises(RuntimeError, match=r"gain is 1\.0 in the checkpoint but 2\.0 .* not_carried"):
+        sl.Network(Counting(gain=2.0)).load_state_dict(ran.state_dict())
+
+
+def test_what_a_network_is_given_to_remember_is_no_constant():
+    trained = sl.Network(nn.Linear(2, 2), sl.LIF())
+    trained.epoch, trained.name = 3, "best"
+    sl.Network(nn.Linear(2, 2), sl.LIF()).load_state_dict(trained.state_dict())
+    assert "_extra_state" not in trained.state_dict()

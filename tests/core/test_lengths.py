@@ -182,3 +182,8 @@ def test_a_state_that_is_not_finite_reaches_no_gradient_by_padded_steps(kind, va
         (y.sum() + sum(v.sum() for v in state.values())).backward()
     torch.testing.assert_close(x.grad[:2, :1], alone.grad, equal_nan=True)
     assert not x.grad[2:, 0].any()
+
+
+def test_lengths_that_are_no_numbers():
+    with pytest.raises(TypeError, match="lengths must hold integers, got str"):
+        sl.decode.count(torch.ones(3, 2, 2), lengths="ab")

@@ -387,3 +387,36 @@ def test_two_threads_share_one_network(conv_net):
 def test_network_needs_a_module():
     with pytest.raises(TypeError, match="at least one module"):
         sl.Network()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x: sl.Network(3), "Network takes modules, such as .*; got int 3"),
+        (lambda x: sl.Network([nn.Linear(3, 3), sl.LIF()]), r"got a list; write Network\(\*modules\)"),
+        (lambda x: sl.Network(nn.Linear(3, 3), sl.LIF), r"got the class LIF; construct it, LIF\(...\)"),
+        (lambda x: sl.Network(sl.LIF())(x[0], repeat="4"), "repeat must be a number of steps of at least 1, got '4'"),
+        (lambda x: sl.Network(sl.LIF())(x, record=None), "record takes a tuple of names, got NoneType"),
+        (lambda x: sl.Network(sl.LIF())(x, state=[1]), "state takes states by the names of modules, .* got a list"),
+        (lambda x: sl.explain(nn.Linear(3, 3), x), r"explain: expected a Network, got Linear"),
+        (lambda x: sl.cite(3), "cite: expected a module, got int"),
+        (lambda x: sl.pack(None), "pack: expected a tensor, got NoneType"),
+        (lambda x: sl.replace(None, nn.ReLU, sl.LIF), "replace: expected a module, got NoneType"),
+        (lambda x: sl.replace(nn.Sequential(nn.ReLU()), nn.ReLU, None), "replace: expected a class or a function"),
+        (lambda x: sl.data.Samples([1], torch.zeros(1)), r"data must be a tensor \[N, \*\], got list"),
+        (lambda x: sl.data.Samples(x, torch.tensor(1)), r"labels must be a tensor \[N, \*\], got a number"),
+        (lambda x: sl.data.read_events(None), "read_events: path must be text or a Path, got NoneType"),
+        (lambda x: sl.data.write_events(None, {}), "write_events: path must be text or a Path, got NoneType"),
+    ],
+)
+def test_what_is_given_in_a_wrong_form_is_told_in_a_sentence(call, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        call(torch.rand(4, 2, 3))
+
+
+def test_a_whole_result_is_no_state():
+    net = sl.Network(sl.LIF())
+    x = torch.rand(4, 2, 3)
+    result = net(x, return_state=True)[1]
+    with pytest.raises(TypeError, match=r"got a Result, pass its \.state"):
+        net(x, state=result)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dis
+from collections.abc import Iterator
 from functools import partial
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -36,7 +39,8 @@ class TemporalModule(HasConstants):
     Inside a network the module is called like a layer, ``module(x)``; elsewhere call ``sequence`` or ``step``.
 
     Public attributes that are plain values (numbers, text, tuples, functions by name) are the constants of a module:
-    ``state_dict()`` carries them, and loading weights that were saved with others raises.
+    ``state_dict()`` carries them, and loading weights that were saved with others raises. Those that a run itself
+    writes (``self.calls += 1`` in ``step``) are none.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -70,6 +74,10 @@ class TemporalModule(HasConstants):
 
     recordable: tuple[str, ...] = ()
     """Names that ``record`` may ask for, besides ``output``."""
+
+    def _attributes(self) -> dict[str, Any]:
+        written = set(_written(type(self)))
+        return {name: value for name, value in super()._attributes().items() if name not in written}
 
     def initial_state(self, *x_t: Any) -> State:
         """The state at rest for step inputs ``[B, *]``; None for a module without state."""
@@ -160,6 +168,24 @@ def check_causal(module: TemporalModule, path: str, what: str) -> None:
             f"{_named(culprit)} at {path!r} is not causal: it needs the whole sequence, so the network cannot {what}; "
             "call net(x) on whole sequences"
         )
+
+
+def _written(cls: type) -> Iterator[str]:
+    """Names of attributes that a user's class writes when it runs: in what networks call, and in methods that leads to.
+
+    They are what is counted or kept from one call to the next, and no constants.
+    """
+    names, seen = ["forward", "step", "sequence", "initial_state"], set[str]()
+    while names:
+        name = names.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for kind in cls.__mro__:
+            method = vars(kind).get(name)
+            if isinstance(method, FunctionType) and kind.__module__.partition(".")[0] not in ("spikeloom", "torch"):
+                names += method.__code__.co_names
+                yield from (op.argval for op in dis.get_instructions(method) if op.opname == "STORE_ATTR")
 
 
 def check_steps(module: nn.Module) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
@@ -106,6 +106,10 @@ class Network(TemporalModule):
     transparent = True
     not_carried = ("batch_first", "static_prefix", "fuse", "spikes")
 
+    def constants(self) -> dict[str, Any]:
+        """Those of a subclass; a network has none, whatever it is given to remember (``net.epoch = 3``)."""
+        return {} if type(self) is Network else super().constants()
+
     def __init__(
         self,
         *modules: nn.Module,
@@ -119,6 +123,9 @@ class Network(TemporalModule):
             raise ValueError(f"Network: spikes must be dense or packed, got {spikes!r}")
         if not modules:
             raise TypeError("Network needs at least one module")
+        for given in modules:
+            if not isinstance(given, (nn.Module, OrderedDict)):
+                raise TypeError(f"Network takes modules, such as nn.Linear(4, 3), sl.LIF(); got {_described(given)}")
         if len(modules) > 1 or isinstance(modules[0], (OrderedDict, TemporalModule)):
             self.body: nn.Module = nn.Sequential(*modules)
         else:
@@ -205,6 +212,8 @@ class Network(TemporalModule):
         paths = self._paths()
         if state is not None:
             _check_causal(paths, "continue from a state")
+            if not isinstance(state, Mapping):
+                raise TypeError(f"state takes states by the names of modules, as result.state; got {_kind(state)}")
         sequences = tuple(a for a in args if not isinstance(a, static))
         origin = Origin(self.body, layout, _shapes(sequences))
         T, B = sequence_size(sequences, "Network", layout)
@@ -275,6 +284,10 @@ def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
         check_causal(module, path, what)
 
 
+def _kind(state: object) -> str:
+    return f"a {type(state).__name__}" + (", pass its .state" if isinstance(state, Result) else "")
+
+
 def _swap(x: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
@@ -303,9 +316,17 @@ def _transformed() -> bool:
 
 
 def _check_repeat(repeat: int) -> int:
-    if isinstance(repeat, bool) or repeat < 1:
-        raise ValueError(f"repeat must be a number of steps of at least 1, got {repeat}")
+    if isinstance(repeat, (bool, str)) or repeat < 1:
+        raise ValueError(f"repeat must be a number of steps of at least 1, got {repeat!r}")
     return repeat
+
+
+def _described(given: object) -> str:
+    if isinstance(given, type):
+        return f"the class {given.__name__}; construct it, {given.__name__}(...)"
+    if isinstance(given, (list, tuple)):
+        return f"a {type(given).__name__}; write Network(*modules)"
+    return f"{type(given).__name__} {given!r:.60}"
 
 
 def _shapes(tree: tuple[Any, ...]) -> tuple[torch.Size, ...]:
@@ -317,6 +338,8 @@ def _wanted(record: tuple[str, ...], paths: Mapping[TemporalModule, str]) -> dic
     """Splits ``"path.name"`` patterns into names by path; an error lists what there is."""
     if isinstance(record, str):
         raise TypeError(f"record takes a tuple of names, got a string; write record=({record!r},)")
+    if not isinstance(record, Iterable):
+        raise TypeError(f"record takes a tuple of names, got {type(record).__name__}; () records nothing")
     wanted: dict[str, tuple[str, ...]] = {}
     for pattern in record:
         found = False

@@ -66,6 +66,10 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
     replaced 1:
       1: IF(v_threshold=1, v_reset=0, reset='hard', detach_reset=False, strict=False, surrogate=ATan(scale=2))
     """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"replace: expected a module, got {type(net).__name__}")
+    if not callable(by):
+        raise TypeError(f"replace: expected a class or a function of a path and a module, got {type(by).__name__}")
     if isinstance(net, what):
         raise ValueError(
             f"the module itself is a {type(net).__name__}; replace cannot swap it in place, only its children"

@@ -106,6 +106,10 @@ class Samples(Indexed):
         indices: Tensor | None = None,
         per_step: bool | None = None,
     ) -> None:
+        for what, given in (("data", data), ("labels", labels)):
+            if not isinstance(given, Tensor) or given.ndim == 0:
+                got = "a number" if isinstance(given, Tensor) else type(given).__name__
+                raise TypeError(f"Samples: {what} must be a tensor [N, *], got {got}; make one with torch.as_tensor")
         if len(labels) != len(data):
             raise ValueError(f"Samples: {len(data)} samples need as many labels, got {len(labels)}")
         if per_step and labels.ndim < 2:

@@ -56,6 +56,8 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     path  module  backend  why
     1     LIF     eager    chosen
     """
+    if not hasattr(net, "temporal_modules"):  # a compiled network has them too
+        raise TypeError(f"explain: expected a Network, got {type(net).__name__}; wrap the model, sl.Network(model)")
     modules = net.temporal_modules()
     paths = {id(module): path for module, path in modules.items()}
     for module, path in modules.items():  # what runs inside another one goes by its name

@@ -250,6 +250,8 @@ def pack(x: Tensor) -> SpikeTensor:
     """
     if isinstance(x, SpikeTensor):
         return x
+    if not isinstance(x, Tensor):
+        raise TypeError(f"pack: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
     if x.dtype not in raw.DTYPES:
         raise TypeError(
             f"pack: expected a tensor of {', '.join(map(str, raw.DTYPES))}, got {x.dtype}; convert it first"
