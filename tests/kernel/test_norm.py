@@ -319,3 +319,16 @@ def test_values_that_are_not_finite_give_what_torch_gives(at, value):
     assert torch.equal(sl.Network(ours, neuron)(x), wanted)
     for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_one_batch_norm_in_two_places():
+    bn, x = nn.BatchNorm1d(3), torch.rand(5, 4, 3)
+    body = [bn, nn.ReLU(), bn, sl.LIF(v_threshold=0.3)]
+    found = []
+    for fuse in (True, False):
+        bn.reset_running_stats()
+        grads = torch.autograd.grad(sl.Network(*body, fuse=fuse)(x).sum(), [bn.weight, bn.bias])
+        found.append([*grads, bn.running_mean.clone(), bn.running_var.clone()])
+        assert bn.num_batches_tracked == 2
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)

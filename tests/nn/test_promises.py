@@ -249,3 +249,8 @@ def test_layers_refuse_states_that_do_not_fit(name):
         for wrong in (x[4:, :2], x[4:].double()):
             with pytest.raises((ValueError, RuntimeError), match=r"state|dtype"):
                 net.double()(wrong, state=state) if wrong.dtype == torch.float64 else net(wrong, state=state)
+
+
+@pytest.mark.parametrize("among", ["channels", "all"])
+def test_nobody_wins_among_none(among):
+    assert sl.nn.Inhibition(sl.IF(), among=among).sequence(torch.rand(4, 2, 0))[0].shape == (4, 2, 0)

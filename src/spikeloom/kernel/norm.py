@@ -86,7 +86,8 @@ class Norm:
         if module.running_mean is None:
             return
         for running, new in ((module.running_mean, mean), (module.running_var, var * (n / max(1, n - 1)))):
-            running.copy_((1 - factor) * running.double() + factor * new)
+            # .data, as torch does: where one batch norm stands in several places, what ran before keeps its gradient
+            running.data.copy_((1 - factor) * running.double() + factor * new)
 
 
 def gradients(

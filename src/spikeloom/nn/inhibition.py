@@ -44,6 +44,8 @@ class Inhibition(Option):
 
         def the_largest(u: Tensor) -> Tensor:
             rows = u if self.among == "channels" else u.flatten(1)
+            if rows.shape[1] == 0:  # nobody to win
+                return u
             winner = torch.zeros_like(rows, dtype=torch.bool).scatter(1, rows.argmax(1, keepdim=True), True)
             return torch.where(winner.view_as(u), u, -torch.ones_like(u))  # below any threshold
 
