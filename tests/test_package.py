@@ -15,8 +15,8 @@ SOURCE = Path(sl.__file__).parent
 
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
-    {"_code", "_constants", "_hooks", "_time", "_targets"},
-    {"_reads"},
+    {"_code", "_constants", "_hooks", "_spaces", "_time", "_targets"},
+    {"_reads", "_watched"},
     {"_signature"},
     {"_numbers"},
     {"surrogate", "encode", "decode", "loss", "metrics"},

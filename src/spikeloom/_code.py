@@ -6,18 +6,16 @@ edited or replaced at any time, and is known by its instructions alone.
 
 from __future__ import annotations
 
+import builtins
 import dis
-import enum
 import functools
-import gc
 import hashlib
 import importlib.util
 import os
-import re
 import site
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +24,7 @@ import torch
 _STANDARD = str(Path(os.__file__).resolve().parent)
 _INSTALLED = tuple(os.path.realpath(p) for p in (*site.getsitepackages(), site.getusersitepackages()))
 _TORCH, OURS = (str(Path(f).resolve().parent) for f in (torch.__file__, __file__))
-_STATELESS = frozenset(  # words read better than a list of strings
+STATELESS = frozenset(  # words read better than a list of strings
     [
         "torch",
         "spikeloom",
@@ -130,10 +128,7 @@ _HIDDEN = frozenset(
     ]
 )
 """Attributes through which code reaches what its names do not say."""
-_ASKS = re.compile(
-    r"(?!is_tensor$|is_storage$)_?(is|are|get|has|initial|current|numpy|tolist|data_ptr|default)(_|$)|seed$|.*_available$"
-)
-"""Functions of torch that tell of a mode, a device or values; all others make tensors of tensors."""
+_MADE_BY_CODE = 1 << 9  # of a type's flags: it is no static one
 
 
 class Unseen(Exception):  # noqa: N818  # no error of the user's: something could change without a trace
@@ -188,12 +183,14 @@ def is_fixed_class(cls: type) -> bool:
     module = sys.modules.get(cls.__module__)
     if module is None or not is_fixed_module(module):
         return False
+    if module is builtins:  # what code without a __name__ defines says so too
+        return not cls.__flags__ & _MADE_BY_CODE
     found: Any = module
     for part in cls.__qualname__.split("."):
         if part == "<locals>":
             return True
         found = getattr(found, part, None)
-    return found is cls or cls.__module__ in ("builtins", "torch._C", "torch")
+    return found is cls or cls.__module__ in ("torch._C", "torch")
 
 
 class Names(NamedTuple):
@@ -203,6 +200,8 @@ class Names(NamedTuple):
     """Global names, and the line of the first use."""
     attributes: dict[str, int]
     """Attributes, and strings that may be names of attributes."""
+    cells: dict[str, int]
+    """Variables of functions around it."""
     refused: str
     """What it does that no comparison would see, or nothing."""
 
@@ -212,7 +211,8 @@ def names_of(code: types.CodeType) -> Names:
     """The names in a code object, nested code included."""
     found_globals: dict[str, int] = {}
     found: dict[str, int] = {}
-    refused, line = "", code.co_firstlineno
+    cells: dict[str, int] = {}
+    refused, line, before = "", code.co_firstlineno, [0, 0]
     for i in dis.get_instructions(code):
         line = (i.positions.lineno if i.positions is not None else None) or line
         name = i.argval
@@ -220,20 +220,33 @@ def names_of(code: types.CodeType) -> Names:
             found_globals.setdefault(name, line)
         elif i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             refused = refused or f"writes the global {name} at {place(code, line)}"
-        elif i.opname == "IMPORT_NAME" and name.split(".")[0] not in _STATELESS:
+        elif i.opname == "IMPORT_NAME" and (before[0] != 0 or not _imports_fixed(name)):  # 0: not relative
             refused = refused or f"imports {name} at {place(code, line)}"
+        elif i.opname == "MATCH_CLASS" and i.arg:
+            refused = refused or f"matches attributes of a class by their places at {place(code, line)}"
+        elif i.opname.endswith("DEREF"):
+            cells.setdefault(name, line)
         elif i.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"):
             if name in _HIDDEN:
                 refused = refused or f"reads {name} at {place(code, line)}"
             found.setdefault(name, line)
-        elif i.opname == "LOAD_CONST" and isinstance(name, str) and name.isidentifier():
-            found.setdefault(name, line)
+        elif i.opname == "LOAD_CONST":
+            words = name if isinstance(name, tuple) else (name,)  # tuples are of class patterns
+            found.update((w, line) for w in words if isinstance(w, str) and w.isidentifier() and w not in found)
+        before = [before[1], name]
     for inner in inner_codes(code):
         more = names_of(inner)
         found_globals = {**more.globals, **found_globals}
         found = {**more.attributes, **found}
+        cells = {**more.cells, **cells}
         refused = refused or more.refused
-    return Names(found_globals, found, refused)
+    return Names(found_globals, found, cells, refused)
+
+
+def _imports_fixed(name: str) -> bool:
+    root = name.split(".")[0]
+    module = sys.modules.get(root)
+    return root in STATELESS and (module is None or is_fixed_module(module))
 
 
 def place(code: types.CodeType, line: int) -> str:
@@ -268,10 +281,16 @@ def _constant(value: Any) -> str:
     return f"{type(value).__name__} {items if isinstance(value, tuple) else sorted(items)}"
 
 
-_PLAIN = (
+class _Named(NamedTuple):
+    """Its field is of the type that reads fields of named tuples."""
+
+    first: int
+
+
+PLAIN = (
     *(bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented), range),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
-    *(types.UnionType, types.GenericAlias),
+    *(types.UnionType, types.GenericAlias, type(_Named.first)),
 )
 _C_FUNCTIONS = (
     *(types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType),
@@ -281,7 +300,7 @@ _C_FUNCTIONS = (
 
 def is_plain(value: Any) -> bool:
     """Whether a value can never change and its repr says all of it."""
-    return type(value) in _PLAIN or is_numpy(value, "generic", "dtype") or type(value).__module__ == "typing"
+    return type(value) in PLAIN or is_numpy(value, "generic", "dtype") or type(value).__module__ == "typing"
 
 
 def is_c_function(value: Any) -> bool:
@@ -300,7 +319,7 @@ def is_c_function(value: Any) -> bool:
 
 def check_module_name(name: str) -> None:
     """Raises Unseen for a fixed module whose functions depend on more than their arguments."""
-    if name.split(".")[0] not in _STATELESS or "random" in name:
+    if name.split(".")[0] not in STATELESS or "random" in name:
         raise Unseen(f"the module {name} has a state")
 
 
@@ -318,69 +337,3 @@ def own_text() -> str:
     """A hash of this package's source."""
     files = sorted(Path(OURS).rglob("*.py"))
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
-
-
-def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]]:
-    """``run()`` or the exception that it raised, the code of others that ran, and which functions it called that may
-    tell another thing later."""
-    ran: set[types.CodeType] = set()
-    doubts: list[str] = []
-
-    def hook(frame: Any, event: str, argument: Any) -> None:
-        caller = frame.f_back if event == "call" else frame
-        if event not in ("call", "c_call") or caller is None or _importing(frame):
-            return
-        theirs, here = not is_fixed_code(caller.f_code, caller.f_globals), f"at {place(caller.f_code, caller.f_lineno)}"
-        if event == "c_call":
-            if theirs and not _tells_nothing(argument):
-                doubts.append(f"{getattr(argument, '__qualname__', argument)} {here}")
-            return
-        body = frame.f_code
-        if not is_fixed_code(body, frame.f_globals):
-            ran.add(body)
-        elif theirs and _ASKS.match(body.co_name) and not is_ours(body.co_filename):
-            doubts.append(f"{body.co_name} {here}")
-
-    collects = gc.isenabled()
-    gc.disable()  # callbacks and finalizers of others would run in between
-    sys.setprofile(hook)
-    try:
-        found = run()
-    except Exception as error:
-        found = error
-    finally:
-        sys.setprofile(None)
-        if collects:
-            gc.enable()
-    return found, ran, doubts
-
-
-def _importing(frame: Any) -> bool:
-    """Whether a module is being imported: torch imports parts of itself when they are first needed."""
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _tells_nothing(function: Any) -> bool:
-    """Whether a function in C gives the same for the same arguments."""
-    name, owner = function.__name__, getattr(function, "__self__", None)
-    if isinstance(owner, types.ModuleType) and owner.__name__ == "builtins":
-        return name in BUILTINS
-    if isinstance(owner, types.ModuleType):
-        root = owner.__name__.split(".")[0]
-        return root in _STATELESS and (root != "torch" or not _ASKS.match(name))
-    if isinstance(owner, torch.Tensor) or (isinstance(owner, type) and owner.__module__.startswith("torch")):
-        return not _ASKS.match(name)
-    module = str(getattr(function, "__module__", None) or type(owner).__module__)
-    if module.startswith("torch"):
-        return not _ASKS.match(name)
-    plain = (
-        owner is None
-        or type(owner) in (*_PLAIN, list, dict, set, tuple, frozenset)
-        or isinstance(owner, type)
-        or is_numpy(owner, "generic")
-    )
-    return (plain and module.split(".")[0] in _STATELESS and "random" not in module) or isinstance(owner, enum.Enum)

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import contextlib
 import enum
 import functools
 import hashlib
 import importlib.metadata
+import operator
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from torch.nn.modules import module as torch_module
 from . import _code
 from ._code import Unseen
 from ._hooks import for_all
+from ._spaces import Watch, inside, items
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -43,26 +45,6 @@ _BASES = (object, nn.Module, torch.autograd.Function)
 """Fixed classes whose instances hold nothing but attributes."""
 
 
-class Watch(NamedTuple):
-    """Names in a namespace: the values of those that are there, and those that are not."""
-
-    space: Any
-    read: Callable[[Any], tuple[Any, ...]]
-    values: tuple[Any, ...]
-    absent: frozenset[str]
-    names: list[str]
-
-    @staticmethod
-    def on(space: Mapping[str, Any], names: Iterable[str]) -> Watch:
-        there = sorted(n for n in names if n in space)
-        read = itemgetter(*there) if len(there) > 1 else functools.partial(_few, there)
-        return Watch(space, read, tuple(space[n] for n in there), frozenset(names) - frozenset(there), there)
-
-
-def _few(names: list[str], space: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(space[n] for n in names)
-
-
 class Reads:
     """Follows names from a neuron's ``dynamics`` to all that they may lead to."""
 
@@ -75,12 +57,14 @@ class Reads:
         self.functions: list[Any] = []
         self.cells: list[tuple[Any, Any]] = []
         self.kinds: list[tuple[Any, type]] = []  # of objects
+        self.orders: list[tuple[type, tuple[type, ...]]] = []  # of somebody's classes
         self.contents: list[tuple[Any, list[Any]]] = []
         self.refused = hooked(self.parts)
         self._number: dict[int, int] = {}  # of all objects that were reached, in their order
         self._failed: dict[int, str] = {}
         self._kept: list[Any] = []
         self._spaces: list[tuple[Any, frozenset[str], bool]] = []  # namespace, names of its own, a class of ours
+        self._fixed: list[dict[str, Any]] = []  # namespaces of fixed modules, where somebody may put what is not
         self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self._ours: set[types.CodeType] = set()
         for part in self.parts:
@@ -97,12 +81,13 @@ class Reads:
         """Names and values of all namespaces but those of the parts and of this package's classes."""
         found = [Watch.on(space, self.names | own) for space, own, ours in self._spaces if not ours]
         found += [Watch.on(space, names) for space, names in self._globals.values()]
+        found += [Watch.on(space, self.names) for space in self._fixed]
         return [w for w in found if w.values or w.absent]
 
     def _follow(self) -> None:
-        done: tuple[int, int] = (-1, -1)
-        while done != (len(self.names), len(self._spaces)):
-            done = (len(self.names), len(self._spaces))
+        done = (-1, -1, -1)
+        while done != (found := (len(self.names), len(self._spaces), len(self._fixed))):
+            done = found
             for part in self.parts:
                 for name in sorted((self.names | self.roots(part)) - UNREAD):
                     self._named(part.__dict__, name)
@@ -110,6 +95,13 @@ class Reads:
             for space, own, _ in list(self._spaces):
                 for name in sorted(self.names | own):
                     self._named(space, name)
+            for space in list(self._fixed):
+                for name in sorted(self.names & space.keys()):
+                    if isinstance(space[name], types.ModuleType):
+                        with contextlib.suppress(Unseen):  # its functions are watched when they run
+                            self._value(space[name])
+                    elif not _is_fixed(space[name]):
+                        self._named(space, name)
 
     def _named(self, space: Mapping[str, Any], name: str) -> None:
         if name in space:
@@ -141,23 +133,25 @@ class Reads:
 
     def _visit(self, value: Any) -> None:
         kind = type(value)
-        if kind in (list, dict, set) or (kind is not dict and isinstance(value, tuple)):
+        if kind in (list, dict, set, frozenset) or (kind is not dict and isinstance(value, tuple)):
             self._container(value)
         elif isinstance(value, types.FunctionType):
             self._function(value)
         elif isinstance(value, types.ModuleType):
             self._module(value)
         elif isinstance(value, type):
+            if value is operator.attrgetter or value is operator.methodcaller:
+                raise Unseen(f"{value.__name__} reads what no name says")
             self._class(value, _FUNCTION if issubclass(value, torch.autograd.Function) else frozenset(), called=True)
         elif isinstance(value, nn.Module):
             self._layer(value)
         elif isinstance(value, enum.Enum):
-            self._value(value.value)
-            self._class(kind, frozenset(), called=True)
+            self._value(kind)
+            self._spaces.append((value.__dict__, frozenset(["_value_"]), False))
         elif _code.is_numpy(value, "ndarray"):
             raise Unseen("an array, whose values can change unseen; take a tuple, or declare it with self.numbers(...)")
         else:
-            inner = _inside(value)
+            inner = inside(value)
             self._object(value) if inner is None else self._all(inner)
 
     def _container(self, value: Any) -> None:
@@ -242,18 +236,22 @@ class Reads:
     def _module(self, module: types.ModuleType) -> None:
         if _code.is_fixed_module(module):
             _code.check_module_name(module.__name__)
+            self._fixed.append(vars(module))
         else:
             self._spaces.append((vars(module), frozenset(["__getattr__"]), False))
 
     def _class(self, cls: type, roots: frozenset[str], *, called: bool = False) -> None:
         """Follows a class and its bases; ``called``: its instances may be made and used as Python uses objects."""
         bases = [base for base in cls.__mro__ if not _code.is_fixed_class(base) or is_our_class(base)]
+        if isinstance(cls, enum.EnumMeta):
+            roots = roots | {"_member_map_"}
         if called:
             methods = {n for base in bases for n in vars(base) if n[:2] == n[-2:] == "__" and callable(vars(base)[n])}
             roots = roots | _IMPLICIT | (methods - {"__class__", "__doc__"})
         for base in bases:
             self._reach(base)
             self._spaces.append((base.__dict__, roots, is_our_class(base)))
+        self.orders.append((cls, cls.__mro__))
         if not _code.is_fixed_class(type(cls)):
             self._value(type(cls))
 
@@ -261,6 +259,8 @@ class Reads:
         """A module that is no part: a neuron elsewhere, or a layer without numbers."""
         if "_declared" in layer.__dict__:
             raise Unseen(f"a {type(layer).__name__} that is no part of the neuron; make it an attribute")
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise Unseen("a scripted module, whose attributes can change unseen")
         if any(layer.__dict__[name] for name in _HOOKS):
             raise Unseen(f"a {type(layer).__name__} with a hook")
         self._class(type(layer), frozenset(["forward"]) | _IMPLICIT)
@@ -304,6 +304,9 @@ class Reads:
         lines += [self._space_text(space, Watch.on(space, self.names | own)) for space, own, _ in self._spaces]
         for space, names in self._globals.values():
             lines.append(self._space_text(space, Watch.on(space, names)))
+        for space in self._fixed:  # without modules, of which torch imports some when they are first needed
+            there = sorted(n for n in self.names & space.keys() if not isinstance(space[n], types.ModuleType))
+            lines.append(str([(n, self._text(space[n])) for n in there]))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
     def _space_text(self, space: Mapping[str, Any], watch: Watch) -> str:
@@ -324,7 +327,7 @@ class Reads:
             return _code.text_of(value)
         if isinstance(value, type):
             return self._title(value)
-        inner = _inside(value)
+        inner = inside(value)
         if inner is not None:
             return f"{type(value).__name__} {[self._text(v) for v in inner]}"
         fixed = isinstance(value, types.FunctionType) and _code.is_fixed_code(value.__code__, value.__globals__)
@@ -336,26 +339,18 @@ class Reads:
         return _code.title(value) if named else f"{type(value).__name__} {number}"
 
 
-def items(space: Any) -> list[Any]:
-    """The elements of a container, by identity: keys and values of a dict, a set in the order of its texts."""
-    if isinstance(space, dict):
-        return [*space, *space.values()]
-    return sorted(space, key=repr) if isinstance(space, set) else list(space)
+def _is_fixed(value: Any) -> bool:
+    """Whether a value in a module of torch's or Python's is what its version says, or plain."""
+    if isinstance(value, types.FunctionType):
+        return _code.is_fixed_code(value.__code__, value.__globals__)
+    return _code.is_plain(value) or (_code.is_fixed_class(value) if isinstance(value, type) else _is_in_c(value))
 
 
-def _inside(value: Any) -> tuple[Any, ...] | None:
-    """What a wrapper holds, which stays the same; None for other values."""
-    if isinstance(value, (staticmethod, classmethod)):
-        return (value.__func__,)
-    if isinstance(value, types.MethodType):
-        return value.__func__, value.__self__
-    if isinstance(value, property):
-        return (value.fget,)
-    if type(value) is functools.partial:
-        return value.func, value.args, value.keywords, value.__dict__
-    if isinstance(value, slice):
-        return value.start, value.stop, value.step
-    return () if isinstance(value, types.CodeType) else None
+def _is_in_c(value: Any) -> bool:
+    try:
+        return _code.is_c_function(value)
+    except Unseen:
+        return False
 
 
 def parts_of(neuron: Any) -> list[Any]:
@@ -363,7 +358,7 @@ def parts_of(neuron: Any) -> list[Any]:
 
 
 def is_our_class(cls: type) -> bool:
-    return cls.__module__.split(".")[0] == "spikeloom"
+    return cls.__module__.split(".")[0] == "spikeloom" and _code.is_fixed_class(cls)
 
 
 def somebody_hooks() -> bool:

@@ -16,7 +16,9 @@ from typing import Any
 
 from . import _code
 from ._code import Unseen
-from ._reads import GLOBAL_HOOKS, UNREAD, Reads, Watch, hooked, is_our_class, items, parts_of, somebody_hooks
+from ._reads import GLOBAL_HOOKS, UNREAD, Reads, hooked, is_our_class, parts_of, somebody_hooks
+from ._spaces import Watch, items
+from ._watched import watched
 
 
 class Signature:
@@ -37,6 +39,7 @@ class Signature:
         self._spaces = found.spaces()
         self._functions, self._cells, self._contents = found.functions, found.cells, found.contents
         self._kinds = found.kinds
+        self._orders = [(cls, order) for cls, order in found.orders if not is_our_class(cls)]
 
     @property
     def watched(self) -> bool:
@@ -79,6 +82,9 @@ class Signature:
         for thing, kind in self._kinds:
             if thing.__class__ is not kind:
                 return False
+        for cls, order in self._orders:
+            if cls.__mro__ is not order:
+                return False
         for cell, value in self._cells:
             if cell.cell_contents is not value:
                 return False
@@ -88,12 +94,12 @@ class Signature:
         """``run()``, which runs the equation; Unseen where what it does could change without a trace."""
         if not self._codes:
             return run()
-        found, ran, doubts = _code.watched(run)
+        found, ran, doubts = watched(run)
         for body in sorted(ran, key=lambda c: (c.co_filename, c.co_firstlineno)):
             if body in self._bad:
                 raise Unseen(self._bad[body])
             names = _code.names_of(body)
-            for name, line in (*names.globals.items(), *names.attributes.items()):
+            for name, line in (*names.globals.items(), *names.attributes.items(), *names.cells.items()):
                 if name in self._doubts:
                     raise Unseen(f"reads {name} at {_code.place(body, line)}: {self._doubts[name]}")
         for body in ran - self._codes:
@@ -154,6 +160,6 @@ def _stays(cls: type, name: str) -> bool:
 
 
 def _same(space: Any, values: list[Any]) -> bool:
-    """Whether a container holds these elements, see :func:`spikeloom._reads.items`."""
+    """Whether a container holds these elements, see :func:`spikeloom._spaces.items`."""
     found = items(space)
     return len(found) == len(values) and all(map(is_, found, values))

@@ -1,13 +1,17 @@
 """What an equation reads is seen when it changes: every kind of thing that code can read, and what is refused."""
 
 import argparse
+import dataclasses
 import enum
 import functools
+import math
+import operator
 import os
 import subprocess
 import sys
 import types
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -103,6 +107,33 @@ class Frozen:
 
 class Mode(enum.Enum):
     ONE = 1.0
+
+
+NOWHERE = {"Base": Base}  # the namespace of code that has no __name__
+exec("class N(Base):\n    gain = 1.0\n    def gained(self, x): return x * self.gain", NOWHERE)
+
+
+class Unread:
+    """Nothing but a pattern reads its attribute."""
+
+    def __init__(self):
+        self.gain_ = 1.0
+
+
+def matched(s, x):
+    match s.cfg:
+        case Unread(gain_=gain):
+            return x * gain
+
+
+class Scales:
+    def scaled(self, x):
+        return x
+
+
+class OtherScales:
+    def scaled(self, x):
+        return 3 * x
 
 
 class Child(nn.Module):
@@ -322,6 +353,37 @@ KINDS = {
         {"mode": Mode.ONE},
         lambda n, m: m(n, "mode", enum.Enum("M", {"ONE": 3.0}).ONE),
     ),
+    "an enumeration that is defined again": (
+        neuron(lambda s, x: x * Mode.ONE.value),
+        {},
+        lambda n, m: m_global(m, Mode=enum.Enum("Mode", {"ONE": 3.0}, module=__name__)),
+    ),
+    "the order of an enumeration": (
+        neuron(lambda s, x: x * sum(m.value for m in Mode)),
+        {},
+        lambda n, m: m_global(m, Mode=enum.Enum("Mode", {"ONE": 3.0}, module=__name__)),
+    ),
+    "a class of code without a name": (NOWHERE["N"], {}, lambda n, m: m(type(n), "gain", 3.0)),
+    "a class's bases": (
+        type("N", (Scales, neuron(lambda s, x: s.scaled(x))), {}),
+        {},
+        lambda n, m: setattr(type(n), "__bases__", (OtherScales, *type(n).__bases__[1:])),
+    ),
+    "a keyword of a class pattern": (
+        neuron(matched),
+        {"cfg": Unread()},
+        lambda n, m: m(n.cfg, "gain_", 3.0),
+    ),
+    "what somebody puts in a module of torch's": (
+        neuron(lambda s, x: torch.relu(x)),
+        {},
+        lambda n, m: m(torch, "relu", lambda x: 3 * x),
+    ),
+    "a value that somebody puts in a module of Python's": (
+        neuron(lambda s, x: x * (1.0 if math.tau < 7 else 3.0)),
+        {},
+        lambda n, m: m(math, "tau", 9.0),
+    ),
     "a NumPy number": (neuron(lambda s, x: x * s.k), {"k": np.float64(1.0)}, lambda n, m: m(n, "k", np.float64(3.0))),
     "a name in a string": (
         neuron(lambda s, x: x * {"a": s.one, "b": s.three}[s.which]),
@@ -479,6 +541,24 @@ def counts_in(space):
     return space["n"]
 
 
+def by_place(s, x):
+    match FROZEN:
+        case Frozen(gain):
+            return x * gain
+
+
+def relative(s, x):
+    if s.gain > 1.0:
+        from .copy import gain
+
+        return x * gain
+    return x
+
+
+def in_closure(held, value):
+    return lambda s, x: x * value(held)
+
+
 class Slotted:
     __slots__ = ("gain",)
 
@@ -507,9 +587,19 @@ REFUSED = {
     "a random number": (lambda s, x: x * (1.0 + 0 * np.random.rand()), "rand"),
     "an import": (lambda s, x: x * __import__("math").cos(0.0), "__import__"),
     "what torch's decorator hides": (lambda s, x: x + 0 * NO_GRAD(x), "NO_GRAD"),
+    "an array in a closure": (in_closure(np.ones(1), lambda a: float(a[0])), "array"),
+    "slots in a closure": (in_closure(SLOTTED, lambda o: o.gain), "Slotted"),
+    "attrgetter": (lambda s, x: x * operator.attrgetter("own")(CONFIG), "attrgetter"),
+    "format": (lambda s, x: x * float(OWN_FIELD.format(CONFIG)), "format"),
+    "a pattern by places": (by_place, "by their places"),
+    "all fields of a dataclass": (lambda s, x: x * sum(dataclasses.astuple(FROZEN)), "astuple"),
+    "a scripted module": (lambda s, x: SCRIPTED(x), "scripted"),
+    "a relative import": (relative, "imports copy"),
     "a neuron elsewhere": (lambda s, x: x * (1.0 + ELSEWHERE.strict), "no part of the neuron"),
 }
-ELSEWHERE = sl.LIF()
+ELSEWHERE, FROZEN, OWN_FIELD = sl.LIF(), Frozen(), "{0.own}"
+with pytest.warns(DeprecationWarning, match="deprecated"):
+    SCRIPTED = torch.jit.script(nn.Identity())
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -525,6 +615,23 @@ def test_what_nobody_could_see_change_is_refused_and_the_loop_runs(kind):
     with pytest.raises(sl.BackendError, match=r"N cannot run on backend 'c'"):
         v_last(one, "c")
     assert torch.isfinite(torch.tensor(v_last(one)))
+
+
+class Fields(NamedTuple):
+    gain: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("gained", "value"),
+    [
+        (lambda s, x: x * s.it.gain, Fields()),
+        (lambda s, x: x if 1.0 in s.it else 3 * x, frozenset([1.0])),
+        (lambda s, x: x if s.it else x * float(OWN_FIELD.format(CONFIG)), True),
+    ],
+    ids=["a field of a named tuple", "a frozen set", "a format that does not run"],
+)
+def test_ordinary_values_have_kernels(gained, value):
+    assert v_of_program(neuron(gained)(it=value)) == 0.625
 
 
 def test_a_method_that_does_not_run_is_no_reason_to_refuse():
@@ -582,6 +689,7 @@ RUN = """
 with sl.backend("c"): print(float(N().sequence(x)[1]["v"]), "spikeloom.kernel.trace" in sys.modules)
 """
 EDITS = {
+    "an enumeration": ("import enum\nclass M(enum.Enum): A = {}\nm = M.A", "m.value * x", "1.0"),
     "a keyword default": ("def f(x, *, gain={}): return gain * x", "f(x)", "1.0"),
     "a default": ("def f(x, gain={}): return gain * x", "f(x)", "1.0"),
     "an attribute": ("", "self._gain * x", "{}"),

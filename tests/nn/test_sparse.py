@@ -99,6 +99,14 @@ def test_places_follow_the_synapses():
     assert torch.equal(empty(torch.randn(2, 4)), empty.bias.expand(2, 3))
 
 
+def test_places_follow_the_shape():
+    layer = sl.nn.SparseLinear(100, 50, fan_in=2, bias=False)
+    layer(torch.rand(3, 100))
+    layer.in_features, layer.out_features = 50, 100
+    x = torch.rand(3, 50)
+    torch.testing.assert_close(layer(x), x @ layer.dense_weight().T)
+
+
 def test_connections():
     mask = torch.tensor([[1, 0, 1], [0, 0, 0]], dtype=torch.bool)
     layer = sl.nn.SparseLinear(3, 2, mask=mask)

@@ -60,7 +60,7 @@ class SparseLinear(nn.Module):
         if sum(option is not None for option in (mask, density, fan_in)) != 1:
             raise ValueError("SparseLinear: give one of mask, density and fan_in")
         self.in_features, self.out_features = in_features, out_features
-        self._places: tuple[Tensor, Places] | None = None
+        self._places: tuple[Tensor, tuple[int, int], Places] | None = None
         if mask is None:
             mask = _random(in_features, out_features, density, fan_in, seed)
         elif mask.shape != (out_features, in_features):
@@ -111,11 +111,10 @@ class SparseLinear(nn.Module):
 
     def _places_now(self) -> Places:
         """The places of the synapses as the kernels take them, kept for as long as the synapses are equal to a copy."""
-        kept = self._places
-        if kept is None or not torch.equal(kept[0], self.synapses):
-            places = Places.of(self.synapses, self.out_features, self.in_features)
-            kept = self._places = self.synapses.clone(), places
-        return kept[1]
+        kept, shape = self._places, (self.out_features, self.in_features)
+        if kept is None or kept[1] != shape or not torch.equal(kept[0], self.synapses):
+            kept = self._places = self.synapses.clone(), shape, Places.of(self.synapses, *shape)
+        return kept[2]
 
     def _sparsely(self, x: Tensor) -> bool:
         return (
