@@ -18,6 +18,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ._code import is_fixed_class
-from ._hooks import has_hooks
+from ._hooks import for_all, has_hooks
 from ._numbers import Declared, is_plain_float
 from .core import Network, Stream, TemporalModule
 from .core.call import STEP, Call, Origin, activate, map_tensors
@@ -42,6 +43,7 @@ _Step = Callable[[Any], Any]
 _VIEWS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _READ = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *FUSED_NORMS, *_VIEWS)  # layers whose options a plan has read
 _METHODS = ("forward", "step", "sequence", "_scan", "__call__")  # what a plan stands for
+_HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
 _SAMPLED = 32  # values of a weight that are looked at before each step
 _IN_VAIN = 3  # plans that were used once at most, one after the other, before a stream makes none for a while
 _PATIENCE = 16  # steps that the first such while lasts
@@ -175,10 +177,14 @@ class _Plan:
         self._optimisers, self._optimised = _optimisers(), _optimisers().steps
         declared = [m for m in modules if isinstance(m, Declared)]
         self._numbers = _Numbers([t for m in declared for t in m.own_numbers()])
-        self._values = _Sample([t for m in modules if not isinstance(m, Declared) for t in _own_tensors(m)])
+        self._dicts = [m.__dict__ for m in modules]
+        self._hooks = [own[name] for own in self._dicts for name in _HOOKS]
+        self._before = [own["_forward_pre_hooks"] for own in self._dicts]  # with the hook that looks at rows
+        self._rows = list(map(len, self._before))
+        self._copied: list[Tensor] = []  # tensors of which a copy is used
         self._neurons = [(m, m.signature(), m._packed, m.is_binary) for m in modules if isinstance(m, Neuron)]
         self._kinds = list(map(type, modules))
-        self._methods = [(kind, _methods(kind)) for kind in {*self._kinds}]
+        self._methods = [_Methods(kind) for kind in {*self._kinds}]
         options = [(m.__dict__, [k for k in m.__dict__ if k[0] != "_"]) for m in modules if type(m) in _READ]
         self._options = [(d, names, [d[name] for name in names]) for d, names in options]
         self.keys: list[str] = []
@@ -206,8 +212,10 @@ class _Plan:
                 return False
             if tensor is not None and (tensor.data_ptr() != address or tensor._version != version):
                 return False
-        for module in self._modules:
-            if module.training or has_hooks(module) or _overridden(module):
+        if any(self._hooks) or for_all() or list(map(len, self._before)) != self._rows:
+            return False
+        for own in self._dicts:
+            if own["training"] or not own.keys().isdisjoint(_METHODS):
                 return False
         for neuron, signature, packed, binary in self._neurons:
             if neuron.signature() is not signature or (neuron._packed, neuron.is_binary) != (packed, binary):
@@ -218,7 +226,7 @@ class _Plan:
             and not self._was_stepped()
             and list(map(type, self._modules)) == self._kinds
             and all(list(now.values()) == then for now, then in self._children)
-            and all(_methods(kind) == then for kind, then in self._methods)
+            and all(methods.same() for methods in self._methods)
             and all([now.get(name) for name in names] == then for now, names, then in self._options)
         )
 
@@ -264,8 +272,10 @@ class _Plan:
                 self._last = i + 1 == len(self.layers)
                 for step in self._steps_of(layer, norm, value, next(keys) if isinstance(layer, TemporalModule) else ""):
                     value = step(value)
-                    self._steps.append(step)
+                    # Of a layer of torch's its rows were looked at just now, and all inputs have the shape of this one.
+                    self._steps.append(step.forward if isinstance(step, nn.Module) else step)
                 i += 1
+        self._values = _Sample(self._copied)
         found = self._finish(value)
         self.call.check_tree(found[0], "output")
         return found
@@ -319,6 +329,7 @@ class _Plan:
             return None
         (y, run), names, kind, stride = made, tuple(neuron._rest), (x.shape, x.dtype, x.device), x.stride()
         self._keep(y)
+        self._copied += [] if norm is None else _own_tensors(norm)
         later = packs and not isinstance(y, SpikeTensor)  # where a step is no whole bytes
 
         def step(x: Any) -> Any:
@@ -370,6 +381,7 @@ class _Plan:
             return None
         y, compute = made
         self._keep(y)
+        self._copied += _own_tensors(layer)
 
         def step(_: Any) -> Tensor:
             compute()
@@ -420,8 +432,16 @@ def _where(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
     return (None, 0, 0) if tensor is None else (tensor, tensor.data_ptr(), tensor._version)
 
 
-def _methods(kind: Any) -> list[Any]:
-    return [getattr(kind, name, None) for name in _METHODS]
+class _Methods:
+    """The methods of a class that a plan stands for."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind, self._read = kind, attrgetter(*(name for name in _METHODS if hasattr(kind, name)))
+        self._then = self._read(kind)
+
+    def same(self) -> bool:
+        """Whether they are what they were."""
+        return all(map(is_, self._read(self._kind), self._then))
 
 
 def _overridden(module: nn.Module) -> bool:
