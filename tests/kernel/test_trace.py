@@ -293,11 +293,16 @@ def default_dtype(dtype):
     return Changed(torch.get_default_dtype, torch.set_default_dtype, dtype)
 
 
+def put_device(device):
+    """None where it is the CPU: to set that one leaves a mode behind, which torch.compile meets in later tests."""
+    torch.set_default_device(None if device == torch.device("cpu") else device)
+
+
 MODES = {
     "float64 by default": lambda: default_dtype(torch.float64),
     "float16 by default": lambda: default_dtype(torch.float16),
     "bfloat16 by default": lambda: default_dtype(torch.bfloat16),
-    "meta by default": lambda: Changed(torch.get_default_device, torch.set_default_device, torch.device("meta")),
+    "meta by default": lambda: Changed(torch.get_default_device, put_device, torch.device("meta")),
     "in a device": lambda: torch.device("meta"),
     "inference": torch.inference_mode,
     "no gradient": torch.no_grad,
