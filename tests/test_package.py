@@ -19,6 +19,7 @@ LAYERS = [
     {"_reads", "_watched"},
     {"_signature"},
     {"_numbers"},
+    {"_tensors"},
     {"surrogate", "encode", "decode", "loss", "metrics"},
     {"core"},
     {"kernel"},

@@ -13,22 +13,18 @@ most of it, and :meth:`spikeloom.Stream.refresh` is for the rest.
 
 from __future__ import annotations
 
-import functools
-import struct
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
-from operator import attrgetter, is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ._code import is_fixed_class
 from ._hooks import for_all, has_hooks
-from ._numbers import Declared, is_plain_float
+from ._numbers import Declared
+from ._tensors import METHODS, Methods, Numbers, Sample, optimisers, own_tensors, where
 from .core import Network, Stream, TemporalModule
 from .core.call import STEP, Call, Origin, activate, map_tensors
 from .core.layers import layers_of, runs_layers
@@ -42,9 +38,7 @@ from .spikes import SpikeTensor, convolution, from_bits, pack, pooling, products
 _Step = Callable[[Any], Any]
 _VIEWS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _READ = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *FUSED_NORMS, *_VIEWS)  # layers whose options a plan has read
-_METHODS = ("forward", "step", "sequence", "_scan", "__call__")  # what a plan stands for
 _HOOKS = ("_forward_hooks", "_backward_hooks", "_backward_pre_hooks")
-_SAMPLED = 32  # values of a weight that are looked at before each step
 _IN_VAIN = 3  # plans that were used once at most, one after the other, before a stream makes none for a while
 _PATIENCE = 16  # steps that the first such while lasts
 
@@ -53,35 +47,11 @@ class _UnfitError(Exception):
     """A value is not of the kind that the plan was made for."""
 
 
-class _Optimisers:
-    """Whose parameters were stepped lately, told by a hook that torch calls after each step of every optimiser."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self._lately: deque[frozenset[int]] = deque(maxlen=32)
-        register_optimizer_step_post_hook(self._note)
-
-    def _note(self, optimiser: Any, args: Any, kwargs: Any) -> None:
-        self._lately.append(frozenset(id(p) for group in optimiser.param_groups for p in group["params"]))
-        self.steps += 1
-
-    def stepped(self, since: int, tensors: frozenset[int]) -> bool:
-        """Whether any of the tensors (by id) was stepped after that many steps."""
-        lately = list(self._lately)
-        missed = self.steps - since
-        return missed > len(lately) or any(not tensors.isdisjoint(ids) for ids in lately[len(lately) - missed :])
-
-
-@functools.cache
-def _optimisers() -> _Optimisers:
-    return _Optimisers()  # with the first stream, so that importing this package hooks nothing
-
-
 class Steps:
     """The prepared steps of one stream."""
 
     def __init__(self) -> None:
-        _optimisers()
+        optimisers()
         self._plan: _Plan | None = None
         self._refused: Any = None  # the structure of a network that has no plan
         self._in_vain, self._waited, self._patience = 0, 0, _PATIENCE
@@ -172,11 +142,11 @@ class _Plan:
         self._modules = modules
         self._children = [(m._modules, list(m._modules.values())) for m in modules if m._modules]
         tables = [table for m in modules for table in (m._parameters, m._buffers)]
-        self._tensors = [(d, name, *_where(t)) for d in tables for name, t in d.items()]
+        self._tensors = [(d, name, *where(t)) for d in tables for name, t in d.items()]
         self._ids = frozenset(id(t) for d in tables for t in d.values())
-        self._optimisers, self._optimised = _optimisers(), _optimisers().steps
+        self._optimisers, self._optimised = optimisers(), optimisers().steps
         declared = [m for m in modules if isinstance(m, Declared)]
-        self._numbers = _Numbers([t for m in declared for t in m.own_numbers()])
+        self._numbers = Numbers([t for m in declared for t in m.own_numbers()])
         self._dicts = [m.__dict__ for m in modules]
         self._hooks = [own[name] for own in self._dicts for name in _HOOKS]
         self._before = [own["_forward_pre_hooks"] for own in self._dicts]  # with the hook that looks at rows
@@ -184,7 +154,7 @@ class _Plan:
         self._copied: list[Tensor] = []  # tensors of which a copy is used
         self._neurons = [(m, m.signature(), m._packed, m.is_binary) for m in modules if isinstance(m, Neuron)]
         self._kinds = list(map(type, modules))
-        self._methods = [_Methods(kind) for kind in {*self._kinds}]
+        self._methods = [Methods(kind) for kind in {*self._kinds}]
         options = [(m.__dict__, [k for k in m.__dict__ if k[0] != "_"]) for m in modules if type(m) in _READ]
         self._options = [(d, names, [d[name] for name in names]) for d, names in options]
         self.keys: list[str] = []
@@ -215,7 +185,7 @@ class _Plan:
         if any(self._hooks) or for_all() or list(map(len, self._before)) != self._rows:
             return False
         for own in self._dicts:
-            if own["training"] or not own.keys().isdisjoint(_METHODS):
+            if own["training"] or not own.keys().isdisjoint(METHODS):
                 return False
         for neuron, signature, packed, binary in self._neurons:
             if neuron.signature() is not signature or (neuron._packed, neuron.is_binary) != (packed, binary):
@@ -275,7 +245,7 @@ class _Plan:
                     # Of a layer of torch's its rows were looked at just now, and all inputs have the shape of this one.
                     self._steps.append(step.forward if isinstance(step, nn.Module) else step)
                 i += 1
-        self._values = _Sample(self._copied)
+        self._values = Sample(self._copied)
         found = self._finish(value)
         self.call.check_tree(found[0], "output")
         return found
@@ -329,7 +299,7 @@ class _Plan:
             return None
         (y, run), names, kind, stride = made, tuple(neuron._rest), (x.shape, x.dtype, x.device), x.stride()
         self._keep(y)
-        self._copied += [] if norm is None else _own_tensors(norm)
+        self._copied += [] if norm is None else own_tensors(norm)
         later = packs and not isinstance(y, SpikeTensor)  # where a step is no whole bytes
 
         def step(x: Any) -> Any:
@@ -381,7 +351,7 @@ class _Plan:
             return None
         y, compute = made
         self._keep(y)
-        self._copied += _own_tensors(layer)
+        self._copied += own_tensors(layer)
 
         def step(_: Any) -> Tensor:
             compute()
@@ -390,63 +360,9 @@ class _Plan:
         return step
 
 
-class _Numbers:
-    """The values that numbers had, whoever writes to them in whatever way."""
-
-    def __init__(self, numbers: Iterable[Tensor]) -> None:
-        numbers = list(numbers)
-        self._floats = [n for n in numbers if is_plain_float(n)]
-        self._bits = self._now()
-        self._others = [(n, n.detach().clone()) for n in numbers if not is_plain_float(n)]
-
-    def _now(self) -> bytes:
-        return struct.pack(f"{len(self._floats)}d", *[n.item() for n in self._floats])
-
-    def hold(self) -> bool:
-        """Whether they have them still."""
-        same = self._now() == self._bits
-        return same and all(n.dtype == then.dtype and torch.equal(n, then) for n, then in self._others)
-
-
-class _Sample:
-    """Some values of each weight, which show most of the writes that move no version."""
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        suited = (
-            t.detach() for t in tensors if t.dtype == torch.float32 and t.is_cpu and t.numel() and t.is_contiguous()
-        )
-        self._views = [t.view(-1)[:: -(-t.numel() // _SAMPLED)] for t in suited]
-        self._then = torch.cat(self._views) if self._views else None
-
-    def holds(self) -> bool:
-        """Whether these values are what they were."""
-        return self._then is None or torch.equal(torch.cat(self._views), self._then)
-
-
-def _own_tensors(module: nn.Module) -> list[Tensor]:
-    found = chain(module._parameters.values(), module._buffers.values())
-    return [t for t in found if t is not None]
-
-
-def _where(tensor: Tensor | None) -> tuple[Tensor | None, int, int]:
-    return (None, 0, 0) if tensor is None else (tensor, tensor.data_ptr(), tensor._version)
-
-
-class _Methods:
-    """The methods of a class that a plan stands for."""
-
-    def __init__(self, kind: Any) -> None:
-        self._kind, self._read = kind, attrgetter(*(name for name in _METHODS if hasattr(kind, name)))
-        self._then = self._read(kind)
-
-    def same(self) -> bool:
-        """Whether they are what they were."""
-        return all(map(is_, self._read(self._kind), self._then))
-
-
 def _overridden(module: nn.Module) -> bool:
     """Whether a module has a method of its own, which its class has not."""
-    return not module.__dict__.keys().isdisjoint(_METHODS)
+    return not module.__dict__.keys().isdisjoint(METHODS)
 
 
 def _address(x: Tensor) -> int:
