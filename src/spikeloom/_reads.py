@@ -18,12 +18,11 @@ import importlib.metadata
 import operator
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 
 from . import _code
 from ._code import Unseen
@@ -32,7 +31,6 @@ from ._spaces import Watch, inside, items
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{name}") for name in _HOOKS)
 _MACHINERY = frozenset(vars(nn.Module())) | {"_declared", "_changes", "_signature", "_rest", "_bound", "_packed"}
 UNREAD = _MACHINERY - {"training"}
 """Attributes of modules that no equation reads by their names."""
@@ -361,13 +359,9 @@ def is_our_class(cls: type) -> bool:
     return cls.__module__.split(".")[0] == "spikeloom" and _code.is_fixed_class(cls)
 
 
-def somebody_hooks() -> bool:
-    """Whether hooks on all modules are there which are not this package's own (``explain`` has some)."""
-    return for_all()
-
-
-def hooked(parts: list[Any]) -> str:
-    if somebody_hooks():
+def hooked(parts: Sequence[Any]) -> str:
+    """Which hook a kernel would not call: on all modules, or on a part (the neuron itself runs as a module)."""
+    if for_all():
         return "hooks on all modules are registered, which a kernel would not call"
     for part in parts[1:]:
         if any(part.__dict__[name] for name in _HOOKS):

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import _code
 from ._code import Unseen
-from ._reads import GLOBAL_HOOKS, UNREAD, Reads, hooked, is_our_class, parts_of, somebody_hooks
+from ._reads import UNREAD, Reads, hooked, is_our_class, parts_of
 from ._spaces import Watch, items
 from ._watched import watched
 
@@ -61,14 +61,10 @@ class Signature:
             return False
 
     def _holds(self, neuron: Any) -> bool:
-        if any(GLOBAL_HOOKS) and somebody_hooks():
+        if hooked((neuron, *self._parts)):
             return False
         for part, own in zip((neuron, *self._parts), self._own, strict=True):
             if not own.holds(part):
-                return False
-        for part in self._parts:
-            mine = part.__dict__
-            if mine["_forward_hooks"] or mine["_forward_pre_hooks"] or mine["_backward_hooks"]:
                 return False
         for space, read, values, absent, _ in self._spaces:
             if not (all(map(is_, read(space), values)) and space.keys().isdisjoint(absent)):

@@ -652,6 +652,14 @@ def test_while_a_profiler_runs_no_new_equation_is_trusted():
     assert not isinstance(compiled.kernels_of(one), str)  # as soon as none does
 
 
+@pytest.mark.parametrize("kind", ["forward_hook", "forward_pre_hook", "full_backward_hook", "full_backward_pre_hook"])
+def test_a_hook_of_any_kind_put_on_a_part_later_is_seen(kind):
+    one = sl.LIF()
+    assert not isinstance(compiled.kernels_of(one), str)
+    getattr(one.surrogate, f"register_{kind}")(lambda *_: None)
+    assert "its ATan has a hook" in compiled.kernels_of(one)
+
+
 def test_a_hook_on_a_part_runs_in_the_loop_and_no_kernel_does():
     one, x = sl.LIF(tau=1.0), torch.ones(1, 1)
     assert float(one.sequence(x)[0]) == 1.0
