@@ -23,9 +23,9 @@ from torch import nn
 import spikeloom as sl
 from spikeloom.kernel.compiled import kernels_of
 from spikeloom.kernel.dtypes import state_dtype
-from spikeloom.kernel.emit_triton import emit_backward, emit_forward
 from spikeloom.kernel.launch import Plan, plan_of
-from spikeloom.kernel.triton_target import TritonTarget, load
+from spikeloom.kernel.triton.emit import emit_backward, emit_forward
+from spikeloom.kernel.triton.target import TritonTarget, load
 
 from .common import machine
 from .neuron_layer import TwoStates
@@ -115,7 +115,7 @@ def compile_norm(device: str) -> dict[str, dict[str, Any]]:
     """What the compiler made of the kernels of a batch norm, for float16."""
     import triton.language as tl
 
-    from spikeloom.kernel import triton_norm
+    from spikeloom.kernel.triton import norm as triton_norm
 
     rows = {}
     shape = {"ROWS": 4, "WIDTH": triton_norm.TILE // 4, "S": tl.float32}

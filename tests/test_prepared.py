@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 from spikeloom.prepared import Steps, _Plan
 
 try:

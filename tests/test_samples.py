@@ -5,7 +5,7 @@ import torch
 
 import samples
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 BASES = {"Neuron", "Option", "FewSpikeTable"}
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, memory, metrics, nn, surrogate
+from . import decode, encode, loss, metrics, nn, surrogate
 from . import prepared as _prepared  # noqa: F401  # which makes streams fast
-from .catalogue import cite, neurons, surrogates
 from .core import (
     Loop,
     Network,
@@ -23,12 +22,11 @@ from .core import (
     Stream,
     TemporalModule,
     detach,
-    release_memory,
     replace,
-    retain_memory,
     static,
 )
-from .kernel import BackendError, backend, explain
+from .kernel import BackendError, backend
+from .native import release_memory, retain_memory
 from .neuron import (
     ALIF,
     CLIF,
@@ -68,6 +66,7 @@ from .neuron import (
     TernaryIF,
     TernaryLIF,
 )
+from .observe import cite, explain, memory, neurons, surrogates
 from .spikes import SpikeTensor, pack
 
 if TYPE_CHECKING:

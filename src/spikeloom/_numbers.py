@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from ._signature import Signature
+from .keys.signature import Signature
 
 Number = float | Tensor | nn.Parameter
 POSITIVE = (sys.float_info.min, math.inf)

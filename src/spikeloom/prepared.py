@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from ._code import is_fixed_class
 from ._hooks import for_all, has_hooks
 from ._numbers import Declared
 from ._tensors import METHODS, Methods, Numbers, Sample, optimisers, own_tensors, where
@@ -30,6 +29,7 @@ from .core.call import STEP, Call, Origin, activate, map_tensors
 from .core.layers import layers_of, runs_layers
 from .kernel import FUSED_NORMS, output_dtype, prepared_step
 from .kernel.backend import chosen, debugging, is_watched, transformed
+from .keys.code import is_fixed_class
 from .neuron import Neuron
 from .neuron.base import WORTH_BITS
 from .nn import NormNeuron

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
 
 from spikeloom import cli, recipes
 from spikeloom.cli import evaluate
-from spikeloom.kernel import build as kernel_build
+from spikeloom.native import build as kernel_build
 from spikeloom.runs import lock
 
 SHORT = ["--epochs", "1", "--T", "2", "--channels", "4"]
@@ -250,13 +250,13 @@ def test_info_and_clearing_the_cache(capsys, tmp_path, monkeypatch):
     status, out, _ = spikeloom(capsys, "info", "--clear-cache")
     assert (status, "removed 3 files" in out) == (0, True)
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["mine.txt"]
-    monkeypatch.setattr("spikeloom.kernel.build._toolchain", _no_compiler)
+    monkeypatch.setattr("spikeloom.native.build._toolchain", _no_compiler)
     assert "backends" in spikeloom(capsys, "info")[1]
     assert "eager, c" not in spikeloom(capsys, "info")[1]
 
 
 def _no_compiler():
-    from spikeloom.kernel.build import BuildError
+    from spikeloom.native.build import BuildError
 
     raise BuildError("no C compiler (cc, gcc or clang) was found")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spikeloom.data.events import aedat, native, prophesee
-from spikeloom.kernel import build
+from spikeloom.native import build
 from spikeloom.spikes import bits
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(build.compiler() is None, reason="no C compiler")]

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 import spikeloom as sl
-from spikeloom.kernel import build, launch
-from spikeloom.kernel.c_source import prelude
-from spikeloom.kernel.c_target import C
+from spikeloom.kernel import launch
+from spikeloom.kernel.c.source import prelude
+from spikeloom.kernel.c.target import C
 from spikeloom.kernel.compiled import Kernels
 from spikeloom.kernel.trace import RefusedError, trace
+from spikeloom.native import build
 
 T, B, F = 2, 8, 24
 NOT_TRIED = (

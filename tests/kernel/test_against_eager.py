@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 try:
     build.ready()

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build, compiled, watching
-from spikeloom.kernel.emit_c import emit_forward
+from spikeloom.kernel import compiled, watching
+from spikeloom.kernel.c.emit import emit_forward
 from spikeloom.kernel.trace import RefusedError, trace
 from spikeloom.kernel.variant import Variant, layout
+from spikeloom.native import build
 
 try:
     build.ready()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 try:
     build.ready()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel.triton_target import TRITON, problem
+from spikeloom.kernel.triton.target import TRITON, problem
 
 pytestmark = pytest.mark.gpu
 if not torch.cuda.is_available():

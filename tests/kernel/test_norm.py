@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
-from spikeloom.kernel.c_target import C
+from spikeloom.kernel.c.target import C
 from spikeloom.kernel.launch import _layout
 from spikeloom.kernel.norm import statistics
+from spikeloom.native import build
 
 try:
     build.ready()

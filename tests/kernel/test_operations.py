@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 try:
     build.ready()

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
 from spikeloom.kernel.program import Const
 from spikeloom.kernel.trace import RefusedError, trace
+from spikeloom.native import build
 
 try:
     build.ready()

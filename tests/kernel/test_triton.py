@@ -12,15 +12,15 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel.target import TargetError
-from spikeloom.kernel.triton_target import TRITON, TritonTarget
+from spikeloom.kernel.triton.target import TRITON, TritonTarget
+from spikeloom.native.build import BuildError
 
 try:
     TRITON.ready(torch.device("cpu"))
-except TargetError as missing:
+except BuildError as missing:
     pytest.skip(f"Triton's interpreter does not run here: {missing}", allow_module_level=True)
 
-from spikeloom.kernel import triton_functions
+from spikeloom.kernel.triton import functions as triton_functions
 
 _found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
 spec = importlib.util.module_from_spec(_found)
@@ -74,13 +74,13 @@ def applied(name, x):
     import triton
 
     from spikeloom.kernel.program import OPS
-    from spikeloom.kernel.triton_target import load
+    from spikeloom.kernel.triton.target import load
 
     op = OPS["round" if name == "rint" else name]
     expression = (op.triton or op.c).format("value")
     code = f"""
 import triton, triton.language as tl
-from spikeloom.kernel.triton_functions import *
+from spikeloom.kernel.triton.functions import *
 
 @triton.jit
 def run(x, y, n):
@@ -302,7 +302,7 @@ def test_a_cpu_without_the_interpreter_says_what_to_do():
 COMPILED = """
 import json, torch, spikeloom as sl
 from benchmarks.gpu_code import NEURONS, compile_for, compile_norm, compile_spikes
-from spikeloom.kernel.triton_target import TRITON
+from spikeloom.kernel.triton.target import TRITON
 rows = {}
 for device in ("sm_90", "gfx942"):
     for name in ("LIF, tau learnable per channel", "two states, an exponential"):
@@ -334,7 +334,8 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
 
 
 def test_what_triton_cannot_compile_names_the_way_out(monkeypatch):
-    from spikeloom.kernel import compiled, triton_target
+    from spikeloom.kernel import compiled
+    from spikeloom.kernel.triton import target as triton_target
 
     class Fails:
         def __getitem__(self, grid):

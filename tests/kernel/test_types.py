@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 try:
     build.ready()

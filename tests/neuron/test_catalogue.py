@@ -11,7 +11,7 @@ import torch
 
 import samples
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 
 
 def sigmoid(x):

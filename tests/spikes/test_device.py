@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel.target import TargetError
-from spikeloom.kernel.triton_target import TRITON
+from spikeloom.kernel.triton.target import TRITON
+from spikeloom.native.build import BuildError
 from spikeloom.spikes import device
 
 try:
     TRITON.ready(torch.device("cpu"))
-except TargetError as missing:
+except BuildError as missing:
     pytest.skip(f"Triton's interpreter does not run here: {missing}", allow_module_level=True)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy warns of infinities where they are meant

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 from spikeloom.spikes import pooling
 
 try:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.kernel import build
+from spikeloom.native import build
 from spikeloom.spikes import products
 
 try:

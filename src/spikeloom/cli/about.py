@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import catalogue, data, kernel, recipes
+from .. import data, native, recipes
+from ..observe import catalogue
 from ..runs import ConfigError, processor, versions
 
 
@@ -17,9 +18,9 @@ def info(*, clear_cache: bool) -> None:
     """Prints what there is, or clears the kernel cache."""
     console = Console(soft_wrap=True, highlight=False)
     if clear_cache:
-        console.print(f"removed {kernel.clear_cache()} files; kernels are compiled again when they are needed")
+        console.print(f"removed {native.clear_cache()} files; kernels are compiled again when they are needed")
         return
-    facts = kernel.facts()
+    facts = native.facts()
     rows: dict[str, str] = {**versions(), "processor": f"{processor()}, {os.cpu_count()} cores"}
     rows["threads"] = str(torch.get_num_threads())
     rows |= {f"device {name}": text for name, text in _devices().items()}

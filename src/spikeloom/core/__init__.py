@@ -2,7 +2,6 @@
 
 from .call import Repeated, Sequence, State, active, detach
 from .loop import Loop
-from .memory import release_memory, retain_memory
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, Result, static
 from .recompute import Checkpoint, checkpoint
@@ -24,9 +23,7 @@ __all__ = [
     "check_state",
     "checkpoint",
     "detach",
-    "release_memory",
     "replace",
-    "retain_memory",
     "sequence_size",
     "static",
 ]

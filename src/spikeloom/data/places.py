@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ..kernel.build import cache_folder
+from ..native.build import cache_folder
 from . import archives, downloads
 from .downloads import Progress
 from .errors import DataError

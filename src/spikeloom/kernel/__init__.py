@@ -1,9 +1,7 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
 from .backend import Backend, BackendError, backend, plain_value, watching
-from .build import clear_cache, facts
 from .dtypes import output_dtype, state_dtype
-from .explain import Explanation, explain
 from .norm import KINDS as FUSED_NORMS
 from .scan import full_precision, one_step, prepared_step, scan, scan_eager, source
 
@@ -11,11 +9,7 @@ __all__ = [
     "FUSED_NORMS",
     "Backend",
     "BackendError",
-    "Explanation",
     "backend",
-    "clear_cache",
-    "explain",
-    "facts",
     "full_precision",
     "one_step",
     "output_dtype",

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._code import Unseen
 from .._numbers import is_plain_float
-from .._signature import Signature
+from ..keys.code import Unseen
+from ..keys.signature import Signature
 from . import store
 from .backend import transformed
 from .program import NORM, Program, with_norm

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core import Repeated
-from ..core.memory import huge_pages
+from ..native.allocator import huge_pages
 from .compiled import Kernels
 from .norm import Norm, correct, gradients, statistics
 from .program import NORM

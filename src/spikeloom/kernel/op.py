@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..native.build import BuildError
 from . import compiled, launch, store
 from .backend import chosen
 from .compiled import Kernels
 from .dtypes import output_dtype, state_dtype
-from .target import Target, TargetError
+from .target import Target
 from .targets import TARGETS, target_for
 
 
@@ -33,7 +34,7 @@ def program_text(neuron: Any, changes: Any, repeated: tuple[bool, ...], record: 
         return ""
     try:
         target = target_for(torch.device(device))
-    except TargetError:
+    except BuildError:
         return ""
     kernels = compiled.kernels_of(neuron, len(repeated))
     if isinstance(kernels, str):

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, trailing, valid_steps
 from ..core import Repeated
+from ..native.build import BuildError
 from . import compiled, launch, op
 from .backend import BackendError, chosen, debugging, note, say_once
 from .dtypes import output_dtype, state_dtype
 from .norm import Norm, why_not_fused
-from .target import Target, TargetError
+from .target import Target
 from .targets import target_for
 
 States = tuple[Tensor, ...]
@@ -106,7 +107,7 @@ def _run_kernels(
     try:
         with full_precision(first.device):
             found = launch.run(target, kernels, neuron, xs, states, as_spikes=None if debug else as_spikes, **options)
-    except TargetError as error:
+    except BuildError as error:
         name = type(neuron).__name__
         _loop_instead(
             neuron, str(error), f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
@@ -144,7 +145,7 @@ def _kernels(
     device = tensors[0].device
     try:
         target = target_for(device, asked)
-    except TargetError as error:
+    except BuildError as error:
         what = f"{'C' if device.type == 'cpu' else 'Triton'} kernels are not available, neurons run as PyTorch loops"
         _loop_instead(neuron, str(error), "" if device.type == "meta" else f"{what}: {error}")
         return None
@@ -189,7 +190,7 @@ def source(neuron: Dynamics, x: Tensor) -> str:
         raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {reason or kernels}")
     try:
         return launch.sources(target_for(x.device), kernels, neuron, x, state_dtype(x.dtype))
-    except TargetError as error:
+    except BuildError as error:
         raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {error}") from error
 
 
@@ -226,7 +227,7 @@ def prepared_step(
         joined = None if norm is None else Norm(norm)
         dtype = state_dtype(x.dtype)
         return launch.step_of(target, kernels, neuron, x, dtype=dtype, norm=joined, as_spikes=as_spikes)
-    except TargetError:
+    except BuildError:
         return None
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Any
 
-from .build import cache_folder, is_own, replace_text
+from ..native.build import cache_folder, is_own, replace_text
 from .program import Const, Node, Program, Ref
 
 

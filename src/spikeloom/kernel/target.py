@@ -17,10 +17,6 @@ Launch = Callable[[list[Tensor | None]], None]
 """Runs a kernel on its tensors, in the order of :class:`spikeloom.kernel.variant.Writer`."""
 
 
-class TargetError(Exception):
-    """There is no way to build kernels here, or building one failed; the message says why."""
-
-
 class Target(Protocol):
     """Prints, builds and launches kernels."""
 
@@ -33,7 +29,7 @@ class Target(Protocol):
         """Steps between the states that are kept for the backward pass."""
 
     def ready(self, device: torch.device) -> None:
-        """Raises TargetError where kernels cannot be built for this device."""
+        """Raises BuildError where kernels cannot be built for this device."""
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         """The text of both kernels."""

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernel import build
 from ..kernel.launch import Once
+from ..native import build
 from ..spikes.bits import pointers
 
 _SOURCE = r"""

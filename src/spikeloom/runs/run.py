@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .. import core, data
+from .. import data, native
 from . import checkpoint, environment, files, folder, measure, progress
 from .events import Events
 from .folder import CHECKPOINT, RESULT, WEIGHTS
@@ -111,7 +111,7 @@ class Run:
             self._together(self._prepare)
             if not self.processes.first:
                 self._saved = self._read()
-            core.retain_memory()
+            native.retain_memory()
             closing.enter_context(_backend(self.machine.backend))
             closing.callback(self._events.close)
             self._stop = closing.enter_context(StopRequest())

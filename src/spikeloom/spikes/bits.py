@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernel import build
+from ..native import build
 from . import device
 
 COUNT_ONES = r"""

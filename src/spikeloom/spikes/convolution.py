@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core.memory import huge_pages
-from ..kernel import build
+from ..native import build
+from ..native.allocator import huge_pages
 from . import bits as raw
 from . import row_sums
 from .products import DENSE, own, suits, transposed, transposition

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernel import triton_target
 from ..kernel.backend import chosen, say_once
-from ..kernel.target import TargetError
+from ..kernel.triton import target as triton_target
+from ..native.build import BuildError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TILE = (128, 64, 32)
@@ -116,7 +116,7 @@ def _run(kernel: Any, grid: tuple[int, ...], tensors: list[Tensor | None], integ
     device = next(t.device for t in tensors if t is not None)
     try:
         triton_target.launcher(kernel, grid, integers, device, **options)(tensors)
-    except TargetError as error:
+    except BuildError as error:
         _failed.add(kernel)
         say_once(f"spikes of one bit are unpacked instead of used as they are: {error}")
         return False

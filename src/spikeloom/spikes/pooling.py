@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.memory import huge_pages
-from ..kernel import build
+from ..native import build
+from ..native.allocator import huge_pages
 from . import bits as raw
 from . import row_sums
 from .tensor import FUNCTIONS, SpikeTensor, dense, differentiated, pack_raw

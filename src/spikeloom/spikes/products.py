@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.memory import huge_pages
-from ..kernel import build
+from ..native import build
+from ..native.allocator import huge_pages
 from . import bits as raw
 from . import device, row_sums
 from .tensor import HANDLERS, SpikeTensor

@@ -6,7 +6,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..kernel.triton_functions import K_bits
+from ..kernel.triton.functions import K_bits
 
 BLOCK = 1024
 """Values of one program of pack and unpack."""

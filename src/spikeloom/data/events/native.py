@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...kernel import build
+from ...native import build
 
 _SOURCE = r"""
 #include <stdint.h>

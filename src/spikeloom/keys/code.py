@@ -23,7 +23,7 @@ import torch
 
 _STANDARD = str(Path(os.__file__).resolve().parent)
 _INSTALLED = tuple(os.path.realpath(p) for p in (*site.getsitepackages(), site.getusersitepackages()))
-_TORCH, OURS = (str(Path(f).resolve().parent) for f in (torch.__file__, __file__))
+_TORCH, OURS = (str(folder) for folder in (Path(torch.__file__).resolve().parent, Path(__file__).resolve().parents[1]))
 STATELESS = frozenset(  # words read better than a list of strings
     [
         "torch",

@@ -1,7 +1,7 @@
 """signature: all that an equation may read, found from the names in its code and compared before each use.
 
-Which values these are is :mod:`spikeloom._reads`; :meth:`Signature.prove` watches one run and sees that no other code
-ran.
+Which values these are is :mod:`spikeloom.keys.reads`; :meth:`Signature.prove` watches one run and sees that no other
+code ran.
 
 Values are compared by identity, lists, dicts and sets by their content. A value that could change without that (an
 array, a file, a clock) is a doubt: no kernel stands for an equation whose code names one and ran.
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from operator import attrgetter, is_
 from typing import Any
 
-from . import _code
-from ._code import Unseen
-from ._reads import UNREAD, Reads, hooked, is_our_class, parts_of
-from ._spaces import Watch, items
-from ._watched import watched
+from . import code
+from .code import Unseen
+from .reads import UNREAD, Reads, hooked, is_our_class, parts_of
+from .spaces import Watch, items
+from .watched import watched
 
 
 class Signature:
@@ -94,12 +94,12 @@ class Signature:
         for body in sorted(ran, key=lambda c: (c.co_filename, c.co_firstlineno)):
             if body in self._bad:
                 raise Unseen(self._bad[body])
-            names = _code.names_of(body)
+            names = code.names_of(body)
             for name, line in (*names.globals.items(), *names.attributes.items(), *names.cells.items()):
                 if name in self._doubts:
-                    raise Unseen(f"reads {name} at {_code.place(body, line)}: {self._doubts[name]}")
+                    raise Unseen(f"reads {name} at {code.place(body, line)}: {self._doubts[name]}")
         for body in ran - self._codes:
-            raise Unseen(f"runs {body.co_name} at {_code.place(body, body.co_firstlineno)}, to which no name leads")
+            raise Unseen(f"runs {body.co_name} at {code.place(body, body.co_firstlineno)}, to which no name leads")
         if doubts:
             raise Unseen(f"calls {doubts[0]}, which may tell another thing later")
         if isinstance(found, Exception):
@@ -156,6 +156,6 @@ def _stays(cls: type, name: str) -> bool:
 
 
 def _same(space: Any, values: list[Any]) -> bool:
-    """Whether a container holds these elements, see :func:`spikeloom._spaces.items`."""
+    """Whether a container holds these elements, see :func:`spikeloom.keys.spaces.items`."""
     found = items(space)
     return len(found) == len(values) and all(map(is_, found, values))

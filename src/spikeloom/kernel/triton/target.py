@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .emit_triton import emit_backward, emit_forward
-from .launch import Plan
-from .program import Program
-from .target import Launch, TargetError
-from .variant import Variant
+from ...native.build import BuildError
+from ..launch import Plan
+from ..program import Program
+from ..target import Launch
+from ..variant import Variant
+from .emit import emit_backward, emit_forward
 
 _PARTS = 256  # most parts of a batch norm's rows, each summed apart
 
@@ -44,7 +45,7 @@ class TritonTarget:
     def ready(self, device: torch.device) -> None:
         why = problem(device.type)
         if why:
-            raise TargetError(why)
+            raise BuildError(why)
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         program, sizes = plan.kernels.program, (self.block, self.segment)
@@ -71,7 +72,7 @@ class TritonTarget:
 
     def _launch(self, run: Any, plan: Plan, strides: list[int], params: tuple[int, ...]) -> Launch:
         if 2**31 - self.block < plan.N:
-            raise TargetError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
+            raise BuildError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
         integers = [plan.N, plan.T, math.prod(plan.shape[1:]), *strides]
         for i in params:
             if plan.sizes[i][0] > 1:
@@ -138,7 +139,7 @@ def load(source: str) -> Any:
 
 
 def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> Launch:
-    """What launches a kernel on tensors, which come before the integers; it raises TargetError where Triton fails."""
+    """What launches a kernel on tensors, which come before the integers; it raises BuildError where Triton fails."""
     kernel = run[grid]
     other = _elsewhere(device)
 
@@ -147,7 +148,7 @@ def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch
             kernel(*tensors, *integers, enable_fp_fusion=False, **options)
         except Exception as error:  # Triton has no class for all that can go wrong in its compiler and drivers
             said = f"Triton failed with {type(error).__name__}: {error}"
-            raise TargetError(f"{said}; `with sl.backend('eager'):` runs the PyTorch loop") from error
+            raise BuildError(f"{said}; `with sl.backend('eager'):` runs the PyTorch loop") from error
 
     def launch_there(tensors: list[Tensor | None]) -> None:
         if other.current_device() == device.index:
@@ -181,7 +182,7 @@ def _power_of_two(n: int) -> int:
 
 @functools.cache
 def _norm_code() -> ModuleType:
-    from . import triton_norm
+    from . import norm as triton_norm
 
     return triton_norm
 
@@ -198,7 +199,7 @@ def problem(kind: str) -> str:
     try:
         import triton
 
-        from .triton_functions import K_exp
+        from .functions import K_exp
     except ImportError as error:
         return f"Triton cannot be imported ({error}); it comes with torch for GPUs, or: pip install triton"
     if type(K_exp).__name__ == "InterpretedFunction":

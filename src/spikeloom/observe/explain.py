@@ -12,7 +12,7 @@ from torch import nn
 
 from .._hooks import Onlooker
 from ..core import Network
-from .backend import note, watching
+from ..kernel.backend import note, watching
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """triton_functions: functions of one number, as kernels in Triton call them.
 
 Float32 ones are made of operations that IEEE 754 defines, so that what the interpreter computes is what a device
-computes: polynomials as in :mod:`spikeloom.kernel.c_source`, where the hardware has approximations. In float64 exp and
+computes: polynomials as in :mod:`spikeloom.kernel.c.source`, where the hardware has approximations. In float64 exp and
 log are those of the device's library.
 """
 

@@ -6,8 +6,8 @@ import inspect
 
 from torch import nn as torch_nn
 
-from . import neuron, nn, surrogate
-from .core import TemporalModule
+from .. import neuron, nn, surrogate
+from ..core import TemporalModule
 
 
 def neurons() -> dict[str, str]:

@@ -20,12 +20,12 @@ import math
 import re
 import struct
 
-from .program import OPS, Node, Program, Ref
-from .variant import Variant, Writer
+from ..program import OPS, Node, Program, Ref
+from ..variant import Variant, Writer
 
 _HEAD = """import triton
 import triton.language as tl
-from spikeloom.kernel.triton_functions import *"""
+from spikeloom.kernel.triton.functions import *"""
 _FIXED = ("T", "per")  # integers for which no other kernel is made: their divisibility helps nothing
 
 

@@ -17,8 +17,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from .target import TargetError
-
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
 _EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # whatever CC says
@@ -35,8 +33,8 @@ _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 
 
-class BuildError(TargetError):
-    """There is no working compiler, or it failed; the message says which."""
+class BuildError(Exception):
+    """No kernel can be built here: there is no working compiler, or it failed; the message says which."""
 
 
 def load(source: str) -> ctypes.CDLL:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 
-from . import c_source
-from .program import OPS, Node, Program, Ref
-from .variant import Variant, Writer
+from ..program import OPS, Node, Program, Ref
+from ..variant import Variant, Writer
+from . import source as c_source
 
 BLOCK = 1024
 """Most neurons that are computed together."""

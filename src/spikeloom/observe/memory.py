@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._hooks import Onlooker
-from .core import Checkpoint, Network, checkpoint, release_memory, retain_memory
-from .spikes import SpikeTensor
+from .._hooks import Onlooker
+from ..core import Checkpoint, Network, checkpoint
+from ..native import release_memory, retain_memory
+from ..spikes import SpikeTensor
 
 __all__ = ["Checkpoint", "Report", "Row", "checkpoint", "release_memory", "report", "retain_memory"]
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import build, c_source
-from .emit_c import BLOCK, CHUNKS, SEGMENT, emit_backward, emit_forward
-from .launch import Plan
-from .program import Program
-from .target import Launch, TargetError
-from .variant import Variant
+from ...native import build
+from ...native.build import BuildError
+from ..launch import Plan
+from ..program import Program
+from ..target import Launch
+from ..variant import Variant
+from . import source as c_source
+from .emit import BLOCK, CHUNKS, SEGMENT, emit_backward, emit_forward
 
 _SMALL = 1 << 15  # neuron steps below which one thread is faster
 _LARGE = 1 << 23  # bytes of an output above which it goes past the cache
@@ -30,7 +32,7 @@ class CTarget:
 
     def ready(self, device: torch.device) -> None:
         if device.type != "cpu":
-            raise TargetError(f"the input is on {device}, C kernels run on cpu")
+            raise BuildError(f"the input is on {device}, C kernels run on cpu")
         build.ready()
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:

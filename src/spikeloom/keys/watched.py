@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ._code import BUILTINS, PLAIN, STATELESS, is_fixed_code, is_numpy, is_ours, place
+from .code import BUILTINS, PLAIN, STATELESS, is_fixed_code, is_numpy, is_ours, place
 
 _ASKS = re.compile(
     r"(?!is_tensor$|is_storage$)_?(is|are|get|has|initial|current|numpy|tolist|data_ptr|default)(_|$)|seed$|.*_available$"

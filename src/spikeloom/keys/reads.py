@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _code
-from ._code import Unseen
-from ._hooks import for_all
-from ._spaces import Watch, inside, items
+from .._hooks import for_all
+from . import code
+from .code import Unseen
+from .spaces import Watch, inside, items
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -118,7 +118,7 @@ class Reads:
 
     def _value(self, value: Any) -> None:
         """Follows a value; Unseen if it can change without a trace."""
-        if _code.is_plain(value) or isinstance(value, Tensor) or _code.is_c_function(value):
+        if code.is_plain(value) or isinstance(value, Tensor) or code.is_c_function(value):
             return
         if id(value) in self._failed:
             raise Unseen(self._failed[id(value)])
@@ -146,7 +146,7 @@ class Reads:
         elif isinstance(value, enum.Enum):
             self._value(kind)
             self._spaces.append((value.__dict__, frozenset(["_value_"]), False))
-        elif _code.is_numpy(value, "ndarray"):
+        elif code.is_numpy(value, "ndarray"):
             raise Unseen("an array, whose values can change unseen; take a tuple, or declare it with self.numbers(...)")
         else:
             inner = inside(value)
@@ -174,11 +174,11 @@ class Reads:
 
     def _function(self, function: types.FunctionType) -> None:
         body, cells = function.__code__, function.__closure__ or ()
-        if _code.is_fixed_code(body, function.__globals__):
-            if _code.is_ours(body.co_filename):
+        if code.is_fixed_code(body, function.__globals__):
+            if code.is_ours(body.co_filename):
                 self._own_code(body, function.__globals__)
             else:
-                _code.check_module_name(str(function.__globals__.get("__name__")))
+                code.check_module_name(str(function.__globals__.get("__name__")))
             self._all(cell.cell_contents for cell in cells)  # a wrapper of somebody's function
             return
         defaults, keywords = function.__defaults__, function.__kwdefaults__
@@ -198,11 +198,11 @@ class Reads:
 
     def _names(self, body: types.CodeType, space: dict[str, Any]) -> None:
         """Adds the names in somebody's code, and follows its globals."""
-        self.codes.update(_code.all_codes(body))
-        found = _code.names_of(body)
+        self.codes.update(code.all_codes(body))
+        found = code.names_of(body)
         self.names.update(found.attributes)
         if found.refused:
-            self.bad.update((c, found.refused) for c in _code.all_codes(body) if _code.names_of(c).refused)
+            self.bad.update((c, found.refused) for c in code.all_codes(body) if code.names_of(c).refused)
         there = self._globals.setdefault(id(space), (space, set()))[1]
         built_in = self._globals.setdefault(id(builtins.__dict__), (builtins.__dict__, set()))[1]
         for name in found.globals:
@@ -211,7 +211,7 @@ class Reads:
                 self._named(space, name)
             else:
                 built_in.add(name)
-                if name not in _code.BUILTINS:
+                if name not in code.BUILTINS:
                     self.doubts.setdefault(name, "a builtin that reads what no name says, or does more than compute")
 
     def _own_code(self, body: types.CodeType, space: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ class Reads:
         if body in self._ours:
             return
         self._ours.add(body)
-        found = _code.names_of(body)
+        found = code.names_of(body)
         self.names.update(n for n in found.attributes if n[:2] != "__" and n not in UNREAD)
         for name in found.globals:
             value = space.get(name)
@@ -228,19 +228,19 @@ class Reads:
             )
             for f in (value, *inner):
                 f = f.__func__ if isinstance(f, staticmethod) else f
-                if isinstance(f, types.FunctionType) and _code.is_ours(f.__code__.co_filename):
+                if isinstance(f, types.FunctionType) and code.is_ours(f.__code__.co_filename):
                     self._own_code(f.__code__, f.__globals__)
 
     def _module(self, module: types.ModuleType) -> None:
-        if _code.is_fixed_module(module):
-            _code.check_module_name(module.__name__)
+        if code.is_fixed_module(module):
+            code.check_module_name(module.__name__)
             self._fixed.append(vars(module))
         else:
             self._spaces.append((vars(module), frozenset(["__getattr__"]), False))
 
     def _class(self, cls: type, roots: frozenset[str], *, called: bool = False) -> None:
         """Follows a class and its bases; ``called``: its instances may be made and used as Python uses objects."""
-        bases = [base for base in cls.__mro__ if not _code.is_fixed_class(base) or is_our_class(base)]
+        bases = [base for base in cls.__mro__ if not code.is_fixed_class(base) or is_our_class(base)]
         if isinstance(cls, enum.EnumMeta):
             roots = roots | {"_member_map_"}
         if called:
@@ -250,7 +250,7 @@ class Reads:
             self._reach(base)
             self._spaces.append((base.__dict__, roots, is_our_class(base)))
         self.orders.append((cls, cls.__mro__))
-        if not _code.is_fixed_class(type(cls)):
+        if not code.is_fixed_class(type(cls)):
             self._value(type(cls))
 
     def _layer(self, layer: nn.Module) -> None:
@@ -271,7 +271,7 @@ class Reads:
 
     def _object(self, value: Any) -> None:
         cls = type(value)
-        fixed = [b for b in cls.__mro__ if _code.is_fixed_class(b) and b.__module__ not in ("typing", "abc")]
+        fixed = [b for b in cls.__mro__ if code.is_fixed_class(b) and b.__module__ not in ("typing", "abc")]
         slots = any(vars(b).get("__slots__") for b in cls.__mro__ if b not in fixed)
         plain = all(b in _BASES for b in fixed) or isinstance(value, (argparse.Namespace, types.SimpleNamespace))
         if not plain or slots or not hasattr(value, "__dict__"):
@@ -295,7 +295,7 @@ class Reads:
         for function, body, defaults, keywords, _ in self.functions:
             items = sorted((keywords or {}).items())
             options = [self._text(v) for v in defaults or ()], [(k, self._text(v)) for k, v in items]
-            lines.append(f"{self._number[id(function)]} {options} {_code.text_of(body)}")
+            lines.append(f"{self._number[id(function)]} {options} {code.text_of(body)}")
         lines += [f"{self._number[id(thing)]} {self._title(kind)}" for thing, kind in self.kinds]
         lines += [self._text(value) for _, value in self.cells]
         lines += [str([self._text(v) for v in values]) for _, values in self.contents]
@@ -311,10 +311,10 @@ class Reads:
         return str([(n, self._text(space[n])) for n in watch.names]) + str(sorted(watch.absent))
 
     def _title(self, cls: type) -> str:
-        return _code.title(cls) if _code.is_fixed_class(cls) else f"{self._number.get(id(cls))} {cls.__qualname__}"
+        return code.title(cls) if code.is_fixed_class(cls) else f"{self._number.get(id(cls))} {cls.__qualname__}"
 
     def _text(self, value: Any) -> str:
-        if _code.is_plain(value):
+        if code.is_plain(value):
             return f"{type(value).__name__} {value!r}"
         if isinstance(value, Tensor):
             return "tensor"
@@ -322,31 +322,31 @@ class Reads:
         if isinstance(value, tuple):
             return f"{type(value).__name__} {[self._text(v) for v in value]}"
         if isinstance(value, types.CodeType):
-            return _code.text_of(value)
+            return code.text_of(value)
         if isinstance(value, type):
             return self._title(value)
         inner = inside(value)
         if inner is not None:
             return f"{type(value).__name__} {[self._text(v) for v in inner]}"
-        fixed = isinstance(value, types.FunctionType) and _code.is_fixed_code(value.__code__, value.__globals__)
-        fixed = fixed or (isinstance(value, types.ModuleType) and _code.is_fixed_module(value))
+        fixed = isinstance(value, types.FunctionType) and code.is_fixed_code(value.__code__, value.__globals__)
+        fixed = fixed or (isinstance(value, types.ModuleType) and code.is_fixed_module(value))
         try:
-            named = fixed or _code.is_c_function(value)
+            named = fixed or code.is_c_function(value)
         except Unseen:
             named = True
-        return _code.title(value) if named else f"{type(value).__name__} {number}"
+        return code.title(value) if named else f"{type(value).__name__} {number}"
 
 
 def _is_fixed(value: Any) -> bool:
     """Whether a value in a module of torch's or Python's is what its version says, or plain."""
     if isinstance(value, types.FunctionType):
-        return _code.is_fixed_code(value.__code__, value.__globals__)
-    return _code.is_plain(value) or (_code.is_fixed_class(value) if isinstance(value, type) else _is_in_c(value))
+        return code.is_fixed_code(value.__code__, value.__globals__)
+    return code.is_plain(value) or (code.is_fixed_class(value) if isinstance(value, type) else _is_in_c(value))
 
 
 def _is_in_c(value: Any) -> bool:
     try:
-        return _code.is_c_function(value)
+        return code.is_c_function(value)
     except Unseen:
         return False
 
@@ -356,7 +356,7 @@ def parts_of(neuron: Any) -> list[Any]:
 
 
 def is_our_class(cls: type) -> bool:
-    return cls.__module__.split(".")[0] == "spikeloom" and _code.is_fixed_class(cls)
+    return cls.__module__.split(".")[0] == "spikeloom" and code.is_fixed_class(cls)
 
 
 def hooked(parts: Sequence[Any]) -> str:
@@ -371,4 +371,4 @@ def hooked(parts: Sequence[Any]) -> str:
 
 @functools.cache
 def _versions() -> str:
-    return f"2 {sys.version} {torch.__version__} {importlib.metadata.version('numpy')} {_code.own_text()}"
+    return f"2 {sys.version} {torch.__version__} {importlib.metadata.version('numpy')} {code.own_text()}"

@@ -1,0 +1,1 @@
+"""Kernels printed in C, for CPUs."""
