@@ -314,7 +314,7 @@ def test_data_sets(capsys, tmp_path):
     status, _, err = spikeloom(capsys, "data", "fetch", "dvs-lip", "--data-root", tmp_path)
     assert (status, "Google Drive gives it to a browser only. Put DVS-Lip.zip into" in err) == (1, True)
     status, _, err = spikeloom(capsys, "data", "verify", "n-cars", "--data-root", tmp_path)
-    assert (status, "data set n-cars: no " in err) == (1, True)
+    assert (status, "data set n-cars: *train/cars/*.dat" in err) == (1, True)
     status, _, err = spikeloom(capsys, "data", "verify", "n-dogs")
     assert (status, "there is no data set 'n-dogs'" in err) == (1, True)
     assert spikeloom(capsys, "data", "verify", "digits")[:2] == (

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from spikeloom import data
-from spikeloom.data import archives, cache, formats
+from spikeloom.data import archives, array_formats, cache
 
 _found = importlib.util.spec_from_file_location("data_built", Path(__file__).with_name("built.py"))
 built = importlib.util.module_from_spec(_found)
@@ -169,12 +169,12 @@ READERS = {
     "mat inside": (matrix("t", [5, 7]), mat, events()),
     "csv": (TEXT.encode(), same, events("any")),
     "txt": (SECONDS.encode(), same, events("any")),
-    "pickle": (PLAIN, same, lambda path, draw: formats.unpickle_arrays(path.read_bytes(), str(path))),
+    "pickle": (PLAIN, same, lambda path, draw: array_formats.unpickle_arrays(path.read_bytes(), str(path))),
     "cifar": (BATCH, same, cifar),
     "cifar in gz": (BATCH, gzip.compress, cifar),
     "idx": (GREY, same, lambda path, draw: data.read_idx(path)),
     "idx in gz": (GREY, gzip.compress, lambda path, draw: data.read_idx(path, ndim=3)),
-    "arrays": (zipped(("a.npy", npy(ROWS))), same, lambda path, draw: formats.read_npz(path, "a")),
+    "arrays": (zipped(("a.npy", npy(ROWS))), same, lambda path, draw: array_formats.read_npz(path, "a")),
     "wav": (sound(), same, lambda path, draw: data.read_wav(path)),
     "zip": (zipped(("a/b", b"bytes" * 99), ("c", b"d")), same, unpacked),
     "tar": (tarred(("a/b", b"bytes" * 99), ("c", b"d")), same, unpacked),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spikeloom import data
-from spikeloom.data.formats import read_npz
+from spikeloom.data.array_formats import read_npz
 
 ROOT = os.environ.get("SPIKELOOM_DATA")
 real = pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with the real files")

@@ -190,9 +190,7 @@ def test_one_call_from_files(tmp_path):
 
 
 def test_missing_and_wrong_files_are_named(tmp_path, monkeypatch):
-    message = (
-        r"mnist: train-images-idx3-ubyte, .* not found in .*mnist; also looked in .*Put them there \(or with .gz\)"
-    )
+    message = r"mnist: train-images-idx3-ubyte, .* not found in .*mnist; also looked in .*MNIST/raw.*data fetch mnist$"
     with pytest.raises(data.DataError, match=message):
         data.load("mnist", "train", root=tmp_path)
     monkeypatch.setenv("SPIKELOOM_DATA", str(tmp_path))
@@ -201,7 +199,7 @@ def test_missing_and_wrong_files_are_named(tmp_path, monkeypatch):
     with pytest.raises(data.DataError, match="the train split has 100 samples instead of 60,000"):
         data.load("mnist", "train")
     (tmp_path / "mnist" / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(data.DataError, match=r"mnist: t10k-labels-idx1-ubyte not found in .*Put it there"):
+    with pytest.raises(data.DataError, match=r"mnist: t10k-labels-idx1-ubyte not found in .*mnist; also"):
         data.load("mnist", "train")
     with pytest.raises(data.DataError, match="there is no data set 'emnist'; there are mnist, "):
         data.load("emnist", "train")
@@ -253,7 +251,7 @@ def test_cifar_in_both_forms(tmp_path, monkeypatch, form, hundred):
         ("cifar100", "python"): "cifar100/cifar-100-python", ("cifar100", "binary"): "cifar-100-binary",
     }[name, form]  # fmt: skip
     cifar_like(tmp_path / folder, form, hundred)
-    small = replace(data.SETS[name], sizes=(4 if hundred else 20, 4))
+    small = replace(data.SETS[name], counts={"train": 4 if hundred else 20, "test": 4})
     monkeypatch.setitem(data.SETS, name, small)
     train, test = (data.load(name, split, root=tmp_path) for split in ("train", "test"))
     files = 1 if hundred else 5

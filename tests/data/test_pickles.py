@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from spikeloom import data
-from spikeloom.data import formats
+from spikeloom.data import array_formats as formats
+from spikeloom.data.array_formats import unpickle_arrays
 from spikeloom.data.arrays import npy
-from spikeloom.data.formats import unpickle_arrays
 
 
 class Call:

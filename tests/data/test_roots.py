@@ -34,9 +34,9 @@ def test_a_root_that_cannot_be_one(root, message, monkeypatch):
 
 def test_labels_and_names_in_lists_are_checked(tmp_path):
     def found(file, label):
-        return data.FileSet(
-            "made", "", "", (2, 2), {"train": None}, ("*",), lambda folder, split: ([data.Item(file, label)], "ab"), ""
-        ).find(tmp_path, "train")  # fmt: skip
+        index = lambda folder, split: ([data.Item(file, label)], "ab")  # noqa: E731
+        about = dict(name="made", title="", sample="", size=(2, 2), counts={"train": None}, marks=("*",), source="")
+        return data.FileSet(index=index, **about).find(tmp_path, "train")
 
     assert found("a.dat", 1)[0][0].label == 1
     for file, label, message in (

@@ -57,7 +57,7 @@ def names(what: str) -> None:
 def summary(name: str) -> str:
     """What a data set is: title, samples of each split, their shape."""
     d = data.describe(name)
-    sizes = " + ".join("?" if n is None else f"{n:,}" for n in d.sizes)
+    sizes = " + ".join("?" if n is None else f"{n:,}" for n in d.counts.values())
     return f"{d.title}; {sizes} samples {d.sample}"
 
 

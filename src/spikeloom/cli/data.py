@@ -86,8 +86,12 @@ def fetch(name: Annotated[str, typer.Argument(help="A data set.")], root: Root =
     """Download a data set and unpack it, or say what to put where."""
     with _Bars() as bars:
         folder = data.fetch(name, root, progress=bars.told)
-    typer.echo(f"{name}: {folder}")
-    for download in getattr(data.describe(name), "downloads", ()):
+    for told in bars.names:
+        if told.startswith("unpacking "):
+            typer.echo(f"unpacked {told.removeprefix('unpacking ')}")
+    count = sum(path.is_file() for path in folder.rglob("*"))
+    typer.echo(f"{name}: {count:,} files in {folder}" if data.describe(name).downloads else f"{name}: {folder}")
+    for download in data.describe(name).downloads:
         file = data.data_root(root) / name / download.name
         if file.is_file() and not (download.md5 or download.sha256):
             typer.echo(f"{file.name}: no checksum is published; its sha256 is {data.checksum(file)}")
@@ -96,7 +100,8 @@ def fetch(name: Annotated[str, typer.Argument(help="A data set.")], root: Root =
 @app.command()
 def verify(name: Annotated[str, typer.Argument(help="A data set.")], root: Root = None) -> None:
     """Check the files of a data set: checksums of archives, numbers of samples."""
-    problems = data.verify(name, root)
+    with _Bars() as bars:
+        problems = data.verify(name, root, progress=bars.told)
     if problems:
         raise UserError(f"data set {name}: " + "; ".join(problems))
     typer.echo(f"{name}: all files are there and as they should be")
@@ -148,10 +153,12 @@ def _draw(recording: data.Recording, path: Path, title: str) -> None:
 
 
 class _Bars:
-    """A bar for each file that is downloaded or converted."""
+    """A bar for each file that is downloaded, checked or unpacked; where stderr is no terminal, a line."""
 
     def __init__(self) -> None:
-        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
         self._tasks: dict[str, object] = {}
 
     def __enter__(self) -> _Bars:
@@ -161,8 +168,15 @@ class _Bars:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    @property
+    def names(self) -> list[str]:
+        """What was told of, in order."""
+        return list(self._tasks)
+
     def told(self, name: str, done: int, total: int | None) -> None:
         """See ``data.Progress``."""
         if name not in self._tasks:
+            if self._bars.disable:
+                typer.echo(f"{name} ...", err=True)
             self._tasks[name] = self._bars.add_task(name, total=total)
         self._bars.update(self._tasks[name], completed=done, total=total)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import recipes
-from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split
+from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split, write_json
 from ..runs.settings import metadata, shown
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
@@ -74,17 +74,26 @@ def command(name: str, given: Mapping[str, Any], *, where: str, out: Path) -> An
     for values, kind in zip(split(given, recipe.Config, Machine, where=where), (recipe.Config, Machine), strict=True):
         _made(kind, values, where)
 
-    def run(*, out: Path, resume: bool, overwrite: bool, seeds: int, **values: Any) -> None:
+    def run(
+        *, out: Path, resume: bool, overwrite: bool, seeds: int, init_from: str | None = None, **values: Any
+    ) -> None:
         config, machine = split(values, recipe.Config, Machine, where=name)
         made = recipe.Config(**config), Machine(**machine)
-        train(name, recipe, *made, out=out, resume=resume, overwrite=overwrite, seeds=seeds)
+        train(name, recipe, *made, out=out, resume=resume, overwrite=overwrite, seeds=seeds, init_from=init_from)
 
     parameters = [
         *_parameters(recipe.Config, given, "Settings of the recipe"),
         *_parameters(Machine, given, "Machine"),
         _parameter("out", Path, out, "folder of the run", "Run"),
-        _parameter("resume", bool, False, "go on with the run in --out; begin it, if there is none", "Run"),
+        _parameter(
+            "resume",
+            bool,
+            False,
+            "go on with the run in --out, or for more --epochs; begin it, if there is none",
+            "Run",
+        ),
         _parameter("overwrite", bool, False, "replace a run in --out", "Run"),
+        _parameter("init_from", str | None, None, "begin with the weights of a run or weights file", "Run"),
         _parameter("seeds", int, 1, "train so many seeds, from --seed on, each in a folder of its own", "Run"),
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -105,8 +114,9 @@ def train(
     resume: bool,
     overwrite: bool,
     seeds: int,
+    init_from: str | None = None,
 ) -> None:
-    """Trains one seed, or several one after the other."""
+    """Trains one seed, or several one after the other, whose figures are then in ``summary.json`` too."""
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     results = []
@@ -114,25 +124,32 @@ def train(
     for seed in range(config.seed, config.seed + seeds):
         one = replace(config, seed=seed)
         folder = out if seeds == 1 else out / f"seed-{seed}"
-        with Run(name, one, machine, out=folder, resume=resume, overwrite=overwrite) as run:
+        with Run(name, one, machine, out=folder, resume=resume, overwrite=overwrite, init_from=init_from) as run:
             recipe.train(one, run)
             first = run.processes.first
         results.append(run.result)
     if seeds > 1 and first:
-        typer.echo(_summary(results))
+        figures = _figures(results)
+        write_json(out / "summary.json", {"recipe": name, "seeds": [r["seed"] for r in results], "figures": figures})
+        typer.echo(_summary(len(results), figures))
 
 
-def _summary(results: list[dict[str, Any]]) -> str:
-    """Each figure of several seeds: all values, mean and standard deviation."""
-    lines = [f"{len(results)} seeds:"]
+def _figures(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each figure of several seeds all values, their mean and their standard deviation."""
+    found = {}
     for name in results[0]:
-        if name in ("recipe", "seed", "epochs", "steps", "seconds"):
-            continue
-        share = name.endswith("accuracy")
-        values = [100 * r[name] if share else r[name] for r in results]
-        unit, form = (" %", "{:.2f}") if share else ("", "{:.4g}")
-        each = ", ".join(form.format(v) for v in values)
-        mean, deviation = form.format(statistics.mean(values)), form.format(statistics.stdev(values))
+        if name not in ("recipe", "seed", "epochs", "steps", "seconds"):
+            values = [r[name] for r in results]
+            found[name] = {"mean": statistics.mean(values), "deviation": statistics.stdev(values), "values": values}
+    return found
+
+
+def _summary(seeds: int, figures: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [f"{seeds} seeds:"]
+    for name, row in figures.items():
+        factor, unit, form = (100, " %", "{:.2f}") if name.endswith("accuracy") else (1, "", "{:.4g}")
+        each = ", ".join(form.format(factor * v) for v in row["values"])
+        mean, deviation = (form.format(factor * row[k]) for k in ("mean", "deviation"))
         lines.append(f"{name.replace('_', ' ')}: mean {mean}{unit}, standard deviation {deviation} ({each})")
     return "\n".join(lines)
 

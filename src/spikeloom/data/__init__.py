@@ -7,25 +7,40 @@ es-imagenet, hardvs, bullying10k, dvs-lip, nav-gesture-walk, nav-gesture-sit, sh
 st-mnist, imagenet'
 """
 
+import warnings
+from typing import Any
+
 from .._time import valid_steps
 from . import events, transforms
+from .array_formats import read_cifar_binary, read_cifar_python, read_idx
+from .array_set import ArraySet
 from .audio import Cochlea, read_wav
+from .dataset import DataSet
 from .downloads import Download, Progress, checksum
 from .errors import DataError
 from .events import Recording, read_events, time_surface, to_frames, to_sparse, voxel_grid, write_events
-from .file_set import FileSet, Item
-from .formats import read_cifar_binary, read_cifar_python, read_idx
+from .file_samples import FileSamples, Frames, Options, Waveforms
+from .file_set import FileSet
+from .items import Item
 from .loading import Loader, Loaders, loaders
-from .recordings import FileSamples, Frames, Options, Waveforms
+from .registry import SETS, available, data_root, describe, fetch, files, load, verify
 from .samples import Batches, Indexed, Samples, Transform, mix, stratified
-from .sets import SETS, Description, available, data_root, describe, fetch, files, load, verify
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Description":
+        warnings.warn("data.Description is now data.ArraySet", DeprecationWarning, stacklevel=2)
+        return ArraySet
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "SETS",
+    "ArraySet",
     "Batches",
     "Cochlea",
     "DataError",
-    "Description",
+    "DataSet",
     "Download",
     "FileSamples",
     "FileSet",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from .downloads import Progress
 from .errors import DataError
 from .packed import Room, is_gzip
 
@@ -30,12 +31,13 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def unpack(archive: Path, folder: Path, *, limit: int = LIMIT) -> None:
+def unpack(archive: Path, folder: Path, *, limit: int = LIMIT, progress: Progress | None = None) -> None:
     """Unpacks ``archive``, and the archives in it, into ``folder``.
 
     The content gets its place when all of it is unpacked; a mark, written last, says that it is, so that an interrupted
     run is done again and a finished one is not. Names that lead out of the folder, links and devices raise
     :class:`DataError`, and then nothing is left behind. Archives in archives share the room that the outermost has.
+    ``progress`` is told the bytes of the archive that have been read.
     """
     mark = folder / f".{archive.name}.unpacked"
     stamp = f"{archive.stat().st_size} bytes"
@@ -46,7 +48,7 @@ def unpack(archive: Path, folder: Path, *, limit: int = LIMIT) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        _unpack(archive, part, room, str(archive))
+        _unpack(archive, part, room, str(archive), progress)
         while found := sorted(p for p in part.rglob("*") if p.is_file() and is_archive(p.name)):
             for inner in found:
                 place = inner.with_name(_stem(inner.name) or "_")
@@ -66,18 +68,24 @@ def by_hand(archive: Path, folder: Path) -> str:
     )
 
 
-def _unpack(archive: Path, folder: Path, room: Room, where: str) -> None:
+def _unpack(archive: Path, folder: Path, room: Room, where: str, progress: Progress | None = None) -> None:
+    total = archive.stat().st_size
     try:
         with archive.open("rb") as file:
+
+            def told() -> None:
+                if progress:
+                    progress(f"unpacking {archive.name}", min(file.tell(), total), total)
+
             if archive.name.lower().endswith(".zip"):
                 with zipfile.ZipFile(file) as opened:
-                    _write(_zipped(where, opened), where, folder, room)
+                    _write(_zipped(where, opened), where, folder, room, told)
                 return
             packed = is_gzip(file.read(4))
             file.seek(0)
             plain: Any = _Bounded(gzip.GzipFile(fileobj=file) if packed else file)
             with tarfile.open(fileobj=plain, mode="r:") as opened_tar:
-                _write(_tarred(where, opened_tar), where, folder, room)
+                _write(_tarred(where, opened_tar), where, folder, room, told)
                 plain.seek(opened_tar.offset)
                 last = plain.read(tarfile.BLOCKSIZE)
             if not last or last.strip(b"\0"):  # tarfile takes a damaged header for the end
@@ -122,7 +130,9 @@ def _tarred(where: str, opened: tarfile.TarFile) -> Iterator[tuple[str, bool, An
         yield entry.name, entry.isdir(), lambda entry=entry: opened.extractfile(entry)
 
 
-def _write(entries: Iterator[tuple[str, bool, Any]], where: str, folder: Path, room: Room) -> None:
+def _write(
+    entries: Iterator[tuple[str, bool, Any]], where: str, folder: Path, room: Room, told: Callable[[], None]
+) -> None:
     for name, is_folder, content in entries:
         target = folder / _safe(name, where)
         room.take(_BLOCK, where)
@@ -134,6 +144,7 @@ def _write(entries: Iterator[tuple[str, bool, Any]], where: str, folder: Path, r
         target.parent.mkdir(parents=True, exist_ok=True)
         with content() as source, target.open("wb") as file:
             _copy(source, file, room, where)
+        told()
 
 
 def _copy(source: IO[bytes], target: IO[bytes], room: Room, where: str) -> None:

@@ -24,10 +24,10 @@ import numpy as np
 from torch import Tensor
 
 from .arrays import npy
+from .atomic import atomically
 from .downloads import Progress, checksum
 from .errors import DataError
 from .events import EVENT, EVENT_1D, Events, Recording
-from .whole import atomically
 
 VERSION = 3
 _PART = 512  # recordings in a part, at most

@@ -36,20 +36,31 @@ class Download:
     sha256: str | None = None
     size: int | None = None
 
-    def problem(self, file: Path) -> str | None:
-        """What is wrong with a file, or None."""
+    def problem(self, file: Path, progress: Progress | None = None) -> str | None:
+        """What is wrong with a file, or None. ``progress`` is told how far checksums have come."""
         if self.size is not None and file.stat().st_size != self.size:
             return f"{file.stat().st_size:,} bytes instead of {self.size:,}"
+
+        def told(name: str, done: int, total: int | None) -> None:
+            if progress:
+                progress(f"checking {self.name}", done, total)
+
         for kind, wanted in (("sha256", self.sha256), ("md5", self.md5)):
-            if wanted and (found := checksum(file, kind)) != wanted:
+            if wanted and (found := checksum(file, kind, progress=told)) != wanted:
                 return f"its {kind} is {found} instead of {wanted}"
         return None
 
 
-def checksum(file: Path, kind: str = "sha256") -> str:
+def checksum(file: Path, kind: str = "sha256", *, progress: Progress | None = None) -> str:
     """Hexadecimal digest of a file."""
+    digest, done, total = hashlib.new(kind, usedforsecurity=False), 0, file.stat().st_size
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress(file.name, done, total)
+    return digest.hexdigest()
 
 
 def fetch(download: Download, folder: Path, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
@@ -72,7 +83,7 @@ def fetch(download: Download, folder: Path, *, progress: Progress | None = None,
         except (OSError, http.client.HTTPException, ValueError) as failed:
             problems.append(f"{url}: {failed}")
             continue
-        problem = download.problem(part)
+        problem = download.problem(part, progress)
         if problem is None:
             part.replace(target)
             return target

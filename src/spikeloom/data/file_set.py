@@ -1,4 +1,4 @@
-"""A data set whose samples are files: what is said about it, and how a sample is read."""
+"""A data set whose samples are files, or lie in files: events, sounds, pictures."""
 
 from __future__ import annotations
 
@@ -6,33 +6,23 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
+from . import cache
 from .audio import Cochlea
-from .downloads import Download
+from .dataset import Split
+from .downloads import Download, Progress
 from .errors import DataError
-from .events import Recording, read_events
-from .samples import Transform
+from .events import Recording
+from .file_samples import FileSamples, Options, ToTensor, Waveforms
+from .items import Index, Item, Read, read_item
+from .samples import Transform, stratified
+from .storage import Storage
 
 
-class Item(NamedTuple):
-    """A sample: its file below the set's folder and its label; where it begins and ends in it (microseconds) or which
-    of several recordings it is, if the file holds more than it."""
-
-    file: str
-    label: int
-    start: int | None = None
-    stop: int | None = None
-    number: int | None = None
-
-
-Read = Callable[[Path, Item], Recording | Tensor]
-Index = Callable[[Path, str], tuple[Sequence[Item], Sequence[str]]]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FileSet:
     """A data set whose samples are files, or lie in files.
 
@@ -46,9 +36,7 @@ class FileSet:
         index: samples of a split and names of the classes, from the folder.
         source: where it comes from.
         read: the content of a sample; None is :func:`read_item`.
-        downloads: its files.
-        folders: where its files may lie, below the root.
-        licence: why it must be fetched by hand, if so.
+        downloads, folders, licence: of its files, see :class:`Storage`.
         rule: how train and test are told apart.
         held_out: the share that a seed holds out for testing where no split is published.
         cochlea: what makes spikes of its sounds, if it holds sounds.
@@ -74,6 +62,33 @@ class FileSet:
     fixed: str = ""
     transform: tuple[Callable[[], Transform] | None, Callable[[], Transform] | None] = (None, None)
 
+    @property
+    def storage(self) -> Storage:
+        """Where its files lie."""
+        return Storage(
+            name=self.name,
+            forms=(self.marks,),
+            source=self.source,
+            folders=self.folders,
+            downloads=self.downloads,
+            licence=self.licence,
+        )
+
+    @property
+    def timed(self) -> bool:
+        """Whether a sample has a dimension of time: recordings and sounds have, pictures have not."""
+        return bool(self.size) or self.cochlea is not None
+
+    @property
+    def recorded(self) -> bool:
+        """Whether samples are recordings; sounds become some."""
+        return self.timed
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that :func:`load` gives."""
+        return ("train", "test") if "all" in self.counts else tuple(self.counts)
+
     def find(self, folder: Path, split: str) -> tuple[Sequence[Item], Sequence[str]]:
         """Samples of a split and names of the classes; what is not as published is a :class:`DataError`."""
         try:
@@ -91,39 +106,105 @@ class FileSet:
                 raise DataError(f"data set {self.name}: its lists name {item.file!r}, which leads out of {folder}")
         return items, classes
 
-    @property
-    def timed(self) -> bool:
-        """Whether a sample has a dimension of time: recordings and sounds have, pictures have not."""
-        return bool(self.size) or self.cochlea is not None
+    def load(
+        self,
+        split: Split,
+        root: Path,
+        *,
+        frames: ToTensor | None,
+        transform: Transform | None,
+        seed: int,
+        options: Options | None,
+    ) -> FileSamples:
+        """The samples of a split, from an event cache on the disk where they are recordings."""
+        options = options or Options()
+        if isinstance(frames, Waveforms) and self.cochlea is None:
+            raise DataError(f"data set {self.name} holds no sounds, so that there are no waveforms; use Frames")
+        folder = self.storage.locate(root, progress=options.progress)
+        part = "all" if self.held_out is not None else split
+        items, classes = self.find(folder, part)
+        expected = self.counts[part]
+        if not items:
+            raise DataError(f"data set {self.name}: {folder} has no samples of the split {part}")
+        if expected not in (None, len(items)) and not options.partial:
+            raise DataError(
+                f"data set {self.name}: {folder} has {len(items):,} samples of the split {part} instead of "
+                f"{expected:,}; partial=True takes what is there"
+            )
+        labels = torch.tensor([item.label for item in items])
+        store = self._store(folder, part, items, root, isinstance(frames, Waveforms), options)
+        chosen = torch.arange(len(items))
+        if self.held_out is not None:
+            count = max(round(self.held_out * len(items)), 1)
+            chosen = stratified(labels, count, seed=seed)[split == "test"]
+        own = self.transform[split != "train"]
+        return FileSamples(
+            store,
+            labels[chosen],
+            classes=classes,
+            frames=frames,
+            augment=options.augment if split == "train" else None,
+            transform=own() if transform is None and own is not None else transform,
+            seed=seed,
+            indices=chosen,
+        )
 
-    @property
-    def sizes(self) -> tuple[int | None, ...]:
-        """Published numbers of samples, a number for each split."""
-        return tuple(self.counts.values())
+    def here(self, root: Path) -> bool:
+        """Whether all files are there, unpacked."""
+        return self.storage.find(root) is not None
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits that :func:`load` gives."""
-        return ("train", "test") if "all" in self.counts else tuple(self.counts)
+    def files(self, root: Path) -> dict[str, str]:
+        """A digest of the names and sizes of the files."""
+        return self.storage.listing(root)
+
+    def fetch(self, root: Path, *, progress: Progress | None) -> Path:
+        """Downloads what can be, unpacks it, and returns the folder of the files."""
+        return self.storage.fetch(root, progress=progress)
+
+    def verify(self, root: Path, *, progress: Progress | None) -> list[str]:
+        """What is wrong with the files: checksums of archives, numbers of samples."""
+        problems = self.storage.damaged(root, progress=progress)
+        folder = self.storage.locate(root, progress=progress)
+        for split, expected in self.counts.items():
+            items, _ = self.find(folder, split)
+            if expected is not None and len(items) != expected:
+                problems.append(f"split {split}: {len(items):,} samples instead of {expected:,}")
+            missing = [item.file for item in dict.fromkeys(items) if not (folder / item.file).is_file()]
+            if missing:
+                problems.append(f"split {split}: {len(set(missing)):,} files are missing, such as {missing[0]}")
+        return problems
+
+    def _store(
+        self, folder: Path, split: str, items: Sequence[Item], root: Path, sounds: bool, options: Options
+    ) -> cache.Direct | cache.Cached:
+        cochlea = options.cochlea or self.cochlea
+        if self.cochlea is None and options.cochlea is not None:
+            raise DataError(f"data set {self.name} holds no sounds for a cochlea")
+        read = functools.partial(_content, self.read or read_item, folder, None if sounds else cochlea, tuple(items))
+        if options.lazy or sounds or not self.size:
+            return cache.Direct(read, len(items))
+        about = {"name": self.name, "split": split, "read": self.fixed, "cochlea": repr(cochlea)}
+        files = [folder / item.file for item in items]
+        size = (cochlea.channels,) if cochlea else self.size
+        known = tuple(tuple(item) for item in items)
+        name = cache.key({**about, "items": known}, list(dict.fromkeys(files)), folder)
+        place = self.storage.writable(root) / ".cache" / f"{split}-{name}"
+        return cache.build(
+            place,
+            read=read,  # type: ignore[arg-type]  # of sounds and events, which are recordings here
+            count=len(items),
+            files=files.__getitem__,
+            root=folder,
+            about=about,
+            size=size,
+            progress=options.progress,
+        )
 
 
-def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, format: str | None = None) -> Recording:  # noqa: A002
-    """The recording of an item, by its file's format. A file that holds several items is decoded once for all that
-    follow each other."""
-    if item.start is None or item.stop is None:
-        return read_events(folder / item.file, index=item.number, size=size, format=format)
-    path = folder / item.file
-    return _whole_file(str(path), _version(path), size, format).between(item.start, item.stop)
-
-
-def _version(path: Path) -> tuple[int, ...]:
-    try:
-        about = path.stat()
-    except OSError as missing:
-        raise DataError(f"{path}: cannot be read: {missing.strerror or missing}") from missing
-    return about.st_mtime_ns, about.st_size, about.st_ino
-
-
-@functools.lru_cache(maxsize=2)
-def _whole_file(path: str, version: tuple[int, ...], size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
-    return read_events(path, size=size, format=format)
+def _content(
+    read: Read, folder: Path, cochlea: Cochlea | None, items: Sequence[Item], number: int
+) -> Recording | Tensor:
+    content = read(folder, items[number])
+    if cochlea is not None and isinstance(content, Tensor):
+        return cochlea(content.numpy())
+    return content

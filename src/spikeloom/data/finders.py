@@ -15,7 +15,7 @@ from .audio import read_wav
 from .errors import DataError
 from .events import Recording, hdf5
 from .events.recording import make_events
-from .file_set import Item, read_item
+from .items import Item, read_item
 from .transforms import CropResized, Normalize, RandomFlip, ToFloat
 
 DIGITS = tuple("0123456789")

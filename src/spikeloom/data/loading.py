@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from .dataset import Split
 from .errors import DataError
-from .file_set import FileSet
-from .recordings import FileSamples, Options, ToTensor
+from .file_samples import FileSamples, Options, ToTensor
+from .registry import describe, files, load
 from .samples import Batches, Gathered, Indexed, Transform, stratified
-from .sets import Split, describe, files, load
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
 Loader = DataLoader[Any]
@@ -31,6 +31,12 @@ class Loaders:
     test: Loader
     classes: tuple[str, ...]
     split: dict[str, Any]
+
+    @property
+    def transforms(self) -> tuple[Transform | None, Transform | None]:
+        """The transforms of training and of test samples."""
+        train, test = (loader.dataset.samples.transform for loader in (self.train, self.test))  # type: ignore[attr-defined]
+        return train, test
 
 
 def loaders(
@@ -125,7 +131,7 @@ def _check_sequences(name: str, frames: ToTensor | None, transforms: Sequence[Tr
     d = describe(name)
     if not d.timed and None in transforms:
         raise DataError(f"data set {name} has no steps, its samples are {d.sample}; leave batch_first=True")
-    if frames is None and isinstance(d, FileSet):
+    if frames is None and d.recorded:
         raise DataError(f"data set {name}: recordings come in a list; frames= makes sequences of them")
 
 
@@ -148,12 +154,7 @@ def _choose(train: Indexed, subset: int | None, validation: float, seed: int) ->
 def _origin(name: str | tuple[Indexed, Indexed], root: str | Path | None) -> dict[str, Any]:
     if not isinstance(name, str):
         return {"data": "given as samples"}
-    d = describe(name)
-    if isinstance(d, FileSet):
-        rule = d.rule
-    else:
-        rule = "published test split" if d.test_size is None else f"{d.test_size} samples held out, stratified, by seed"
-    return {"data": name, "files": files(name, root), "rule": rule}
+    return {"data": name, "files": files(name, root), "rule": describe(name).rule}
 
 
 def _loader(

@@ -18,6 +18,7 @@ from .progress import choose as choose_progress
 from .run import Run
 from .settings import Config, ConfigError, Machine, Settings, UserError, option, split, to_toml
 from .stop import Stopped
+from .trained import Trained, load
 
 __all__ = [
     "CHECKPOINT",
@@ -32,6 +33,7 @@ __all__ = [
     "Run",
     "Settings",
     "Stopped",
+    "Trained",
     "UserError",
     "WriteError",
     "accuracy",
@@ -39,6 +41,7 @@ __all__ = [
     "choose_device",
     "choose_progress",
     "linear_baseline",
+    "load",
     "load_checkpoint",
     "option",
     "processor",

@@ -67,7 +67,7 @@ def load_own(path: Path, settings: Mapping[str, Any], world: int) -> dict[str, A
     missing = [name for name in _SAVED if name not in saved]
     if missing:
         raise CheckpointError(f"{path}: no checkpoint of a run: it has no {missing[0]}")
-    must_agree(path, {"recipe": saved["recipe"], **saved["config"]}, settings)
+    must_agree(path, {"recipe": saved["recipe"], **saved["config"]}, settings, longer=True)
     if saved["world"] != world:
         raise CheckpointError(
             f"{path}: was saved by {saved['world']} processes, this run has {world}; start it with torchrun "

@@ -49,13 +49,20 @@ def claim(
     if not resume:
         _clear(out)
     elif (out / CONFIG).exists():
-        must_agree(out / CONFIG, read_file(out / CONFIG), settings)
+        must_agree(out / CONFIG, read_file(out / CONFIG), settings, longer=True)
     return check
 
 
 def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Mapping[str, Any]]) -> None:
-    """Writes what a run begins with, unless it is there; ``described``: what ``environment.json`` says."""
+    """Writes what a run begins with, unless it is there; ``described``: what ``environment.json`` says.
+
+    A run that goes on for more epochs has their number written, and is a finished one no longer.
+    """
     if (out / CONFIG).exists():
+        if read_file(out / CONFIG) != {k: v for k, v in settings.items() if v is not None}:
+            for name in (RESULT, WEIGHTS):
+                (out / name).unlink(missing_ok=True)
+            files.write(out / CONFIG, to_toml(settings))
         return
     files.write_json(out / "environment.json", described())
     if diff := environment.git_diff(Path.cwd()):
@@ -85,12 +92,17 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
-def must_agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises unless the settings ``before``, which ``path`` holds, are those of ``now``; None is as if not given."""
+def must_agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, longer: bool = False) -> None:
+    """Raises unless the settings ``before``, which ``path`` holds, are those of ``now``; None is as if not given.
+
+    ``longer``: more epochs than before are as well.
+    """
     for name in [*before, *now]:
+        if longer and name == "epochs" and type(before.get(name)) is int and before[name] <= now.get(name, 0):
+            continue
         if before.get(name) != now.get(name):
             was, is_now = ("not given" if v.get(name) is None else v[name] for v in (before, now))
             raise ConfigError(
                 f"{path}: {name} was {shown(was)} when the run began, and is now {shown(is_now)}; a run that goes on "
-                "keeps its settings"
+                "keeps its settings (but it may have more epochs)"
             )

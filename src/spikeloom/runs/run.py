@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import data, native
-from . import checkpoint, environment, files, folder, measure, progress
-from .events import Events
+from . import checkpoint, environment, files, folder, measure, progress, trained
 from .folder import CHECKPOINT, RESULT, WEIGHTS
 from .processes import Processes, choose_device, unwrap
+from .schedules import is_schedule, rates_of, replay
 from .settings import Config, ConfigError, Machine, UserError
 from .stop import Stopped, StopRequest
+from .tensorboard import Events
 
 
 class Stateful(Protocol):
@@ -61,7 +62,10 @@ class Run:
         recipe: the name that the folder is marked with.
         out: the folder. One that holds something raises, unless ``resume`` or (if it is a run) ``overwrite``. A run
             that never saved anything is replaced.
-        resume: go on with the run in ``out``; begin it, if there is none.
+        resume: go on with the run in ``out``; begin it, if there is none. The settings must be those of the run, but
+            there may be more epochs: then the run is extended, and schedules go on as those of the longer run.
+        init_from: a run folder, checkpoint or weights file whose weights the network begins with (:meth:`keep` loads
+            them); a run that is resumed has its own.
 
     Another run in the same folder raises ConfigError until this one is left, in this process or in others.
 
@@ -77,9 +81,10 @@ class Run:
         out: Path,
         resume: bool = False,
         overwrite: bool = False,
+        init_from: str | Path | None = None,
     ) -> None:
         self.recipe, self.config, self.machine = recipe, config, machine or Machine()
-        self.out, self.resume, self.overwrite = out, resume, overwrite
+        self.out, self.resume, self.overwrite, self.init_from = out, resume, overwrite, init_from
         self.history: list[dict[str, float]] = []
         self.epoch = self.position = self.step = 0
         self.result: dict[str, Any] = {}
@@ -157,7 +162,9 @@ class Run:
         """Names everything that has to be saved; a run that is resumed gets its state back here."""
         self._parts = {name: unwrap(p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
         if self._saved is None:
+            self._begin_with_weights()
             return
+        rates = {id(part): rates_of(part) for part in parts.values()} if self._longer(self._saved) else {}
         missing = set(self._parts) ^ set(self._saved["parts"])
         if missing:
             raise checkpoint.CheckpointError(
@@ -166,7 +173,10 @@ class Run:
             )
         for name, part in self._parts.items():
             try:
-                part.load_state_dict(self._saved["parts"][name])
+                if rates and is_schedule(part):
+                    replay(part, self._saved["parts"][name]["last_epoch"], rates)
+                else:
+                    part.load_state_dict(self._saved["parts"][name])
             except (RuntimeError, ValueError, KeyError) as problem:
                 raise checkpoint.CheckpointError(
                     f"{self.out / CHECKPOINT}: the state of {name} does not fit: {problem}"
@@ -289,6 +299,23 @@ class Run:
         self._saved = self._read()
         folder.describe(self.out, settings, lambda: {**environment.describe(self.device), **machine})
 
+    def _begin_with_weights(self) -> None:
+        """Loads the weights of ``init_from`` into the network, if one was given."""
+        if self.init_from is None:
+            return
+        assert self._parts is not None
+        net = self._parts.get("net")
+        if not isinstance(net, nn.Module):
+            raise ConfigError("init_from: the recipe keeps no network as net=, so that there is nothing to load into")
+        file, state = trained.weights(self.init_from)
+        trained.load_weights(net, file, state, f"the network of {self.recipe}")
+        if self.processes.first:
+            self.progress.line(f"begins with the weights of {file}")
+
+    def _longer(self, saved: Mapping[str, Any]) -> bool:
+        """Whether this run has more epochs than the one that was saved."""
+        return bool(saved["config"]["epochs"] < self.config.epochs)
+
     def _settings(self) -> dict[str, Any]:
         return {"recipe": self.recipe, **asdict(self.config)}
 
@@ -312,6 +339,11 @@ class Run:
                 self.progress.line(
                     f"note: saved with {saved['threads']} threads, now {torch.get_num_threads()}: results may differ "
                     "by rounding"
+                )
+            if self._longer(saved):
+                self.progress.line(
+                    f"note: extended from {saved['config']['epochs']} to {self.config.epochs} epochs; schedules go on "
+                    f"as in a run of {self.config.epochs}"
                 )
             self.progress.line(f"{self.recipe}: goes on in epoch {self.epoch + 1} after {self.step} steps")
         self._saved = None

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from . import passes
-from .passes import Layout
+from . import decoders
+from .decoders import Layout
 from .recording import EVENT, Events, Recording, make_events
 from .source import Decoded, Size, Source, unwrap
 
@@ -32,7 +32,7 @@ def read_aedat2(source: Source) -> Decoded:
     dvs128 = "DVS128" in chip.upper()
     size = (128, 128) if dvs128 else next((s for name, s in _DAVIS.items() if name in chip.upper()), None)
     if size is not None:
-        events = passes.pairs(source.raw[begin:], _DVS128_WORDS if dvs128 else _DAVIS_WORDS, size)
+        events = decoders.pairs(source.raw[begin:], _DVS128_WORDS if dvs128 else _DAVIS_WORDS, size)
         if events is not None:
             return Decoded(events, size)
     table = source.records(begin, _PAIR)
@@ -129,7 +129,7 @@ def _decoded(parts: list[tuple[NDArray[np.void], int]]) -> Events | None:
     events, n = np.empty(sum(len(table) for table, _ in parts), EVENT), 0
     for overflow, group in itertools.groupby(parts, key=lambda part: part[1]):
         raw = np.concatenate([table.view(np.uint8) for table, _ in group])
-        found = passes.pairs(raw, _EVENTS_3, None, offset=overflow << 31, out=events[n:])
+        found = decoders.pairs(raw, _EVENTS_3, None, offset=overflow << 31, out=events[n:])
         if found is None:
             return None
         n += len(found)

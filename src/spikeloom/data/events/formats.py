@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..atomic import atomically
 from ..errors import DataError
-from ..whole import atomically
 from . import aedat, aedat4, binary, hdf5, prophesee, tables, text
 from .columns import UNITS, field_of
 from .recording import Recording, as_recording, check_size, extent, sides, whole_number

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from . import passes
-from .passes import Layout
+from . import decoders
+from .decoders import Layout
 from .recording import Recording, make_events
 from .source import Decoded, Size, Source, latest, unwrap
 
@@ -44,7 +44,7 @@ def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
         raise source.error(f"byte {at:,}: expected the type and the size 8 of the events, got {kind}")
     size = _size(lines, fields)
     old = fields.get("version", "1") == "1" if old is None else old
-    events = passes.pairs(source.raw[at + 2 :], _DAT_1 if old else _DAT_2, size)
+    events = decoders.pairs(source.raw[at + 2 :], _DAT_1 if old else _DAT_2, size)
     if events is not None:
         return Decoded(events, size, (at + 2, 8))
     table = source.records(at + 2, _DAT)
@@ -77,7 +77,7 @@ def read_evt2(source: Source) -> Decoded:
     """
     lines, begin = source.lines(b"%", stop=b"% end", record=4)
     size = _size(lines, _fields(lines))
-    if (events := passes.evt2(source.raw[begin:], size)) is not None:
+    if (events := decoders.evt2(source.raw[begin:], size)) is not None:
         return Decoded(events, size)
     words = source.records(begin, "<u4")
     event, t = _timed(source, words, begin, 4)
@@ -137,7 +137,7 @@ def read_evt3(source: Source) -> Decoded:
     """
     lines, begin = source.lines(b"%", stop=b"% end", record=2)
     size = _size(lines, _fields(lines))
-    if (events := passes.evt3(source.raw[begin:], size)) is not None:
+    if (events := decoders.evt3(source.raw[begin:], size)) is not None:
         return Decoded(events, size)
     words = source.records(begin, "<u2")
     kind = (words >> 12).astype(np.uint8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,12 +13,9 @@ from torch import Tensor
 from . import cache
 from .audio import Cochlea
 from .downloads import Progress
-from .errors import DataError
 from .events import EventTransform, Recording, to_frames
 from .events.recording import positive_number, whole_number
-from .file_set import FileSet, Item, Read, read_item
-from .places import locate, writable
-from .samples import Indexed, Key, Transform, stratified
+from .samples import Indexed, Key, Transform
 
 ToTensor = Callable[[Recording], Tensor]
 
@@ -146,82 +142,3 @@ class Options:
     lazy: bool = False
     partial: bool = False
     progress: Progress | None = None
-
-
-def load_files(
-    d: FileSet,
-    split: str,
-    root: Path,
-    *,
-    frames: ToTensor | None,
-    transform: Transform | None,
-    seed: int,
-    options: Options,
-) -> FileSamples:
-    """A split of a data set of files; see ``load``."""
-    if isinstance(frames, Waveforms) and d.cochlea is None:
-        raise DataError(f"data set {d.name} holds no sounds, so that there are no waveforms; use Frames")
-    folder = locate(d, root)
-    part = "all" if d.held_out is not None else split
-    items, classes = d.find(folder, part)
-    expected = d.counts[part]
-    if not items:
-        raise DataError(f"data set {d.name}: {folder} has no samples of the split {part}")
-    if expected not in (None, len(items)) and not options.partial:
-        raise DataError(
-            f"data set {d.name}: {folder} has {len(items):,} samples of the split {part} instead of {expected:,}; "
-            f"partial=True takes what is there"
-        )
-    labels = torch.tensor([item.label for item in items])
-    store = _store(d, folder, part, items, root, isinstance(frames, Waveforms), options)
-    chosen = torch.arange(len(items))
-    if d.held_out is not None:
-        count = max(round(d.held_out * len(items)), 1)
-        chosen = stratified(labels, count, seed=seed)[split == "test"]
-    own = d.transform[split != "train"]
-    return FileSamples(
-        store,
-        labels[chosen],
-        classes=classes,
-        frames=frames,
-        augment=options.augment if split == "train" else None,
-        transform=own() if transform is None and own is not None else transform,
-        seed=seed,
-        indices=chosen,
-    )
-
-
-def _store(
-    d: FileSet, folder: Path, split: str, items: Sequence[Item], root: Path, sounds: bool, options: Options
-) -> cache.Direct | cache.Cached:
-    cochlea = options.cochlea or d.cochlea
-    if d.cochlea is None and options.cochlea is not None:
-        raise DataError(f"data set {d.name} holds no sounds for a cochlea")
-    read = functools.partial(_content, d.read or read_item, folder, None if sounds else cochlea, tuple(items))
-    if options.lazy or sounds or not d.size:
-        return cache.Direct(read, len(items))
-    about = {"name": d.name, "split": split, "read": d.fixed, "cochlea": repr(cochlea)}
-    files = [folder / item.file for item in items]
-    size = (cochlea.channels,) if cochlea else d.size
-    known = tuple(tuple(item) for item in items)
-    name = cache.key({**about, "items": known}, list(dict.fromkeys(files)), folder)
-    place = writable(d, root) / ".cache" / f"{split}-{name}"
-    return cache.build(
-        place,
-        read=read,  # type: ignore[arg-type]  # of sounds and events, which are recordings here
-        count=len(items),
-        files=files.__getitem__,
-        root=folder,
-        about=about,
-        size=size,
-        progress=options.progress,
-    )
-
-
-def _content(
-    read: Read, folder: Path, cochlea: Cochlea | None, items: Sequence[Item], number: int
-) -> Recording | Tensor:
-    content = read(folder, items[number])
-    if cochlea is not None and isinstance(content, Tensor):
-        return cochlea(content.numpy())
-    return content

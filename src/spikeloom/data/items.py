@@ -1,0 +1,52 @@
+"""What a sample is where samples are files, or lie in files, and how its recording is read."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .errors import DataError
+from .events import Recording, read_events
+
+
+class Item(NamedTuple):
+    """A sample: its file below the set's folder and its label; where it begins and ends in it (microseconds) or which
+    of several recordings it is, if the file holds more than it."""
+
+    file: str
+    label: int
+    start: int | None = None
+    stop: int | None = None
+    number: int | None = None
+
+
+Read = Callable[[Path, Item], Recording | Tensor]
+"""Gives the content of an item, whose file lies below the folder."""
+Index = Callable[[Path, str], tuple[Sequence[Item], Sequence[str]]]
+"""Gives the items of a split and the names of the classes, from the folder of the files."""
+
+
+def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, format: str | None = None) -> Recording:  # noqa: A002
+    """The recording of an item, by its file's format. A file that holds several items is decoded once for all that
+    follow each other."""
+    if item.start is None or item.stop is None:
+        return read_events(folder / item.file, index=item.number, size=size, format=format)
+    path = folder / item.file
+    return _whole_file(str(path), _version(path), size, format).between(item.start, item.stop)
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    try:
+        about = path.stat()
+    except OSError as missing:
+        raise DataError(f"{path}: cannot be read: {missing.strerror or missing}") from missing
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+@functools.lru_cache(maxsize=2)
+def _whole_file(path: str, version: tuple[int, ...], size: tuple[int, ...] | None, format: str | None) -> Recording:  # noqa: A002
+    return read_events(path, size=size, format=format)

@@ -1,0 +1,129 @@
+"""The data sets by name, and the calls that take a name."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from .dataset import DataSet, Split
+from .downloads import Progress
+from .errors import DataError
+from .file_samples import FileSamples, Options, ToTensor
+from .known.arrays import ARRAY_SETS
+from .known.files import FILE_SETS
+from .samples import Samples, Transform
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+SETS: dict[str, DataSet] = {**ARRAY_SETS, **FILE_SETS}
+
+
+def describe(name: str) -> DataSet:
+    """A data set; an unknown name raises and says which there are."""
+    if name not in SETS:
+        raise DataError(f"there is no data set {name!r}; there are {', '.join(SETS)}")
+    return SETS[name]
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder. It need not be
+    there; what cannot be a folder raises :class:`DataError`."""
+    named = root or os.environ.get("SPIKELOOM_DATA") or "data"
+    problem = "it has a byte 0" if "\0" in str(named) else ""
+    try:
+        folder = Path(named).expanduser()
+        if not problem and folder.exists() and not folder.is_dir():
+            problem = "it is no folder"
+    except (OSError, RuntimeError) as wrong:  # too long a name, a user that does not exist
+        problem = getattr(wrong, "strerror", None) or str(wrong)
+    if problem:
+        short = repr(str(named)[:80]) + ("..." if len(str(named)) > 80 else "")
+        raise DataError(
+            f"the folder of the data sets cannot be {short}: {problem}; --data-root, root= or SPIKELOOM_DATA names "
+            f"another one"
+        )
+    return folder
+
+
+def _told(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose files cannot be read or written says so in a :class:`DataError`."""
+
+    @functools.wraps(function)
+    def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except OSError as problem:
+            raise DataError(
+                f"data set {(*args, kwargs.get('name'))[0]}: {problem}; --data-root, root= or SPIKELOOM_DATA "
+                "names another folder"
+            ) from problem
+
+    return called
+
+
+@_told
+def load(
+    name: str,
+    split: Split,
+    *,
+    frames: ToTensor | None = None,
+    root: str | Path | None = None,
+    transform: Transform | None = None,
+    seed: int = 0,
+    options: Options | None = None,
+) -> Samples | FileSamples:
+    """A split of a data set: in memory, or, where its samples are files, read from an event cache on the disk.
+
+    Args:
+        name: one of ``SETS``.
+        split: ``"train"``, ``"test"`` or, where it is published, ``"validation"``. Where no split is published ``seed``
+            holds a stratified test set out.
+        frames: for recordings: what makes a tensor of one, such as :class:`Frames`; None gives them as they are.
+        root: see :func:`data_root`.
+        transform: of each sample; None is the data set's own.
+        seed: of the split, where it needs one, and of a random transform.
+        options: of data sets in files: see :class:`Options`.
+
+    Raises :class:`DataError` when files are missing (it says which, and where they were looked for) or damaged.
+    """
+    d = describe(name)
+    if split not in d.splits:
+        raise DataError(f"data set {name}: split must be {' or '.join(d.splits)}, got {split!r}")
+    return d.load(split, data_root(root), frames=frames, transform=transform, seed=seed, options=options)
+
+
+@_told
+def files(name: str, root: str | Path | None = None) -> dict[str, str]:
+    """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. Of sets
+    of many files, a digest of their names and sizes."""
+    return describe(name).files(data_root(root))
+
+
+@_told
+def fetch(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> Path:
+    """Downloads what is missing of a data set, unpacks its archives and returns the folder of its files.
+
+    Downloads that were interrupted go on; checksums are verified. Where a licence forbids it, or the files are not on
+    the network, :class:`DataError` says which files to put where.
+    """
+    return describe(name).fetch(data_root(root), progress=progress)
+
+
+@_told
+def verify(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> list[str]:
+    """What is wrong with the files of a data set, a line for each problem; nothing is an empty list."""
+    return describe(name).verify(data_root(root), progress=progress)
+
+
+@_told
+def available(name: str, root: str | Path | None = None) -> bool:
+    """Whether all files of a data set are there, unpacked."""
+    d = describe(name)
+    try:
+        return d.here(data_root(root))
+    except DataError:
+        return False

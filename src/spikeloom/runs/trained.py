@@ -1,0 +1,141 @@
+"""What a run left: its network with the trained weights, its settings and its data."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..data import Loaders
+from .checkpoint import load as load_checkpoint
+from .config_file import read_file
+from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS, must_agree
+from .settings import Config, UserError, shown, split
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that was loaded.
+
+    Attributes:
+        net: the network with the trained weights, in ``eval`` mode on the CPU.
+        config: the settings that it was trained with.
+        recipe: the module of its recipe, with ``scores(net, x, config)`` where it classifies.
+        folder: where it lies.
+        result: the figures that the run ended with; empty for one that was stopped.
+    """
+
+    net: nn.Module
+    config: Config
+    recipe: ModuleType
+    folder: Path
+    result: dict[str, Any]
+
+    def loaders(self, root: str | Path | None = None, *, workers: int = 0) -> Loaders:
+        """The loaders of its data, with the samples split and transformed as in training: see ``Loaders.transforms``.
+
+        ``root`` is the folder of the data sets; None is the one that the run was given.
+        """
+        found = root if root is not None else _root_of(self.folder)
+        loaders: Loaders = self.recipe.data(self.config, **self.config.loading(), workers=workers, root=found)
+        return loaders
+
+
+def load(path: str | Path) -> Trained:
+    """The network of a run folder, or of a checkpoint or weights file in one, with its settings and its data.
+
+    Raises UserError where there is no run, where it saved nothing yet, and where the weights do not fit.
+
+    ::
+
+        trained = sl.runs.load("runs/digits")
+        images, labels = next(iter(trained.loaders().test))
+        trained.recipe.scores(trained.net, images, trained.config).argmax(-1)
+    """
+    path = Path(path)
+    folder = _folder_of(path)
+    values = read_file(folder / CONFIG)
+    name = str(values.pop("recipe", ""))
+    recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # by name, as the config gives it
+    (settings,) = split(values, recipe.Config, where=str(folder / CONFIG))
+    config = recipe.Config(**settings)
+    net: nn.Module = recipe.build(config)
+    file = _weights_file(path, folder)
+    load_weights(net, file, _read(file, {"recipe": name, **asdict(config)}), f"the network of {folder / CONFIG}")
+    try:
+        result = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        result = {}
+    return Trained(net.eval(), config, recipe, folder, result)
+
+
+def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
+    """The file of weights of a run folder, or the given one, and the network's state in it."""
+    path = Path(path)
+    file = _weights_file(path, _folder_of(path) if path.is_dir() else path.parent)
+    return file, _read(file, None)
+
+
+def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
+    """Loads a state into a network; UserError where it does not fit."""
+    try:
+        net.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as problem:
+        raise UserError(f"{file}: the weights do not fit {who}: {problem}") from problem
+
+
+def _folder_of(path: Path) -> Path:
+    try:
+        folder = path if path.is_dir() else path.parent
+        there = path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        there = False
+    if not there:
+        raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder}: no run folder, it has no {CONFIG}")
+    return folder
+
+
+def _weights_file(path: Path, folder: Path) -> Path:
+    if path.is_file():
+        return path
+    for name in (WEIGHTS, CHECKPOINT):
+        if (folder / name).exists():
+            return folder / name
+    if not path.exists():
+        raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
+    raise UserError(f"{folder}: has neither {WEIGHTS} nor {CHECKPOINT}; was the run stopped before its first save?")
+
+
+def _read(file: Path, settings: dict[str, Any] | None) -> dict[str, Tensor]:
+    """The network's state in a file. A checkpoint says which settings it is of; they must be ``settings``, if given."""
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except SafetensorError as problem:
+            raise UserError(f"{file}: damaged or no weights file: {problem}") from problem
+    state = load_checkpoint(file)
+    if "parts" not in state or "net" not in state["parts"]:
+        raise UserError(f"{file}: no checkpoint of a run: it has no parts, net")
+    if settings is not None:
+        must_agree(file, {"recipe": state.get("recipe"), **state.get("config", {})}, settings)
+    found: dict[str, Tensor] = state["parts"]["net"]
+    return found
+
+
+def _root_of(folder: Path) -> str | None:
+    """The data folder that the run was given."""
+    try:
+        found = json.loads((folder / "environment.json").read_text())["machine"]["data_root"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if isinstance(found, str) else None
