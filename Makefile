@@ -6,8 +6,8 @@ SEEDS ?= 1
 
 .PHONY: demo test test-slow test-full lint types docs check clean
 
-demo: $(VENV)/.demo  ## train on handwritten digits, write runs/digits
-	$(PY) -m spikeloom train digits --overwrite --seeds $(SEEDS)
+demo: $(VENV)/.demo  ## train on handwritten digits, write runs/demo
+	$(PY) -m spikeloom train digits --out runs/demo --overwrite --seeds $(SEEDS)
 
 test: $(VENV)/.dev  ## all tests, in two processes
 	$(PY) -m pytest -n 2 --dist loadfile

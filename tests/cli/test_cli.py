@@ -151,6 +151,10 @@ def test_seeds(capsys, tmp_path):
     deviation = abs(a - b) / 2**0.5
     line = f"test accuracy: mean {(a + b) / 2:.2f} %, standard deviation {deviation:.2f} ({a:.2f}, {b:.2f})"
     assert line in out
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert (summary["recipe"], summary["seeds"]) == ("digits", [3, 4])
+    found = summary["figures"]["test_accuracy"]
+    assert found == {"mean": sum(values) / 2, "deviation": pytest.approx(deviation / 100), "values": values}
     splits = [json.loads((tmp_path / "r" / f"seed-{k}" / "split.json").read_text()) for k in (3, 4)]
     assert splits[0]["train"]["sha256"] != splits[1]["train"]["sha256"]  # each seed has a split of its own
 

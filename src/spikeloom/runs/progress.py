@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _REFRESH = 0.5  # seconds; reading a loss from a GPU waits for it
+_SPEAK = 15.0  # seconds of an epoch after which a file or a pipe gets a line
 
 
 class Silent:
@@ -31,7 +32,23 @@ class Silent:
 
 
 class Lines(Silent):
-    """Prints the lines only."""
+    """Prints the lines, and in a long epoch how far it is."""
+
+    def __init__(self) -> None:
+        self._label, self._steps, self._done, self._last = "", 0, 0, time.monotonic()
+
+    def open(self, label: str, steps: int, done: int) -> None:
+        self._label, self._steps, self._done, self._last = label, steps, done, time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= _SPEAK
+
+    def step(self, figures: Mapping[str, float] | None = None) -> None:
+        self._done += 1
+        if figures is not None or self.due():
+            self._last = time.monotonic()
+            said = f", {text(figures)}" if figures else ""
+            self.line(f"{self._label}: {self._done} of {self._steps} steps{said}")
 
     def line(self, text: str) -> None:
         print(text, flush=True)
@@ -44,9 +61,10 @@ class Bar(Lines):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__()
         self._bar = Progress(*columns, transient=True)
         self._task: Any = None
-        self._label, self._last = "", 0.0
+        self._last = 0.0
 
     def open(self, label: str, steps: int, done: int) -> None:
         self._label = label
