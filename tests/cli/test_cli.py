@@ -310,6 +310,20 @@ def test_data_files(capsys, tmp_path):
     assert spikeloom(capsys, "data", "convert", tmp_path / "a.txt", tmp_path / "a.mp4")[0] == 1
 
 
+def test_help_is_text_without_markup(capsys):
+    for arguments in (("train",), *(("train", name) for name in recipes.NAMES), ("eval",), ("data",), ()):
+        status, out, _ = spikeloom(capsys, *arguments, "--help")
+        assert (status, "``" in out, "\\[" in out) == (0, False, False), arguments
+
+
+def test_what_cannot_be_written_is_one_line(capsys, tmp_path):
+    (tmp_path / "events.txt").write_text("0 1 1 1\n")
+    target = tmp_path / "events.txt" / "out.npz"
+    status, out, err = spikeloom(capsys, "data", "convert", tmp_path / "events.txt", target, "--columns", "t x y p")
+    assert (status, out) == (1, "")
+    assert err == f"error: {target}: cannot be written: Not a directory\n"
+
+
 def test_data_sets(capsys, tmp_path):
     status, out, _ = spikeloom(capsys, "data", "list", "--data-root", tmp_path)
     assert status == 0

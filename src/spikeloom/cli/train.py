@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from .. import recipes
@@ -180,8 +181,11 @@ def _parameter(name: str, kind: Any, default: Any, text: str, panel: str) -> ins
 
 
 def _unwrapped(text: str) -> str:
-    """A docstring for a terminal of any width: paragraphs in one line each, examples (indented) a paragraph each."""
-    blocks = []
+    """A docstring for a terminal of any width: paragraphs in one line each, examples (indented) a paragraph each.
+
+    Quotation marks of code go, and square brackets are no markup.
+    """
+    text, blocks = escape(text.replace("``", "")), []
     for block in inspect.cleandoc(text).split("\n\n"):
         blocks += [line.strip() for line in block.split("\n")] if block.startswith(" ") else [block.replace("\n", " ")]
     return "\n\n".join(blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,4 +16,5 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(part)
         part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing can be written nothing is left, and the first error counts
+            part.unlink()
