@@ -10,10 +10,10 @@ demo: $(VENV)/.demo  ## train on handwritten digits, write runs/demo
 	$(PY) -m spikeloom train digits --out runs/demo --overwrite --seeds $(SEEDS)
 
 test: $(VENV)/.dev  ## all tests, in two processes
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.dev  ## more of each kind than `make test` has
-	$(PY) -m pytest -n 2 --dist loadfile -m slow
+	$(PY) -m pytest -n 2 --dist worksteal -m slow
 
 test-full: $(VENV)/.dev  ## a random sample of all that kernels do, and a thousand random neurons; before a release
 	$(PY) -m pytest -m full

@@ -15,7 +15,7 @@ SOURCE = Path(sl.__file__).parent
 
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
-    {"_constants", "_hooks", "_time"},
+    {"_constants", "_hooks", "_peers", "_time"},
     {"_targets", "keys"},
     {"_numbers"},
     {"_tensors"},

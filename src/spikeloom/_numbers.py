@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from . import _peers
 from .keys.signature import Signature
 
 Number = float | Tensor | nn.Parameter
@@ -37,6 +38,12 @@ class Declared(nn.Module):
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
     """Smallest and largest value that a number may be given."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Raises TypeError for arguments that the constructor does not take, in words that know other frameworks."""
+        if args or kwargs:
+            _peers.check_arguments(cls, args, kwargs)
+        return super().__new__(cls)
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,7 +148,10 @@ class Declared(nn.Module):
         elif isinstance(value, Tensor) or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             self._declare_float(name, float(value))
         else:
-            raise TypeError(f"{who}: expected a float, a Tensor or an nn.Parameter, got {type(value).__name__}")
+            raise TypeError(
+                f"{who}: expected a float, a Tensor or an nn.Parameter, got {type(value).__name__}"
+                f"{_peers.of_value(name, value)}"
+            )
 
     def _check_limits(self, name: str, value: Number, who: str) -> None:
         if isinstance(value, Tensor) and (name not in self.limits or value.is_meta or value.numel() == 0):
