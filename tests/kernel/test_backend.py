@@ -67,10 +67,8 @@ def test_what_depends_on_numbers_alone_leaves_the_program():
     assert sigmoid.id in program.number_ids()
     assert sigmoid not in program.needed(program.outputs)
     assert sigmoid.id in layout(program).forward_params
-    values = program.evaluate_numbers(
-        {"w": torch.tensor(0.0), **dict.fromkeys(program.numbers[1:], torch.tensor(1.0))}, [sigmoid.id]
-    )
-    assert float(values[sigmoid.id]) == 0.5
+    numbers = [torch.tensor(0.0 if name == "w" else 1.0) for name in program.numbers]
+    assert [float(value) for value in program.evaluate(numbers, [sigmoid.id], torch.float32)] == [0.5]
 
 
 def test_a_selection_among_numbers_is_one_number():

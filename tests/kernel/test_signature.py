@@ -20,7 +20,7 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.kernel import compiled
-from spikeloom.kernel.program import _apply
+from spikeloom.kernel.program import OPS
 
 X = torch.tensor([[[0.25]], [[0.5]]])  # with gain g and no threshold reached: v = (g 0.25) / 2 + g 0.5
 
@@ -44,7 +44,7 @@ def v_of_program(neuron):
             if not isinstance(ref, int):
                 return torch.tensor(ref.value)
             if ref not in known:
-                known[ref] = _apply(nodes[ref].op, [*map(value, nodes[ref].args)], torch.float32)
+                known[ref] = OPS[nodes[ref].op].evaluate([*map(value, nodes[ref].args)], torch.float32)
             return known[ref]
 
         v = value(program.outputs[1])

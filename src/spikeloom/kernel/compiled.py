@@ -110,12 +110,7 @@ class Kernels:
     def _evaluate(
         self, numbers: list[Tensor], step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]
     ) -> list[Tensor]:
-        named = dict(zip(self.program.numbers, numbers, strict=False))
-        if norm:
-            named.update(zip(NORM, _per_channel(norm, step), strict=True))
-        wanted = list(self.layout.backward_params)
-        values = self.program.evaluate_numbers(named, wanted)
-        return [values[i].to(dtype) for i in wanted]
+        return self.program.evaluate([*numbers, *_per_channel(norm, step)], self.layout.backward_params, dtype)
 
 
 def _constant_key(numbers: list[Tensor]) -> bytes | None:

@@ -53,14 +53,6 @@ def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...], Target
     return Kernels(store.loads(program)), tuple(repeated), record, TARGETS[target]
 
 
-def _values(kernels: Kernels, numbers: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Params of the kernels from the numbers, with autograd where it is on."""
-    named = dict(zip(kernels.program.numbers, numbers, strict=True))
-    wanted = list(kernels.layout.backward_params)
-    found = kernels.program.evaluate_numbers(named, wanted)
-    return [found[i].to(dtype) for i in wanted]
-
-
 def _plan(
     target: Target,
     kernels: Kernels,
@@ -73,7 +65,7 @@ def _plan(
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
     dtype = state_dtype(xs[0].dtype)
     xs = [x.contiguous() for x in xs]
-    values = _values(kernels, numbers, dtype)
+    values = kernels.program.evaluate(numbers, kernels.layout.backward_params, dtype)
     return launch.plan_of(target, kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
 
 

@@ -11,7 +11,7 @@ writes it and which torch function computes the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,75 +36,180 @@ Ref = int | Const
 """A value (its id) or a constant."""
 
 
+Range = tuple[float, float]
+"""The least and the largest of some whole numbers."""
+
+
 @dataclass(frozen=True)
+class Derivative:
+    """The derivative of an operation, where torch's autograd calls one operation for it."""
+
+    name: str
+    """Torch's name of it."""
+    reads: tuple[str, ...]
+    """The arguments of it that ``write`` takes, by torch's names."""
+    write: Callable[..., Ref]
+    """Writes it with operations of programs: ``write(emit, *operands)``, where ``emit(name, *operands)`` adds one."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Op:
-    """An operation: a C expression with ``{0}``, ``{1}``... for its operands, the torch function, and where Triton
-    writes it differently its expression there."""
+    """An operation: all that is known of it.
+
+    Torch's operation of the same name becomes this one where a neuron is traced, unless ``rules`` says more of it.
+    """
 
     c: str
-    torch: Callable[..., Any]
-    boolean: bool = False
+    """Its expression in C with ``{0}``, ``{1}``... for operands. ``K_f`` is a function of ``c/source`` or libm's f."""
+    eager: Callable[..., Any]
+    """Torch's function for it."""
     triton: str = ""
+    """Its expression in Triton where that is not C's. ``K_f`` is a function of ``triton/functions``."""
+    names: tuple[str, ...] = ()
+    """Other names that torch has for it."""
+    boolean: bool = False
+    """Whether it gives a truth value."""
+    truths: int = 0
+    """How many of its operands are truth values; they come first."""
+    on_truths: str = ""
+    """The operation that torch computes under this name if all operands are truth values; empty if it refuses them."""
+    slow: bool = False
+    """Whether it takes long, so that a backward kernel in C computes it once for the step and its gradient."""
+    approximate: bool = False
+    """Whether torch's results and those of kernels may differ in the last places."""
+    exact: bool = False
+    """Whether it rounds nothing, so that float64 operands give what their float32 values give, rounded."""
+    tensors_only: bool = False
+    """Whether torch computes it otherwise with a Python number in place of a tensor, or refuses that."""
+    converts: bool = False
+    """Whether ``eager`` takes the dtype of the result behind the operands."""
+    range: Callable[..., Range] | None = None
+    """The range of its results from those of its operands (truth values left out), if whole numbers give whole ones."""
+    derivative: Derivative | None = None
+
+    def evaluate(self, args: list[Any], dtype: torch.dtype) -> Tensor:
+        """The result with the dtype that it has in the loop, whose states have ``dtype``."""
+        args = [*args, dtype if args[0].ndim else torch.float32] if self.converts else args
+        if not all(isinstance(a, Tensor) for a in (args if self.tensors_only else args[:1])):
+            like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
+            args = [a if isinstance(a, Tensor) else like.new_full((), a) for a in args]  # on the device of the others
+        result: Tensor = self.eager(*args)
+        return result
 
 
-def _call(name: str) -> str:
-    return f"K_{name}({{0}})"
+def _function(eager: Callable[..., Any], c: str = "", **facts: Any) -> Op:
+    """A function of one number that is a series of other operations."""
+    return Op(c=c or f"K_{eager.__name__}({{0}})", eager=eager, slow=True, approximate=True, **facts)
 
 
-def _greater(function: Callable[..., Any]) -> Op:
-    return Op(
-        "(({0} > {1} || {0} != {0}) ? {0} : {1})", function, triton="tl.where(({0} > {1}) | ({0} != {0}), {0}, {1})"
-    )
+def _to_integer(eager: Callable[..., Any], name: str, **facts: Any) -> Op:
+    return Op(c=f"K_{name}({{0}})", eager=eager, range=lambda a: a, **facts)
 
 
-def _less(function: Callable[..., Any]) -> Op:
-    return Op(
-        "(({0} < {1} || {0} != {0}) ? {0} : {1})", function, triton="tl.where(({0} < {1}) | ({0} != {0}), {0}, {1})"
-    )
+def _extreme(sign: str, best: Callable[..., float], eager: Callable[..., Any], **facts: Any) -> Op:
+    """The larger or the smaller of two numbers, or the first one if that is NaN."""
+
+    def found(a: Range, b: Range) -> Range:
+        return best(a[0], b[0]), best(a[1], b[1])
+
+    c = f"(({{0}} {sign} {{1}} || {{0}} != {{0}}) ? {{0}} : {{1}})"
+    triton = f"tl.where(({{0}} {sign} {{1}}) | ({{0}} != {{0}}), {{0}}, {{1}})"
+    return Op(c=c, triton=triton, eager=eager, exact=True, range=found, **facts)
+
+
+def _comparison(sign: str, eager: Callable[..., Any]) -> Op:
+    return Op(c=f"({{0}} {sign} {{1}})", eager=eager, boolean=True, exact=True)
+
+
+def _logic(c: str, eager: Callable[..., Any], truths: int, triton: str = "") -> Op:
+    return Op(c=c, triton=triton, eager=eager, boolean=True, truths=truths, exact=True)
+
+
+def _of_product(a: Range, b: Range) -> Range:
+    corners = [p * q for p in a for q in b]
+    return min(corners), max(corners)
+
+
+def _tanh_derivative(emit: Callable[..., Ref], grad: Ref, y: Ref) -> Ref:
+    return emit("mul", grad, emit("sub", Const(1.0), emit("mul", y, y)))
+
+
+def _sigmoid_derivative(emit: Callable[..., Ref], grad: Ref, y: Ref) -> Ref:
+    return emit("mul", grad, emit("mul", emit("sub", Const(1.0), y), y))
+
+
+def _relu_derivative(emit: Callable[..., Ref], grad: Ref, x: Ref, threshold: Ref) -> Ref:
+    return emit("where", emit("le", x, threshold), Const(0.0), grad)
 
 
 OPS: dict[str, Op] = {
-    "add": Op("({0} + {1})", torch.add),
-    "sub": Op("({0} - {1})", torch.sub),
-    "mul": Op("({0} * {1})", torch.mul),
-    "div": Op("({0} / {1})", torch.div),
-    "neg": Op("(-{0})", torch.neg),
-    "reciprocal": Op("((S)1 / {0})", torch.reciprocal, triton="(1.0 / {0})"),
-    "abs": Op(_call("abs"), torch.abs, triton="tl.abs({0})"),
-    "sqrt": Op(_call("sqrt"), torch.sqrt),
-    "exp": Op(_call("exp"), torch.exp),
-    "expm1": Op(_call("expm1"), torch.expm1),
-    "log": Op(_call("log"), torch.log),
-    "log1p": Op(_call("log1p"), torch.log1p),
-    "tanh": Op(_call("tanh"), torch.tanh),
-    "sigmoid": Op("((S)1 / ((S)1 + K_exp(-{0})))", torch.sigmoid, triton="K_sigmoid({0})"),
-    "sin": Op(_call("sin"), torch.sin, triton="tl.sin({0})"),
-    "cos": Op(_call("cos"), torch.cos, triton="tl.cos({0})"),
-    "atan": Op(_call("atan"), torch.atan),
-    "erf": Op(_call("erf"), torch.erf, triton="tl.erf({0})"),
-    "erfc": Op(_call("erfc"), torch.erfc),
-    "floor": Op(_call("floor"), torch.floor, triton="tl.floor({0})"),
-    "ceil": Op(_call("ceil"), torch.ceil, triton="tl.ceil({0})"),
-    "round": Op(_call("rint"), torch.round),
-    "sign": Op("(S)(({0} > (S)0) - ({0} < (S)0))", torch.sign, triton="(({0} > 0.0).to(S) - ({0} < 0.0).to(S))"),
-    "relu": Op("({0} < (S)0 ? (S)0 : {0})", torch.relu, triton="tl.where({0} < 0.0, 0.0, {0})"),
-    "maximum": _greater(torch.maximum),
-    "minimum": _less(torch.minimum),
-    "clamp_min": _greater(torch.clamp_min),
-    "clamp_max": _less(torch.clamp_max),
-    "clamp": Op("K_clamp({0}, {1}, {2})", torch.clamp),
-    "ge": Op("({0} >= {1})", torch.ge, boolean=True),
-    "gt": Op("({0} > {1})", torch.gt, boolean=True),
-    "le": Op("({0} <= {1})", torch.le, boolean=True),
-    "lt": Op("({0} < {1})", torch.lt, boolean=True),
-    "eq": Op("({0} == {1})", torch.eq, boolean=True),
-    "ne": Op("({0} != {1})", torch.ne, boolean=True),
-    "logical_and": Op("({0} & {1})", torch.logical_and, boolean=True),
-    "logical_or": Op("({0} | {1})", torch.logical_or, boolean=True),
-    "logical_not": Op("(!{0})", torch.logical_not, boolean=True, triton="(~{0})"),
-    "to_float": Op("({0} ? (S)1 : (S)0)", torch.Tensor.to, triton="{0}.to(S)"),
-    "where": Op("({0} ? {1} : {2})", torch.where, triton="tl.where({0}, {1}, {2})"),
-}
+    "add": Op(
+        c="({0} + {1})", eager=torch.add, on_truths="logical_or", range=lambda a, b: (a[0] + b[0], a[1] + b[1])
+    ),
+    "sub": Op(c="({0} - {1})", eager=torch.sub, tensors_only=True, range=lambda a, b: (a[0] - b[1], a[1] - b[0])),
+    "mul": Op(c="({0} * {1})", eager=torch.mul, on_truths="logical_and", range=_of_product),
+    "div": Op(c="({0} / {1})", eager=torch.div, names=("true_divide",), tensors_only=True, slow=True),
+    "neg": Op(c="(-{0})", eager=torch.neg, exact=True, range=lambda a: (-a[1], -a[0])),
+    "reciprocal": Op(c="((S)1 / {0})", triton="(1.0 / {0})", eager=torch.reciprocal, slow=True),
+    "abs": Op(
+        c="K_fabs({0})", triton="tl.abs({0})", eager=torch.abs, exact=True, range=lambda a: (0.0, max(-a[0], a[1]))
+    ),
+    "sqrt": _function(torch.sqrt),
+    "exp": _function(torch.exp),
+    "expm1": _function(torch.expm1),
+    "log": _function(torch.log),
+    "log1p": _function(torch.log1p),
+    "tanh": _function(
+        torch.tanh, derivative=Derivative("tanh_backward", ("grad_output", "output"), _tanh_derivative)
+    ),
+    "sigmoid": _function(
+        torch.sigmoid, "((S)1 / ((S)1 + K_exp(-{0})))", triton="K_sigmoid({0})",
+        derivative=Derivative("sigmoid_backward", ("grad_output", "output"), _sigmoid_derivative),
+    ),
+    "sin": _function(torch.sin, triton="tl.sin({0})"),
+    "cos": _function(torch.cos, triton="tl.cos({0})"),
+    "atan": _function(torch.atan),
+    "erf": _function(torch.erf, triton="tl.erf({0})"),
+    "erfc": _function(torch.erfc),
+    "floor": _to_integer(torch.floor, "floor", triton="tl.floor({0})"),
+    "ceil": _to_integer(torch.ceil, "ceil", triton="tl.ceil({0})"),
+    "round": _to_integer(torch.round, "rint"),
+    "sign": Op(
+        c="(S)(({0} > (S)0) - ({0} < (S)0))", triton="(({0} > 0.0).to(S) - ({0} < 0.0).to(S))", eager=torch.sign,
+        names=("sgn",), exact=True, range=lambda a: (-1.0, 1.0),
+    ),
+    "relu": Op(
+        c="({0} < (S)0 ? (S)0 : {0})", triton="tl.where({0} < 0.0, 0.0, {0})", eager=torch.relu, exact=True,
+        range=lambda a: (0.0, max(0.0, a[1])),
+        derivative=Derivative("threshold_backward", ("grad_output", "self", "threshold"), _relu_derivative),
+    ),
+    "maximum": _extreme(">", max, torch.maximum, tensors_only=True, on_truths="logical_or"),
+    "minimum": _extreme("<", min, torch.minimum, tensors_only=True, on_truths="logical_and"),
+    "clamp_min": _extreme(">", max, torch.clamp_min),
+    "clamp_max": _extreme("<", min, torch.clamp_max),
+    "clamp": Op(
+        c="K_clamp({0}, {1}, {2})", eager=torch.clamp, exact=True,
+        range=lambda a, low, high: (min(max(a[0], low[0]), high[0]), min(max(a[1], low[1]), high[1])),
+    ),
+    "ge": _comparison(">=", torch.ge),
+    "gt": _comparison(">", torch.gt),
+    "le": _comparison("<=", torch.le),
+    "lt": _comparison("<", torch.lt),
+    "eq": _comparison("==", torch.eq),
+    "ne": _comparison("!=", torch.ne),
+    "logical_and": _logic("({0} & {1})", torch.logical_and, 2),
+    "logical_or": _logic("({0} | {1})", torch.logical_or, 2),
+    "logical_not": _logic("(!{0})", torch.logical_not, 1, triton="(~{0})"),
+    "to_float": Op(
+        c="({0} ? (S)1 : (S)0)", triton="{0}.to(S)", eager=torch.Tensor.to, truths=1, exact=True, converts=True,
+        range=lambda: (0.0, 1.0),
+    ),
+    "where": Op(
+        c="({0} ? {1} : {2})", triton="tl.where({0}, {1}, {2})", eager=torch.where, truths=1, exact=True,
+        range=lambda a, b: (min(a[0], b[0]), max(a[1], b[1])),
+    ),
+}  # fmt: skip
+"""Every operation that a program may use. What is known of one stands in its row and nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -171,23 +276,24 @@ class Program:
         used = {a for node in self.needed(roots) for a in node.args if isinstance(a, int) and a in numbers}
         return sorted(used | {r for r in roots if isinstance(r, int) and r in numbers})
 
-    def evaluate_numbers(self, numbers: Mapping[str, Tensor], wanted: list[int]) -> dict[int, Tensor]:
-        """The values ``wanted``, computed by torch (with its autograd) from the numbers."""
+    def evaluate(self, numbers: Sequence[Tensor], wanted: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+        """The values ``wanted`` in ``dtype``, computed by torch (with its autograd) from the numbers, all in order."""
+        named = dict(zip(self.numbers, numbers, strict=True))
         start = len(self.xs) + len(self.states)
-        values: dict[int, Tensor] = {start + k: numbers[name] for k, name in enumerate(self.numbers)}
+        values: dict[int, Tensor] = dict(enumerate(numbers, start))
         by_id = {node.id: node for node in self.nodes}
-        dimensioned = (n.dtype for name, n in numbers.items() if n.ndim and name not in NORM)
-        dtype = next(dimensioned, torch.float32)  # of states, where it matters
+        dimensioned = (n.dtype for name, n in named.items() if n.ndim and name not in NORM)
+        state = next(dimensioned, torch.float32)  # the dtype of states, where it matters
 
         def value(ref: Ref) -> Any:
             if isinstance(ref, Const):
                 return ref.value
             if ref not in values:
                 node = by_id[ref]
-                values[ref] = _apply(node.op, [value(a) for a in node.args], dtype)
+                values[ref] = OPS[node.op].evaluate([value(a) for a in node.args], state)
             return values[ref]
 
-        return {i: value(i) for i in wanted}
+        return [value(i).to(dtype) for i in wanted]
 
     def __str__(self) -> str:
         lines = [f"%{i} = {name}" for i, name in enumerate(self.inputs)]
@@ -239,15 +345,3 @@ def with_norm(program: Program) -> Program:
         number_grads=tuple((i if i < at else i + 2, g) for i, g in numbers[: len(program.number_grads)])
         + tuple(numbers[len(program.number_grads) :]),
     )
-
-
-def _apply(op: str, args: list[Any], dtype: torch.dtype) -> Tensor:
-    """An operation on numbers, with the dtypes that it has in the loop, whose states have ``dtype``."""
-    if op == "to_float":
-        args.append(dtype if args[0].ndim else torch.float32)
-    tensors_only = op in ("maximum", "minimum", "sub", "div")  # others take Python numbers behind the first operand
-    if not all(isinstance(a, Tensor) for a in (args if tensors_only else args[:1])):
-        like = next(a for a in args if isinstance(a, Tensor) and a.dtype != torch.bool)
-        args = [a if isinstance(a, Tensor) else like.new_full((), a) for a in args]  # filled there: no copy from here
-    result: Tensor = OPS[op].torch(*args)
-    return result

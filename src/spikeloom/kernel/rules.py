@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .program import Const, Ref
+from .program import OPS, Const, Derivative, Ref
 from .values import LITERALS, Call, Make, Rule, Values
 
 SHAPES = frozenset(["view", "_unsafe_view", "expand", "reshape"])
 ALIASES = frozenset(["detach", "alias", "clone", "contiguous"]) | SHAPES
-EXACT = frozenset([
-    "neg", "abs", "relu", "sign", "where", "maximum", "minimum", "clamp", "clamp_min", "clamp_max",
-    "ge", "gt", "le", "lt", "eq", "ne", "logical_and", "logical_or", "logical_not", "to_float",
-])  # fmt: skip
-"""Operations that round nothing."""
 
 
 def _arithmetic(op: str) -> Make:
@@ -26,20 +21,12 @@ def _arithmetic(op: str) -> Make:
 
     def make(t: Values, c: Call, out: Tensor) -> Ref:
         if out.dtype == torch.bool:
-            if op not in _LOGIC:
+            if not OPS[op].on_truths:
                 t.refuse(f"{c.func} on truth values")
-            return _LOGIC[op](t, *map(t.condition, c.operands))
+            return _LOGIC[OPS[op].on_truths](t, *map(t.condition, c.operands))
         return t.emit(op, *map(t.number, c.operands))
 
     return make
-
-
-_LOGIC: dict[str, Callable[..., Ref]] = {
-    "add": Values.either,
-    "mul": Values.both,
-    "maximum": Values.either,
-    "minimum": Values.both,
-}
 
 
 def _comparison(op: str) -> Make:
@@ -122,19 +109,11 @@ def _clamp(t: Values, c: Call, out: Tensor) -> Ref:
     return t.emit(op, t.number(c["self"]), *bounds.values())
 
 
-def _threshold_backward(t: Values, c: Call, out: Tensor) -> Ref:
-    below = t.emit("le", t.number(c["self"]), t.number(c["threshold"]))
-    return t.emit("where", below, Const(0.0), t.number(c["grad_output"]))
+def _derivative(derivative: Derivative) -> Make:
+    def make(t: Values, c: Call, out: Tensor) -> Ref:
+        return derivative.write(t.emit, *(t.number(c[name]) for name in derivative.reads))
 
-
-def _tanh_backward(t: Values, c: Call, out: Tensor) -> Ref:
-    y = t.number(c["output"])
-    return t.emit("mul", t.number(c["grad_output"]), t.emit("sub", Const(1.0), t.emit("mul", y, y)))
-
-
-def _sigmoid_backward(t: Values, c: Call, out: Tensor) -> Ref:
-    y = t.number(c["output"])
-    return t.emit("mul", t.number(c["grad_output"]), t.emit("mul", t.emit("sub", Const(1.0), y), y))
+    return make
 
 
 def _to_copy(t: Values, c: Call, out: Tensor) -> Ref:
@@ -151,40 +130,42 @@ def _filled(t: Values, c: Call, out: Tensor) -> Ref:
     return t.constant(c, out) if value is None else t.cast(c, value, out)
 
 
-def _rules() -> dict[str, Rule]:
-    two = frozenset(["self", "other"])
-    unary = "reciprocal abs sqrt exp expm1 log log1p tanh sigmoid sin cos atan erf erfc floor ceil round sign relu neg"
-    filled = "zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full scalar_tensor zero fill"
-    backward = frozenset(["grad_output", "self", "output", "threshold"])
-    return {
-        **{op: Rule(_arithmetic(op), two) for op in (*unary.split(), "mul", "div", "maximum", "minimum")},
-        **{op: Rule(_comparison(op), two) for op in ("ge", "gt", "le", "lt", "eq", "ne")},
-        "true_divide": Rule(_arithmetic("div"), two),
-        "sgn": Rule(_arithmetic("sign"), two),
-        "add": Rule(_scaled("add"), two | {"alpha"}),
-        "sub": Rule(_scaled("sub"), two | {"alpha"}),
-        "rsub": Rule(_scaled("sub", swapped=True), two | {"alpha"}),
-        "logical_and": Rule(_logical(Values.both), two),
-        "logical_or": Rule(_logical(Values.either), two),
-        "logical_xor": Rule(_logical(_differ), two),
-        "logical_not": Rule(_logical(Values.negated), two),
-        "bitwise_and": Rule(_logical(Values.both, bitwise=True), two),
-        "bitwise_or": Rule(_logical(Values.either, bitwise=True), two),
-        "bitwise_xor": Rule(_logical(_differ, bitwise=True), two),
-        "bitwise_not": Rule(_logical(Values.negated, bitwise=True), two),
-        "pow": Rule(_pow, frozenset(["self", "exponent"])),
-        "square": Rule(_square, two),
-        "where": Rule(_where, two | {"condition"}),
-        "masked_fill": Rule(_masked_fill, frozenset(["self", "mask", "value"])),
-        **{op: Rule(_clamp, frozenset(["self", "min", "max"])) for op in ("clamp", "clamp_min", "clamp_max")},
-        "threshold_backward": Rule(_threshold_backward, backward),
-        "tanh_backward": Rule(_tanh_backward, backward),
-        "sigmoid_backward": Rule(_sigmoid_backward, backward),
-        "_to_copy": Rule(_to_copy, frozenset(["self", "dtype"])),
-        "copy": Rule(_copy, frozenset(["self", "src"])),
-        **{op: Rule(_filled, frozenset(["self", "s", "value", "fill_value", "dtype"])) for op in filled.split()},
-        **{op: Rule(_to_copy, frozenset(["self"])) for op in LITERALS},
-    }
+_LOGIC: dict[str, Callable[..., Ref]] = {
+    "logical_and": Values.both,
+    "logical_or": Values.either,
+    "logical_xor": _differ,
+    "logical_not": Values.negated,
+}
+_TWO = frozenset(["self", "other"])
+_FILLED = "zeros_like ones_like full_like new_zeros new_ones new_full zeros ones full scalar_tensor zero fill"
 
 
-RULES = _rules()
+def _rules_of_operations() -> dict[str, Rule]:
+    """The rules that rows of ``OPS`` imply."""
+    found = {}
+    for name, op in OPS.items():
+        rule = Rule(_comparison(name) if op.boolean else _arithmetic(name), _TWO)
+        found.update({torchs: rule for torchs in (name, *op.names) if not op.truths})
+        if op.derivative is not None:
+            found[op.derivative.name] = Rule(_derivative(op.derivative), frozenset(op.derivative.reads))
+    return found
+
+
+RULES = {
+    **_rules_of_operations(),
+    "add": Rule(_scaled("add"), _TWO | {"alpha"}),
+    "sub": Rule(_scaled("sub"), _TWO | {"alpha"}),
+    "rsub": Rule(_scaled("sub", swapped=True), _TWO | {"alpha"}),
+    **{name: Rule(_logical(combine), _TWO) for name, combine in _LOGIC.items()},
+    **{name.replace("logical", "bitwise"): Rule(_logical(f, bitwise=True), _TWO) for name, f in _LOGIC.items()},
+    "pow": Rule(_pow, frozenset(["self", "exponent"])),
+    "square": Rule(_square, _TWO),
+    "where": Rule(_where, _TWO | {"condition"}),
+    "masked_fill": Rule(_masked_fill, frozenset(["self", "mask", "value"])),
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max"), Rule(_clamp, frozenset(["self", "min", "max"]))),
+    "_to_copy": Rule(_to_copy, frozenset(["self", "dtype"])),
+    "copy": Rule(_copy, frozenset(["self", "src"])),
+    **dict.fromkeys(_FILLED.split(), Rule(_filled, frozenset(["self", "s", "value", "fill_value", "dtype"]))),
+    **dict.fromkeys(LITERALS, Rule(_to_copy, frozenset(["self"]))),
+}
+"""How torch's operations are written in a program, by torch's names."""

@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .program import OPS, Const, Node, Program, Ref
-from .rules import ALIASES, EXACT, RULES, SHAPES
+from .rules import ALIASES, RULES, SHAPES
 from .values import Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
@@ -351,7 +351,7 @@ class _Tracer(TorchDispatchMode, Values):
         if self.world.number is None or not out.ndim or value < first or torch._C._current_autograd_node() is not None:
             return
         node = self.nodes[value - first]
-        if node.op not in EXACT and not (node.op in ("add", "sub") and Const(0.0) in node.args):
+        if not OPS[node.op].exact and not (node.op in ("add", "sub") and Const(0.0) in node.args):
             self.refuse(f"{call.func} on numbers in the shape and dtype of x; multiply them by x first")
 
     def node(self, op: str, *refs: Ref) -> Ref:

@@ -16,9 +16,8 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from .program import OPS, Const, Ref
+from .program import OPS, Const, Op, Range, Ref
 
-Range = tuple[float, float]
 _WHOLE = 2.0**24  # whole numbers up to here are exact in float32
 _LARGEST = {torch.bfloat16: 2.0**8, torch.float16: 2.0**11, torch.int8: 127.0, torch.uint8: 255.0, torch.int16: 32767.0}
 LITERALS = ("lift_fresh", "lift_fresh_copy")
@@ -99,9 +98,9 @@ class Values:
             return refs[0] if refs[1] == Const(1.0) else refs[1]
         if all(isinstance(r, Const) for r in refs):
             values = [torch.tensor(r.value, dtype=torch.float64) for r in refs if isinstance(r, Const)]
-            return Const(float(OPS[op].torch(*values)))
+            return Const(float(OPS[op].eager(*values)))
         made = self.node(op, *refs)
-        found = _range(op, [self._range_of(r) for r in refs])
+        found = _range(OPS[op], [self._range_of(r) for r in refs])
         if found is not None:
             self._whole[made] = found
         return made
@@ -270,36 +269,13 @@ def _fits(found: Range | None, dtype: torch.dtype) -> bool:
     return least <= found[0] and found[1] <= _LARGEST.get(dtype, _WHOLE)
 
 
-def _range(op: str, found: list[Range | None]) -> Range | None:
-    """The range of a result that is a whole number because all operands are."""
-    if op == "to_float":
-        return 0.0, 1.0
-    known = [f for f in (found[1:] if op == "where" else found) if f is not None]
-    if op not in _RANGES or len(known) < len(found) - (op == "where"):
+def _range(op: Op, found: list[Range | None]) -> Range | None:
+    """The range of a result that is a whole number because all operands are; None of another."""
+    known = [f for f in found[op.truths :] if f is not None]
+    if op.range is None or len(known) < len(found) - op.truths:
         return None
-    low, high = _RANGES[op](*known)
+    low, high = op.range(*known)
     return (low, high) if max(-low, high) <= _WHOLE else None
-
-
-def _product(a: Range, b: Range) -> Range:
-    corners = [p * q for p in a for q in b]
-    return min(corners), max(corners)
-
-
-_RANGES: dict[str, Callable[..., Range]] = {
-    "add": lambda a, b: (a[0] + b[0], a[1] + b[1]),
-    "sub": lambda a, b: (a[0] - b[1], a[1] - b[0]),
-    "mul": _product,
-    "neg": lambda a: (-a[1], -a[0]),
-    "abs": lambda a: (0.0, max(-a[0], a[1])),
-    "relu": lambda a: (0.0, max(0.0, a[1])),
-    "where": lambda a, b: (min(a[0], b[0]), max(a[1], b[1])),
-    "clamp": lambda a, b, c: (min(max(a[0], b[0]), c[0]), min(max(a[1], b[1]), c[1])),
-    **dict.fromkeys(("maximum", "clamp_min"), lambda a, b: (max(a[0], b[0]), max(a[1], b[1]))),
-    **dict.fromkeys(("minimum", "clamp_max"), lambda a, b: (min(a[0], b[0]), min(a[1], b[1]))),
-    **dict.fromkeys(("floor", "ceil", "round"), lambda a: a),
-    "sign": lambda a: (-1.0, 1.0),
-}
 
 
 Make = Callable[[Values, Call, Tensor], Ref]

@@ -111,8 +111,7 @@ class Writer:
     def operands(self, node: Node) -> list[str]:
         """Operands of a node. A truth value of numbers alone arrives as a number, 0 or 1."""
         names = [self.ref(a) for a in node.args]
-        logic = node.op in ("logical_and", "logical_or", "logical_not", "to_float")
-        for k in range(len(names)) if logic else range(node.op == "where"):
+        for k in range(OPS[node.op].truths):
             if node.args[k] in self.numbers:
                 names[k] = self.truth(names[k])
         return names

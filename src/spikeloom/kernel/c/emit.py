@@ -30,10 +30,6 @@ CHUNKS = 64
 
 SEGMENT = 16
 
-_DEAR = frozenset(
-    ["exp", "expm1", "log", "log1p", "tanh", "sigmoid", "sin", "cos", "atan", "erf", "erfc", "sqrt", "reciprocal"]
-)
-
 
 def emit_forward(program: Program, variant: Variant) -> str:
     """C source with the function ``run``: all steps, forward."""
@@ -171,11 +167,8 @@ class _Writer(Writer):
 
     def _dear(self, roots: tuple[Ref | None, ...]) -> frozenset[int]:
         """Values of the step that its gradient needs and that take long: computed once for both."""
-
-        def long(node: Node) -> bool:
-            return node.op in _DEAR or (node.op == "div" and node.args[1] not in self.variant.exact)
-
-        return frozenset(n.id for n in self.program.needed(roots) if n.id in self.own and long(n))
+        own = [node for node in self.program.needed(roots) if node.id in self.own]
+        return frozenset(node.id for node in own if OPS[node.op].slow and not self.by_reciprocal(node))
 
     def _pointers(self, names: list[str]) -> list[str]:
         rows = {"out", "gout", *(f"x{k}" for k in range(self.n_x))}

@@ -6,6 +6,10 @@ branch-free, so that loops over them vectorise; where they are not, they are lib
 
 from __future__ import annotations
 
+import re
+
+from ..program import OPS
+
 HALF = ("bfloat16", "float16")
 
 _TYPES = {
@@ -14,23 +18,22 @@ _TYPES = {
     "bfloat16": ("float", "uint16_t"),
     "float16": ("float", "uint16_t"),
 }
-_LIBM = "sqrt floor ceil rint expm1 log log1p tanh sin cos atan erf erfc"
+_CALLED = dict.fromkeys(re.findall(r"\bK_(\w+)\(", " ".join(op.c for op in OPS.values())))  # functions of one number
 
 
 def prelude(io: str) -> str:
     """Everything before the functions of a kernel with inputs and outputs of dtype ``io``."""
     compute, stored = _TYPES[io]
     suffix = "f" if compute == "float" else ""
-    own = _FLOAT if suffix else _DOUBLE
+    own = _CLAMP + (_FLOAT if suffix else _DOUBLE)
     libm = "".join(
         f"static inline S K_{name}(S x) {{ return {name}{suffix}(x); }}\n"
-        for name in _LIBM.split()
+        for name in _CALLED
         if f" K_{name}(" not in own
     )
     rows = _ROWS_HALF.replace("CONVERSIONS", _CONVERSIONS[io]) if io in HALF else _ROWS
     head = _HEAD.replace("STYPE", compute).replace("IOTYPE", stored)
-    absolute = f"static inline S K_abs(S x) {{ return fabs{suffix}(x); }}\n"
-    return head + rows + absolute + _CLAMP + libm + own + _RUNS
+    return head + rows + libm + own + _RUNS
 
 
 def norm(io: str, block: int, parts: int) -> str:
