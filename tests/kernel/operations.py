@@ -8,6 +8,7 @@ equations are compiled in one file.
 import ctypes
 import hashlib
 import math
+import re
 import tempfile
 import warnings
 from collections import Counter
@@ -345,9 +346,10 @@ def together(sources, io):
     """Functions of many sources from one library: each but for what they begin with, which is the same."""
     head, parts = prelude(io), []
     for k, source in enumerate(sources):
-        before, function = source.split(head)
-        assert function.count("void run(") == 1
-        parts.append(function.replace("void run(", f"void run_{k}("))
+        before, functions = source.split(head)
+        assert functions.count("void run(") == 1
+        names = set(re.findall(r"^(?:void|INLINE|typedef).*?(\w+)(?:\(|;$)", functions, re.MULTILINE))
+        parts.append(re.sub(rf"\b({'|'.join(names)})\b", rf"\1_{k}", functions))
     text = before[before.index("*/") + 2 :] + head + "\n".join(parts)
     with tempfile.TemporaryDirectory() as folder:  # optimising would change no result, and takes longer than it saves
         library = ctypes.CDLL(str(build._run_compiler(text, Path(folder), [*build._tools()[1:], "-O0"])))

@@ -56,6 +56,7 @@ _HEAD = """
 typedef STYPE S;
 typedef IOTYPE IO;
 #define LOCAL __attribute__((aligned(64)))
+#define INLINE static inline __attribute__((always_inline))
 
 /* Copies a row past the cache: what is not read soon must not push out what is. */
 static inline void stream(void *to, const void *from, size_t bytes) {
@@ -74,8 +75,9 @@ static inline void stream(void *to, const void *from, size_t bytes) {
 """
 
 _ROWS = """
-/* A row of the input as S, and a computed row to the output, which it may be already. */
+/* A row of the input as S; where a row of the output is computed; and its way there, if it is not there already. */
 static inline const S *get_row(S *buffer, const IO *p, int m) { (void)buffer; (void)m; return p; }
+static inline S *row(S *buffer, IO *p, int past) { return past ? buffer : p; }
 static inline void put_row(IO *p, const S *row, int m, int past) {
   if (row == p) return;
   if (past) stream(p, row, m * sizeof(S)); else memcpy(p, row, m * sizeof(S));
@@ -85,6 +87,7 @@ static inline void put_row(IO *p, const S *row, int m, int past) {
 _ROWS_HALF = """
 CONVERSIONS
 static inline const S *get_row(S *buffer, const IO *p, int m) { widen(buffer, p, m); return buffer; }
+static inline S *row(S *buffer, IO *p, int past) { (void)p; (void)past; return buffer; }
 static inline void put_row(IO *p, const S *row, int m, int past) {
   if (!past) { narrow(p, row, m); return; }
   IO LOCAL buffer[BLOCK]; narrow(buffer, row, m); stream(p, buffer, m * sizeof(IO));
