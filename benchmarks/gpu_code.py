@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 import spikeloom as sl
+from spikeloom.kernel import Request
 from spikeloom.kernel.compiled import kernels_of
-from spikeloom.kernel.dtypes import state_dtype
 from spikeloom.kernel.launch import Plan, plan_of
 from spikeloom.kernel.triton.emit import emit_backward, emit_forward
 from spikeloom.kernel.triton.target import TritonTarget, load
@@ -57,12 +57,13 @@ def compile_for(
     ``everything``: with lengths, recordings, a gradient of the start states and a static input; ``packed``: spikes as
     bits.
     """
-    kernels, dtype = kernels_of(neuron), state_dtype(io)
+    kernels = kernels_of(neuron)
     if isinstance(kernels, str):
         raise SystemExit(kernels)
     x = torch.empty(T, *shape, dtype=io)
-    values, exact = kernels.params(neuron, x.shape[1:], dtype)
-    plan, _, _ = plan_of(target, kernels, (x,), (False,), T, x.shape[1:], dtype, values, exact, everything)
+    request = Request.of((x,), (), lengths=torch.full(shape[:1], T) if everything else None)
+    values, exact = kernels.params(neuron, request.step, request.dtype)
+    plan, _, _ = plan_of(target, kernels, request, values, exact)
     learned = tuple(i for i, v in zip(kernels.layout.backward_params, values, strict=True) if v.requires_grad)
     backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))
     backward = target.summing(plan, backward)

@@ -316,7 +316,7 @@ def run(neuron, dtype, kernels, target=C):
         if any(s.dtype != state_dtype(dtype) for s in final.values()):
             raise ValueError("a state of another dtype")
     else:
-        y, _, _ = launch.run(target, kernels, module, (x,), tuple(states), dtype=state_dtype(dtype))
+        y, _, _ = launch.run(target, kernels, module, sl.kernel.Request.of((x,), tuple(states)))
     numbers = [module.a, module.b]
     learned = [p for p in numbers if isinstance(p, nn.Parameter)]
     grads = [None] * (len(leaves) + len(learned))

@@ -2,13 +2,19 @@
 
 from .backend import Backend, BackendError, backend, plain_value, watching
 from .dtypes import output_dtype, state_dtype
+from .loop import full_precision, scan_eager
 from .norm import KINDS as FUSED_NORMS
-from .scan import full_precision, one_step, prepared_step, scan, scan_eager, source
+from .norm import Norm
+from .request import Found, Request
+from .scan import one_step, prepared_step, scan, source
 
 __all__ = [
     "FUSED_NORMS",
     "Backend",
     "BackendError",
+    "Found",
+    "Norm",
+    "Request",
     "backend",
     "full_precision",
     "one_step",

@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import Repeated
 from . import launch
-from .scan import scan_eager
+from .compiled import Kernels
+from .loop import scan_eager
+from .request import Found, Request
 from .target import Target
 
-Found = tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]
 
+def check_call(target: Target, kernels: Kernels, neuron: Any, request: Request, found: Found) -> None:
+    """Raises RuntimeError where ``found``, or the gradients for a random upstream gradient, differ from the loop's.
 
-def check_call(
-    target: Target,
-    kernels: Any,
-    neuron: Any,
-    xs: tuple[Tensor | Repeated, ...],
-    states: tuple[Tensor, ...],
-    found: Found,
-    dtype: torch.dtype,
-    lengths: Tensor | None,
-    record: tuple[int, ...],
-) -> None:
-    """Raises RuntimeError where ``found``, or the gradients for a random upstream gradient, differ from the loop's."""
+    The request has no norm and asks for no bits.
+    """
     needed = torch.is_grad_enabled()
     with torch.enable_grad():
         sides = []
         for eager in (True, False):
-            leaves = [_leaf(x) for x in xs], tuple(s.detach().requires_grad_() for s in states)
+            leaves = tuple(map(_leaf, request.tensors)), tuple(s.detach().requires_grad_() for s in request.states)
+            same = dataclasses.replace(request, tensors=leaves[0], states=leaves[1])
             if eager:
-                step = _tensor(leaves[0][0]).shape[0 if isinstance(xs[0], Repeated) else 1 :]
-                bound = neuron.bind(step, dtype)
-                outs = scan_eager(bound, tuple(leaves[0]), leaves[1], dtype, found[0].dtype, lengths, record)
+                outs = scan_eager(neuron.bind(request.step, request.dtype), same)
             else:
-                outs = launch.run(
-                    target, kernels, neuron, tuple(leaves[0]), leaves[1], dtype=dtype, lengths=lengths, record=record
-                )
-            sides.append(([outs[0], *outs[1], *outs[2]], [*map(_tensor, leaves[0]), *leaves[1]]))
+                outs = launch.run(target, kernels, neuron, same)
+            sides.append(([outs[0], *outs[1], *outs[2]], [*leaves[0], *leaves[1]]))
         (wanted, _), _ = sides
         _compare(neuron, "forward", [found[0], *found[1], *found[2]], wanted, 1e-5)
         learned = [p for p in neuron.parameters() if p.requires_grad]
@@ -62,14 +52,9 @@ def check_call(
     _compare(neuron, "backward", list(kernel_grads), list(eager_grads), 1e-4)
 
 
-def _tensor(x: Tensor | Repeated) -> Tensor:
-    return x.x if isinstance(x, Repeated) else x
-
-
-def _leaf(x: Tensor | Repeated) -> Any:
-    leaf = _tensor(x).detach().clone(memory_format=torch.preserve_format)
-    leaf.requires_grad_(leaf.dtype.is_floating_point)
-    return Repeated(leaf, x.T) if isinstance(x, Repeated) else leaf
+def _leaf(x: Tensor) -> Tensor:
+    leaf = x.detach().clone(memory_format=torch.preserve_format)
+    return leaf.requires_grad_(leaf.dtype.is_floating_point)
 
 
 def _compare(neuron: Any, pass_: str, got: list[Tensor], wanted: list[Tensor], tolerance: float) -> None:

@@ -10,42 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._numbers import is_plain_float
 from ..keys.code import Unseen
 from ..keys.signature import Signature
 from . import store
-from .backend import transformed
 from .program import NORM, Program, with_norm
 from .variant import Variant, layout
 
-_PLAIN = (Tensor, nn.Parameter)
 _kernels: dict[Any, Kernels | str] = {}
-
-
-def why_not(neuron: Any, xs: tuple[Tensor, ...], states: tuple[Tensor, ...]) -> str:
-    """Why no kernel can run these inputs now, whatever the neuron and the device; empty if one can."""
-    tensors = [*xs, *states]
-    for _, part in neuron.parts():
-        tensors += part.own_numbers()
-    device, plain = xs[0].device, True
-    for t in tensors:
-        if t.device != device:
-            others = {str(t.device) for t in tensors} - {str(device)}
-            return f"the input is on {device}, states or numbers are on {', '.join(sorted(others))}"
-        plain = plain and type(t) in _PLAIN
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        return "inside torch.compile, export or jit"
-    if torch._C._len_torch_dispatch_stack():
-        return "inside a torch dispatch mode"
-    if transformed():
-        return "inside a torch.func transform or forward-mode differentiation"
-    if not plain:
-        return "a tensor subclass"
-    if xs[0].dtype.is_complex:
-        return f"inputs of {xs[0].dtype}"
-    return ""
 
 
 class Kernels:

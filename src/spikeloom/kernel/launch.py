@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -12,18 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Repeated
 from ..native.allocator import huge_pages
 from .compiled import Kernels
-from .norm import Norm, correct, gradients, statistics
+from .norm import correct, gradients, statistics
 from .program import NORM
+from .request import AsSpikes, Found, Request
 from .target import Launch, Target
 from .variant import Variant
 
 _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
 _IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-AsSpikes = Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor]
-"""Makes spikes of one bit each of their bits, shape and dtype."""
 Step = Callable[[Tensor, list[Tensor]], list[Tensor]]
 """From the input and the states, the new states."""
 
@@ -110,43 +109,25 @@ class Plan:
         return self.target.backward(self, gstride, self.variant(record=record, wanted=wanted, x_grads=x_grads))
 
 
-def run(
-    target: Target,
-    kernels: Kernels,
-    neuron: Any,
-    xs: tuple[Tensor | Repeated, ...],
-    states: tuple[Tensor, ...],
-    *,
-    dtype: torch.dtype,
-    lengths: Tensor | None = None,
-    record: tuple[int, ...] = (),
-    norm: Norm | None = None,
-    as_spikes: AsSpikes | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What :func:`spikeloom.kernel.scan` returns. ``norm``: a batch norm before the neuron.
-
-    ``as_spikes``: makes the output of bits, which the kernel then writes, where whole bytes make up a step.
-    """
-    tensors = tuple(x.x if isinstance(x, Repeated) else x for x in xs)
-    repeated = tuple(isinstance(x, Repeated) for x in xs)
-    T = xs[0].T if isinstance(xs[0], Repeated) else xs[0].shape[0]
-    step = tensors[0].shape if repeated[0] else tensors[0].shape[1:]
-    moments = None
+def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Found:
+    """The answer to a request by kernels."""
+    norm, moments = request.norm, None
     learned: tuple[Tensor | None, ...] = (None, None)
     constants: tuple[Tensor, ...] = ()
     if norm is not None:
         kernels = kernels.normed
         if norm.batch:
-            order, _, tensors = _layout(tensors, repeated, T, step, dtype)
+            order, _, tensors = layout_of(request)
             moments = statistics(target, tensors[0], order)
-            tensors = (tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order)))),)
+            logical = tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order))))
+            request = dataclasses.replace(request, tensors=(logical,))
             learned = (norm.weight, norm.bias)
         constants = norm.affine(moments)
-    values, exact = kernels.params(neuron, step, dtype, constants)
-    plan, ready, params = plan_of(
-        target, kernels, tensors, repeated, T, step, dtype, values, exact, lengths is not None
-    )
-    args = (*ready, *(plan.to_memory(s).contiguous() for s in states), *params)
+    values, exact = kernels.params(neuron, request.step, request.dtype, constants)
+    plan, ready, params = plan_of(target, kernels, request, values, exact)
+    args = (*ready, *(plan.to_memory(s).contiguous() for s in request.states), *params)
+    lengths = None if request.lengths is None else request.lengths.contiguous()
+    record, as_spikes = request.record, request.as_spikes
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
         saved = None if norm is None or moments is None else (*moments, norm)
         out = _Scan.apply(plan, lengths, record, as_spikes, saved, *learned, *args)  # type: ignore[no-untyped-call]
@@ -154,25 +135,29 @@ def run(
         out, _ = forward(plan, lengths, record, args, saving=False, as_spikes=as_spikes)
     if norm is not None and moments is not None:
         norm.track(moments)
-    n = len(states)
+    n = len(request.states)
     y, final, recorded = out[0], out[1 : 1 + n], out[1 + n : 1 + n + len(record)]
-    if plan.natural:
-        return y, final, recorded
-    return plan.to_logical(y), tuple(map(plan.to_logical, final)), tuple(map(plan.to_logical, recorded))
+    if not plan.natural:
+        y, final, recorded = (
+            plan.to_logical(y),
+            tuple(map(plan.to_logical, final)),
+            tuple(map(plan.to_logical, recorded)),
+        )
+    return y if y.dtype == request.out_dtype else y.to(request.out_dtype), final, recorded
 
 
-def step_of(
-    target: Target, kernels: Kernels, neuron: Any, x: Tensor, *, dtype: torch.dtype, norm: Norm | None, as_spikes: Any
-) -> tuple[Tensor, Step] | None:
-    """One step of inputs like ``x`` ``[B, *]``, without gradient: where each one writes its output, and what runs it.
+def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> tuple[Tensor, Step] | None:
+    """A step of inputs like those of a request for one, without gradient: where each step writes its output, and what
+    runs it.
 
-    ``norm``: a batch norm before the neuron, with statistics of its own. None where x would have to be copied.
+    Its norm, if there is one, has statistics of its own. None where x would have to be copied.
     """
+    x, as_spikes = request.tensors[0], request.as_spikes
     constants: tuple[Tensor, ...] = ()
-    if norm is not None:
-        kernels, constants = kernels.normed, norm.affine(None)
-    values, exact = kernels.params(neuron, x.shape, dtype, constants)
-    plan, ready, params = plan_of(target, kernels, (x.unsqueeze(0),), (False,), 1, x.shape, dtype, values, exact, False)
+    if request.norm is not None:
+        kernels, constants = kernels.normed, request.norm.affine(None)
+    values, exact = kernels.params(neuron, request.step, request.dtype, constants)
+    plan, ready, params = plan_of(target, kernels, request, values, exact)
     if ready[0].data_ptr() != x.data_ptr():
         return None
     by_id = dict(zip(kernels.layout.backward_params, params, strict=True))
@@ -180,7 +165,7 @@ def step_of(
     out = torch.empty(plan.N // 8, dtype=torch.uint8, device=plan.device) if packs else plan.empty(dtype=plan.io)
     after = [*(None for _ in range(2 * n_s + 1)), *(by_id[i] for i in kernels.layout.forward_params)]
     launch = plan.forward(False, packs)
-    y = as_spikes(out, plan.memory_shape, plan.io) if packs else out
+    y = as_spikes(out, plan.memory_shape, plan.io) if as_spikes is not None and packs else out
 
     def run(x: Tensor, states: list[Tensor]) -> list[Tensor]:
         new = [plan.empty() for _ in states]
@@ -194,62 +179,53 @@ def step_of(
 
 
 def plan_of(
-    target: Target,
-    kernels: Kernels,
-    xs: tuple[Tensor, ...],
-    repeated: tuple[bool, ...],
-    T: int,
-    step: torch.Size,
-    dtype: torch.dtype,
-    values: list[Tensor],
-    exact: tuple[int, ...],
-    ragged: bool,
+    target: Target, kernels: Kernels, request: Request, values: list[Tensor], exact: tuple[int, ...]
 ) -> tuple[Plan, tuple[Tensor, ...], list[Tensor]]:
-    """The plan of a call, its inputs and its params as the kernels take them."""
-    threads, device = torch.get_num_threads(), xs[0].device
-    key = (target, device, T, dtype, repeated, exact, ragged, threads,
+    """The plan of a request, its inputs and its params as the kernels take them."""
+    xs, repeated, T, step, dtype = request.tensors, request.repeated, request.T, request.step, request.dtype
+    threads, ragged = torch.get_num_threads(), request.lengths is not None
+    key = (target, request.device, T, dtype, repeated, exact, ragged, threads,
            *((x.shape, x.stride(), x.dtype) for x in xs), *(v.shape for v in values))  # fmt: skip
     plan = kernels.plans.get(key)
     if plan is None:
-        order, io, ready = _layout(xs, repeated, T, step, dtype)
+        order, io, ready = layout_of(request)
         shapes = (_param(value, step, order)[1] for value in values)
         sizes = dict(zip(kernels.layout.backward_params, shapes, strict=True))
         strides = tuple(0 if r or T == 1 else x.stride(0) for x, r in zip(ready, repeated, strict=True))
         plan = Plan(
-            kernels, target, device, order, tuple(step), T, dtype, io, repeated, strides, sizes, exact, ragged, threads
-        )
+            kernels, target, request.device, order, tuple(step), T, dtype, io, repeated, strides, sizes, exact, ragged,
+            threads,
+        )  # fmt: skip
         if len(kernels.plans) > 256:
             kernels.plans.clear()
         kernels.plans[key] = plan
     else:
         ready = xs
         if not (plan.natural and len(xs) == 1 and xs[0].dtype == plan.io and xs[0].is_contiguous()):
-            _, _, ready = _layout(xs, repeated, T, step, dtype)
+            _, _, ready = layout_of(request)
     params = [v if v.numel() == 1 else _param(v, step, plan.order)[0] for v in values]
     return plan, ready, params
 
 
-def sources(target: Target, kernels: Kernels, neuron: Any, x: Tensor, dtype: torch.dtype) -> str:
+def sources(target: Target, kernels: Kernels, neuron: Any, request: Request) -> str:
     """Source of the forward and the backward kernel for an input."""
-    step = x.shape[1:]
-    values, exact = kernels.params(neuron, step, dtype)
-    plan, _, _ = plan_of(target, kernels, (x,), (False,), x.shape[0], step, dtype, values, exact, False)
+    values, exact = kernels.params(neuron, request.step, request.dtype)
+    plan, _, _ = plan_of(target, kernels, request, values, exact)
     learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
     return target.sources(plan, plan.variant(record=False), backward)
 
 
-def _layout(
-    xs: tuple[Tensor, ...], repeated: tuple[bool, ...], T: int, step: torch.Size, dtype: torch.dtype
-) -> tuple[tuple[int, ...], torch.dtype, tuple[Tensor, ...]]:
+def layout_of(request: Request) -> tuple[tuple[int, ...], torch.dtype, tuple[Tensor, ...]]:
     """Order of dimensions in memory, dtype of inputs and outputs, and the inputs as the kernels take them."""
+    xs, repeated, T, step = request.tensors, request.repeated, request.T, request.step
     first = xs[0] if repeated[0] else xs[0][0]
     order = natural = tuple(range(len(step)))
     if not first.is_contiguous() and len(step) in _ORDERS:
         last = _ORDERS[len(step)]
         order = last if first.permute(last).is_contiguous() else order
     same = xs[0].dtype in _IO and all(x.dtype == xs[0].dtype for x in xs)
-    io, N = xs[0].dtype if same else dtype, math.prod(step)
+    io, N = xs[0].dtype if same else request.dtype, math.prod(step)
     ready = []
     for x, r in zip(xs, repeated, strict=True):
         if x.dtype != io:
@@ -392,7 +368,7 @@ def backward(
     g_weight = g_bias = None
     if norm:
         assert program.numbers[-2:] == NORM
-        g_weight, g_bias, slope, offset = gradients(*norm, *(totals[i] for i in at_norm))
+        g_weight, g_bias, slope, offset = gradients(norm[:3], norm[3].eps, weight, *(totals[i] for i in at_norm))
         if gx[0] is not None:
             correct(plan.target, gx[0], xs[0], slope, offset, plan.order)
         g_weight = g_weight.to(weight.dtype) if needs_weight and weight is not None else None

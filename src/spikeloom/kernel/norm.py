@@ -15,110 +15,123 @@ Ioffe and Szegedy, Batch Normalization, 2015.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from .._hooks import has_hooks
-from .target import Target
 
-KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_HALF = (torch.float16, torch.bfloat16)
 _DIMS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+KINDS = tuple(_DIMS)
+"""The batch norms that may join: exact types, a subclass may do anything."""
+_HALF = (torch.float16, torch.bfloat16)
+Moments = tuple[Tensor, Tensor, int]
+"""Mean and biased variance per channel in float64, and of how many values each they are."""
 
 
-def why_not_fused(module: nn.Module, x: Tensor) -> str:
-    """Why a batch norm cannot join the kernel of a neuron on ``x`` ``[T, B, C, *]``; empty if it can."""
-    if type(module) not in KINDS:
-        return f"{type(module).__name__} is no batch norm of torch.nn"
-    if x.ndim - 1 not in _DIMS[type(module)] or x.shape[2] != module.num_features:
-        return "the batch norm does not fit the input"
-    if (module.running_mean is None) != (module.running_var is None):
-        return "the batch norm has one running statistic of two"
-    norm = Norm(module)
-    if norm.batch and (x.numel() <= x.shape[2] or norm.eps <= 0):
-        return "one value per channel" if norm.eps > 0 else "eps is not positive"
-    if has_hooks(module):
-        return "the batch norm has hooks"
-    owned = [*module.parameters(), *module.buffers()]
-    if any(t.device != x.device or type(t) not in (Tensor, nn.Parameter) for t in owned):
-        return f"the batch norm is not on {x.device}"
-    dtypes = {t.dtype for t in owned if t.is_floating_point()}
-    if not (dtypes <= {x.dtype} or (x.dtype in _HALF and dtypes <= {torch.float32})):
-        return f"the batch norm is not of {x.dtype}"
-    return ""
-
-
+@dataclass(frozen=True, eq=False)
 class Norm:
-    """A batch norm of torch.nn as the kernels see it."""
+    """A batch norm before a neuron, by its numbers; whose they are and who called it makes no difference."""
 
-    def __init__(self, module: Any) -> None:
-        self.module = module
-        self.weight: Tensor | None = module.weight
-        self.bias: Tensor | None = module.bias
-        self.eps: float = module.eps
-        self.batch: bool = module.training or module.running_mean is None
-        """Whether statistics are those of the batch."""
+    kind: str
+    """The name of its class."""
+    dims: tuple[int, ...]
+    """How many dimensions a step ``[B, C, *]`` may have."""
+    features: int
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    count: Tensor | None
+    """How many batches were seen."""
+    eps: float
+    momentum: float | None
+    batch: bool
+    """Whether statistics are those of the batch."""
+    tracks: bool
+    """Whether a batch moves the running statistics."""
+    refused: str
+    """The reason that it cannot join whatever the input, or an empty string."""
+    alone: Callable[[Tensor], Tensor]
+    """Runs the batch norm by itself on ``[T * B, C, *]``, where it does not join."""
 
-    def affine(self, moments: tuple[Tensor, Tensor, int] | None) -> tuple[Tensor, Tensor]:
+    @classmethod
+    def of(cls, module: Any) -> Self:
+        """The batch norm of a module of one of :data:`KINDS`, as it is now."""
+        mean, var = module.running_mean, module.running_var
+        return cls(
+            kind=type(module).__name__,
+            dims=_DIMS[type(module)],
+            features=module.num_features,
+            weight=module.weight,
+            bias=module.bias,
+            running_mean=mean,
+            running_var=var,
+            count=module.num_batches_tracked,
+            eps=module.eps,
+            momentum=module.momentum,
+            batch=module.training or mean is None,
+            tracks=module.training and module.track_running_stats,
+            refused="the batch norm has hooks" if has_hooks(module) else "",
+            alone=module,
+        )
+
+    def why_not(self, x: Tensor) -> str:
+        """The reason that it cannot join the kernel of a neuron on ``x`` ``[T, B, C, *]``, or an empty string."""
+        if x.ndim - 1 not in self.dims or x.shape[2] != self.features:
+            return "the batch norm does not fit the input"
+        if (self.running_mean is None) != (self.running_var is None):
+            return "the batch norm has one running statistic of two"
+        if self.batch and (x.numel() <= x.shape[2] or self.eps <= 0):
+            return "one value per channel" if self.eps > 0 else "eps is not positive"
+        if self.refused:
+            return self.refused
+        numbers = (self.weight, self.bias, self.running_mean, self.running_var, self.count)
+        owned = [number for number in numbers if number is not None]
+        if any(t.device != x.device or type(t) not in (Tensor, nn.Parameter) for t in owned):
+            return f"the batch norm is not on {x.device}"
+        dtypes = {t.dtype for t in owned if t.is_floating_point()}
+        if not (dtypes <= {x.dtype} or (x.dtype in _HALF and dtypes <= {torch.float32})):
+            return f"the batch norm is not of {x.dtype}"
+        return ""
+
+    def of_all_steps(self, x: Tensor) -> Tensor:
+        """The normalised ``x`` ``[T, B, C, *]``, by the batch norm itself."""
+        y: Tensor = self.alone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return y
+
+    def affine(self, moments: Moments | None) -> tuple[Tensor, Tensor]:
         """Scale and shift per channel in float64; part of the graph unless they come from the batch."""
-        module = self.module
+        mean, var = moments[:2] if moments else (self.running_mean, self.running_var)
+        assert mean is not None
+        assert var is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and moments is None):
-            mean = moments[0] if moments else module.running_mean.double()
-            var = moments[1] if moments else module.running_var.double()
-            scale = (var + self.eps).rsqrt()
+            mean, scale = mean.double(), (var.double() + self.eps).rsqrt()
             if self.weight is not None:
                 scale = scale * self.weight.double()
             shift = -mean * scale if self.bias is None else self.bias.double() - mean * scale
         return scale, shift
 
-    def track(self, moments: tuple[Tensor, Tensor, int]) -> None:
+    def track(self, moments: Moments) -> None:
         """Updates the running statistics as torch does: the variance with n - 1."""
-        module, (mean, var, n) = self.module, moments
-        if not (module.training and module.track_running_stats):
+        if not self.tracks:
             return
-        factor, count = 0.0 if module.momentum is None else module.momentum, module.num_batches_tracked
-        if count is not None:
-            count.add_(1)
-            factor = 1.0 / float(count) if module.momentum is None else factor
-        if module.running_mean is None:
-            return
-        for running, new in ((module.running_mean, mean), (module.running_var, var * (n / max(1, n - 1)))):
-            # .data, as torch does: where one batch norm stands in several places, what ran before keeps its gradient
-            running.data.copy_((1 - factor) * running.double() + factor * new)
-
-
-def gradients(
-    mean: Tensor, var: Tensor, n: int, norm: Norm, g_scale: Tensor, g_shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
-    r = (var + norm.eps).rsqrt()
-    weight = 1.0 if norm.weight is None else norm.weight.detach().double()
-    total = g_scale - mean * g_shift  # the shift depends on the scale
-    slope = -total * weight * r**3 / n
-    return total * r, g_shift, slope, -g_shift * weight * r / n - slope * mean
-
-
-def statistics(target: Target, x: Tensor, order: tuple[int, ...]) -> tuple[Tensor, Tensor, int]:
-    """Mean and biased variance per channel, float64, of ``x`` ``[T, step in memory order]``, and the values of each."""
-    geometry = _geometry(x, order)
-    first = _channels(x.detach(), order)
-    n = geometry.T * geometry.outer * geometry.inner
-    total = target.statistics(geometry, x, first).sum(0) / n
-    return first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0), n
-
-
-def correct(target: Target, gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...]) -> None:
-    """``gx += slope x + offset``, in place; gx is dense, x has its own time stride."""
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    target.correct(_geometry(x, order), x, gx, slope.to(compute), offset.to(compute))
+        (mean, var, n), factor = moments, 0.0 if self.momentum is None else self.momentum
+        if self.count is not None:
+            self.count.add_(1)
+            factor = 1.0 / float(self.count) if self.momentum is None else factor
+        for running, new in ((self.running_mean, mean), (self.running_var, var * (n / max(1, n - 1)))):
+            if running is not None:
+                # .data, as torch does: where a batch norm stands in several places, what ran before keeps its gradient
+                running.data.copy_((1 - factor) * running.double() + factor * new)
 
 
 @dataclass(frozen=True)
-class _Geometry:
-    """``x`` in memory: T steps, ``stride`` apart, of ``[outer, C, inner]``."""
+class Geometry:
+    """How ``x`` lies in memory: T steps, ``stride`` values apart, of ``[outer, C, inner]``."""
 
     T: int
     stride: int
@@ -126,12 +139,50 @@ class _Geometry:
     C: int
     inner: int
 
+    @staticmethod
+    def of(x: Tensor, order: tuple[int, ...]) -> Geometry:
+        """Of ``x`` ``[T, step in memory order]``; ``order`` says which dimension of the step stands where."""
+        shape, at = x.shape[1:], order.index(1)
+        outer, inner = math.prod(shape[:at]), math.prod(shape[at + 1 :])
+        dense = math.prod(shape)
+        return Geometry(x.shape[0], x.stride(0) if x.shape[0] > 1 else dense, outer, shape[at], inner)
 
-def _geometry(x: Tensor, order: tuple[int, ...]) -> _Geometry:
-    shape, at = x.shape[1:], order.index(1)
-    outer, inner = math.prod(shape[:at]), math.prod(shape[at + 1 :])
-    dense = math.prod(shape)
-    return _Geometry(x.shape[0], x.stride(0) if x.shape[0] > 1 else dense, outer, shape[at], inner)
+
+class NormKernels(Protocol):
+    """The kernels of a batch norm that each target has."""
+
+    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
+        """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""
+
+    def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+        """``gx += slope x + offset`` per channel, in place."""
+
+
+def statistics(target: NormKernels, x: Tensor, order: tuple[int, ...]) -> Moments:
+    """The moments of ``x`` ``[T, step in memory order]``."""
+    geometry = Geometry.of(x, order)
+    first = _channels(x.detach(), order)
+    n = geometry.T * geometry.outer * geometry.inner
+    total = target.statistics(geometry, x, first).sum(0) / n
+    return first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0), n
+
+
+def correct(target: NormKernels, gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...]) -> None:
+    """``gx += slope x + offset``, in place; gx is dense, x has its own time stride."""
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    target.correct(Geometry.of(x, order), x, gx, slope.to(compute), offset.to(compute))
+
+
+def gradients(
+    moments: Moments, eps: float, weight: Tensor | None, g_scale: Tensor, g_shift: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
+    mean, var, n = moments
+    r = (var + eps).rsqrt()
+    w = 1.0 if weight is None else weight.detach().double()
+    total = g_scale - mean * g_shift  # the shift depends on the scale
+    slope = -total * w * r**3 / n
+    return total * r, g_shift, slope, -g_shift * w * r / n - slope * mean
 
 
 def _channels(x: Tensor, order: tuple[int, ...]) -> Tensor:

@@ -20,6 +20,7 @@ from . import compiled, launch, store
 from .backend import chosen
 from .compiled import Kernels
 from .dtypes import output_dtype, state_dtype
+from .request import Found, Request
 from .target import Target
 from .targets import TARGETS, target_for
 
@@ -54,19 +55,16 @@ def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...], Target
 
 
 def _plan(
-    target: Target,
-    kernels: Kernels,
-    xs: list[Tensor],
-    numbers: list[Tensor],
-    T: int,
-    repeated: tuple[bool, ...],
-    ragged: bool,
-) -> tuple[Any, Any, Any]:
+    target: Target, kernels: Kernels, request: Request, numbers: list[Tensor]
+) -> tuple[Any, tuple[Tensor, ...], list[Tensor]]:
+    return launch.plan_of(target, kernels, request, kernels.program.evaluate(numbers, kernels.layout.backward_params, request.dtype), ())
+
+
+def _request(
+    xs: list[Tensor], repeated: tuple[bool, ...], T: int, states: list[Tensor], lengths: Tensor | None
+) -> Request:
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
-    dtype = state_dtype(xs[0].dtype)
-    xs = [x.contiguous() for x in xs]
-    values = kernels.program.evaluate(numbers, kernels.layout.backward_params, dtype)
-    return launch.plan_of(target, kernels, tuple(xs), repeated, T, step, dtype, values, (), ragged)
+    return Request(tuple(x.contiguous() for x in xs), repeated, T, step, tuple(states), lengths)
 
 
 def _scan(
@@ -78,7 +76,8 @@ def _scan(
     T: int,
 ) -> list[Tensor]:
     kernels, repeated, record, target = _read(program)
-    plan, ready, params = _plan(target, kernels, xs, numbers, T, repeated, lengths is not None)
+    request = _request(xs, repeated, T, states, lengths)
+    plan, ready, params = _plan(target, kernels, request, numbers)
     args = (*ready, *(s.contiguous() for s in states), *params)
     out, checkpoints = launch.forward(plan, lengths, record, args, saving=True)
     return [*out, *(checkpoints or [plan.empty(0) for _ in states])]
@@ -122,9 +121,10 @@ def _scan_backward(
 ) -> list[Tensor]:
     """Gradients of xs, states and numbers; zeros where there is none."""
     kernels, repeated, record, target = _read(program)
+    request = _request(xs, repeated, T, states, lengths)
     with autograd_inside():
         leaves = [n.detach().requires_grad_() for n in numbers]
-        plan, ready, values = _plan(target, kernels, xs, leaves, T, repeated, lengths is not None)
+        plan, ready, values = _plan(target, kernels, request, leaves)
     given = iter(upstream)
     grads = tuple(next(given) if p else None for p in present)
     saved = (*ready, *(s.contiguous() for s in states), *(v.detach() for v in values), *checkpoints)
@@ -136,9 +136,9 @@ def _scan_backward(
     active = [(v, g) for v, g in zip(values, found[n:], strict=True) if g is not None and v.requires_grad]
     number_grads: Any = [None] * len(leaves)
     if active:
-        values, grads = zip(*active, strict=True)
+        ends, total = zip(*active, strict=True)
         with autograd_inside():
-            number_grads = torch.autograd.grad(values, leaves, grads, allow_unused=True)
+            number_grads = torch.autograd.grad(ends, leaves, total, allow_unused=True)
     wanted = [*xs, *states, *numbers]
     return [
         torch.zeros_like(w, memory_format=torch.contiguous_format) if g is None else g.to(w.dtype).contiguous()
@@ -183,10 +183,9 @@ def define() -> None:
     scan.register_autograd(_gradient, setup_context=_setup)
 
 
-def run(
-    text: str, numbers: list[Tensor], xs: list[Tensor], states: tuple[Tensor, ...], lengths: Tensor | None, T: int
-) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """What :func:`spikeloom.kernel.scan` returns, by the operator; for traced code."""
-    found = torch.ops.spikeloom.scan(text, xs, list(states), numbers, lengths, T)
+def run(text: str, numbers: list[Tensor], request: Request) -> Found:
+    """The answer to a request by the operator; for traced code."""
+    states = list(request.states)
+    found = torch.ops.spikeloom.scan(text, list(request.tensors), states, numbers, request.lengths, request.T)
     n = 1 + len(states)
     return found[0], tuple(found[1:n]), tuple(found[n : len(found) - len(states)])

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from .norm import NormKernels
+
 if TYPE_CHECKING:
     from .launch import Plan
     from .program import Program
@@ -17,7 +19,7 @@ Launch = Callable[[list[Tensor | None]], None]
 """Runs a kernel on its tensors, in the order of :class:`spikeloom.kernel.variant.Writer`."""
 
 
-class Target(Protocol):
+class Target(NormKernels, Protocol):
     """Prints, builds and launches kernels."""
 
     @property
@@ -48,9 +50,3 @@ class Target(Protocol):
 
     def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         """That gradient, a double for each of its values, from what the kernel left."""
-
-    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
-        """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""
-
-    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
-        """``gx += slope x + offset`` per channel, in place."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
 from ..core import Repeated, Sequence, State, TemporalModule, active
-from ..kernel import FUSED_NORMS, one_step, plain_value, scan, state_dtype
+from ..kernel import FUSED_NORMS, Found, Norm, Request, one_step, plain_value, scan, state_dtype
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
 
@@ -171,13 +171,15 @@ class Neuron(Declared, TemporalModule):
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
         """A batch norm of torch.nn directly before the neuron joins its kernel."""
-        if type(previous) not in FUSED_NORMS or not self.still("absorb"):
+        if type(previous) not in FUSED_NORMS or not self.still("absorb") or torch.compiler.is_compiling():
             return None
+
+        norm = Norm.of(previous)
 
         def both(
             *xs: Tensor, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
         ) -> tuple[Any, ...]:
-            return self._sequence(xs, state, lengths, record, previous)
+            return self._sequence(xs, state, lengths, record, norm)
 
         return both
 
@@ -187,22 +189,25 @@ class Neuron(Declared, TemporalModule):
         state: State,
         lengths: Tensor | None,
         record: tuple[str, ...],
-        norm: nn.Module | None,
+        norm: Norm | None,
     ) -> tuple[Any, ...]:
-        xs = tuple(_dense(x) for x in xs)
+        xs, once = tuple(map(_dense, xs)), isinstance(xs[0], Repeated)
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
-        lead = 1 if isinstance(xs[0], Repeated) else 2
+        lead = 1 if once else 2
         if first.ndim < lead or 0 in first.shape[:lead]:
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
-        x_t = first if isinstance(xs[0], Repeated) else first[0]
-        names = tuple(self._rest)
         self.check_record(record)
-        start = self._start(state, x_t)
-        indices = tuple(names.index(n) for n in record)
-        y, final, recordings = self._scan(xs, start, lengths, indices, norm)
-        if self._packs():
-            y = pack(y)
-        new = dict(zip(names, final, strict=True))
+        names, packs = tuple(self._rest), self._packs()
+        request = Request.of(
+            xs,
+            self._start(state, first if once else first[0]),
+            lengths=lengths,
+            record=tuple(names.index(n) for n in record),
+            norm=norm,
+            as_spikes=from_bits if packs else None,
+        )
+        y, final, recordings = self._scan(request)
+        y, new = pack(y) if packs else y, dict(zip(names, final, strict=True))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 
     def _packs(self) -> bool:
@@ -212,24 +217,16 @@ class Neuron(Declared, TemporalModule):
             return call is not None and call.traced and not torch.compiler.is_exporting() and is_whole()
         return packs
 
-    def _scan(
-        self,
-        xs: tuple[Tensor | Repeated, ...],
-        states: tuple[Tensor, ...],
-        lengths: Tensor | None,
-        record: tuple[int, ...],
-        norm: nn.Module | None,
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-        bits = from_bits if self._packs() else None
-        return scan(self, xs, states, lengths=lengths, record=record, norm=norm, as_spikes=bits)
+    def _scan(self, request: Request) -> Found:
+        return scan(self, request)
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
-        x_t = tuple(x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t)
+        x_t = tuple([x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t])
         packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= WORTH_BITS
-        y, new = one_step(self, x_t, self._start(state, x_t[0]), from_bits if packs else None)
-        y = pack(y) if packs else y
-        return y, dict(zip(self._rest, new, strict=True))
+        request = Request.of_step(x_t, self._start(state, x_t[0]), from_bits if packs else None)
+        y, new = one_step(self, request)
+        return pack(y) if packs else y, dict(zip(self._rest, new, strict=True))
 
     def check_state(self, state: State, *x_t: Tensor) -> None:
         """Raises ValueError unless ``state`` is ``{name: [B, *]}`` in the state's dtype, on the input's device."""

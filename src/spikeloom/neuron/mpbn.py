@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .._constants import HasConstants
-from ..core import Repeated, Sequence, State
-from ..kernel import full_precision, output_dtype, scan_eager, state_dtype
+from ..core import Sequence, State
+from ..kernel import Found, Request, full_precision, scan_eager
 from .base import Neuron
 from .options import Option, moved
 from .threshold import moves_with_threshold
@@ -138,23 +138,14 @@ class MPBN(Option):
         y, new = self._sequence(tuple(x.unsqueeze(0) for x in x_t), state, None, (), None)
         return y[0], new
 
-    def _scan(
-        self,
-        xs: tuple[Tensor | Repeated, ...],
-        states: tuple[Tensor, ...],
-        lengths: Tensor | None,
-        record: tuple[int, ...],
-        norm: nn.Module | None,
-    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _scan(self, request: Request) -> Found:
         if not self.training:
-            return super()._scan(xs, states, lengths, record, norm)
-        if lengths is not None:
+            return super()._scan(request)
+        if request.lengths is not None:
             raise ValueError(
                 "MPBN: in training its statistics are those of all samples of a step; lengths cannot be used"
             )
-        x_t = xs[0].x if isinstance(xs[0], Repeated) else xs[0][0]
-        dtype = state_dtype(x_t.dtype)
-        view = self.bind(x_t.shape, dtype)
+        view = self.bind(request.step, request.dtype)
         view.__dict__["normalised"] = self.norm
-        with full_precision(x_t.device):
-            return scan_eager(cast(Any, view), xs, states, dtype, output_dtype(x_t.dtype), None, record)
+        with full_precision(request.device):
+            return scan_eager(view, request)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .._numbers import Number
 from ..core import Repeated, Sequence, State
-from ..kernel import state_dtype
+from ..kernel import Norm, state_dtype
 from .base import Neuron
 from .options import Option, moved
 
@@ -136,7 +136,7 @@ class Noisy(Option):
         state: State,
         lengths: Tensor | None,
         record: tuple[str, ...],
-        norm: nn.Module | None,
+        norm: Norm | None,
     ) -> tuple[Any, ...]:
         self.check_record(record)
         if not self.noisy:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...native import build
 from ...native.build import BuildError
 from ..launch import Plan
+from ..norm import Geometry
 from ..program import Program
 from ..target import Launch
 from ..variant import Variant
@@ -57,12 +58,12 @@ class CTarget:
     def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         return sums.sum(0)
 
-    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
+    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
         sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64, device="cpu")
         _call_norm(_norm(x.dtype).statistics, geometry, x, first, sums)
         return sums
 
-    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+    def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
         _call_norm(_norm(x.dtype).correct, geometry, x, gx, slope, offset)
 
 
@@ -124,7 +125,7 @@ def _norm(dtype: torch.dtype) -> ctypes.CDLL:
     return build.load(c_source.norm(str(dtype).removeprefix("torch."), BLOCK, _PARTS))
 
 
-def _call_norm(function: Any, geometry: Any, *tensors: Tensor) -> None:
+def _call_norm(function: Any, geometry: Geometry, *tensors: Tensor) -> None:
     g = geometry
     threads = 1 if g.T * g.outer * g.C * g.inner < _SMALL else torch.get_num_threads()
     values = (g.T, g.stride, g.outer, g.C, g.inner, threads)

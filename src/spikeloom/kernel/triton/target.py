@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...native.build import BuildError
 from ..launch import Plan
+from ..norm import Geometry
 from ..program import Program
 from ..target import Launch
 from ..variant import Variant
@@ -103,7 +104,7 @@ class TritonTarget:
             return sums.sum().reshape(1)
         return sums.view(-1, size, inner // self.run((size, inner))).sum((0, 2), dtype=torch.float64)
 
-    def statistics(self, geometry: Any, x: Tensor, first: Tensor) -> Tensor:
+    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
         g, code = geometry, _norm_code()
         rows, per_column = g.T * g.outer, g.inner == 1
         width = min(code.TILE, _power_of_two(g.C if per_column else g.inner), 128 if per_column else code.TILE)
@@ -116,7 +117,7 @@ class TritonTarget:
         launcher(code.statistics, grid, integers, x.device, **shape)([x, first, sums])
         return sums
 
-    def correct(self, geometry: Any, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
+    def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
         g, code = geometry, _norm_code()
         rows, all_columns = g.T * g.outer, g.C * g.inner
         width = min(code.TILE, _power_of_two(all_columns))
