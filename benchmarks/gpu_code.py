@@ -23,7 +23,7 @@ from torch import nn
 import spikeloom as sl
 from spikeloom.kernel import Request
 from spikeloom.kernel.compiled import kernels_of
-from spikeloom.kernel.launch import Plan, plan_of
+from spikeloom.kernel.plan import Plan, plan_of
 from spikeloom.kernel.triton.emit import emit_backward, emit_forward
 from spikeloom.kernel.triton.target import TritonTarget, load
 
@@ -62,9 +62,9 @@ def compile_for(
         raise SystemExit(kernels)
     x = torch.empty(T, *shape, dtype=io)
     request = Request.of((x,), (), lengths=torch.full(shape[:1], T) if everything else None)
-    values, exact = kernels.params(neuron, request.step, request.dtype)
-    plan, _, _ = plan_of(target, kernels, request, values, exact)
-    learned = tuple(i for i, v in zip(kernels.layout.backward_params, values, strict=True) if v.requires_grad)
+    values, exact = kernels.operands(neuron, request.step, request.dtype)
+    plan, _ = plan_of(kernels, request, values, exact)
+    learned = tuple(i for i, name in kernels.layout.params.items() if values[name].requires_grad)
     backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))
     backward = target.summing(plan, backward)
     sizes = target.block, target.segment

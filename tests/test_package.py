@@ -103,8 +103,6 @@ CIRCLES = {
     "core/module",
     "core/network",
     "core/stream",
-    "kernel/launch",
-    "kernel/target",
     "spikes/operators",
     "spikes/pooling",
     "spikes/tensor",

@@ -17,7 +17,7 @@ import spikeloom as sl
 from spikeloom.kernel import compiled, watching
 from spikeloom.kernel.c.emit import emit_forward
 from spikeloom.kernel.trace import RefusedError, trace
-from spikeloom.kernel.variant import Variant, layout
+from spikeloom.kernel.variant import Layout, Variant
 from spikeloom.native import build
 
 try:
@@ -66,7 +66,7 @@ def test_what_depends_on_numbers_alone_leaves_the_program():
     sigmoid = next(n for n in program.nodes if n.op == "sigmoid" and n.args == (w,))
     assert sigmoid.id in program.number_ids()
     assert sigmoid not in program.needed(program.outputs)
-    assert sigmoid.id in layout(program).forward_params
+    assert sigmoid.id in Layout(program).forward_params
     numbers = [torch.tensor(0.0 if name == "w" else 1.0) for name in program.numbers]
     assert [float(value) for value in program.evaluate(numbers, [sigmoid.id], torch.float32)] == [0.5]
 
@@ -79,8 +79,8 @@ def test_a_selection_among_numbers_is_one_number():
 
     program = trace(neuron_of(body, rho=1.0))
     assert [n.op for n in program.needed(program.outputs)] == ["mul"]
-    (param,) = layout(program).forward_params
-    assert param in layout(program).differentiable
+    (param,) = Layout(program).forward_params
+    assert param in Layout(program).differentiable
 
 
 def test_a_value_is_not_the_number_of_its_id():

@@ -8,8 +8,8 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.kernel.c.target import C
-from spikeloom.kernel.launch import layout_of
 from spikeloom.kernel.norm import statistics
+from spikeloom.kernel.plan import in_memory
 from spikeloom.native import build
 
 try:
@@ -113,7 +113,7 @@ def test_running_statistics_by_hand():
 def test_a_mean_far_from_zero_loses_nothing():
     """Mean 100, deviation 1.5, float32: within 1e-5 of float64; spikes differ only next to the threshold."""
     x = torch.randn(8, 16, 6, 9, 9, dtype=torch.float64) * 1.5 + 100
-    order, _, (ready,) = layout_of(sl.kernel.Request.of((x.float(),), ()))
+    order, _, (ready,) = in_memory(sl.kernel.Request.of((x.float(),), ()))
     mean, var, n = statistics(C, ready, order)
     exact = x.float().double().transpose(0, 2).flatten(1)
     assert n == 8 * 16 * 81

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ def check_call(target: Target, kernels: Kernels, neuron: Any, request: Request, 
         sides = []
         for eager in (True, False):
             leaves = tuple(map(_leaf, request.tensors)), tuple(s.detach().requires_grad_() for s in request.states)
-            same = dataclasses.replace(request, tensors=leaves[0], states=leaves[1])
+            same = request._replace(tensors=leaves[0], states=leaves[1])
             if eager:
                 outs = scan_eager(neuron.bind(request.step, request.dtype), same)
             else:

@@ -16,8 +16,8 @@ from .._numbers import is_plain_float
 from ..keys.code import Unseen
 from ..keys.signature import Signature
 from . import store
-from .program import NORM, Program, with_norm
-from .variant import Variant, layout
+from .program import Program, with_norm
+from .variant import Layout, Variant
 
 _kernels: dict[Any, Kernels | str] = {}
 
@@ -27,10 +27,10 @@ class Kernels:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.layout = layout(program)
+        self.layout = Layout(program)
         self.plans: dict[Any, Any] = {}
         self._functions: dict[Any, Any] = {}
-        self._constants: dict[Any, tuple[list[Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
+        self._constants: dict[Any, tuple[dict[str, Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
 
     @functools.cached_property
     def normed(self) -> Kernels:
@@ -44,47 +44,42 @@ class Kernels:
             self._functions[key] = make(self.program, variant)
         return self._functions[key]
 
-    def params(
-        self,
-        neuron: Any,
-        step: torch.Size,
-        dtype: torch.dtype,
-        norm: tuple[Tensor, ...] = (),
-    ) -> tuple[list[Tensor], tuple[int, ...]]:
-        """The values that the kernels take, by torch from the neuron's numbers, and which are powers of two.
+    def operands(
+        self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...] = ()
+    ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+        """What the kernels read of the neuron's numbers, computed by torch, and which of it is a power of two.
 
         ``norm``: scale and shift per channel, where the program has them.
         """
+        per_channel = [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
         numbers = [number for _, part in neuron.parts() for number in part.own_numbers()]
         key = _constant_key(numbers)
         if key is None:
-            return self._evaluate(neuron.all_numbers(step, dtype), step, dtype, norm), ()
+            return self.evaluate([*neuron.all_numbers(step, dtype), *per_channel], dtype), ()
         found = self._constants.get((key, dtype))
         if found is None:
             if len(self._constants) > 100:
                 self._constants.clear()
             with torch.inference_mode(False):  # from the key: the numbers may be written to meanwhile
-                same = [
-                    torch.tensor(v, dtype=torch.float64, device="cpu") for v in struct.unpack(f"{len(numbers)}d", key)
-                ]
-                values = self._evaluate(same, step, dtype, tuple(n.detach() for n in norm))
+                floats = struct.unpack(f"{len(numbers)}d", key)
+                same = [torch.tensor(v, dtype=torch.float64, device="cpu") for v in floats]
+                values = self.evaluate([*same, *(n.detach() for n in per_channel)], dtype)
             found = self._constants[key, dtype] = values, self._exact(values)
         values, exact = found
-        if norm:  # nothing else depends on the norm
-            wanted, values = self.layout.backward_params, list(values)
-            for name, value in zip(NORM, _per_channel(norm, step), strict=True):
-                values[wanted.index(self.program.inputs.index(name))] = value.to(dtype)
+        if norm:  # nothing else depends on it
+            names = zip(self.layout.norm, per_channel, strict=True)
+            values = {**values, **{name: n.to(dtype) for name, n in names if name in values}}
         return values, exact
 
-    def _exact(self, values: list[Tensor]) -> tuple[int, ...]:
-        """Divisors among constant params that are powers of two: dividing by them is multiplying."""
-        found = zip(self.layout.backward_params, values, strict=True)
-        return tuple(i for i, v in found if i in self.layout.divisors and v.numel() == 1 and _power_of_two(v.item()))
+    def evaluate(self, numbers: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """The same for numbers that are given, in the order of the program, with autograd where that is on."""
+        params = self.layout.params
+        return dict(zip(params.values(), self.program.evaluate(numbers, list(params), dtype), strict=True))
 
-    def _evaluate(
-        self, numbers: list[Tensor], step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...]
-    ) -> list[Tensor]:
-        return self.program.evaluate([*numbers, *_per_channel(norm, step)], self.layout.backward_params, dtype)
+    def _exact(self, values: dict[str, Tensor]) -> tuple[int, ...]:
+        """Divisors among constant operands that are powers of two: dividing by them is multiplying."""
+        divisors = ((i, values[self.layout.params[i]]) for i in self.layout.divisors)
+        return tuple(i for i, v in divisors if v.numel() == 1 and _power_of_two(v.item()))
 
 
 def _constant_key(numbers: list[Tensor]) -> bytes | None:
@@ -95,10 +90,6 @@ def _constant_key(numbers: list[Tensor]) -> bytes | None:
     if not all(map(is_plain_float, numbers)):
         return None
     return struct.pack(f"{len(numbers)}d", *[number.item() for number in numbers])
-
-
-def _per_channel(norm: tuple[Tensor, ...], step: torch.Size) -> list[Tensor]:
-    return [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
 
 
 def _power_of_two(value: float) -> bool:

@@ -1,290 +1,142 @@
-"""launch: runs a neuron's sequence with its kernels: memory layout, arguments, autograd."""
+"""launch: runs a request with kernels, whose tensors all have names (see :class:`spikeloom.kernel.variant.Layout`)."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..native.allocator import huge_pages
 from .compiled import Kernels
-from .norm import correct, gradients, statistics
-from .program import NORM
+from .norm import Moments, Norm, correct, gradients, statistics
+from .plan import Plan, in_memory, plan_of, to_logical
 from .request import AsSpikes, Found, Request
-from .target import Launch, Target
-from .variant import Variant
+from .target import Launch, Operands, Target
 
-_ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
-_IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 Step = Callable[[Tensor, list[Tensor]], list[Tensor]]
 """From the input and the states, the new states."""
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """How calls of one kind lie in memory; kept with the kernels, by everything that it depends on."""
+class Job:
+    """A call of kernels without its tensors: what its backward pass has to know."""
 
-    kernels: Kernels
     target: Target
-    device: torch.device
-    order: tuple[int, ...]
-    shape: tuple[int, ...]
-    T: int
-    dtype: torch.dtype
-    """Of states and params."""
-    io: torch.dtype
-    """Of inputs and outputs."""
-    repeated: tuple[bool, ...]
-    strides: tuple[int, ...]
-    """Of xs in time."""
-    sizes: dict[int, tuple[int, int]]
-    """(size, inner) of each param."""
-    exact: tuple[int, ...]
-    lengths: bool
-    threads: int
-
-    @cached_property
-    def N(self) -> int:  # noqa: N802  # the number of neurons
-        return math.prod(self.shape)
-
-    @cached_property
-    def packs(self) -> bool:
-        """Whether the forward kernel can write bits: a step must be whole bytes."""
-        return self.N % 8 == 0 and self.target.packs(self.kernels.program)
-
-    @cached_property
-    def natural(self) -> bool:
-        """Whether memory has the order of the dimensions."""
-        return self.order == tuple(range(len(self.order)))
-
-    @cached_property
-    def memory_shape(self) -> tuple[int, ...]:
-        """One step in memory order."""
-        return tuple(self.shape[o] for o in self.order)
-
-    def to_memory(self, x: Tensor) -> Tensor:
-        """Logical ``[..., step]`` to memory order."""
-        if self.natural:
-            return x
-        lead = x.ndim - len(self.order)
-        return x.permute(*range(lead), *(lead + o for o in self.order))
-
-    def to_logical(self, x: Tensor) -> Tensor:
-        """The inverse of :meth:`to_memory`."""
-        if self.natural:
-            return x
-        lead = x.ndim - len(self.order)
-        inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return x.permute(*range(lead), *(lead + i for i in inverse))
-
-    def empty(self, *lead: int, dtype: torch.dtype | None = None) -> Tensor:
-        """An uninitialised tensor ``[*lead, step]`` in memory order."""
-        made = torch.empty((*lead, *self.memory_shape), dtype=dtype or self.dtype, device=self.device)
-        if self.device.type == "cpu":
-            huge_pages(made)
-        return made
-
-    def variant(
-        self, *, record: bool, wanted: tuple[int, ...] = (), x_grads: tuple[str, ...] = (), packed: bool = False
-    ) -> Variant:
-        """The kernel that a call needs."""
-        scalars = tuple(i for i, (size, _) in self.sizes.items() if size == 1)
-        return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019  # plans live as long as the process, like their kernels
-    def forward(self, record: bool, packed: bool) -> Launch:
-        """The forward kernel."""
-        return self.target.forward(self, record, packed)
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019
-    def backward(self, gstride: int, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]) -> Launch:
-        """The backward kernel; ``gstride``: of the output's gradient in time."""
-        return self.target.backward(self, gstride, self.variant(record=record, wanted=wanted, x_grads=x_grads))
+    plan: Plan
+    outputs: tuple[str, ...]
+    """Names of the output, the final states and the recordings that are asked for."""
+    as_spikes: AsSpikes | None = None
+    joined: tuple[Norm, Moments] | None = None
+    """A batch norm whose scale and shift come from the moments of x."""
 
 
 def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Found:
-    """The answer to a request by kernels."""
-    norm, moments = request.norm, None
-    learned: tuple[Tensor | None, ...] = (None, None)
-    constants: tuple[Tensor, ...] = ()
-    if norm is not None:
-        kernels = kernels.normed
-        if norm.batch:
-            order, _, tensors = layout_of(request)
-            moments = statistics(target, tensors[0], order)
-            logical = tensors[0].permute(0, *(1 + order.index(d) for d in range(len(order))))
-            request = dataclasses.replace(request, tensors=(logical,))
-            learned = (norm.weight, norm.bias)
-        constants = norm.affine(moments)
-    values, exact = kernels.params(neuron, request.step, request.dtype, constants)
-    plan, ready, params = plan_of(target, kernels, request, values, exact)
-    args = (*ready, *(plan.to_memory(s).contiguous() for s in request.states), *params)
-    lengths = None if request.lengths is None else request.lengths.contiguous()
-    record, as_spikes = request.record, request.as_spikes
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*args, *learned)):
-        saved = None if norm is None or moments is None else (*moments, norm)
-        out = _Scan.apply(plan, lengths, record, as_spikes, saved, *learned, *args)  # type: ignore[no-untyped-call]
+    """The answer to a request by kernels, which are those with a batch norm where the request has one."""
+    request, joined = _with_moments(target, request)
+    layout, norm, lengths = kernels.layout, request.norm, request.lengths
+    affine = () if norm is None else norm.affine(None if joined is None else joined[1])
+    values, exact = kernels.operands(neuron, request.step, request.dtype, affine)
+    plan, operands = plan_of(kernels, request, values, exact)
+    for name, state in zip(layout.start, request.states, strict=True):
+        operands[name] = plan.to_memory(state).contiguous()
+    operands["lens"] = None if lengths is None else lengths.contiguous()
+    if joined is not None:
+        operands.update(weight=joined[0].weight, bias=joined[0].bias)
+    outputs = ("out", *layout.final, *[layout.recorded[k] for k in request.record])
+    job = Job(target, plan, outputs, request.as_spikes, joined)
+    if torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad and name in layout.active for name, t in operands.items()
+    ):
+        found = _Scan.apply(job, tuple(operands), *operands.values())  # type: ignore[no-untyped-call]
     else:
-        out, _ = forward(plan, lengths, record, args, saving=False, as_spikes=as_spikes)
-    if norm is not None and moments is not None:
-        norm.track(moments)
+        made = forward(job, operands, saving=False)
+        found = [made[name] for name in outputs]
+    if joined is not None:
+        joined[0].track(joined[1])
+    y, *others = found if plan.natural else map(plan.to_logical, found)
     n = len(request.states)
-    y, final, recorded = out[0], out[1 : 1 + n], out[1 + n : 1 + n + len(record)]
-    if not plan.natural:
-        y, final, recorded = (
-            plan.to_logical(y),
-            tuple(map(plan.to_logical, final)),
-            tuple(map(plan.to_logical, recorded)),
-        )
-    return y if y.dtype == request.out_dtype else y.to(request.out_dtype), final, recorded
+    return y if y.dtype == request.out_dtype else y.to(request.out_dtype), tuple(others[:n]), tuple(others[n:])
+
+
+def _with_moments(target: Target, request: Request) -> tuple[Request, tuple[Norm, Moments] | None]:
+    """The moments of x for a batch norm that needs them, and the request with x as they were taken from it."""
+    if request.norm is None or not request.norm.batch:
+        return request, None
+    order, _, (x,) = in_memory(request)
+    moments = statistics(target, x, order)
+    return request._replace(tensors=(to_logical(x, order),)), (request.norm, moments)
 
 
 def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> tuple[Tensor, Step] | None:
-    """A step of inputs like those of a request for one, without gradient: where each step writes its output, and what
-    runs it.
+    """How to run a step of inputs like those of a request for one, without gradient, over and over: the tensor that
+    each step writes its output to, and what runs one.
 
-    Its norm, if there is one, has statistics of its own. None where x would have to be copied.
+    The norm of the request, if it has one, has statistics of its own. None where x would have to be copied.
     """
-    x, as_spikes = request.tensors[0], request.as_spikes
-    constants: tuple[Tensor, ...] = ()
-    if request.norm is not None:
-        kernels, constants = kernels.normed, request.norm.affine(None)
-    values, exact = kernels.params(neuron, request.step, request.dtype, constants)
-    plan, ready, params = plan_of(target, kernels, request, values, exact)
-    if ready[0].data_ptr() != x.data_ptr():
+    (x,), (at,), norm = request.tensors, kernels.layout.xs, request.norm
+    values, exact = kernels.operands(neuron, request.step, request.dtype, () if norm is None else norm.affine(None))
+    plan, operands = plan_of(kernels, request, values, exact)
+    ready = operands[at]
+    if ready is None or ready.data_ptr() != x.data_ptr():
         return None
-    by_id = dict(zip(kernels.layout.backward_params, params, strict=True))
-    n_s, packs = len(kernels.program.states), as_spikes is not None and plan.packs
+    launch, packs = _forward_kernel(target, plan, record=False, bits=request.as_spikes is not None)
     out = torch.empty(plan.N // 8, dtype=torch.uint8, device=plan.device) if packs else plan.empty(dtype=plan.io)
-    after = [*(None for _ in range(2 * n_s + 1)), *(by_id[i] for i in kernels.layout.forward_params)]
-    launch = plan.forward(False, packs)
-    y = as_spikes(out, plan.memory_shape, plan.io) if as_spikes is not None and packs else out
+    y = request.as_spikes(out, plan.memory_shape, plan.io) if packs and request.as_spikes is not None else out
+    start, final = kernels.layout.start, kernels.layout.final
+    fixed: Operands = {**kernels.layout.may_lack, **operands, "out": out, "lens": None}
 
     def run(x: Tensor, states: list[Tensor]) -> list[Tensor]:
-        new = [plan.empty() for _ in states]
-        if plan.natural:
-            launch([x, *[s.contiguous() for s in states], out, *new, *after])
-            return new
-        launch([x, *[plan.to_memory(s).contiguous() for s in states], out, *new, *after])
-        return [plan.to_logical(s) for s in new]
+        operands, new = {**fixed, at: x}, [plan.empty() for _ in final]
+        for before, after, state, made in zip(start, final, states, new, strict=True):
+            operands[before], operands[after] = plan.to_memory(state).contiguous(), made
+        launch(operands)
+        return new if plan.natural else [plan.to_logical(s) for s in new]
 
     return plan.to_logical(y), run
 
 
-def plan_of(
-    target: Target, kernels: Kernels, request: Request, values: list[Tensor], exact: tuple[int, ...]
-) -> tuple[Plan, tuple[Tensor, ...], list[Tensor]]:
-    """The plan of a request, its inputs and its params as the kernels take them."""
-    xs, repeated, T, step, dtype = request.tensors, request.repeated, request.T, request.step, request.dtype
-    threads, ragged = torch.get_num_threads(), request.lengths is not None
-    key = (target, request.device, T, dtype, repeated, exact, ragged, threads,
-           *((x.shape, x.stride(), x.dtype) for x in xs), *(v.shape for v in values))  # fmt: skip
-    plan = kernels.plans.get(key)
-    if plan is None:
-        order, io, ready = layout_of(request)
-        shapes = (_param(value, step, order)[1] for value in values)
-        sizes = dict(zip(kernels.layout.backward_params, shapes, strict=True))
-        strides = tuple(0 if r or T == 1 else x.stride(0) for x, r in zip(ready, repeated, strict=True))
-        plan = Plan(
-            kernels, target, request.device, order, tuple(step), T, dtype, io, repeated, strides, sizes, exact, ragged,
-            threads,
-        )  # fmt: skip
-        if len(kernels.plans) > 256:
-            kernels.plans.clear()
-        kernels.plans[key] = plan
-    else:
-        ready = xs
-        if not (plan.natural and len(xs) == 1 and xs[0].dtype == plan.io and xs[0].is_contiguous()):
-            _, _, ready = layout_of(request)
-    params = [v if v.numel() == 1 else _param(v, step, plan.order)[0] for v in values]
-    return plan, ready, params
-
-
 def sources(target: Target, kernels: Kernels, neuron: Any, request: Request) -> str:
-    """Source of the forward and the backward kernel for an input."""
-    values, exact = kernels.params(neuron, request.step, request.dtype)
-    plan, _, _ = plan_of(target, kernels, request, values, exact)
-    learned = tuple(i for i, p in zip(kernels.layout.backward_params, values, strict=True) if p.requires_grad)
+    """The source of the forward and the backward kernel for a request."""
+    values, exact = kernels.operands(neuron, request.step, request.dtype)
+    plan, _ = plan_of(kernels, request, values, exact)
+    learned = tuple(i for i, name in kernels.layout.params.items() if values[name].requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
     return target.sources(plan, plan.variant(record=False), backward)
 
 
-def layout_of(request: Request) -> tuple[tuple[int, ...], torch.dtype, tuple[Tensor, ...]]:
-    """Order of dimensions in memory, dtype of inputs and outputs, and the inputs as the kernels take them."""
-    xs, repeated, T, step = request.tensors, request.repeated, request.T, request.step
-    first = xs[0] if repeated[0] else xs[0][0]
-    order = natural = tuple(range(len(step)))
-    if not first.is_contiguous() and len(step) in _ORDERS:
-        last = _ORDERS[len(step)]
-        order = last if first.permute(last).is_contiguous() else order
-    same = xs[0].dtype in _IO and all(x.dtype == xs[0].dtype for x in xs)
-    io, N = xs[0].dtype if same else request.dtype, math.prod(step)
-    ready = []
-    for x, r in zip(xs, repeated, strict=True):
-        if x.dtype != io:
-            x = x.to(io)
-        if order != natural:
-            x = x.permute(order) if r else x.permute(0, *(1 + o for o in order))
-        dense = x.is_contiguous() or (
-            not r and x[0].is_contiguous() and (T == 1 or x.stride(0) == 0 or x.stride(0) >= N)
-        )
-        ready.append(x if dense else x.contiguous())
-    return order, io, tuple(ready)
-
-
-def _param(value: Tensor, step: torch.Size, order: tuple[int, ...]) -> tuple[Tensor, tuple[int, int]]:
-    """A number value as the kernel takes it, flat in memory order, with (size, inner)."""
-    if value.numel() == 1:
-        return value, (1, 1)
-    per_sample = step[1:]
-    full = (1,) * (len(per_sample) - value.ndim) + tuple(value.shape)
-    varying = [d for d, n in enumerate(full) if n > 1]
-    memory = [o - 1 for o in order[1:]]
-    if len(varying) == 1:
-        d = varying[0]
-        after = memory[memory.index(d) + 1 :]
-        return value.reshape(-1), (full[d], math.prod(per_sample[k] for k in after))
-    flat = value.reshape(full).expand(per_sample).permute(*memory).reshape(-1)
-    return flat, (flat.numel(), 1)
-
-
 class _Scan(torch.autograd.Function):
-    """The forward kernel; tensors are xs, start states and params in memory order.
-
-    ``norm``: mean and variance of the batch (doubles) and the Norm whose program this is, where x decides its scale and
-    shift; ``weight`` and ``bias`` are its parameters.
+    """The kernels for autograd; tensors are the operands that a caller gives, by ``names``.
 
     Functions with a context in ``forward`` cannot be used by torch.func, which never comes here, and cost less.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, plan: Plan, lengths: Tensor | None, record: tuple[int, ...], as_spikes: AsSpikes | None, norm: Any,
-        weight: Any, bias: Any, *tensors: Tensor,
-    ) -> Any:  # fmt: skip
-        outputs, checkpoints = forward(plan, lengths, record, tensors, saving=True, as_spikes=as_spikes)
-        ctx.plan, ctx.lengths, ctx.record, ctx.norm = plan, lengths, record, norm
-        ctx.save_for_backward(weight, *tensors, *checkpoints)
+    def forward(ctx: Any, job: Job, names: tuple[str, ...], *tensors: Tensor | None) -> Any:
+        operands = dict(zip(names, tensors, strict=True))
+        made = forward(job, operands, saving=True)
+        operands.pop("bias", None)  # which no gradient needs
+        operands.update((name, made[name]) for name in job.plan.kernels.layout.kept if name in made)
+        ctx.job, ctx.names, ctx.saved = job, names, tuple(operands)
+        ctx.save_for_backward(*operands.values())
         ctx.set_materialize_grads(False)
-        return outputs
+        return tuple([made[name] for name in job.outputs])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        weight, *saved = ctx.saved_tensors
-        needs = ctx.needs_input_grad[5:]
+        job, names = ctx.job, ctx.names
+        gradient = job.plan.kernels.layout.gradient
+        given = (*(gradient[name] for name in job.outputs), *ctx.saved)
+        needs = {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
 
-        def run_kernel(*tensors: Any) -> Any:
-            upstream, (weight, *saved) = tensors[: len(grads)], tensors[len(grads) :]
-            return backward(ctx.plan, ctx.lengths, ctx.record, ctx.norm, needs, upstream, weight, tuple(saved))
+        def run_kernel(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+            found = backward(job, dict(zip(given, tensors, strict=True)), needs)
+            return tuple([found.get(name) for name in names])
 
-        return (None, None, None, None, None, *Once.apply(run_kernel, *grads, weight, *saved))  # type: ignore[no-untyped-call]
+        return (None, None, *Once.apply(run_kernel, *grads, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
 
 
 class Once(torch.autograd.Function):
@@ -302,81 +154,100 @@ class Once(torch.autograd.Function):
         )
 
 
-def forward(
-    plan: Plan,
-    lengths: Tensor | None,
-    record: tuple[int, ...],
-    tensors: tuple[Tensor, ...],
-    *,
-    saving: bool,
-    as_spikes: AsSpikes | None = None,
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """Runs the forward kernel: (out, final states, recordings) and, when saving, the checkpoints."""
-    n_x, n_s = len(plan.repeated), len(plan.kernels.program.states)
-    xs, states, params = tensors[:n_x], tensors[n_x : n_x + n_s], tensors[n_x + n_s :]
-    by_id = dict(zip(plan.kernels.layout.backward_params, params, strict=True))
-    if not plan.packs:
-        as_spikes = None
-    if as_spikes is None:
-        out = plan.empty(plan.T, dtype=plan.io)
-    else:
+@functools.lru_cache(maxsize=1024)
+def _forward_kernel(target: Target, plan: Plan, *, record: bool, bits: bool) -> tuple[Launch, bool]:
+    """The forward kernel of a plan, and whether it writes bits: where they are asked for and a step is whole bytes."""
+    packs = bits and plan.N % 8 == 0 and target.packs(plan.kernels.program)
+    return target.forward(plan, record, packs), packs
+
+
+@functools.lru_cache(maxsize=1024)
+def _backward_kernel(
+    target: Target, plan: Plan, gstride: int, *, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]
+) -> Launch:
+    return target.backward(plan, gstride, plan.variant(record=record, wanted=wanted, x_grads=x_grads))
+
+
+def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
+    """Runs the forward kernel; returns by name the outputs of a job and, when saving, the states that are kept."""
+    plan, layout = job.plan, job.plan.kernels.layout
+    record = job.outputs[1 + len(layout.final) :]
+    launch, packs = _forward_kernel(job.target, plan, record=bool(record), bits=job.as_spikes is not None)
+    if packs:
         out = torch.empty(plan.T * plan.N // 8, dtype=torch.uint8, device=plan.device)
-    final = [plan.empty() for _ in states]
-    recordings = {k: plan.empty(plan.T) for k in record}
-    segments = (plan.T - 1) // plan.target.segment
-    checkpoints = [plan.empty(segments) for _ in states] if saving and segments else []
-    kept: list[Tensor | None] = [*checkpoints] if checkpoints else [None] * n_s
-    used = plan.kernels.layout.forward_params
-    pointers = [*xs, *states, out, *final, *(recordings.get(k) for k in range(n_s)), *kept, lengths]
-    pointers += [by_id[i] for i in used]
-    plan.forward(bool(record), as_spikes is not None)(pointers)
-    if as_spikes is not None:
-        out = as_spikes(out, (plan.T, *plan.memory_shape), plan.io)
-    return (out, *final, *(recordings[k] for k in record)), checkpoints
+    else:
+        out = plan.empty(plan.T, dtype=plan.io)
+    made = {"out": out}
+    for name in layout.final:
+        made[name] = plan.empty()
+    for name in record:
+        made[name] = plan.empty(plan.T)
+    segments = (plan.T - 1) // job.target.segment
+    for name in layout.kept if saving and segments else ():
+        made[name] = plan.empty(segments)
+    launch({**layout.may_lack, **operands, **made})
+    if packs and job.as_spikes is not None:
+        made["out"] = job.as_spikes(out, (plan.T, *plan.memory_shape), plan.io)
+    return made
 
 
-def backward(
-    plan: Plan, lengths: Tensor | None, record: tuple[int, ...], norm: Any, needs: tuple[bool, ...],
-    upstream: tuple[Tensor | None, ...], weight: Tensor | None, saved: tuple[Tensor, ...],
-) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Runs the backward kernel: gradients of the norm's weight and bias, of xs, start states and params."""
-    program, numbers = plan.kernels.program, plan.kernels.layout.backward_params
-    n_x, n_s, n_p = len(plan.repeated), len(program.states), len(numbers)
-    needs_weight, needs_bias, needs = needs[0], needs[1], needs[2:]
-    xs, states, params = saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_p]
-    checkpoints: list[Tensor | None] = list(saved[n_x + n_s + n_p :]) or [None] * n_s
-    gout, gstride = _upstream(upstream[0], plan.io)
-    g_final = [None if g is None else g.contiguous() for g in upstream[1 : 1 + n_s]]
-    g_record: dict[int, Tensor | None] = {
-        k: None if g is None else g.contiguous() for k, g in zip(record, upstream[1 + n_s :], strict=True)
-    }
-    gx = [
-        (plan.empty() if r else plan.empty(plan.T, dtype=plan.io)) if needs[k] else None
-        for k, r in enumerate(plan.repeated)
-    ]
-    gs = [plan.empty() if needs[n_x + k] else None for k in range(n_s)]
-    at_norm = tuple(len(program.inputs) - 1 - n_s - k for k in (2, 1)) if norm else ()  # the last two numbers
-    asked = {i for k, i in enumerate(numbers) if needs[n_x + n_s + k]} | set(at_norm)
-    wanted = [i for i in numbers if i in asked and i in plan.kernels.layout.differentiable]
-    sums = {i: plan.target.sums(plan, i) for i in wanted}
-    pointers = [*xs, *states, *checkpoints, lengths, *params, gout, *g_final]
-    pointers += [g_record.get(k) for k in range(n_s)] + [*gx, *gs, *sums.values()]
-    x_grads = tuple("none" if g is None else "sum" if r else "steps" for g, r in zip(gx, plan.repeated, strict=True))
-    recorded = any(g is not None for g in g_record.values())
-    plan.backward(gstride, recorded, tuple(sums), x_grads)(pointers)
-    totals = {i: plan.target.total(plan, i, s) for i, s in sums.items()}
-    g_weight = g_bias = None
-    if norm:
-        assert program.numbers[-2:] == NORM
-        g_weight, g_bias, slope, offset = gradients(norm[:3], norm[3].eps, weight, *(totals[i] for i in at_norm))
-        if gx[0] is not None:
-            correct(plan.target, gx[0], xs[0], slope, offset, plan.order)
-        g_weight = g_weight.to(weight.dtype) if needs_weight and weight is not None else None
-        g_bias = g_bias.to(norm[3].bias.dtype) if needs_bias else None
-    gx = [g if g is None or not r else g.to(plan.io) for g, r in zip(gx, plan.repeated, strict=True)]
-    gp = [totals[i].reshape(p.shape).to(p.dtype) if i in totals and needs[n_x + n_s + k] else None
-          for k, (i, p) in enumerate(zip(numbers, params, strict=True))]  # fmt: skip
-    return (g_weight, g_bias, *gx, *gs, *gp)
+def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]:
+    """Runs the backward kernel; returns the gradients of those of ``needs`` that have one, by the operand's name.
+
+    ``operands``: those of the forward kernel, the states that it kept, and upstream gradients by their own names.
+    """
+    plan, layout, target = job.plan, job.plan.kernels.layout, job.target
+    gradient, needs, recorded = layout.gradient, needs & layout.active, False
+    given: Operands = {**layout.may_lack, **operands}
+    given["gout"], gstride = _upstream(operands["gout"], plan.io)
+    for name in job.outputs[1:]:
+        g = operands[gradient[name]]
+        if g is not None:
+            given[gradient[name]], recorded = g.contiguous(), recorded or name in layout.recorded
+    found: dict[str, Tensor] = {}
+    x_grads = []
+    for name, repeated in zip(layout.xs, plan.repeated, strict=True):
+        x_grads.append("none" if name not in needs else "sum" if repeated else "steps")
+        if name in needs:
+            found[name] = plan.empty() if repeated else plan.empty(plan.T, dtype=plan.io)
+    for name in layout.start:
+        if name in needs:
+            found[name] = plan.empty()
+    through = job.joined is not None and layout.active.issuperset(layout.norm)
+    asked = needs.union(layout.norm) if through else needs
+    sums = {i: target.sums(plan, i) for i, name in layout.params.items() if name in asked}
+    for name, g in found.items():
+        given[gradient[name]] = g
+    for i, g in sums.items():
+        given[gradient[layout.params[i]]] = g
+    launch = _backward_kernel(target, plan, gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads))
+    launch(given)
+    totals = {layout.params[i]: target.total(plan, i, g) for i, g in sums.items()}
+    if through:
+        found.update(_through_norm(job, operands, totals, found.get(layout.xs[0])))
+    for name in needs & totals.keys():
+        found[name] = _like(operands[name], totals[name])
+    for name, repeated in zip(layout.xs, plan.repeated, strict=True):
+        if repeated and name in found:
+            found[name] = found[name].to(plan.io)
+    return found
+
+
+def _through_norm(job: Job, operands: Operands, totals: dict[str, Tensor], gx: Tensor | None) -> dict[str, Tensor]:
+    """The gradients of a batch norm's weight and bias; corrects the gradient of x, whose moments are part of it."""
+    assert job.joined is not None
+    (norm, moments), layout = job.joined, job.plan.kernels.layout
+    x, weight = operands[layout.xs[0]], operands["weight"]
+    *found, slope, offset = gradients(moments, norm.eps, weight, *(totals[name] for name in layout.norm))
+    if gx is not None and x is not None:
+        correct(job.target, gx, x, slope, offset, job.plan.order)
+    pairs = {"weight": weight, "bias": norm.bias}
+    return {name: _like(p, g) for (name, p), g in zip(pairs.items(), found, strict=True) if p is not None}
+
+
+def _like(number: Tensor | None, g: Tensor) -> Tensor:
+    assert number is not None
+    return g.reshape(number.shape).to(number.dtype)
 
 
 def _upstream(g: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, int]:

@@ -20,8 +20,9 @@ from . import compiled, launch, store
 from .backend import chosen
 from .compiled import Kernels
 from .dtypes import output_dtype, state_dtype
+from .plan import plan_of
 from .request import Found, Request
-from .target import Target
+from .target import Operands, Target
 from .targets import TARGETS, target_for
 
 
@@ -54,33 +55,29 @@ def _read(text: str) -> tuple[Kernels, tuple[bool, ...], tuple[int, ...], Target
     return Kernels(store.loads(program)), tuple(repeated), record, TARGETS[target]
 
 
-def _plan(
-    target: Target, kernels: Kernels, request: Request, numbers: list[Tensor]
-) -> tuple[Any, tuple[Tensor, ...], list[Tensor]]:
-    return launch.plan_of(target, kernels, request, kernels.program.evaluate(numbers, kernels.layout.backward_params, request.dtype), ())
-
-
-def _request(
-    xs: list[Tensor], repeated: tuple[bool, ...], T: int, states: list[Tensor], lengths: Tensor | None
-) -> Request:
-    step = xs[0].shape if repeated[0] else xs[0].shape[1:]
-    return Request(tuple(x.contiguous() for x in xs), repeated, T, step, tuple(states), lengths)
-
-
-def _scan(
-    program: str,
+def _job(
+    text: str,
     xs: list[Tensor],
     states: list[Tensor],
     numbers: list[Tensor],
     lengths: Tensor | None,
     T: int,
+) -> tuple[launch.Job, Operands]:
+    """The call of kernels that an operator stands for, and its operands."""
+    kernels, repeated, record, target = _read(text)
+    layout, step = kernels.layout, xs[0].shape if repeated[0] else xs[0].shape[1:]
+    request = Request(tuple(x.contiguous() for x in xs), repeated, T, step, tuple(states), lengths, record)
+    plan, operands = plan_of(kernels, request, kernels.evaluate(numbers, request.dtype), ())
+    operands.update(zip(layout.start, [s.contiguous() for s in states], strict=True), lens=lengths)
+    return launch.Job(target, plan, ("out", *layout.final, *(layout.recorded[k] for k in record))), operands
+
+
+def _scan(
+    program: str, xs: list[Tensor], states: list[Tensor], numbers: list[Tensor], lengths: Tensor | None, T: int
 ) -> list[Tensor]:
-    kernels, repeated, record, target = _read(program)
-    request = _request(xs, repeated, T, states, lengths)
-    plan, ready, params = _plan(target, kernels, request, numbers)
-    args = (*ready, *(s.contiguous() for s in states), *params)
-    out, checkpoints = launch.forward(plan, lengths, record, args, saving=True)
-    return [*out, *(checkpoints or [plan.empty(0) for _ in states])]
+    job, operands = _job(program, xs, states, numbers, lengths, T)
+    made, kept = launch.forward(job, operands, saving=True), job.plan.kernels.layout.kept
+    return [made[name] if name in made else job.plan.empty(0) for name in (*job.outputs, *kept)]
 
 
 def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T: Any) -> list[Tensor]:
@@ -120,20 +117,18 @@ def _scan_backward(
     present: list[bool],
 ) -> list[Tensor]:
     """Gradients of xs, states and numbers; zeros where there is none."""
-    kernels, repeated, record, target = _read(program)
-    request = _request(xs, repeated, T, states, lengths)
     with autograd_inside():
         leaves = [n.detach().requires_grad_() for n in numbers]
-        plan, ready, values = _plan(target, kernels, request, leaves)
+        job, operands = _job(program, xs, states, leaves, lengths, T)
+    layout = job.plan.kernels.layout
+    if (T - 1) // job.target.segment:
+        operands.update(zip(layout.kept, checkpoints, strict=True))
     given = iter(upstream)
-    grads = tuple(next(given) if p else None for p in present)
-    saved = (*ready, *(s.contiguous() for s in states), *(v.detach() for v in values), *checkpoints)
-    if not (T - 1) // target.segment:
-        saved = saved[: len(saved) - len(checkpoints)]
-    needs = (False, False, *(True for _ in range(len(ready) + len(states) + len(values))))
-    found = launch.backward(plan, lengths, record, None, needs, grads, None, saved)[2:]
-    n = len(ready) + len(states)
-    active = [(v, g) for v, g in zip(values, found[n:], strict=True) if g is not None and v.requires_grad]
+    grads = {layout.gradient[name]: next(given) if p else None for name, p in zip(job.outputs, present, strict=True)}
+    values = {name: v for name, v in operands.items() if name in layout.params.values() and v is not None}
+    operands.update((name, value.detach()) for name, value in values.items())
+    found = launch.backward(job, {**operands, **grads}, {*layout.xs, *layout.start, *values})
+    active = [(v, found[name]) for name, v in values.items() if name in found and v.requires_grad]
     number_grads: Any = [None] * len(leaves)
     if active:
         ends, total = zip(*active, strict=True)
@@ -142,7 +137,7 @@ def _scan_backward(
     wanted = [*xs, *states, *numbers]
     return [
         torch.zeros_like(w, memory_format=torch.contiguous_format) if g is None else g.to(w.dtype).contiguous()
-        for g, w in zip((*found[:n], *number_grads), wanted, strict=True)
+        for g, w in zip((*map(found.get, (*layout.xs, *layout.start)), *number_grads), wanted, strict=True)
     ]
 
 

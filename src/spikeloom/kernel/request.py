@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -21,9 +20,8 @@ Found = tuple[Tensor, States, tuple[Tensor, ...]]
 """The answer to a request: spikes ``[T, B, *]``, final states ``[B, *]``, recordings ``[T, B, *]``."""
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """A sequence of T steps to run."""
+class Request(NamedTuple):
+    """A sequence of T steps to run. It is a tuple because one is made at each step of a stream."""
 
     tensors: tuple[Tensor, ...]
     """The inputs ``[T, B, *]``; an input that is the same at all steps is that one step ``[B, *]``. The first gives the
@@ -70,7 +68,7 @@ class Request:
     def of_step(cls, xs: tuple[Tensor, ...], states: States, as_spikes: AsSpikes | None = None) -> Self:
         """A request for one step of ``[B, *]``."""
         tensors = tuple([x.unsqueeze(0) for x in xs])
-        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, as_spikes=as_spikes)
+        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, None, (), None, as_spikes)
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import torch
@@ -77,12 +76,14 @@ def prepared_step(
     joined = Norm.of(norm) if norm is not None and type(norm) in KINDS else None
     if norm is not None and (joined is None or joined.batch or joined.why_not(x.unsqueeze(0))):
         return None
-    request = dataclasses.replace(Request.of_step((x,), states, as_spikes), norm=joined)
+    request = Request.of_step((x,), states, as_spikes)._replace(norm=joined)
     if _why_no_kernel(neuron, request):
         return None
     try:
         target, kernels = target_for(x.device), compiled.kernels_of(neuron)
-        return None if isinstance(kernels, str) else launch.step_of(target, kernels, neuron, request)
+        if isinstance(kernels, str):
+            return None
+        return launch.step_of(target, kernels.normed if joined else kernels, neuron, request)
     except BuildError:
         return None
 
@@ -154,11 +155,11 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
         return None
     said = ""
     if debugging():  # the loop, with which it is compared, has the output in the same form and no norm
-        request = dataclasses.replace(request, as_spikes=None)
+        request = request._replace(as_spikes=None)
     if request.norm is not None:
         why = "SPIKELOOM_DEBUG" if debugging() else request.norm.why_not(first)
         said = f"not fused: {why}" if why else f"fused with {request.norm.kind}"
-        request = _normalised(request) if why else request
+        request, kernels = (_normalised(request), kernels) if why else (request, kernels.normed)
     return _Ready(target, kernels, request, said)
 
 
@@ -203,4 +204,4 @@ def _normalised(request: Request) -> Request:
     """The request without its norm, which runs by itself."""
     if request.norm is None:
         return request
-    return dataclasses.replace(request, tensors=(request.norm.of_all_steps(request.tensors[0]),), norm=None)
+    return request._replace(tensors=(request.norm.of_all_steps(request.tensors[0]),), norm=None)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from .norm import NormKernels
+from .plan import Plan
+from .program import Program
+from .variant import Variant
 
-if TYPE_CHECKING:
-    from .launch import Plan
-    from .program import Program
-    from .variant import Variant
-
-Launch = Callable[[list[Tensor | None]], None]
-"""Runs a kernel on its tensors, in the order of :class:`spikeloom.kernel.variant.Writer`."""
+Operands = dict[str, Tensor | None]
+"""What a kernel reads and writes, by the names of :class:`spikeloom.kernel.variant.Layout`."""
+Launch = Callable[[Operands], None]
+"""Runs a kernel on its operands; it takes those that it knows, and more may be there."""
 
 
-class Target(NormKernels, Protocol):
+class Target(NormKernels, Hashable, Protocol):
     """Prints, builds and launches kernels."""
 
     @property

@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from .program import OPS, Node, Program, Ref
+from .program import NORM, OPS, Node, Program, Ref
 
 
-@dataclass(frozen=True)
 class Layout:
-    """Which number values (params) the kernels take, and the gradients that ``backward`` can compute.
+    """The operands of a program's kernels: their names, and the order in which the kernels take their pointers.
 
-    Pointers of the forward kernel: xs, start states, out, final states, recordings, checkpoints, lengths, forward
-    params. Of the backward kernel: xs, start states, checkpoints, lengths, backward params, upstream gradients of out,
-    of final states and of recordings, then gradients of xs, start states and wanted params. Recordings, checkpoints,
-    upstream gradients and gradients of xs and start states may be null.
-
-    A forward kernel in C that writes bits has a last pointer, to an int32 that it sets to 1 where an output is not
-    binary.
+    Operands that come from numbers are known by the ids of their values too. A forward kernel in C that writes bits has
+    one more pointer behind these, to an int32 that it sets to 1 where an output is not binary.
     """
 
-    forward_params: tuple[int, ...]
-    backward_params: tuple[int, ...]
-    differentiable: tuple[int, ...]
-    divisors: tuple[int, ...]
-    """Params that something is divided by."""
+    def __init__(self, program: Program) -> None:
+        X, S = range(len(program.xs)), range(len(program.states))
+        reads = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
+        self.forward_params = tuple(program.params(program.outputs))
+        """The values of numbers that the forward kernel reads."""
+        self.differentiable = tuple(sorted(i for i, _ in program.number_grads))
+        """Those of which the backward kernel can compute the gradient."""
+        self.backward_params = tuple(sorted({*self.forward_params, *reads, *self.differentiable}))
+        """Those that the backward kernel takes: all, also where no step reads one that has a gradient."""
+        divisors = {node.args[1] for node in program.nodes if node.op == "div"}
+        self.divisors = tuple(i for i in self.backward_params if i in divisors)
+        """Those that something is divided by."""
 
+        self.xs = tuple(f"x{k}" for k in X)
+        """The inputs."""
+        self.start = tuple(f"s0_{k}" for k in S)
+        self.final = tuple(f"sT_{k}" for k in S)
+        """The states at the start and at the end."""
+        self.recorded = tuple(f"rec_{k}" for k in S)
+        """The states at all steps."""
+        self.kept = tuple(f"ck_{k}" for k in S)
+        """The states that are kept for the backward pass, one in each segment."""
+        self.params = {i: f"P{i}" for i in self.backward_params}
+        self.norm = tuple(f"P{program.inputs.index(name)}" for name in NORM if name in program.numbers)
+        """Scale and shift of a batch norm before the neuron."""
+        self.gradient = {"out": "gout", **{name: f"g{name}" for name in (*self.xs, *self.start, *self.recorded)}}
+        """The names of gradients."""
+        self.gradient.update((name, f"gT_{k}") for k, name in enumerate(self.final))
+        self.gradient.update((name, f"gp{i}") for i, name in self.params.items())
 
-def layout(program: Program) -> Layout:
-    """The arguments of a program's kernels."""
-    forward = program.params(program.outputs)
-    backward = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
-    learned = {i for i, _ in program.number_grads}  # with what has a gradient, though no step reads it
-    both = tuple(sorted({*forward, *backward, *learned}))
-    divisors = {n.args[1] for n in program.nodes if n.op == "div"} & set(both)
-    return Layout(
-        tuple(forward),
-        both,
-        tuple(sorted(learned)),
-        tuple(sorted(i for i in divisors if isinstance(i, int))),
-    )
+        g = self.gradient
+        outside = (*self.final, *self.recorded, *self.xs, *self.start)
+        self.forward = (
+            *self.xs, *self.start, "out", *self.final, *self.recorded, *self.kept, "lens",
+            *(self.params[i] for i in self.forward_params),
+        )  # fmt: skip
+        """The pointers of the forward kernel."""
+        self._backward = (
+            *self.xs, *self.start, *self.kept, "lens", *self.params.values(), "gout", *(g[name] for name in outside),
+        )  # fmt: skip
+        self.may_lack: dict[str, Any] = dict.fromkeys((*self.recorded, *self.kept, *(g[name] for name in outside)))
+        """The operands that may be null, as null."""
+
+        leaves = zip((*self.xs, *self.start), program.grads, strict=True)
+        active = {name for name, ref in leaves if ref is not None} | {self.params[i] for i in self.differentiable}
+        self.active = frozenset(active | ({"weight", "bias"} if active.issuperset(self.norm) else set()))
+        """The operands on which outputs depend differentiably, a batch norm's weight and bias among them."""
+
+    def backward(self, wanted: tuple[int, ...]) -> tuple[str, ...]:
+        """The pointers of the backward kernel; ``wanted``: the values of numbers whose gradient it computes."""
+        return (*self._backward, *(self.gradient[self.params[i]] for i in wanted))
 
 
 @dataclass(frozen=True)
@@ -71,7 +97,7 @@ class Writer:
 
     def __init__(self, program: Program, variant: Variant) -> None:
         self.program, self.variant, self.lengths = program, variant, variant.lengths
-        self.layout = layout(program)
+        self.layout = Layout(program)
         self.n_x, self.n_s = len(program.xs), len(program.states)
         self.boolean = {node.id for node in program.nodes if OPS[node.op].boolean}
         self.numbers = program.number_ids()
@@ -79,21 +105,11 @@ class Writer:
 
     def forward_pointers(self) -> list[str]:
         """Names of the forward kernel's tensors."""
-        S = range(self.n_s)
-        return [
-            *(f"x{k}" for k in range(self.n_x)), *(f"s0_{k}" for k in S), "out", *(f"sT_{k}" for k in S),
-            *(f"rec_{k}" for k in S), *(f"ck_{k}" for k in S), "lens", *(f"P{i}" for i in self.layout.forward_params),
-        ]  # fmt: skip
+        return list(self.layout.forward)
 
     def backward_pointers(self) -> list[str]:
         """Names of the backward kernel's tensors."""
-        S, X = range(self.n_s), range(self.n_x)
-        return [
-            *(f"x{k}" for k in X), *(f"s0_{k}" for k in S), *(f"ck_{k}" for k in S), "lens",
-            *(f"P{i}" for i in self.layout.backward_params), "gout", *(f"gT_{k}" for k in S),
-            *(f"grec_{k}" for k in S), *(f"gx{k}" for k in X), *(f"gs0_{k}" for k in S),
-            *(f"gp{i}" for i in self.variant.wanted),
-        ]  # fmt: skip
+        return list(self.layout.backward(self.variant.wanted))
 
     def gradients(self) -> tuple[tuple[Ref | None, ...], list[tuple[int, Ref]]]:
         """What a backward kernel computes: all of it, and of the wanted params."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import operator
 from typing import Any
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from ...native import build
 from ...native.build import BuildError
-from ..launch import Plan
 from ..norm import Geometry
+from ..plan import Plan
 from ..program import Program
-from ..target import Launch
+from ..target import Launch, Operands
 from ..variant import Variant
 from . import source as c_source
 from .emit import BLOCK, CHUNKS, SEGMENT, emit_backward, emit_forward
@@ -44,13 +45,18 @@ class CTarget:
         return True
 
     def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
-        function = plan.kernels.function(_forward, plan.variant(record=record, packed=packed))
-        launch = _launch(function, _integers(plan, 0, plan.kernels.layout.forward_params))
-        return _checked(launch) if packed else launch
+        function, layout = (
+            plan.kernels.function(_forward, plan.variant(record=record, packed=packed)),
+            plan.kernels.layout,
+        )
+        integers = _integers(plan, 0, layout.forward_params)
+        if packed:
+            return _checked(_launch(function, (*layout.forward, "flag"), integers))
+        return _launch(function, layout.forward, integers)
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        function = plan.kernels.function(_backward, variant)
-        return _launch(function, _integers(plan, gstride, plan.kernels.layout.backward_params))
+        function, layout = plan.kernels.function(_backward, variant), plan.kernels.layout
+        return _launch(function, layout.backward(variant.wanted), _integers(plan, gstride, layout.backward_params))
 
     def sums(self, plan: Plan, param: int) -> Tensor:
         return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64, device="cpu")
@@ -78,10 +84,11 @@ def _backward(program: Program, variant: Variant) -> Any:
     return build.load(emit_backward(program, variant)).run
 
 
-def _launch(function: Any, integers: Any) -> Launch:
-    def launch(tensors: list[Tensor | None]) -> None:
-        pointers = [None if t is None else t.data_ptr() for t in tensors]
-        function((ctypes.c_void_p * len(pointers))(*pointers), integers)
+def _launch(function: Any, order: tuple[str, ...], integers: Any) -> Launch:
+    pointers, ordered = ctypes.c_void_p * len(order), operator.itemgetter(*order)
+
+    def launch(operands: Operands) -> None:
+        function(pointers(*[None if t is None else t.data_ptr() for t in ordered(operands)]), integers)
 
     return launch
 
@@ -89,9 +96,9 @@ def _launch(function: Any, integers: Any) -> Launch:
 def _checked(launch: Launch) -> Launch:
     """A kernel that writes bits, and says whether all outputs were 0 or 1."""
 
-    def checked(tensors: list[Tensor | None]) -> None:
+    def checked(operands: Operands) -> None:
         flag = torch.zeros(1, dtype=torch.int32, device="cpu")
-        launch([*tensors, flag])
+        launch({**operands, "flag": flag})
         if flag.item():
             raise ValueError(
                 "a neuron whose spikes are packed into bits gave an output that is neither 0 nor 1; with "

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import linecache
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ...native.build import BuildError
-from ..launch import Plan
 from ..norm import Geometry
+from ..plan import Plan
 from ..program import Program
-from ..target import Launch
+from ..target import Launch, Operands
 from ..variant import Variant
 from .emit import emit_backward, emit_forward
 
@@ -59,11 +60,15 @@ class TritonTarget:
 
     def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
         run = plan.kernels.function(self._forward, plan.variant(record=record, packed=packed))
-        return self._launch(run, plan, [*plan.strides], plan.kernels.layout.forward_params)
+        layout = plan.kernels.layout
+        return self._launch(run, layout.forward, plan, [*plan.strides], layout.forward_params)
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
         run = plan.kernels.function(self._backward, self.summing(plan, variant))
-        return self._launch(run, plan, [*plan.strides, gstride], plan.kernels.layout.backward_params)
+        layout = plan.kernels.layout
+        return self._launch(
+            run, layout.backward(variant.wanted), plan, [*plan.strides, gstride], layout.backward_params
+        )
 
     def _forward(self, program: Program, variant: Variant) -> Any:
         return load(emit_forward(program, variant, self.block, self.segment))
@@ -71,16 +76,22 @@ class TritonTarget:
     def _backward(self, program: Program, variant: Variant) -> Any:
         return load(emit_backward(program, variant, self.block, self.segment))
 
-    def _launch(self, run: Any, plan: Plan, strides: list[int], params: tuple[int, ...]) -> Launch:
+    def _launch(
+        self, run: Any, order: tuple[str, ...], plan: Plan, strides: list[int], params: tuple[int, ...]
+    ) -> Launch:
         if 2**31 - self.block < plan.N:
             raise BuildError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
         integers = [plan.N, plan.T, math.prod(plan.shape[1:]), *strides]
         for i in params:
             if plan.sizes[i][0] > 1:
                 integers += plan.sizes[i]
-        return launcher(
-            run, (-(-plan.N // self.block),), integers, plan.device, num_warps=self.warps(_warp_size(), plan.dtype)
-        )
+        grid, warps = (-(-plan.N // self.block),), self.warps(_warp_size(), plan.dtype)
+        launch = launcher(run, grid, integers, plan.device, num_warps=warps)
+
+        def by_name(operands: Operands) -> None:
+            launch([operands[name] for name in order])
+
+        return by_name
 
     def summing(self, plan: Plan, variant: Variant) -> Variant:
         """The variant of a backward kernel with what it has to sum."""
@@ -130,6 +141,9 @@ class TritonTarget:
 TRITON = TritonTarget()
 
 
+_Launcher = Callable[[list[Tensor | None]], None]
+
+
 def load(source: str) -> Any:
     """The function ``run`` of a generated module. Triton reads its text again, so it must be where Python looks."""
     name = f"<spikeloom kernel {hashlib.sha256(source.encode()).hexdigest()[:32]}>"
@@ -139,7 +153,7 @@ def load(source: str) -> Any:
     return namespace["run"]
 
 
-def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> Launch:
+def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> _Launcher:
     """What launches a kernel on tensors, which come before the integers; it raises BuildError where Triton fails."""
     kernel = run[grid]
     other = _elsewhere(device)
