@@ -338,7 +338,7 @@ class _Plan:
             return (lambda _: seen) if _address(seen) in self._kept else None
         if not isinstance(value, SpikeTensor):
             return None
-        made: tuple[Tensor, Callable[[], None]] | None = None
+        made: tuple[Tensor, Callable[[], int]] | None = None
         if type(layer) is nn.Linear:
             made = products.prepared(value, layer.weight, layer.bias)
         elif type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str):

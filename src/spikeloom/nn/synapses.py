@@ -8,7 +8,6 @@ sum over the transposed matrix. The order of additions depends on the synapses a
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from ..kernel.launch import Once
 from ..native import build
-from ..spikes.bits import pointers
+from ..native.call import call, threads
 
 _SOURCE = r"""
 #include <stdint.h>
@@ -58,7 +57,7 @@ PRODUCTS(float)
 PRODUCTS(double)
 """
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-_SMALL = 1 << 17  # multiplications below which one thread is faster
+_SMALL = 1 << 17  # multiplications; below it one thread is faster than several
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ def _product(weight: Tensor, starts: Tensor, columns: Tensor, x: Tensor, rows: i
 
 def _call(name: str, values: Tensor, starts: Tensor, columns: Tensor, X: Tensor, out: Tensor) -> None:
     B = X.shape[1]
-    threads = 1 if len(columns) * B < _SMALL else torch.get_num_threads()
     function = getattr(build.compiled(_SOURCE), f"{name}_{_TYPES[X.dtype]}")
-    integers = (ctypes.c_int64(n) for n in (len(starts) - 1, B, threads))
-    function(*pointers(values.contiguous(), starts, columns, X, out), *integers)
+    sizes = (len(starts) - 1, B, threads(len(columns) * B, at_least=_SMALL))
+    call(function, values.contiguous(), starts, columns, X, out, *sizes)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..native import build
+from ..native.call import call, threads
 from . import device
 
 COUNT_ONES = r"""
@@ -30,7 +29,7 @@ _SOURCE = (
     + r"""
 /* Returns 1 if every value is 0 or 1. A byte of bits for 8 values; half precision is compared as integers. */
 #define PACK(NAME, T, ZERO, ONE)                                                              \
-int NAME(const T *x, uint8_t *bits, int64_t n, int64_t threads) {                             \
+int64_t NAME(const T *x, uint8_t *bits, int64_t n, int64_t threads) {                         \
   int bad = 0;                                                                                \
   _Pragma("omp parallel for reduction(| : bad) num_threads((int)threads) if (threads > 1)")   \
   for (int64_t b = 0; b < (n + 7) / 8; b++) {                                                 \
@@ -63,11 +62,11 @@ UNPACK(unpack_float64, double, 1.0)
 UNPACK(unpack_bfloat16, uint16_t, 0x3f80)
 UNPACK(unpack_float16, uint16_t, 0x3c00)
 
-void count(const uint8_t *bits, int64_t bytes, int64_t *out) { *out = count_ones(bits, bytes); }
+int64_t count(const uint8_t *bits, int64_t bytes) { return count_ones(bits, bytes); }
 """
 )
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-_SMALL = 1 << 16  # values below which one thread is faster
+_SMALL = 1 << 16  # values; below it one thread packs and unpacks faster than several
 
 
 def library() -> Any:
@@ -99,8 +98,7 @@ def pack(x: Tensor) -> tuple[Tensor, bool]:
         place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
         return (padded * place).sum(1, dtype=torch.uint8), fine
     bits = torch.empty(size(n), dtype=torch.uint8)
-    fine = getattr(c, f"pack_{DTYPES[x.dtype]}")(*pointers(x, bits), *_integers(n))
-    return bits, bool(fine)
+    return bits, bool(call(getattr(c, f"pack_{DTYPES[x.dtype]}"), x, bits, n, threads(n, at_least=_SMALL)))
 
 
 def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
@@ -113,7 +111,7 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
         place = torch.arange(8, dtype=torch.uint8, device=bits.device)
         return ((bits.unsqueeze(1) >> place) & 1).reshape(-1)[:n].to(dtype)
     x = torch.empty(n, dtype=dtype)
-    getattr(c, f"unpack_{DTYPES[dtype]}")(*pointers(bits, x), *_integers(n))
+    call(getattr(c, f"unpack_{DTYPES[dtype]}"), bits, x, n, threads(n, at_least=_SMALL))
     return x
 
 
@@ -122,26 +120,4 @@ def count(bits: Tensor) -> int:
     c = library() if bits.is_cpu and bits.is_contiguous() and type(bits) is Tensor else None
     if c is None:
         return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
-    total = ctypes.c_int64()
-    c.count(*pointers(bits), ctypes.c_int64(bits.numel()), ctypes.byref(total))
-    return total.value
-
-
-def pointers(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """Tensors as a C function takes them."""
-    return tuple(None if t is None else ctypes.c_void_p(t.data_ptr()) for t in tensors)
-
-
-def bound(function: Any, tensors: tuple[Tensor | None, ...], *rest: Any) -> Callable[[], Any]:
-    """A call of a C function on tensors that stay where they are; it keeps them."""
-    arguments = (*pointers(*tensors), *rest)
-
-    def run(kept: Any = tensors) -> Any:
-        return function(*arguments)
-
-    return run
-
-
-def _integers(n: int) -> tuple[Any, Any]:
-    threads = 1 if n < _SMALL else torch.get_num_threads()
-    return ctypes.c_int64(n), ctypes.c_int64(threads)
+    return call(c.count, bits, bits.numel())

@@ -9,7 +9,6 @@ torch's.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ..native import build
 from ..native.allocator import huge_pages
+from ..native.call import bound, call, threads
 from . import bits as raw
 from . import row_sums
 from .products import DENSE, own, suits, transposed, transposition
@@ -210,7 +210,7 @@ static void outputs(const sizes *g, const float *G, int64_t n, int64_t q, int64_
 
 /* dW[O][C][KH][KW]; bits: [N][C] channels of H * W bits. Images are added in `chunks` parts, which are added then.
    Returns 0 without memory. */
-int weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes *g) {
+int64_t weight_gradient(const uint8_t *bits, const float *G, float *dW, const sizes *g) {
   const int64_t Hs = up(g->H + 2 * g->ph, g->sh), Ws = up(g->W + 2 * g->pw, g->sw), each = Hs * Ws / 8 + 16;
   const int64_t phases = g->sh * g->sw, rows = g->KH * g->KW * g->C, panels = up(g->O, PANEL);
   const int64_t length = (g->OH - 1) * Ws + g->OW, chunks = least(g->N, up(4, panels)), images = up(g->N, chunks);
@@ -292,9 +292,8 @@ void by_taps(const float *weight, float *to, int64_t O, int64_t C, int64_t taps,
 )
 _LAST = torch.channels_last
 
-
-def _call(name: str, tensors: tuple[Tensor | None, ...], numbers: list[int]) -> Any:
-    return getattr(build.compiled(_SOURCE), name)(*raw.pointers(*tensors), (ctypes.c_int64 * len(numbers))(*numbers))
+_SMALL = 1 << 20  # multiplications; below it one thread is faster than several
+_FEW = 1 << 18  # values of a weight; below it one thread sorts them by taps faster than several
 
 
 class Shape:
@@ -308,14 +307,14 @@ class Shape:
             for n, p, d, k, s in zip(size[2:], padding, dilation, weight[2:], stride, strict=True)
         ]
 
-    def numbers(self, bits: Tensor, stride: int, last: bool) -> list[int]:
+    def numbers(self, bits: Tensor, stride: int, last: bool) -> tuple[int, ...]:
         """The struct ``sizes``."""
         N, C, H, W = self.size
         O, _, KH, KW = self.weight  # noqa: E741
         options = [n for option in self.options for n in option]
         work = N * self.outputs[0] * self.outputs[1] * C * KH * KW * O
-        threads = 1 if work < 1 << 20 else torch.get_num_threads()
-        return [bits.numel(), stride, N, H, W, C, O, *self.outputs, KH, KW, *options, int(last), threads]
+        sizes = (N, H, W, C, O, *self.outputs, KH, KW, *options)
+        return (bits.numel(), stride, *sizes, int(last), threads(work, at_least=_SMALL))
 
     @property
     def used(self) -> float:
@@ -334,7 +333,7 @@ def convolve(s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape) ->
 
 def _convolution_into(
     s: SpikeTensor, rows: Tensor, bias: Tensor | None, shape: Shape
-) -> tuple[Tensor, Callable[[], None]]:
+) -> tuple[Tensor, Callable[[], int]]:
     N, C, H, W = s.shape
     last, bits, stride, turn = is_last(s), s.bits, C, None
     if not last:
@@ -342,23 +341,20 @@ def _convolution_into(
     layout = _LAST if last else torch.contiguous_format
     Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, dtype=torch.float32, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
-    numbers = shape.numbers(bits, stride, last)
-    multiply = raw.bound(
-        build.compiled(_SOURCE).convolve, (bits, rows, offset, Y), (ctypes.c_int64 * len(numbers))(*numbers)
-    )
+    multiply = bound(build.compiled(_SOURCE).convolve, bits, rows, offset, Y, shape.numbers(bits, stride, last))
     if turn is None:
         return Y, multiply
 
-    def run() -> None:
+    def run() -> int:
         turn()
-        multiply()
+        return multiply()
 
     return Y, run
 
 
 def prepared(
     s: Any, weight: Tensor, bias: Tensor | None, *options: list[int], groups: int
-) -> tuple[Tensor, Callable[[], None]] | None:
+) -> tuple[Tensor, Callable[[], int]] | None:
     """A convolution of images of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
     if s.ndim != 4 or s.dtype != torch.float32 or not _multiplies(s, weight, False, groups):
         return None
@@ -377,7 +373,7 @@ def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
     G = G.float() if last else G.float().contiguous()
     O, _, KH, KW = shape.weight  # noqa: E741
     dW = torch.empty(O, C, KH, KW, dtype=torch.float32)
-    if not _call("weight_gradient", (bits, G, dW), shape.numbers(bits, stride, last)):
+    if not call(build.compiled(_SOURCE).weight_gradient, bits, G, dW, shape.numbers(bits, stride, last)):
         raise MemoryError(
             f"the gradient of a convolution's weight {list(shape.weight)}: not enough memory for its sums"
         )
@@ -390,9 +386,7 @@ def _taps(weight: Tensor) -> tuple[Tensor, bool]:
     have, panels = KH * KW * -(-C // 4) * 4, -(-O // 64) * 64
     dense, rows = weight.float().contiguous(), torch.empty(-(-have // 32) * 32, panels, dtype=torch.float32)
     rows[have:] = 0.0
-    threads = 1 if rows.numel() < 1 << 18 else torch.get_num_threads()
-    sizes = (O, C, KH * KW, threads)
-    build.compiled(_SOURCE).by_taps(*raw.pointers(dense, rows), *(ctypes.c_int64(n) for n in sizes))
+    call(build.compiled(_SOURCE).by_taps, dense, rows, O, C, KH * KW, threads(rows.numel(), at_least=_FEW))
     return rows, bool(weight.sum(dtype=torch.float32).isfinite())
 
 

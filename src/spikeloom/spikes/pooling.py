@@ -6,7 +6,6 @@ one, to its first place.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
 import math
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ..native import build
 from ..native.allocator import huge_pages
+from ..native.call import bound, call, threads
 from . import bits as raw
 from . import row_sums
 from .tensor import FUNCTIONS, SpikeTensor, dense, differentiated, pack_raw
@@ -158,6 +158,8 @@ BACKWARD(backward_2, uint16_t, uint16_t)
 """
 )
 
+_SMALL = 1 << 16  # spikes; below it one thread pools faster than several
+
 
 class Pool:
     """A max pool of spikes of some shape, and how the C functions take it; ``sizes`` is None where they do not."""
@@ -169,7 +171,7 @@ class Pool:
         dtype: torch.dtype,
         pool: Any,
         options: Any,
-        threads: int,
+        n_threads: int,
     ) -> None:
         self.dtype, self.pool, self.options = dtype, pool, dict(options)
         like = torch.empty_strided(shape, strides, device="meta")
@@ -188,15 +190,14 @@ class Pool:
         self.shared = any(t < (k - 1) * d + 1 for t, k, d in zip(stride, kernel, dilation, strict=True))
         N, C = (1, shape[0]) if len(shape) == places + 1 else shape[:2]
         high = [1] * (2 - places)
-        threads = 1 if like.numel() < 1 << 16 else threads
         sizes = [raw.size(like.numel()), N, C, *high, *shape[-places:], *high, *self.shape[-places:]]
-        sizes += [*itertools.chain(*spread), int(not contiguous), threads]
+        sizes += [*itertools.chain(*spread), int(not contiguous), n_threads]
         if kernel[0] * kernel[1] <= 64 and build.compiled(_SOURCE) is not None:
-            self.sizes = (ctypes.c_int64 * len(sizes))(*sizes)
+            self.sizes = tuple(sizes)
 
     def call(self, name: str, *tensors: Tensor) -> None:
         """A C function."""
-        getattr(build.compiled(_SOURCE), name)(*raw.pointers(*tensors), self.sizes)
+        call(getattr(build.compiled(_SOURCE), name), *tensors, self.sizes)
 
     def forward(self, s: SpikeTensor) -> SpikeTensor:
         """The pooled spikes."""
@@ -252,16 +253,16 @@ def _pool_of(
     values = {"kernel_size": kernel_size, "stride": stride or kernel_size, "padding": padding, "dilation": dilation}
     options = tuple((name, v if isinstance(v, int) else tuple(v)) for name, v in values.items())
     options = (*options, ("ceil_mode", ceil_mode))
-    return _pools(tuple(s.shape), s.stride(), s.dtype, pool, options, torch.get_num_threads())
+    return _pools(tuple(s.shape), s.stride(), s.dtype, pool, options, threads(s.numel(), at_least=_SMALL))
 
 
-def prepared(s: SpikeTensor, *options: Any) -> tuple[SpikeTensor, Callable[[], None]] | None:
+def prepared(s: SpikeTensor, *options: Any) -> tuple[SpikeTensor, Callable[[], int]] | None:
     """``F.max_pool2d`` of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
     pool = _pool_of(F.max_pool2d, s, *options)
     if pool.sizes is None or not s.is_cpu:
         return None
     out = torch.empty(raw.size(math.prod(pool.shape)), dtype=torch.uint8)
-    run = raw.bound(build.compiled(_SOURCE).max_pool, (s.bits, out), pool.sizes)
+    run = bound(build.compiled(_SOURCE).max_pool, s.bits, out, pool.sizes)
     return SpikeTensor(out, pool.shape, pool.strides, pool.dtype), run
 
 

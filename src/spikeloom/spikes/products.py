@@ -7,7 +7,6 @@ The order of additions (see row_sums) depends on the shape alone, so that a row 
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from ..native import build
 from ..native.allocator import huge_pages
+from ..native.call import bound, threads
 from . import bits as raw
 from . import device, row_sums
 from .tensor import HANDLERS, SpikeTensor
@@ -180,7 +180,7 @@ void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, 
 )
 DENSE = (Tensor, nn.Parameter)
 _ENOUGH = 32  # rows of spikes from which the gradient of a weight, of which each element is written, is a sum of rows
-_SMALL = 1 << 20  # multiplications below which one thread is faster
+_SMALL = 1 << 20  # multiplications; below it one thread is faster than several
 
 
 def library() -> Any:
@@ -198,14 +198,13 @@ def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, s
     return Y
 
 
-def _times_into(Y: Tensor, bits: Tensor, K: int, W: Tensor, bias: Tensor | None, stride: int = 0) -> Callable[[], None]:
+def _times_into(Y: Tensor, bits: Tensor, K: int, W: Tensor, bias: Tensor | None, stride: int = 0) -> Callable[[], int]:
     (M, N), columns = Y.shape, not W.is_contiguous()
-    threads = 1 if M * K * N < _SMALL else torch.get_num_threads()
-    sizes = (bits.numel(), stride or K, M, K, N, columns, threads)
-    return raw.bound(library().spikes_times, (bits, W, bias, Y), *(ctypes.c_int64(n) for n in sizes))
+    sizes = (bits.numel(), stride or K, M, K, N, columns, threads(M * K * N, at_least=_SMALL))
+    return bound(library().spikes_times, bits, W, bias, Y, *sizes)
 
 
-def prepared(s: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Callable[[], None]] | None:
+def prepared(s: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Callable[[], int]] | None:
     """A linear layer on spikes that stay where they are: its output, and what computes it from the bits there then.
 
     None where it is not computed from bits. Weight and bias are copied now.
@@ -229,12 +228,11 @@ def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
     return out
 
 
-def transposition(bits: Tensor, M: int, K: int, batch: int = 1) -> tuple[Tensor, Callable[[], None]]:
+def transposition(bits: Tensor, M: int, K: int, batch: int = 1) -> tuple[Tensor, Callable[[], int]]:
     """Where :func:`transposed` writes, and what does so from the bits there then."""
     out = torch.empty(batch * K * raw.size(M), dtype=torch.uint8)
-    threads = 1 if batch * M * K < _SMALL else torch.get_num_threads()
-    sizes = (bits.numel(), batch, M, K, threads)
-    return out, raw.bound(library().transpose, (bits, out), *(ctypes.c_int64(n) for n in sizes))
+    sizes = (bits.numel(), batch, M, K, threads(batch * M * K, at_least=_SMALL))
+    return out, bound(library().transpose, bits, out, *sizes)
 
 
 def suits(s: SpikeTensor, weight: Any, source: str) -> bool:

@@ -6,12 +6,12 @@ do the work. Without a compiler those do all of it.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...native.call import call
 from . import native
 from .recording import EVENT, Events
 from .source import Size
@@ -38,14 +38,13 @@ def pairs(
         return None
     x, y, p, foreign, needed, *flags = layout
     numbers = (*x, *y, *p, foreign, needed, *map(int, flags), offset)
-    about = (*native.integers(len(raw) // 8), (ctypes.c_int64 * len(numbers))(*numbers))
-    return _run("pairs", raw, about, size, np.empty(len(raw) // 8, EVENT) if out is None else out)
+    return _run("pairs", raw, (len(raw) // 8, numbers), size, np.empty(len(raw) // 8, EVENT) if out is None else out)
 
 
 def evt2(raw: NDArray[np.uint8], size: Size | None) -> Events | None:
     """Events of words of 32 bits."""
     n = len(raw) // 4
-    return None if len(raw) % 4 else _run("evt2", raw, native.integers(n), size, np.empty(n, EVENT))
+    return None if len(raw) % 4 else _run("evt2", raw, (n,), size, np.empty(n, EVENT))
 
 
 def evt3(raw: NDArray[np.uint8], size: Size | None) -> Events | None:
@@ -54,8 +53,8 @@ def evt3(raw: NDArray[np.uint8], size: Size | None) -> Events | None:
     if c is None or len(raw) % 2:
         return None
     n = len(raw) // 2
-    room = _call(c.evt3, raw, native.integers(n, 0), size, None)
-    return _run("evt3", raw, native.integers(n, room), size, np.empty(room, EVENT)) if room >= 0 else None
+    room = call(c.evt3, raw, n, 0, *(size or (0, 0)), None)
+    return _run("evt3", raw, (n, room), size, np.empty(room, EVENT)) if room >= 0 else None
 
 
 def _run(name: str, raw: NDArray[np.uint8], about: tuple[Any, ...], size: Size | None, out: Events) -> Events | None:
@@ -63,10 +62,5 @@ def _run(name: str, raw: NDArray[np.uint8], about: tuple[Any, ...], size: Size |
     c = native.library()
     if c is None or not raw.flags.c_contiguous:
         return None
-    found = _call(getattr(c, name), raw, about, size, out)
+    found = call(getattr(c, name), raw, *about, *(size or (0, 0)), out)
     return None if found < 0 else out[:found]
-
-
-def _call(function: Any, raw: NDArray[np.uint8], about: tuple[Any, ...], size: Size | None, out: Events | None) -> int:
-    function.restype = ctypes.c_int64
-    return int(function(native.pointer(raw), *about, *native.integers(*(size or (0, 0))), native.pointer(out)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import ctypes
 import math
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...native.call import call
 from . import native
 from .recording import EVENT, EVENT_1D, MOST, Events, Recording, as_recording, check_size, positive_number, whole_number
 
@@ -148,9 +148,7 @@ def _ascending(events: Events) -> int:
     """The first event that is earlier than the one before it; N if none is."""
     c = _library(events)
     if c is not None:
-        function = c.ascending
-        function.restype = ctypes.c_int64
-        return int(function(native.pointer(events), *native.integers(len(events), events.itemsize)))
+        return call(c.ascending, events, len(events), events.itemsize)
     back = np.diff(events["t"]) < 0
     return int(back.argmax()) + 1 if back.any() else len(events)
 
@@ -165,15 +163,8 @@ def _count(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
             frame += torch.from_numpy(np.bincount(places, minlength=frame.numel())).view_as(frame)
         return frames
     H, W = recording.size if len(recording.size) == 2 else (1, recording.size[0])
-    function = c.count_frames
-    function.restype = ctypes.c_int64
-    joined = np.ascontiguousarray(joined, np.int64)
-    outside = function(
-        native.pointer(recording.events),
-        native.pointer(joined),
-        *native.integers(len(edges), recording.events.itemsize, H, W, torch.get_num_threads()),
-        ctypes.c_void_p(frames.data_ptr()),
-    )
+    sizes = (len(edges), recording.events.itemsize, H, W, torch.get_num_threads())
+    outside = call(c.count_frames, recording.events, np.ascontiguousarray(joined, np.int64), *sizes, frames)
     if outside >= 0:
         check_size(recording.events, recording.size, "to_frames")
     return frames

@@ -3,13 +3,13 @@ uint16 for cameras, p uint8."""
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...native import build
+from ...native.call import call
 
 _SOURCE = r"""
 #include <stdint.h>
@@ -165,16 +165,6 @@ def library() -> Any:
     return build.compiled(_SOURCE)
 
 
-def pointer(array: NDArray[Any] | None) -> ctypes.c_void_p:
-    """The address of an array's first byte, NULL for None."""
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
-
-
-def integers(*values: int) -> tuple[ctypes.c_int64, ...]:
-    """Arguments of 64 bits."""
-    return tuple(map(ctypes.c_int64, values))
-
-
 def top(events: NDArray[np.void]) -> tuple[int, int] | None:
     """The largest x and y (0 where there is none) of packed, contiguous records, -1 without records; None without a
     compiler."""
@@ -182,5 +172,5 @@ def top(events: NDArray[np.void]) -> tuple[int, int] | None:
     if c is None or not events.flags.c_contiguous:
         return None
     found = np.empty(2, np.int64)
-    c.extent(pointer(events), *integers(len(events), events.itemsize), pointer(found))
+    call(c.extent, events, len(events), events.itemsize, found)
     return int(found[0]), int(found[1])
