@@ -103,9 +103,6 @@ CIRCLES = {
     "core/module",
     "core/network",
     "core/stream",
-    "spikes/operators",
-    "spikes/pooling",
-    "spikes/tensor",
 }  # to be cut
 
 

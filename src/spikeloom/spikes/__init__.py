@@ -1,17 +1,19 @@
 """Spikes of one bit each, through ordinary layers."""
 
-from . import convolution, handlers, operators, pooling, products  # which register themselves
-from .operators import is_whole
+from . import convolution, pooling, products, views  # whose handlers register themselves
+from .handlers import handles
+from .operators import is_whole, one_call
 from .tensor import SpikeTensor, from_bits, pack
 
 __all__ = [
     "SpikeTensor",
     "convolution",
     "from_bits",
-    "handlers",
+    "handles",
     "is_whole",
-    "operators",
+    "one_call",
     "pack",
     "pooling",
     "products",
+    "views",
 ]

@@ -1,7 +1,8 @@
-"""bits: spikes as one bit each in a flat uint8 tensor, the first spike in the lowest bit; bits past the last are 0."""
+"""bits: spikes as one bit each in a flat uint8 tensor. The first spike is the lowest bit; bits past the last are 0."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..native import build
 from ..native.call import call, threads
 from . import device
+from .graph import define, in_graphs
 
 COUNT_ONES = r"""
 #include <stdint.h>
@@ -22,7 +24,7 @@ static int64_t count_ones(const uint8_t *s, int64_t bytes) {
   return n;
 }
 """
-"""C that others share."""
+"""C that the sources of products share."""
 
 _SOURCE = (
     COUNT_ONES
@@ -69,44 +71,57 @@ DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "b
 _SMALL = 1 << 16  # values; below it one thread packs and unpacks faster than several
 
 
-def library() -> Any:
-    """The functions of this module in C, or None without a compiler."""
-    return build.compiled(_SOURCE)
-
-
-def size(n: int) -> int:
-    """Bytes that n spikes take."""
+def n_bytes(n: int) -> int:
+    """The number of bytes that n spikes take."""
     return -(-n // 8)
 
 
-def traced(x: Tensor) -> bool:
-    """Whether there are no values to look at: in what torch.compile or export trace."""
-    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)
+def pack_bits(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """The bits of a tensor of zeros and ones in memory order, and the strides by which they lie there.
+
+    The strides are those of x, unless its layout leaves out or repeats places of memory. Raises ValueError if a value
+    is neither 0 nor 1.
+    """
+    if _is_traced(x):
+        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
+            x = x.contiguous()
+        define()
+        return torch.ops.spikeloom.pack(x, x.stride()), x.stride()
+    if not fills_memory(x.shape, x.stride()):
+        x = x.contiguous()
+    bits, binary = _pack_flat(x.as_strided((x.numel(),), (1,), x.storage_offset()))
+    if not binary:
+        wrong = x[(x != 0) & (x != 1)]
+        raise ValueError(
+            f"pack: {len(wrong)} of {x.numel()} values are neither 0 nor 1, the first is {wrong[0].item():g}; what has "
+            "a sign, several levels or a factor stay dense"
+        )
+    return bits, x.stride()
 
 
-def pack(x: Tensor) -> tuple[Tensor, bool]:
-    """The bits of a contiguous tensor, and whether all values are 0 or 1."""
+def _pack_flat(x: Tensor) -> tuple[Tensor, bool]:
+    """The bits of a flat tensor, and whether all its values are 0 or 1."""
     n = x.numel()
-    found = device.pack(x, size(n))
+    found = device.pack(x, n_bytes(n))
     if found is not None:
         return found
     c = library() if x.is_cpu and type(x) is Tensor else None
     if c is None or x.dtype not in DTYPES:
-        ones = (x == 1).reshape(-1)
-        fine = bool((ones | (x == 0).reshape(-1)).all())
-        padded = torch.cat([ones, ones.new_zeros(8 * size(n) - n)]).view(-1, 8)
+        ones = x == 1
+        binary = bool((ones | (x == 0)).all())
+        padded = torch.cat([ones, ones.new_zeros(8 * n_bytes(n) - n)]).view(-1, 8)
         place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
-        return (padded * place).sum(1, dtype=torch.uint8), fine
-    bits = torch.empty(size(n), dtype=torch.uint8)
+        return (padded * place).sum(1, dtype=torch.uint8), binary
+    bits = torch.empty(n_bytes(n), dtype=torch.uint8)
     return bits, bool(call(getattr(c, f"pack_{DTYPES[x.dtype]}"), x, bits, n, threads(n, at_least=_SMALL)))
 
 
-def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+def unpack_bits(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """The n spikes as a flat tensor of a floating dtype."""
-    found = None if traced(bits) else device.unpack(bits, n, dtype)
+    found = None if _is_traced(bits) else device.unpack(bits, n, dtype)
     if found is not None:
         return found
-    c = library() if not traced(bits) and bits.is_cpu else None
+    c = library() if not _is_traced(bits) and bits.is_cpu else None
     if c is None or dtype not in DTYPES:
         place = torch.arange(8, dtype=torch.uint8, device=bits.device)
         return ((bits.unsqueeze(1) >> place) & 1).reshape(-1)[:n].to(dtype)
@@ -115,9 +130,42 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     return x
 
 
-def count(bits: Tensor) -> int:
+def count_bits(bits: Tensor) -> int:
     """How many bits are 1."""
     c = library() if bits.is_cpu and bits.is_contiguous() and type(bits) is Tensor else None
     if c is None:
-        return int(unpack(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
+        return int(unpack_bits(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
     return call(c.count, bits, bits.numel())
+
+
+def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a layout takes each place of its memory once."""
+    if 0 in shape:
+        return True
+    expected = 1
+    for stride, n in sorted((stride, n) for stride, n in zip(strides, shape, strict=True) if n > 1):
+        if stride != expected:
+            return False
+        expected *= n
+    return expected == math.prod(shape)
+
+
+def library() -> Any:
+    """The functions of this module in C, or None without a compiler."""
+    return build.compiled(_SOURCE)
+
+
+@in_graphs(
+    "pack",
+    "(Tensor x, SymInt[] strides) -> Tensor",
+    fake=lambda x, strides: x.new_empty(n_bytes(x.numel()), dtype=torch.uint8),
+)
+def _pack_in_graph(x: Tensor, strides: list[int]) -> Tensor:
+    if x.stride() != tuple(strides):
+        x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
+    return pack_bits(x)[0]
+
+
+def _is_traced(x: Tensor) -> bool:
+    """Whether there are no values to look at: in what torch.compile or export trace."""
+    return torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter)

@@ -18,10 +18,12 @@ from torch import Tensor
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, call, threads
-from . import bits as raw
 from . import row_sums
+from .bits import n_bytes
+from .handlers import handles
+from .operators import one_call
 from .products import DENSE, own, suits, transposed, transposition
-from .tensor import HANDLERS, SpikeTensor, is_last
+from .tensor import SpikeTensor, is_last
 
 aten = torch.ops.aten
 
@@ -293,6 +295,8 @@ void by_taps(const float *weight, float *to, int64_t O, int64_t C, int64_t taps,
 _LAST = torch.channels_last
 
 _SMALL = 1 << 20  # multiplications; below it one thread is faster than several
+LEAST_USED = 0.3
+"""The least :attr:`Shape.used` at which the gradient of a weight is computed from the bits."""
 _FEW = 1 << 18  # values of a weight; below it one thread sorts them by taps faster than several
 
 
@@ -337,7 +341,7 @@ def _convolution_into(
     N, C, H, W = s.shape
     last, bits, stride, turn = is_last(s), s.bits, C, None
     if not last:
-        (bits, turn), stride = transposition(s.bits, C, H * W, batch=N), 8 * raw.size(C)
+        (bits, turn), stride = transposition(s.bits, C, H * W, batch=N), 8 * n_bytes(C)
     layout = _LAST if last else torch.contiguous_format
     Y = huge_pages(torch.empty(N, shape.weight[0], *shape.outputs, dtype=torch.float32, memory_format=layout))
     offset = None if bias is None else bias.float().contiguous()
@@ -368,7 +372,7 @@ def prepared(
 def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:
     """``[O, C, KH, KW]`` in float32 from the gradient of the output."""
     N, C, H, W = s.shape
-    bits, stride = (transposed(s.bits, H * W, C, batch=N), 8 * raw.size(H * W)) if is_last(s) else (s.bits, H * W)
+    bits, stride = (transposed(s.bits, H * W, C, batch=N), 8 * n_bytes(H * W)) if is_last(s) else (s.bits, H * W)
     last = not G.is_contiguous() and G.is_contiguous(memory_format=_LAST)
     G = G.float() if last else G.float().contiguous()
     O, _, KH, KW = shape.weight  # noqa: E741
@@ -411,6 +415,7 @@ def _images(s: SpikeTensor, weight: Tensor, *options: list[int]) -> tuple[SpikeT
     return s, weight, Shape(tuple(s.shape), tuple(weight.shape), [1, *stride], [0, *padding], [1, *dilation])
 
 
+@handles(aten.convolution.default, compiled=one_call)
 def _convolution(
     func: Any, s: Any, weight: Any, bias: Any, stride: list[int], padding: list[int], dilation: list[int],
     is_transposed: bool, output_padding: list[int], groups: int,
@@ -427,6 +432,7 @@ def _convolution(
     return y if s.ndim == 4 else y.squeeze(2)
 
 
+@handles(aten.convolution_backward.default, compiled=one_call)
 def _convolution_backward(
     func: Any, grad: Any, s: Any, weight: Any, bias_sizes: Any, stride: list[int], padding: list[int],
     dilation: list[int], is_transposed: bool, output_padding: list[int], groups: int, mask: list[bool],
@@ -446,9 +452,3 @@ def _convolution_backward(
             [True, False, False],
         )[0]  # fmt: skip
     return by_input, by_weight.view(weight.shape), by_bias
-
-
-LEAST_USED = 0.3
-"""The least :attr:`Shape.used` at which the gradient of a weight is computed from the bits."""
-HANDLERS[aten.convolution.default] = _convolution
-HANDLERS[aten.convolution_backward.default] = _convolution_backward

@@ -1,160 +1,84 @@
-"""handlers: operators that work on the bits of spikes: views, copies, counts, joins."""
+"""handlers: which operators, functions and layers take spikes as bits, and how. Everything else gets dense tensors."""
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 
-from . import bits as raw
-from . import products
-from .tensor import HANDLERS, Handler, SpikeTensor, dense, fills_memory, from_bits, pack_raw
-
-aten = torch.ops.aten
-_VIEWS = (
-    aten._reshape_alias.default, aten.transpose.int, aten.permute.default,
-    aten.t.default, aten.squeeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.unsqueeze.default,
-    aten.slice.Tensor, aten.select.int, aten.alias.default, aten.detach.default, aten.split.Tensor,
-    aten.split_with_sizes.default, aten.unbind.int, aten.as_strided.default,
-)  # fmt: skip
+_Function = Callable[..., Any]
 
 
-def _handles(*funcs: Any) -> Callable[[Handler], Handler]:
-    def register(handler: Handler) -> Handler:
-        for func in funcs:
-            HANDLERS[func] = handler
-        return handler
+class Handler(NamedTuple):
+    """How one operator, function or layer takes spikes."""
+
+    bits: _Function
+    compiled: _Function | None
+
+
+HANDLERS: dict[Any, Handler] = {}
+"""All of them, by what they take over; :func:`handles` adds to it."""
+
+
+def handles(*what: Any, compiled: _Function | None = None) -> Callable[[_Function], _Function]:
+    """Registers a function that computes with the bits of spikes, in place of a dense tensor. Use it as a decorator.
+
+    Args:
+        what: whose calls with spikes the function takes over. The kind decides how the function is called:
+
+            * an operator of torch with its overload (``torch.ops.aten.mm.default``): ``handler(operator, *args,
+              **kwargs)``, below autograd, so that torch's formula of the gradient runs on its result;
+            * a function of torch (``torch.nn.functional.max_pool2d``): ``handler(function, *args, **kwargs)``, above
+              autograd, for what brings a gradient of its own;
+            * a class of layers (``torch.nn.Linear``): ``handler(layer, spikes)`` gives the
+              :class:`spikeloom.core.Prepared` step by which a stream runs the layer on spikes in that memory.
+        compiled: what takes an operator's place in a graph of ``torch.compile``, where bits have no values; it gets
+            the same arguments. :func:`spikeloom.spikes.one_call` keeps the call on bits, and autograd saves them.
+            With None the handler itself has to do without values, as views can. An operator with a compiled form
+            counts as a computation, which ``sl.explain`` lists.
+
+    A handler returns NotImplemented (None for a layer) for arguments that it does not take: the spikes are unpacked.
+    What it returns has to be what the dense tensors give. Raises TypeError for other kinds of ``what``, and ValueError
+    for one that another function handles.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> @sl.spikes.handles(torch.ops.aten.count_nonzero.default)
+    ... def count_nonzero(operator, s, dim=None):
+    ...     return torch.tensor(s.count()) if dim is None else NotImplemented
+    >>> torch.count_nonzero(sl.pack(torch.tensor([0.0, 1.0, 1.0])))
+    tensor(2)
+    """
+    for one in what:
+        if isinstance(one, OpOverloadPacket) or not callable(one):
+            raise TypeError(
+                f"handles: expected an operator with its overload (torch.ops.aten.mm.default), a function or a class "
+                f"of layers, got {type(one).__name__} {one}"
+            )
+
+    def register(function: _Function) -> _Function:
+        for one in what:
+            there = HANDLERS.get(one)
+            if there is not None and _name(there.bits) != _name(function):  # a notebook may define it again
+                raise ValueError(f"handles: {one} is handled by {_name(there.bits)} already")
+            HANDLERS[one] = Handler(function, compiled)
+        return function
 
     return register
 
 
-def _like(s: SpikeTensor) -> Tensor:
-    """A tensor of the same shape and strides without memory."""
-    return torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device="meta")
-
-
-@_handles(*_VIEWS)
-def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
-    """A view of the bits where whole bytes make it up, else bits of its own."""
-    seen = func(_like(s), *args, **kwargs)
-    if isinstance(seen, Tensor):
-        return _part(s, seen)
-    return type(seen)([_part(s, one) for one in seen])
-
-
-@_handles(aten.view.default, aten._unsafe_view.default)
-def _reshape(func: Any, s: SpikeTensor, shape: list[int]) -> Any:
-    """A view of contiguous spikes, which needs no look at strides."""
-    if not s.is_contiguous() or s.numel() == 0:
-        return _view(func, s, shape)
-    known = math.prod(n for n in shape if n != -1)
-    full = tuple(s.numel() // known if n == -1 else n for n in shape)
-    if known < 1 or math.prod(full) != s.numel() or shape.count(-1) > 1 or any(n < 0 for n in full):
-        return _view(func, s, shape)  # which raises
-    return from_bits(s.bits, full, s.dtype)
-
-
-@_handles(aten.index_select.default)
-def _index_select(func: Any, s: SpikeTensor, dim: int, index: Tensor) -> Any:
-    """Rows of whole bytes are picked as they are; a network does so with the valid steps of ragged batches."""
-    each = s.numel() // max(1, s.shape[0]) if s.ndim else 0
-    if dim not in (0, -s.ndim) or not s.is_contiguous() or each % 8 or not each:
-        return pack_raw(func(dense(s), dim, index))
-    rows = s.bits.view(s.shape[0], each // 8).index_select(0, index)
-    return from_bits(rows.view(-1), (index.numel(), *s.shape[1:]), s.dtype)
-
-
-def _part(s: SpikeTensor, seen: Tensor) -> SpikeTensor:
-    shape, strides, n, first = tuple(seen.shape), seen.stride(), seen.numel(), seen.storage_offset()
-    if n == s.numel() and first == 0 and fills_memory(shape, strides):
-        return SpikeTensor(s.bits, shape, strides, s.dtype)
-    if n and fills_memory(shape, strides) and first % 8 == 0 and (n % 8 == 0 or first + n == s.numel()):
-        return SpikeTensor(s.bits[first // 8 : first // 8 + raw.size(n)], shape, strides, s.dtype)
-    flat = raw.unpack(s.bits, s.numel(), s.dtype)
-    return pack_raw(flat.as_strided(shape, strides, first))
-
-
-@_handles(aten.clone.default)
-def _clone(func: Any, s: SpikeTensor, **kwargs: Any) -> SpikeTensor:
-    strides = func(_like(s), **kwargs).stride()
-    return _in_layout(s, strides, s.dtype)
-
-
-@_handles(aten._to_copy.default)
-def _to(func: Any, s: SpikeTensor, **kwargs: Any) -> Any:
-    dtype = kwargs.get("dtype") or s.dtype
-    if dtype not in raw.DTYPES or kwargs.get("layout") not in (None, torch.strided):
-        return NotImplemented
-    strides = func(_like(s), **{**kwargs, "device": "meta", "pin_memory": False}).stride()
-    made = _in_layout(s, strides, dtype)
-    device = kwargs.get("device")
-    if device is None or torch.device(device) == s.device:
-        return made
-    bits = made.bits.to(device, non_blocking=kwargs.get("non_blocking", False))
-    return SpikeTensor(bits, tuple(made.shape), made.stride(), dtype)
-
-
-def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
-    if strides == s.stride():
-        return SpikeTensor(s.bits, tuple(s.shape), strides, dtype)
-    turned = _turned(s, strides)
-    if turned is not None:
-        return SpikeTensor(turned, tuple(s.shape), strides, dtype)
-    there = torch.empty_strided(s.shape, strides, dtype=s.dtype, device=s.device).copy_(dense(s))
-    return SpikeTensor(pack_raw(there).bits, tuple(s.shape), strides, dtype)
-
-
-def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
-    """Bits of images in the other one of torch's two layouts, where whole bytes make up what is turned; else None."""
-    if s.ndim != 4 or not s.is_cpu or not s.has_bits or products.library() is None:
-        return None
-    N, C, H, W = s.shape
-    there = torch.empty_strided(s.shape, strides, device="meta")
-    for here, goal, M, K in ((s, there, C, H * W), (there, s, H * W, C)):
-        if M % 8 == 0 and here.is_contiguous() and goal.is_contiguous(memory_format=torch.channels_last):
-            return products.transposed(s.bits, M, K, batch=N)
-    return None
-
-
-@_handles(aten.sum.default)
-def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
-    if not s.has_bits:
-        return NotImplemented
-    return torch.tensor(raw.count(s.bits), dtype=dtype or s.dtype, device=s.device)
-
-
-@_handles(aten.mean.default)
-def _mean(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
-    if s.numel() == 0 or not s.has_bits:
-        return NotImplemented
-    return torch.tensor(raw.count(s.bits) / s.numel(), dtype=dtype or s.dtype, device=s.device)
-
-
-@_handles(aten.equal.default)
-def _equal(func: Any, a: Tensor, b: Tensor) -> Any:
-    if isinstance(a, SpikeTensor) and isinstance(b, SpikeTensor) and a.shape == b.shape and a.stride() == b.stride():
-        return torch.equal(a.bits, b.bits)
+def unpacked(operator: Any, *args: Any, **kwargs: Any) -> Any:
+    """The handler of what has nothing to gain from bits outside of graphs."""
     return NotImplemented
 
 
-@_handles(aten.cat.default)
-def _cat(func: Any, tensors: Any, dim: int = 0) -> Any:
-    """Spikes of one dtype stay spikes; others become dense."""
-    if not all(isinstance(t, SpikeTensor) and t.dtype == tensors[0].dtype for t in tensors):
-        return NotImplemented
-    outermost = dim == 0 and all(t.is_contiguous() and t.numel() % 8 == 0 for t in tensors)
-    if not outermost or any(t.shape[1:] != tensors[0].shape[1:] for t in tensors):
-        return pack_raw(func([dense(t) for t in tensors], dim))
-    shape = (sum(t.shape[0] for t in tensors), *tensors[0].shape[1:])
-    strides = torch.empty(shape, device="meta").stride()
-    return SpikeTensor(torch.cat([t.bits for t in tensors]), shape, strides, tensors[0].dtype)
+@functools.cache
+def operator_named(name: str) -> Any:
+    """The handled operator of a name such as ``aten::mm``."""
+    return next(op for op in HANDLERS if isinstance(op, OpOverload) and op.name() == name)
 
 
-@_handles(aten.stack.default)
-def _stack(func: Any, tensors: Any, dim: int = 0) -> Any:
-    if not all(isinstance(t, SpikeTensor) for t in tensors):
-        return NotImplemented
-    return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
+def _name(function: _Function) -> str:
+    return f"{function.__module__}.{function.__qualname__}"

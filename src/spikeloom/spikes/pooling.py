@@ -16,12 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernel.op import autograd_inside
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, call, threads
-from . import bits as raw
 from . import row_sums
-from .tensor import FUNCTIONS, SpikeTensor, dense, differentiated, pack_raw
+from .bits import n_bytes
+from .graph import define, in_graphs
+from .handlers import handles, unpacked
+from .operators import as_dense, as_spikes, one_call
+from .tensor import SpikeTensor, dense, differentiated, is_last, pack_raw
+
+aten = torch.ops.aten
 
 _SOURCE = (
     row_sums.SOURCE
@@ -179,10 +185,10 @@ class Pool:
         self.format = torch.contiguous_format if contiguous else torch.channels_last
         out = pool(like, **self.options)
         self.shape, self.sizes = tuple(out.shape), None
-        if pool is F.max_pool3d or not (contiguous or last) or out.numel() == 0:
+        if pool is torch.max_pool3d or not (contiguous or last) or out.numel() == 0:
             return
         self.strides = torch.empty(self.shape, device="meta", memory_format=self.format).stride()
-        places = 1 if pool is F.max_pool1d else 2
+        places = 1 if pool is torch.max_pool1d else 2
         spread = [several(self.options[name], places) for name in ("kernel_size", "stride", "padding", "dilation")]
         if places == 1:  # of height 1
             spread = [[fill, *each] for fill, each in zip((1, 1, 0, 1), spread, strict=True)]
@@ -190,7 +196,7 @@ class Pool:
         self.shared = any(t < (k - 1) * d + 1 for t, k, d in zip(stride, kernel, dilation, strict=True))
         N, C = (1, shape[0]) if len(shape) == places + 1 else shape[:2]
         high = [1] * (2 - places)
-        sizes = [raw.size(like.numel()), N, C, *high, *shape[-places:], *high, *self.shape[-places:]]
+        sizes = [n_bytes(like.numel()), N, C, *high, *shape[-places:], *high, *self.shape[-places:]]
         sizes += [*itertools.chain(*spread), int(not contiguous), n_threads]
         if kernel[0] * kernel[1] <= 64 and build.compiled(_SOURCE) is not None:
             self.sizes = tuple(sizes)
@@ -203,7 +209,7 @@ class Pool:
         """The pooled spikes."""
         if self.sizes is None or not (s.is_cpu and s.has_bits):
             return pack_raw(self.pool(dense(s), **self.options))
-        out = torch.empty(raw.size(math.prod(self.shape)), dtype=torch.uint8)
+        out = torch.empty(n_bytes(math.prod(self.shape)), dtype=torch.uint8)
         self.call("max_pool", s.bits, out)
         return SpikeTensor(out, self.shape, self.strides, self.dtype)
 
@@ -258,26 +264,84 @@ def _pool_of(
 
 def prepared(s: SpikeTensor, *options: Any) -> tuple[SpikeTensor, Callable[[], int]] | None:
     """``F.max_pool2d`` of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
-    pool = _pool_of(F.max_pool2d, s, *options)
+    pool = _pool_of(torch.max_pool2d, s, *options)
     if pool.sizes is None or not s.is_cpu:
         return None
-    out = torch.empty(raw.size(math.prod(pool.shape)), dtype=torch.uint8)
+    out = torch.empty(n_bytes(math.prod(pool.shape)), dtype=torch.uint8)
     run = bound(build.compiled(_SOURCE).max_pool, s.bits, out, pool.sizes)
     return SpikeTensor(out, pool.shape, pool.strides, pool.dtype), run
 
 
-def _max_pool(pool: Any) -> Any:
-    def handler(input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
-                ceil_mode: bool = False, return_indices: bool = False) -> Any:  # fmt: skip
-        if return_indices or not isinstance(input, SpikeTensor) or torch.compiler.is_compiling():
-            return NotImplemented  # what is compiled meets bits below autograd, see operators
-        plan = _pool_of(pool, input, kernel_size, stride, padding, dilation, ceil_mode)
-        return _MaxPool.apply(input, plan) if differentiated(input) else plan.forward(input)  # type: ignore[no-untyped-call]
-
-    return handler
+_FUNCTIONS = {F.max_pool1d: torch.max_pool1d, F.max_pool2d: torch.max_pool2d, F.max_pool3d: torch.max_pool3d}
 
 
-for _outer, _inner in zip(
-    (F.max_pool1d, F.max_pool2d, F.max_pool3d), (torch.max_pool1d, torch.max_pool2d, torch.max_pool3d), strict=True
-):
-    FUNCTIONS[_outer] = FUNCTIONS[_inner] = _max_pool(_outer)
+@handles(*_FUNCTIONS, *_FUNCTIONS.values())
+def _max_pool(
+    func: Any, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,  # noqa: A002
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> Any:  # fmt: skip
+    if return_indices or not isinstance(input, SpikeTensor) or torch.compiler.is_compiling():
+        return NotImplemented  # what is compiled meets bits below autograd
+    pool = _FUNCTIONS.get(func, func)
+    plan = _pool_of(pool, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return _MaxPool.apply(input, plan) if differentiated(input) else plan.forward(input)  # type: ignore[no-untyped-call]
+
+
+def _pool_in_graph(func: Any, s: SpikeTensor, *options: Any) -> Any:
+    """Pooled spikes, as bits, and where they are: dead code unless somebody asks for it, as the gradient does not."""
+    if s.ndim not in (3, 4):
+        return NotImplemented
+    found = one_call(func, s, *options)
+    if found is NotImplemented:
+        return found
+    _, there = found
+    like = func(torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device="meta"), *options)[0]
+    last = is_last(s)
+    strides = like.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format).stride()
+    bits = torch.ops.spikeloom.max_pool(s.bits, s.shape, last, *_pool_options(*options))
+    return SpikeTensor(bits, tuple(like.shape), strides, s.dtype), there
+
+
+def _pool_backward_in_graph(func: Any, grad: Tensor, s: Any, *options: Any) -> Any:
+    """The gradient of the pooled spikes, which finds the largest again."""
+    options = options[:-1]  # without the places
+    if not isinstance(s, SpikeTensor) or s.ndim not in (3, 4) or not (s.is_contiguous() or is_last(s)):
+        return NotImplemented
+    define()
+    return torch.ops.spikeloom.max_pool_backward(grad, s.bits, s.shape, is_last(s), *_pool_options(*options))
+
+
+def _pool_options(
+    kernel: list[int], stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+) -> tuple[list[int], list[int], list[int], list[int], bool]:
+    return several(kernel, 2), several(stride or kernel, 2), several(padding, 2), several(dilation, 2), ceil_mode
+
+
+_OPTIONS = "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
+
+
+def _pooled_fake(bits: Tensor, size: Any, last: bool, *options: Any) -> Tensor:
+    y = F.max_pool2d(bits.new_empty(size, dtype=torch.float32), *options)
+    return bits.new_empty(n_bytes(y.numel()))
+
+
+@in_graphs("max_pool", f"(Tensor bits, SymInt[] size, bool last, {_OPTIONS}) -> Tensor", fake=_pooled_fake)
+def _pooled(bits: Tensor, size: list[int], last: bool, *options: Any) -> Tensor:
+    s: Any = F.max_pool2d(as_spikes(bits, tuple(size), torch.float32, last), *options)
+    found: Tensor = s.bits
+    return found.clone() if found.data_ptr() == bits.data_ptr() else found
+
+
+@in_graphs(
+    "max_pool_backward",
+    f"(Tensor grad, Tensor bits, SymInt[] size, bool last, {_OPTIONS}) -> Tensor",
+    fake=lambda grad, bits, size, last, *options: as_dense(bits, size, grad.dtype, last),
+)
+def _unpooled(grad: Tensor, bits: Tensor, size: list[int], last: bool, *options: Any) -> Tensor:
+    with autograd_inside():
+        s = as_spikes(bits, tuple(size), grad.dtype, last).requires_grad_()
+        return torch.autograd.grad(F.max_pool2d(s, *options), s, grad)[0]
+
+
+handles(aten.max_pool2d_with_indices.default, compiled=_pool_in_graph)(unpacked)
+handles(aten.max_pool2d_with_indices_backward.default, compiled=_pool_backward_in_graph)(unpacked)

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, threads
-from . import bits as raw
 from . import device, row_sums
-from .tensor import HANDLERS, SpikeTensor
+from .bits import n_bytes
+from .handlers import handles
+from .operators import one_call
+from .tensor import SpikeTensor
 
 aten = torch.ops.aten
 
@@ -230,7 +232,7 @@ def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
 
 def transposition(bits: Tensor, M: int, K: int, batch: int = 1) -> tuple[Tensor, Callable[[], int]]:
     """Where :func:`transposed` writes, and what does so from the bits there then."""
-    out = torch.empty(batch * K * raw.size(M), dtype=torch.uint8)
+    out = torch.empty(batch * K * n_bytes(M), dtype=torch.uint8)
     sizes = (bits.numel(), batch, M, K, threads(batch * M * K, at_least=_SMALL))
     return out, bound(library().transpose, bits, out, *sizes)
 
@@ -284,6 +286,7 @@ def _on_device(a: Any, b: Any, bias: Tensor | None) -> Tensor | None:
     return None
 
 
+@handles(aten.mm.default, compiled=one_call)
 def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
     found = _on_device(a, b, bias)
     if found is not None:
@@ -296,15 +299,12 @@ def _mm(func: Any, a: Any, b: Any, bias: Tensor | None = None) -> Any:
     elif bias is None and _multiplies(b, a) and len(b) >= _ENOUGH:  # a [N, M] @ bits [M, K] = (bits^T @ a^T)^T
         (M, K), G = b.shape, a.t().float().contiguous()
         if _finite(G):
-            return times(transposed(b.bits, M, K), K, M, G, stride=8 * raw.size(M)).t().to(a.dtype)
+            return times(transposed(b.bits, M, K), K, M, G, stride=8 * n_bytes(M)).t().to(a.dtype)
     return NotImplemented
 
 
+@handles(aten.addmm.default, compiled=one_call)
 def _addmm(func: Any, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> Any:
     if type(bias) in DENSE and bias.ndim == 1 and len(bias) == b.shape[1] and beta == 1 and alpha == 1:
         return _mm(func, a, b, bias)
     return NotImplemented
-
-
-HANDLERS[aten.mm.default] = _mm
-HANDLERS[aten.addmm.default] = _addmm

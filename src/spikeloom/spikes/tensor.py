@@ -9,17 +9,11 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from ..kernel.backend import is_watched, note, transformed
-from . import bits as raw
-
-Handler = Callable[..., Any]
-HANDLERS: dict[Any, Handler] = {}
-"""What is done with the bits themselves, by operator; every other operator gets a dense tensor."""
-FUNCTIONS: dict[Any, Handler] = {}
-"""The same for functions above autograd."""
-OPAQUE: dict[Any, Handler] = {}
-"""What stays a call on bits in a graph that is traced, by operator."""
+from .bits import DTYPES, count_bits, fills_memory, n_bytes, pack_bits, unpack_bits
+from .handlers import HANDLERS
 
 
 class SpikeTensor(Tensor):
@@ -72,7 +66,7 @@ class SpikeTensor(Tensor):
 
     def count(self) -> int:
         """How many there are."""
-        return raw.count(self.bits)
+        return count_bits(self.bits)
 
     def rate(self) -> float:
         """Spikes per value."""
@@ -84,9 +78,9 @@ class SpikeTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        special = FUNCTIONS.get(func)
-        if special is not None:
-            found = special(*args, **(kwargs or {}))
+        handler = HANDLERS.get(func)
+        if handler is not None and not isinstance(func, OpOverload):  # operators are handled below autograd
+            found = handler.bits(func, *args, **(kwargs or {}))
             if found is not NotImplemented:
                 _note(args)
                 return found
@@ -100,15 +94,11 @@ class SpikeTensor(Tensor):
         kwargs = kwargs or {}
         handler = HANDLERS.get(func)
         if handler is not None:
-            found = handler(func, *args, **kwargs)
+            in_graph = handler.compiled if _is_any_without_bits(args) else None
+            found = (in_graph or handler.bits)(func, *args, **kwargs)
             if found is not NotImplemented:
-                if func in OPAQUE:
+                if handler.compiled is not None:
                     _note(args)
-                return found
-        opaque = OPAQUE.get(func)
-        if opaque is not None and any(isinstance(a, SpikeTensor) and not a.has_bits for a in args):
-            found = opaque(func, *args, **kwargs)
-            if found is not NotImplemented:
                 return found
         if _writes(func):
             _refuse_writing(func, args, kwargs)
@@ -173,10 +163,14 @@ class SpikeTensor(Tensor):
         return dense(self).__dlpack_device__()
 
 
+def _is_any_without_bits(args: Any) -> bool:
+    return any(isinstance(a, SpikeTensor) and not a.has_bits for a in args)
+
+
 def _note(args: Any) -> None:
     """Tells whoever watches how much fires in what was computed from bits."""
-    if is_watched():
-        s = next((a for a in args if isinstance(a, SpikeTensor) and a.has_bits), None)
+    if is_watched() and not _is_any_without_bits(args):
+        s = next((a for a in args if isinstance(a, SpikeTensor)), None)
         note(None, "bits", "" if s is None else f"{100 * s.rate():.1f} % spikes")
 
 
@@ -217,8 +211,8 @@ def _check_parts(bits: Any, shape: Any, strides: Any, dtype: Any) -> None:
     sizes = [*shape, *strides] if isinstance(shape, tuple) and isinstance(strides, tuple) else [-1]
     if any(type(n) is not int or not 0 <= n < 1 << 62 for n in sizes) or len(shape) != len(strides):
         raise ValueError(f"spikes in a file: expected a shape and as many strides, got {shape} and {strides}")
-    if dtype not in raw.DTYPES:
-        raise ValueError(f"spikes in a file: expected a dtype of {', '.join(map(str, raw.DTYPES))}, got {dtype}")
+    if dtype not in DTYPES:
+        raise ValueError(f"spikes in a file: expected a dtype of {', '.join(map(str, DTYPES))}, got {dtype}")
     flat = type(bits) is Tensor and bits.layout is torch.strided and bits.ndim == 1 and bits.is_contiguous()
     if not flat or bits.dtype is not torch.uint8:
         about = f"{bits.dtype} {list(bits.shape)}" if isinstance(bits, Tensor) else type(bits).__name__
@@ -226,10 +220,10 @@ def _check_parts(bits: Any, shape: Any, strides: Any, dtype: Any) -> None:
     if bits.storage_offset() or bits.untyped_storage().nbytes() != bits.numel():
         raise ValueError("spikes in a file: their bits are a part of other data; the file is damaged")
     n = math.prod(shape)
-    if bits.numel() != raw.size(n) or not fills_memory(shape, strides):
+    if bits.numel() != n_bytes(n) or not fills_memory(shape, strides):
         raise ValueError(
             f"spikes in a file: {bits.numel():,} bytes of bits with strides {list(strides)} are none of shape "
-            f"{list(shape)}, which takes {raw.size(n):,}; the file is damaged"
+            f"{list(shape)}, which takes {n_bytes(n):,}; the file is damaged"
         )
     if n % 8 and bits.device.type != "meta" and int(bits[-1]) >> n % 8:
         raise ValueError(f"spikes in a file: there are bits after the last of {n:,}; the file is damaged")
@@ -252,10 +246,8 @@ def pack(x: Tensor) -> SpikeTensor:
         return x
     if not isinstance(x, Tensor):
         raise TypeError(f"pack: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
-    if x.dtype not in raw.DTYPES:
-        raise TypeError(
-            f"pack: expected a tensor of {', '.join(map(str, raw.DTYPES))}, got {x.dtype}; convert it first"
-        )
+    if x.dtype not in DTYPES:
+        raise TypeError(f"pack: expected a tensor of {', '.join(map(str, DTYPES))}, got {x.dtype}; convert it first")
     if not differentiated(x):
         return pack_raw(x)
     function: Any = _TracedPack if torch.compiler.is_compiling() else _Pack
@@ -279,45 +271,18 @@ def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Spike
 
 def pack_raw(x: Tensor) -> SpikeTensor:
     """:func:`pack` below autograd."""
-    if raw.traced(x):
-        from .operators import define
-
-        define()
-        if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
-            x = x.contiguous()
-        return SpikeTensor(torch.ops.spikeloom.pack(x, x.stride()), tuple(x.shape), x.stride(), x.dtype)
-    if not fills_memory(x.shape, x.stride()):
-        x = x.contiguous()
-    bits, fine = raw.pack(x.as_strided((x.numel(),), (1,), x.storage_offset()))
-    if not fine:
-        wrong = x[(x != 0) & (x != 1)]
-        raise ValueError(
-            f"pack: {len(wrong)} of {x.numel()} values are neither 0 nor 1, the first is {wrong[0].item():g}; what has "
-            "a sign, several levels or a factor stay dense"
-        )
-    return SpikeTensor(bits, tuple(x.shape), x.stride(), x.dtype)
+    bits, strides = pack_bits(x)
+    return SpikeTensor(bits, tuple(x.shape), strides, x.dtype)
 
 
 def dense(s: SpikeTensor) -> Tensor:
     """The dense tensor, below autograd."""
-    return raw.unpack(s.bits, s.numel(), s.dtype).as_strided(s.shape, s.stride())
+    return unpack_bits(s.bits, s.numel(), s.dtype).as_strided(s.shape, s.stride())
 
 
 def is_last(x: Tensor) -> bool:
     """Whether images lie in memory with their channels last."""
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether a layout takes each place of its memory once."""
-    if 0 in shape:
-        return True
-    expected = 1
-    for stride, n in sorted((stride, n) for stride, n in zip(strides, shape, strict=True) if n > 1):
-        if stride != expected:
-            return False
-        expected *= n
-    return expected == math.prod(shape)
 
 
 class _TracedPack(torch.autograd.Function):
