@@ -18,7 +18,6 @@ LAYERS = [
     {"_constants", "_hooks", "_peers", "_time"},
     {"_targets", "keys"},
     {"_numbers"},
-    {"_tensors"},
     {"surrogate", "encode", "decode"},
     {"loss", "metrics"},
     {"native"},
@@ -27,7 +26,7 @@ LAYERS = [
     {"spikes"},
     {"neuron"},
     {"nn"},
-    {"observe", "data", "prepared"},
+    {"observe", "data"},
     {"plot"},
     {"runs"},
     {"recipes"},
@@ -101,8 +100,6 @@ def test_imports_point_downwards_only():
 CIRCLES = {
     "core/call",
     "core/module",
-    "core/network",
-    "core/stream",
 }  # to be cut
 
 

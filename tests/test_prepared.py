@@ -10,7 +10,6 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.native import build
-from spikeloom.prepared import Steps, _Plan
 
 try:
     build.ready()
@@ -98,9 +97,23 @@ NETS = {
 }  # fmt: skip
 
 
-def stepped(stream):
-    """How many steps were prepared ones."""
-    return 0 if stream._steps._plan is None else stream._steps._plan.steps_run
+def stepped(stream, xs):
+    """The outputs of a stream, and which of its steps were prepared ones."""
+    found = [(stream(x_t), stream.prepared) for x_t in xs]
+    return [y for y, _ in found], [prepared for _, prepared in found]
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The prepared steps that streams of networks make from now on."""
+    made, real = [], sl.Network.prepared
+
+    def prepared(*args, **options):
+        made.append(real(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(sl.Network, "prepared", prepared)
+    return made
 
 
 @pytest.mark.parametrize("spikes", ["dense", "packed"])
@@ -112,8 +125,9 @@ def test_a_stream_gives_what_the_sequence_gives(name, spikes):
     x, stream = torch.randn(7, 3, *shape), net.stream()
     with torch.no_grad():
         wanted, result = net(x, return_state=True)
-        got = torch.stack([stream(x_t) * 1 for x_t in x])
-    assert stepped(stream) == 7
+        ys, prepared = stepped(stream, x)
+        got = torch.stack([y * 1 for y in ys])
+    assert prepared == [True] * 7
     assert wanted.mean() != 0
     torch.testing.assert_close(got, wanted * 1, atol=1e-5, rtol=1e-5)
     if spikes == "packed" and name in ("conv", "linear"):  # products add in the same order
@@ -130,9 +144,9 @@ def test_channels_last_and_inference_mode():
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             stream = net.stream()
-            got = torch.stack([stream(x_t) for x_t in x])
-            assert torch.equal(got, net(x))
-        assert stepped(stream) == 6
+            got, prepared = stepped(stream, x)
+            assert torch.equal(torch.stack(got), net(x))
+        assert prepared == [True] * 6
 
 
 def change_weight(net):
@@ -226,28 +240,27 @@ def test_the_next_step_sees_the_step_of_an_optimiser(name):
     OPTIMISERS[name](net.parameters()).step()
     with torch.no_grad():
         after = stream(x)
-    assert isinstance(stream._steps._plan, _Plan)
+    assert stream.prepared
     assert not torch.allclose(after, before, atol=1e-2)
     torch.testing.assert_close(after, step_by_loop(net, x), atol=1e-4, rtol=1e-4)
 
 
-def test_the_optimiser_of_another_network_leaves_a_plan_alone():
+def test_the_optimiser_of_another_network_leaves_a_plan_alone(plans):
     net, other, x = wide(), wide(), torch.rand(8, 16)
     stream, optimiser = net.stream(), torch.optim.SGD(other.parameters(), 0.1)
     for p in other.parameters():
         p.grad = torch.ones_like(p)
     with torch.no_grad():
         stream(x)
-        plan = stream._steps._plan
         for _ in range(100):
             optimiser.step()
             stream(x)
-    assert stream._steps._plan is plan
+    assert len(plans) == 1
     for _ in range(100):  # more than are remembered: then the plan is made anew, which is never wrong
         optimiser.step()
     with torch.no_grad():
         stream(x)
-    assert stream._steps._plan is not plan
+    assert len(plans) == 2
 
 
 WRITES = {
@@ -289,7 +302,7 @@ def test_a_single_value_written_where_nobody_can_see_it_needs_refresh():
     torch.testing.assert_close(y, step_by_loop(net, x), atol=1e-4, rtol=1e-4)
 
 
-def test_a_plan_holds_no_memory_that_is_not_its_own():
+def test_a_plan_holds_no_memory_that_is_not_its_own(plans):
     """FSDP, for one, frees the memory of weights between calls."""
     net, x = wide(), torch.rand(8, 16) * 3
     stream = net.stream()
@@ -298,8 +311,7 @@ def test_a_plan_holds_no_memory_that_is_not_its_own():
         kept = [net.body[2].weight.clone(), net.body[2].bias.clone()]
         for p in (net.body[2].weight, net.body[2].bias):
             p.untyped_storage().resize_(0)
-        steps = stream._steps._plan._steps
-        pointers = {int(a.value) for s in steps for a in _addresses(s)}
+        pointers = {int(a.value) for part in plans[0].parts for a in _addresses(part.step)}
         assert len(pointers) >= 8  # bits, weight, bias and output of two layers
         for p, value in zip((net.body[2].weight, net.body[2].bias), kept, strict=True):
             p.untyped_storage().resize_(4 * p.numel())
@@ -332,9 +344,7 @@ def test_the_next_step_sees_what_was_changed(name):
     net = lively(sl.Network(*conv(), spikes="packed"))
     x, stream = torch.randn(6, 3, 2, 8, 8), net.stream()
     with torch.no_grad():
-        for x_t in x[:3]:
-            stream(x_t)
-        assert stepped(stream) == 3
+        assert stepped(stream, x[:3])[1] == [True] * 3
         before, state = stream(x[3]), stream.state
         stream.state = {key: dict(value) for key, value in state.items()}
         CHANGES[name](net)
@@ -368,7 +378,7 @@ def test_a_forward_of_ones_own_runs():
         for _ in range(2):
             state = stream.state
             torch.testing.assert_close(stream(x), loud.step(x, state=state)[0])
-        assert stepped(stream) == 0
+            assert not stream.prepared
 
 
 def test_a_batch_norm_without_statistics_and_layers_of_changing_size():
@@ -385,8 +395,9 @@ def test_a_batch_norm_without_statistics_and_layers_of_changing_size():
     with torch.no_grad():
         torch.testing.assert_close(stream(x[0]), net.step(x[0])[0])
         state = stream.state
+        assert stream.prepared
         torch.testing.assert_close(stream(x[1]), net.step(x[1], state=state)[0])
-        assert stepped(stream) == 2
+        assert stream.prepared
         repeats.times = 3
         stream.reset()
         assert torch.equal(stream(x[2]), net.step(x[2])[0])
@@ -411,26 +422,26 @@ def test_hooks_gradients_and_other_backends_get_the_usual_step():
     x, stream = torch.randn(2, 2, 8, 8), net.stream()
     with torch.no_grad():
         stream(x)
-        assert stepped(stream) == 1
+        assert stream.prepared
         handle = net.body[7].register_forward_hook(lambda module, args, output: seen.append(output))
-        for _ in range(2):
-            stream(x)
+        assert stepped(stream, [x, x])[1] == [False] * 2
         handle.remove()
         with nn.modules.module.register_module_forward_hook(lambda module, args, output: seen.append(module)):
             stream(x)
+            assert not stream.prepared
         assert [type(s) for s in seen[:2]] == [sl.SpikeTensor] * 2 or seen[0].shape == (2, 256)
         assert all(layer in seen[2:] for layer in net.body)
         with sl.backend("eager"), sl.kernel.watching() as ran:
             stream(x)
+            assert not stream.prepared
         assert {row[1] for row in ran if row[0] is not None} == {"eager"}
         with torch.autocast("cpu", torch.bfloat16):
             stream(x)
-        assert stepped(stream) <= 1
-        for _ in range(2):
-            stream(x)
-        assert stepped(stream) >= 1
+            assert not stream.prepared
+        assert stepped(stream, [x, x])[1] == [True] * 2
     y = stream(x)
     assert y.requires_grad
+    assert not stream.prepared
     assert torch.autograd.grad(y.sum(), net.body[0].weight)[0].abs().sum() > 0
     stream.detach()
     assert not any(v.requires_grad for values in stream.state.values() for v in values.values())
@@ -447,9 +458,9 @@ def test_what_a_step_gave_is_ones_own(spikes):
         for x_t in x:
             outputs.append(stream(x_t))
             states.append(stream.state["1"]["v"])
+            assert stream.prepared
         wanted, result = net(x, record=("1.v",))
         seen = torch.stack([s * 1 for s in remembers.seen[:5]])
-    assert stepped(stream) == 5
     assert torch.equal(torch.stack([y * 1 for y in outputs]), wanted * 1)
     torch.testing.assert_close(torch.stack(states), result.record["1.v"])
     assert torch.equal(seen, wanted.view(5, 3, 32) * 1)
@@ -474,11 +485,10 @@ def test_copies_and_streams_side_by_side_share_no_memory():
         assert torch.equal(torch.stack(got[0]), net(xs[0])[1:])
         assert torch.equal(torch.stack(got[2]), net(xs[0])[1:])
         assert torch.equal(torch.stack(got[1]), net(xs[1, 1:]))
-    assert isinstance(third._steps, Steps)
-    assert third._steps is not first._steps
+    assert all(stream.prepared for stream in (first, second, third, fourth))
 
 
-def test_states_that_do_not_fit_and_other_batches(monkeypatch):
+def test_states_that_do_not_fit_and_other_batches(plans):
     net = lively(sl.Network(nn.Linear(4, 8), sl.LIF(v_threshold=0.1)))
     stream = net.stream()
     with torch.no_grad():
@@ -496,20 +506,19 @@ def test_states_that_do_not_fit_and_other_batches(monkeypatch):
             stream(torch.randn(2, 5))
         with pytest.raises(ValueError, match="B > 0"):
             stream(torch.randn(0, 4))
-        before, made = stream.state, []
-        real = _Plan.of
-        monkeypatch.setattr(_Plan, "of", lambda *args: made.append(args) or real(*args))
+        before = stream.state
+        plans.clear()
         for B in (1, 2, 1, 2, 1, 2, 1, 2):  # no plan is made for each
             stream.reset()
             x = torch.randn(B, 4)
             assert torch.equal(stream(x), net.step(x)[0])
-        assert len(made) == 3  # after the failure above it is the fourth in vain
+        assert len(plans) == 3  # after the failure above it is the fourth in vain
         x = torch.randn(5, 4)
         stream.reset()
         for _ in range(20):  # when sizes have settled it tries again
             stream(x)
-        assert len(made) == 4
-        assert stepped(stream) > 1
+        assert len(plans) == 4
+        assert stream.prepared
         stream.state, x = before, torch.randn(2, 4)
         assert torch.equal(stream(x), net.step(x, state=before)[0])
 
@@ -546,9 +555,10 @@ def test_a_module_twice_and_modules_inside_of_layers():
     net = lively(sl.Network(linear, lif, linear, lif))
     x, stream = torch.randn(5, 2, 8), net.stream()
     with torch.no_grad():
-        torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), net(x))
+        got, prepared = stepped(stream, x)
+        torch.testing.assert_close(torch.stack(got), net(x))
         assert set(stream.state) == {"1", "1#1"}
-        assert stepped(stream) == 5
+        assert prepared == [True] * 5
 
         class Block(nn.Module):
             def __init__(self):
@@ -560,5 +570,6 @@ def test_a_module_twice_and_modules_inside_of_layers():
 
         net = lively(sl.Network(nn.Linear(8, 8), Block(), sl.Network(nn.Linear(8, 8), sl.LIF())))
         stream = net.stream()
-        torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), net(x))
-        assert stepped(stream) == 0
+        got, prepared = stepped(stream, x)
+        torch.testing.assert_close(torch.stack(got), net(x))
+        assert prepared == [False] * 5

@@ -13,7 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, nn, surrogate
-from . import prepared as _prepared  # noqa: F401  # which makes streams fast
 from .core import (
     Loop,
     Network,

@@ -1,11 +1,13 @@
-"""Hooks: who has to see a module run. What runs layers together or once must not run past them."""
+"""Hooks and transforms: who has to see a module run. What runs layers together or once must not run past them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 ROWS: Any = "spikeloom.rows"
@@ -47,3 +49,8 @@ def for_all() -> bool:
     hooks = (*m._global_forward_hooks.values(), *m._global_forward_pre_hooks.values())
     backward = m._global_backward_hooks or m._global_backward_pre_hooks
     return bool(backward) or any(not isinstance(hook, Onlooker) for hook in hooks)
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode differentiation looks at what runs now."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0

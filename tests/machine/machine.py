@@ -727,7 +727,7 @@ def split(run: Runner) -> None:
 
 def streamed(run: Runner) -> None:
     """Steps of a stream that lives on, from the state in which it is."""
-    if run.stream is None or run.stream.network is not run.net:
+    if run.stream is None or run.stream.module is not run.net:
         run.stream = run.net.stream()
     if run.random.random() < 0.5:
         run.stream.reset()

@@ -4,6 +4,7 @@ from .call import Repeated, Sequence, State, active, detach
 from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, Result, static
+from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .stream import Stream
@@ -12,6 +13,7 @@ __all__ = [
     "Checkpoint",
     "Loop",
     "Network",
+    "Prepared",
     "Repeated",
     "Replacement",
     "Result",
@@ -19,10 +21,12 @@ __all__ = [
     "State",
     "Stream",
     "TemporalModule",
+    "UnfitError",
     "active",
     "check_state",
     "checkpoint",
     "detach",
+    "prepare",
     "replace",
     "sequence_size",
     "static",

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from .._constants import HasConstants
 from .._time import check_lengths
 from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, map_tensors
+from .prepared import Prepared
 
 
 class _OfItsParts:
@@ -119,6 +120,23 @@ class TemporalModule(HasConstants):
                 return False
         return False
 
+    def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
+        """How a stream is to run :meth:`step` on inputs like ``x``, without a gradient; None: as it is.
+
+        ``previous`` is the layer before this one, if the step is to stand for both, with x as that layer's input (None
+        where it cannot). ``last``: whether the output is handed out, or is the input of another layer.
+        """
+        return None
+
+    @staticmethod
+    def may_prepare() -> bool:
+        """Whether prepared steps of this kind of module may run in this thread now; streams ask before each step."""
+        return True
+
+    def check_causal(self, what: str) -> None:
+        """Raises ValueError, with the part to blame, if the module is not causal and is to do ``what``."""
+        check_causal(self, "", what)
+
     def check_state(self, state: State, *x_t: Any) -> None:
         """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""
         check_state(type(self).__name__, state, self.initial_state(*x_t))
@@ -163,11 +181,12 @@ def check_causal(module: TemporalModule, path: str, what: str) -> None:
     """Raises ValueError, with the part to blame, if a module that is not causal is to do ``what``."""
     if not module.causal:
         inner = not_causal(module)
-        path, culprit = (path, module) if inner is None else (f"{path}.{inner[0]}", inner[1])
-        raise ValueError(
-            f"{_named(culprit)} at {path!r} is not causal: it needs the whole sequence, so the network cannot {what}; "
-            "call net(x) on whole sequences"
-        )
+        path, culprit = (path, module) if inner is None else (f"{path}.{inner[0]}".lstrip("."), inner[1])
+        if path:
+            who, what = f"{_named(culprit)} at {path!r}", f"so the network cannot {what}; call net(x)"
+        else:
+            who, what = _named(culprit), f"and cannot {what}; call .sequence(x)"
+        raise ValueError(f"{who} is not causal: it needs the whole sequence, {what} on whole sequences")
 
 
 def _written(cls: type) -> Iterator[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
+from .._hooks import transformed
 from .._time import check_lengths
 from .call import (
     BATCH_FIRST,
@@ -27,10 +27,13 @@ from .call import (
     map_tensors,
     plain,
 )
-from .layers import has_prefix, run_layers, run_prefix, runs_layers
+from .chain import Chain
+from .layers import has_prefix, layers_of, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
+from .prepared import Prepared
 from .stream import Stream
+from .watch import all_inside
 
 
 class Result(NamedTuple):
@@ -180,6 +183,24 @@ class Network(TemporalModule):
         call.check_tree(y, "output")
         return y, call.outgoing
 
+    def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
+        """The prepared steps of its layers; None where the body is no ``nn.Sequential``, or a layer hides others."""
+        if previous is not None or not isinstance(x, Tensor) or not runs_layers(self.body):
+            return None
+        paths, layers, keys, seen = self._paths(), list(layers_of(self.body)), [], Counter[str]()
+        if {layer for layer in layers if isinstance(layer, TemporalModule)} != set(paths):
+            return None
+        if not all(m.causal and type(m).forward is TemporalModule.forward for m in paths):
+            return None
+        for layer in layers:
+            path = paths[layer] if isinstance(layer, TemporalModule) else ""
+            keys.append(f"{path}#{seen[path]}" if path and seen[path] else path)
+            seen[path] += 1
+        origin, packed = Origin(self.body, STEP, (x.shape,)), self.spikes == "packed"
+        call = Call(1, x.shape[0], paths=paths, stepping=True, packed=packed, origin=origin)
+        chain = list(zip(layers, keys, strict=True))
+        return Chain(chain, call=call, fuse=self.fuse, facts=lambda: (self.fuse, self.spikes))
+
     def temporal_modules(self) -> dict[TemporalModule, str]:
         """The temporal modules inside, with their paths: the names that states and recordings go by."""
         return dict(self._paths())
@@ -258,7 +279,7 @@ class Network(TemporalModule):
 
     def structure(self) -> tuple[list[nn.Module], dict[TemporalModule, str]]:
         """All modules inside, and the temporal ones with their paths; the same object until the structure changes."""
-        modules = _flat(self.body)
+        modules = all_inside(self.body)
         plan = self._structure
         if (
             plan is None
@@ -292,14 +313,6 @@ def _swap(x: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
 
-def _flat(module: nn.Module) -> list[nn.Module]:
-    found = [module]
-    for child in module._modules.values():
-        if child is not None:
-            found += _flat(child)
-    return found
-
-
 def _device(tree: Any) -> torch.device:
     device: torch.device = next(x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)).device
     return device
@@ -308,11 +321,7 @@ def _device(tree: Any) -> torch.device:
 def _still(x: Tensor) -> bool:
     """Whether ``x`` is one step seen T times, and nobody asks for the gradient or tangent of each of them."""
     asked = x.requires_grad and torch.is_grad_enabled()
-    return x.stride(0) == 0 and not asked and not _transformed()
-
-
-def _transformed() -> bool:
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    return x.stride(0) == 0 and not asked and not transformed()
 
 
 def _check_repeat(repeat: int) -> int:

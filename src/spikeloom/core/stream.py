@@ -1,18 +1,17 @@
-"""Stream: a network in deployment, one step at a time."""
+"""Stream: a temporal module in deployment, one step at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+import warnings
+from typing import Any
 
-from .call import State, detach
-
-if TYPE_CHECKING:
-    from .network import Network
+from .call import State, autocasts, detach, in_dtypes_of
+from .module import TemporalModule
+from .steps import Steps
 
 
 class Stream:
-    """Runs a network step by step and keeps its state.
+    """Runs a network, or any other temporal module, step by step and keeps its state.
 
     Call :meth:`refresh` after writing to weights through ``.data``, through NumPy or from another process: nobody can
     see that. Everything else is seen by the next step (optimisers, ``load_state_dict``, in-place operations, new
@@ -20,36 +19,53 @@ class Stream:
 
     ``y_t = stream(x_t)`` takes and gives ``[B, *]``. ``stream.state`` is the state (None at rest; it may be
     set), ``stream.reset()`` returns to rest, ``stream.detach()`` cuts it from the graph. Feeding a sequence to a
-    stream gives what the network gives for the whole sequence (in ``eval`` mode). A step of another batch size,
-    dtype or device than the running state raises ValueError.
+    stream gives what the module gives for the whole sequence (in ``eval`` mode). A step of another batch size,
+    dtype or device than the running state raises ValueError, and so does a module that is not causal.
 
-    Where the body is an ``nn.Sequential``, in ``eval`` mode, on a CPU and without gradients, steps are prepared: what
-    runs where in memory is decided once, and what layers of bits read of their weights is copied.
+    In ``eval`` mode, on a CPU and without gradients, steps of a neuron and of a network whose body is an
+    ``nn.Sequential`` are prepared: what runs where in memory is decided once, and what layers of bits read of their
+    weights is copied. ``stream.prepared`` tells whether the last step was one.
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> stream = sl.Network(sl.LIF(tau=2.0, decay_input=False)).stream()
+    >>> stream = sl.Stream(sl.LIF(tau=2.0, decay_input=False))  # the same as sl.Network(...).stream()
     >>> [int(stream(torch.tensor([[0.6]]))) for _ in range(4)]
     [0, 0, 1, 0]
     """
 
-    prepared: ClassVar[Callable[[], Any] | None] = None
-    """Makes what runs steps faster where it can; see :mod:`spikeloom.prepared`."""
-
-    def __init__(self, network: Network) -> None:
-        network.check_causal("be streamed")
-        self.network = network
+    def __init__(self, module: TemporalModule) -> None:
+        module = getattr(module, "_orig_mod", module)  # what torch.compile gives has the step of what it was given
+        if not isinstance(module, TemporalModule):
+            raise TypeError(
+                f"Stream: expected a network or another temporal module, got {type(module).__name__}; wrap plain "
+                "layers, sl.Stream(sl.Network(model))"
+            )
+        module.check_causal("be streamed")
+        self.module = module
         self.state: State = None
-        self._steps = None if Stream.prepared is None else Stream.prepared()
+        self.prepared = False
+        self._steps = Steps()
 
     def __call__(self, *x_t: Any, **kwargs: Any) -> Any:
-        if self._steps is not None and len(x_t) == 1 and not kwargs:
-            found = self._steps.run(self.network, x_t[0], self.state)
-            if found is not None:
-                y, self.state = found
-                return y
-        y, self.state = self.network.step(*x_t, state=self.state, **kwargs)
+        found = self._steps.run(self.module, x_t[0], self.state) if len(x_t) == 1 and not kwargs else None
+        self.prepared = found is not None
+        if found is not None:
+            y, self.state = found
+            return y
+        before = self.state
+        if before is not None:
+            self.module.check_state(before, *x_t)
+        y, new = self.module.step(*x_t, state=before, **kwargs)
+        if autocasts(x_t):
+            new = in_dtypes_of(self.module.initial_state(*x_t) if before is None else before, new)
+        self.state = new
         return y
+
+    @property
+    def network(self) -> TemporalModule:
+        """The older name of ``module``."""
+        warnings.warn("Stream.network is called Stream.module now", DeprecationWarning, stacklevel=2)
+        return self.module
 
     def reset(self) -> None:
         """Returns to rest."""
@@ -57,8 +73,7 @@ class Stream:
 
     def refresh(self) -> None:
         """Reads all weights again at the next step."""
-        if self._steps is not None:
-            self._steps.refresh()
+        self._steps.refresh()
 
     def detach(self) -> None:
         """Cuts the state from the graph of earlier steps."""

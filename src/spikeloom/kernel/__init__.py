@@ -1,6 +1,6 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
-from .backend import Backend, BackendError, backend, plain_value, watching
+from .backend import Backend, BackendError, backend, may_prepare, plain_value, watching
 from .dtypes import output_dtype, state_dtype
 from .loop import full_precision, scan_eager
 from .norm import KINDS as FUSED_NORMS
@@ -17,6 +17,7 @@ __all__ = [
     "Request",
     "backend",
     "full_precision",
+    "may_prepare",
     "one_step",
     "output_dtype",
     "plain_value",

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from .._hooks import transformed as transformed
 from .._numbers import is_plain_float
 from ..core.recompute import KEEPERS
 
@@ -66,11 +66,6 @@ def _as_chosen() -> Callable[[], AbstractContextManager[None]]:
 KEEPERS.append(_as_chosen)  # what is computed again for the backward pass runs where it did
 
 
-def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation looks at what runs now."""
-    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
-
-
 def plain_value(number: Tensor | None) -> float | None:
     """The value of a number that is a float; None for others, and where something traces or transforms what runs."""
     if number is None or not is_plain_float(number) or torch.compiler.is_compiling() or transformed():
@@ -113,6 +108,11 @@ def note(neuron: object, name: str, reason: str) -> None:
     watch = getattr(_local, "watch", None)
     if watch is not None:
         watch.append((neuron, name, reason))
+
+
+def may_prepare() -> bool:
+    """Whether kernels may run without being looked up, compared with the loop or told to anybody."""
+    return not is_watched() and chosen() in ("auto", "c") and not debugging()
 
 
 def _check(name: str, where: str) -> Backend:

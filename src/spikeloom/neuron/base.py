@@ -9,8 +9,20 @@ from torch import Tensor, nn
 
 from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
-from ..core import Repeated, Sequence, State, TemporalModule, active
-from ..kernel import FUSED_NORMS, Found, Norm, Request, one_step, plain_value, scan, state_dtype
+from ..core import Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
+from ..kernel import (
+    FUSED_NORMS,
+    Found,
+    Norm,
+    Request,
+    may_prepare,
+    one_step,
+    output_dtype,
+    plain_value,
+    prepared_step,
+    scan,
+    state_dtype,
+)
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
 
@@ -227,6 +239,35 @@ class Neuron(Declared, TemporalModule):
         request = Request.of_step(x_t, self._start(state, x_t[0]), from_bits if packs else None)
         y, new = one_step(self, request)
         return pack(y) if packs else y, dict(zip(self._rest, new, strict=True))
+
+    may_prepare = staticmethod(may_prepare)
+
+    def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
+        """The kernel of one step, which a batch norm before the neuron joins; None where no kernel would run."""
+        if not isinstance(x, Tensor) or x.ndim < 1 or not (previous is None or type(previous) in FUSED_NORMS):
+            return None
+        unpacks = isinstance(x, SpikeTensor)
+        like = x.unpack() if isinstance(x, SpikeTensor) else x
+        packs = self._packs() and not (last and like.numel() < WORTH_BITS)
+        rest = tuple(self.initial_state(like).values())
+        made = prepared_step(self, like, rest, previous, from_bits if packs else None)
+        if made is None or made[0].dtype != output_dtype(like.dtype):
+            return None
+        (y, run), kind, strides = made, (like.shape, like.dtype, like.device), like.stride()
+        packs = packs and not isinstance(y, SpikeTensor)  # where a step is no whole bytes
+
+        def step(x: Any, state: State) -> tuple[Tensor, State]:
+            x = x.unpack() if unpacks else x
+            if type(x) is not Tensor or (x.shape, x.dtype, x.device) != kind:
+                raise UnfitError
+            if x.stride() != strides:
+                x = torch.empty_strided(x.shape, strides, dtype=x.dtype).copy_(x)
+            state = self.initial_state(x) if state is None else state
+            new = run(x, [state[name] for name in self._rest])
+            return (pack(y) if packs else y), dict(zip(self._rest, new, strict=True))
+
+        reads = () if previous is None else (previous,)
+        return Prepared(step, output=y, reads=reads, facts=lambda: (self.signature(), self.packed, self.is_binary))
 
     def check_state(self, state: State, *x_t: Tensor) -> None:
         """Raises ValueError unless ``state`` is ``{name: [B, *]}`` in the state's dtype, on the input's device."""

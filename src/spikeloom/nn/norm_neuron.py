@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._time import check_lengths, valid_steps
-from ..core import State, TemporalModule
+from ..core import Prepared, State, TemporalModule, prepare
 from ..kernel import FUSED_NORMS
 from ..neuron import Neuron
 
@@ -74,6 +74,10 @@ class NormNeuron(TemporalModule):
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, C, *]``."""
         return self.neuron.step(self.bn(x_t[0]), state=state)
+
+    def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
+        """The neuron's, with the batch norm before it."""
+        return None if previous is not None else prepare(self.neuron, x, previous=self.bn, last=last)
 
     def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         if lengths is None:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core import Prepared
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, call, threads
@@ -356,17 +357,21 @@ def _convolution_into(
     return Y, run
 
 
-def prepared(
-    s: Any, weight: Tensor, bias: Tensor | None, *options: list[int], groups: int
-) -> tuple[Tensor, Callable[[], int]] | None:
-    """A convolution of images of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
-    if s.ndim != 4 or s.dtype != torch.float32 or not _multiplies(s, weight, False, groups):
+@handles(nn.Conv2d)
+def _conv2d(layer: nn.Conv2d, s: SpikeTensor) -> Prepared | None:
+    """A convolution of images of spikes in that memory; weight and bias are copied now."""
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str) or s.dtype != torch.float32:
         return None
-    shape = Shape(tuple(s.shape), tuple(weight.shape), *options)
-    rows, finite = _taps(weight)
+    if s.ndim != 4 or not _multiplies(s, layer.weight, False, layer.groups):
+        return None
+    options = (list(layer.stride), list(layer.padding), list(layer.dilation))
+    shape = Shape(tuple(s.shape), tuple(layer.weight.shape), *options)
+    rows, finite = _taps(layer.weight)
     if not finite or min(shape.outputs) < 1:
         return None
-    return _convolution_into(s, rows, None if bias is None else own(bias), shape)
+    return Prepared.writing(
+        *_convolution_into(s, rows, None if layer.bias is None else own(layer.bias), shape), reads=(layer,)
+    )
 
 
 def weight_gradient(s: SpikeTensor, G: Tensor, shape: Shape) -> Tensor:

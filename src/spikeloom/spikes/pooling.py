@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..core import Prepared
 from ..kernel.op import autograd_inside
 from ..native import build
 from ..native.allocator import huge_pages
@@ -262,14 +262,18 @@ def _pool_of(
     return _pools(tuple(s.shape), s.stride(), s.dtype, pool, options, threads(s.numel(), at_least=_SMALL))
 
 
-def prepared(s: SpikeTensor, *options: Any) -> tuple[SpikeTensor, Callable[[], int]] | None:
-    """``F.max_pool2d`` of spikes that stay where they are, as :func:`spikeloom.spikes.products.prepared`."""
+@handles(nn.MaxPool2d)
+def _max_pool2d(layer: nn.MaxPool2d, s: SpikeTensor) -> Prepared | None:
+    """A max pool of spikes in that memory."""
+    if layer.return_indices:
+        return None
+    options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
     pool = _pool_of(torch.max_pool2d, s, *options)
     if pool.sizes is None or not s.is_cpu:
         return None
     out = torch.empty(n_bytes(math.prod(pool.shape)), dtype=torch.uint8)
     run = bound(build.compiled(_SOURCE).max_pool, s.bits, out, pool.sizes)
-    return SpikeTensor(out, pool.shape, pool.strides, pool.dtype), run
+    return Prepared.writing(SpikeTensor(out, pool.shape, pool.strides, pool.dtype), run, reads=(layer,))
 
 
 _FUNCTIONS = {F.max_pool1d: torch.max_pool1d, F.max_pool2d: torch.max_pool2d, F.max_pool3d: torch.max_pool3d}

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core import Prepared
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, threads
@@ -206,16 +207,14 @@ def _times_into(Y: Tensor, bits: Tensor, K: int, W: Tensor, bias: Tensor | None,
     return bound(library().spikes_times, bits, W, bias, Y, *sizes)
 
 
-def prepared(s: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Callable[[], int]] | None:
-    """A linear layer on spikes that stay where they are: its output, and what computes it from the bits there then.
-
-    None where it is not computed from bits. Weight and bias are copied now.
-    """
-    if s.dtype != torch.float32 or not _multiplies(s, weight) or not _finite(weight):
+@handles(nn.Linear)
+def _linear(layer: nn.Linear, s: SpikeTensor) -> Prepared | None:
+    """A linear layer on spikes in that memory; weight and bias are copied now."""
+    if s.dtype != torch.float32 or not _multiplies(s, layer.weight) or not _finite(layer.weight):
         return None
-    W = own(weight.t())
+    W, bias = own(layer.weight.t()), None if layer.bias is None else own(layer.bias)
     Y = torch.empty(s.shape[0], W.shape[1], dtype=torch.float32)
-    return Y, _times_into(Y, s.bits, s.shape[1], W, None if bias is None else own(bias))
+    return Prepared.writing(Y, _times_into(Y, s.bits, s.shape[1], W, bias), reads=(layer,))
 
 
 def own(tensor: Tensor) -> Tensor:

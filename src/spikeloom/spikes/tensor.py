@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ..kernel.backend import is_watched, note, transformed
+from .._hooks import transformed
+from ..core import Prepared
+from ..kernel.backend import is_watched, note
 from .bits import DTYPES, count_bits, fills_memory, n_bytes, pack_bits, unpack_bits
 from .handlers import HANDLERS
 
@@ -71,6 +73,12 @@ class SpikeTensor(Tensor):
     def rate(self) -> float:
         """Spikes per value."""
         return self.count() / max(1, self.numel())
+
+    def prepared(self, layer: Any) -> Prepared | None:
+        """How a stream runs a layer on spikes that stay in this memory; None where it unpacks them."""
+        handler = HANDLERS.get(type(layer))
+        found: Prepared | None = None if handler is None else handler.bits(layer, self)
+        return found
 
     def events(self) -> Tensor:
         """Indices of the spikes, ``[number, dimensions]``, in order."""
