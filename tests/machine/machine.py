@@ -170,6 +170,7 @@ class Runner:
         self.still_norms()
         self.dtype = torch.float32
         self.stream: Any = None
+        self.alone: dict[str, sl.Stream] = {}
         self.hooks: list[Any] = []
 
     # -- random things
@@ -729,24 +730,40 @@ def streamed(run: Runner) -> None:
     """Steps of a stream that lives on, from the state in which it is."""
     if run.stream is None or run.stream.module is not run.net:
         run.stream = run.net.stream()
+    steps(run, run.stream, "")
+
+
+def alone(run: Runner) -> None:
+    """Steps of a stream of one neuron by itself, which lives on."""
+    inside = {part for m in run.modules(sl.Option) for part in m.modules() if part is not m}
+    found = [(path, m) for path, m in run.net.named_modules() if isinstance(m, sl.Neuron) and m not in inside]
+    path, m = run.random.choice(found)
+    if path not in run.alone or run.alone[path].module is not m:
+        run.alone[path] = sl.Stream(m)
+    steps(run, run.alone[path], path)
+
+
+def steps(run: Runner, stream: sl.Stream, path: str) -> None:
+    """Compares steps of a stream with those of the same module of the plain copy."""
     if run.random.random() < 0.5:
-        run.stream.reset()
+        stream.reset()
     x = run.x()
     net, nearest = run.plain()
-    state = copy.deepcopy(run.stream.state)
+    module: Any = net.get_submodule(path)
+    state = copy.deepcopy(stream.state)
     inference_mode = run.random.choice([torch.no_grad, torch.inference_mode])
     for x_t in x:
-        with torch.no_grad(), sl.backend("eager"):
-            wanted, state = net.step(x_t, state=state)
         try:
             with inference_mode():
-                found = run.stream(x_t)
-        except ValueError:  # a layer came or went, so that this state is another network's
-            run.stream.reset()
+                found = stream(x_t)
+        except ValueError:  # a layer came or went, or the dtype changed, so that this state is another network's
+            stream.reset()
             return
+        with torch.no_grad(), sl.backend("eager"):
+            wanted, state = module.step(x_t, state=state)
         run.check(found, wanted, nearest)
         if nearest and min(nearest) < NEAR:  # from here on states may differ
-            run.stream.reset()
+            stream.reset()
             return
 
 
@@ -783,7 +800,7 @@ def in_threads(run: Runner) -> None:
 
 CALLS: dict[str, Callable[[Runner], None]] = {
     f.__name__: f
-    for f in (sequence, inference, backward, repeated, ragged, split, streamed, functional, in_threads)
+    for f in (sequence, inference, backward, repeated, ragged, split, streamed, alone, functional, in_threads)
 }  # fmt: skip
 
 
