@@ -63,7 +63,7 @@ def prepare(module: Any, x: Any, *, previous: nn.Module | None = None, last: boo
     """``module.prepared(...)``, see :meth:`TemporalModule.prepared`; None where a subclass has a step of its own."""
     for kind in type(module).__mro__:
         if "prepared" in vars(kind):
-            found: Prepared | None = module.prepared(x, previous=previous, last=last)
+            found: Prepared | None = vars(kind)["prepared"](module, x, previous=previous, last=last)
             return found
         if "step" in vars(kind):
             return None

@@ -1,4 +1,4 @@
-"""Memory of the C allocator: keep freed tensors for the next ones, or give them back.
+"""allocator: memory of the C allocator, kept for the next tensors when one is freed, or given back to the system.
 
 glibc returns the memory of a large tensor to the system when it is freed, and the next tensor faults its pages in
 again, one by one. On a CPU that costs more than computing a neuron does.
@@ -14,8 +14,8 @@ import sys
 
 from torch import Tensor
 
-_HUGE, _MADV_HUGEPAGE = 1 << 21, 14
-_NEVER_KEPT = 1 << 25  # bytes
+_HUGE, _MADV_HUGEPAGE = 1 << 21, 14  # bytes of a huge page; the name of the advice in Linux
+_NEVER_KEPT = 1 << 25  # bytes; from here on glibc gives memory back at once, so that it is fresh each time
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 
@@ -46,7 +46,8 @@ def release_memory() -> bool:
 def huge_pages(tensor: Tensor) -> Tensor:
     """Asks Linux to back a large fresh tensor with 2 MB pages: 512 times fewer page faults when it is first written.
 
-    From 32 MB on, which glibc never keeps when they are freed; smaller ones have had their faults. Returns the tensor.
+    It does so for tensors of 32 MB or more, whose memory glibc never keeps when they are freed. The memory of smaller
+    ones has been written to before. Returns the tensor.
     """
     size = tensor.nbytes
     if size >= _NEVER_KEPT and (libc := _linux()) is not None:

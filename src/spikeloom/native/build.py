@@ -19,7 +19,7 @@ from typing import Any
 
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
-_EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # whatever CC says
+_EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # against what CC may ask for
 _OPTIONAL = ("-march=native -fopenmp", "-mcpu=native -fopenmp", "-march=native", "-mcpu=native", "")  # first that works
 _PROBE = """
 int probe(int n) {
@@ -34,7 +34,7 @@ _loaded: dict[str, ctypes.CDLL] = {}
 
 
 class BuildError(Exception):
-    """No kernel can be built here: there is no working compiler, or it failed; the message says which."""
+    """There is no working compiler on this machine, or it failed; the message says which."""
 
 
 def load(source: str) -> ctypes.CDLL:
@@ -71,7 +71,7 @@ def ready() -> None:
 
 @functools.cache
 def compiled(source: str) -> Any:
-    """The functions of a C source, or None without a compiler: for code that has another way."""
+    """The functions of a C source for code that has another way, or None without a compiler."""
     try:
         ready()
         return load(source)
@@ -167,7 +167,7 @@ def _private_folder() -> Path:
 
 @functools.cache
 def _toolchain() -> str:
-    """What a binary depends on besides its source: compiler, flags, processor, system."""
+    """What a binary depends on besides its source, one a line: compiler, flags, processor, system."""
     found = compiler()
     if found is None:
         named = os.environ.get("CC", "").strip()
@@ -177,7 +177,7 @@ def _toolchain() -> str:
 
 @functools.cache
 def _tools() -> list[str]:
-    """The compiler's version, and the flags that it takes; kept on the disk until its file changes."""
+    """The compiler's version and the flags that it takes, from the disk where the compiler's file has not changed."""
     stored = _kept_tools()
     lines = _read_lines(stored)
     if lines is None:
@@ -188,7 +188,7 @@ def _tools() -> list[str]:
 
 
 def _kept_tools() -> Path:
-    """Where :func:`_tools` are kept: known by the compiler's words and the files that they name, such as ccache's."""
+    """The file of :func:`_tools`. Its name depends on the compiler's words and on the programs that they name."""
     files = [Path(found).resolve() for word in command() if (found := shutil.which(word))]
     try:
         stamps = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files]
@@ -199,7 +199,7 @@ def _kept_tools() -> Path:
 
 
 def _read_lines(file: Path) -> list[str] | None:
-    """The lines of a file of this user that begins with its check sum, without that; None for any other file."""
+    """The lines after the first one of a file of this user whose first line is the check sum of the rest, else None."""
     try:
         digest, _, text = file.read_bytes().partition(b"\n") if is_own(file) else (b"", b"", b"")
     except OSError:
@@ -209,7 +209,7 @@ def _read_lines(file: Path) -> list[str] | None:
 
 @functools.cache
 def _tries_flags_again() -> bool:
-    """Forgets flags that were kept and finds them anew, once in a process; whether they are others."""
+    """Finds the flags anew, once in a process, and returns whether they differ from those that were kept."""
     try:
         before = _tools()
         _kept_tools().unlink(missing_ok=True)
@@ -225,8 +225,8 @@ def _digest(content: bytes) -> str:
 
 
 def _probed_flags() -> list[str]:
-    """Flags found by compiling a small function with them and running it."""
-    said = ""
+    """The first flags with which the compiler builds a small function that runs."""
+    problem = ""
     have = _features().split()
     width = 512 if "avx512f" in have else 256 if "avx2" in have else None
     # By a processor's name a compiler may choose narrower vectors than it has.
@@ -239,12 +239,12 @@ def _probed_flags() -> list[str]:
                 if ctypes.CDLL(str(built)).probe(5) == 10:
                     return flags
             except (BuildError, OSError) as error:
-                said = said or str(error)
-    raise BuildError(said)
+                problem = problem or str(error)
+    raise BuildError(problem)
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes a file of the cache, whole or not at all; a cache that cannot be written is no error."""
+    """Writes a file of the cache completely or not at all. A cache that cannot be written to is no error."""
     try:
         handle, temporary = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "w") as opened:
@@ -255,7 +255,7 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def _features() -> str:
-    """The processor's features: a home folder may be shared by machines."""
+    """The processor's features, since several machines may share a home folder and so the cache in it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n")
     except OSError:

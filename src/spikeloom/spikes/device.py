@@ -15,10 +15,10 @@ from ..native.build import BuildError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 TILE = (128, 64, 32)
-"""Rows, columns and depth of what a program multiplies at a time: larger ones spill registers of an A100."""
+"""Rows, columns and depth of what a program multiplies at a time. Larger tiles spill registers of an A100."""
 WARPS = 8
-_LONG = 2**31  # places from which 32 bits do not count them
-_PROGRAMS = 512  # of which the gradient of a weight makes about so many, by parts of its depth
+_LONG = 2**31  # from this index on, int32 overflows
+_PROGRAMS = 512  # about as many programs share the gradient of a weight; fewer may leave a GPU idle
 
 
 def available(bits: Tensor) -> bool:
@@ -30,7 +30,7 @@ def available(bits: Tensor) -> bool:
 
 
 def pack(x: Tensor, size: int) -> tuple[Tensor, bool] | None:
-    """The bits of a contiguous tensor and whether all values are 0 or 1; None where there is no kernel for it."""
+    """The bits of a contiguous tensor, and whether all values are 0 or 1. None where there is no kernel for it."""
     if x.dtype not in _FLOATS or x.numel() == 0 or not available(x):
         return None
     bits = torch.empty(size, dtype=torch.uint8, device=x.device)
@@ -41,7 +41,7 @@ def pack(x: Tensor, size: int) -> tuple[Tensor, bool] | None:
 
 
 def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor | None:
-    """The n spikes as a flat tensor; None where there is no kernel for it."""
+    """The n spikes as a flat tensor. None where there is no kernel for it."""
     if dtype not in _FLOATS or n == 0 or not available(bits):
         return None
     x, code = torch.empty(n, dtype=dtype, device=bits.device), _code()
@@ -51,8 +51,9 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor | None:
 def pays(bits: Tensor, dtype: torch.dtype, other: Tensor) -> bool:
     """Whether a product from bits is expected to be faster than a dense one.
 
-    In float32 it is three products in bfloat16, on matrix units that torch's exact one leaves idle. TF32, bfloat16 and
-    float16 use them anyway. Not measured yet; ``sl.backend("triton")`` takes the kernel wherever there is one.
+    In float32 the kernel computes three products in bfloat16, on matrix units that torch's exact product leaves idle.
+    Products in TF32, bfloat16 and float16 use these units anyway. Nobody has measured that yet; inside
+    ``sl.backend("triton")`` the kernel runs wherever there is one.
     """
     if dtype not in _FLOATS or other.dtype != dtype or other.device != bits.device or not available(bits):
         return False
@@ -60,9 +61,9 @@ def pays(bits: Tensor, dtype: torch.dtype, other: Tensor) -> bool:
 
 
 def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """``bits [M, K] @ W [K, N] (+ bias)`` in W's dtype, with sums in float32; None where Triton failed.
+    """``bits [M, K] @ W [K, N] (+ bias)`` in W's dtype, with sums in float32. None where Triton failed.
 
-    The order of additions depends on K and N alone: a row gives the same result in any batch.
+    The order of additions depends on K and N alone, so that a row gives the same result in any batch.
     """
     y = W.new_empty(M, W.shape[1])
     return y if _times(bits, (M, K), (K, 1), W, bias, y, (y.stride(0), 1), K) else None
@@ -81,7 +82,7 @@ def weight_gradient(bits: Tensor, M: int, K: int, G: Tensor) -> Tensor | None:
 
 
 def _up(n: int, size: int) -> int:
-    """How many of a size hold n."""
+    """How many blocks of a size it takes to hold n."""
     return -(-n // size)
 
 
@@ -110,7 +111,7 @@ _failed: set[Any] = set()
 
 
 def _run(kernel: Any, grid: tuple[int, ...], tensors: list[Tensor | None], integers: list[int], **options: Any) -> bool:
-    """Launches a kernel; where Triton fails that is said, and the kernel is not tried again."""
+    """Launches a kernel and returns True. Where Triton fails, this logs the error once and never tries it again."""
     if kernel in _failed:
         return False
     device = next(t.device for t in tensors if t is not None)

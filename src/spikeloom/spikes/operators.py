@@ -1,4 +1,4 @@
-"""operators: what ``torch.compile`` sees of spikes: operators on their bits, which are then what autograd saves.
+"""operators: what ``torch.compile`` sees of spikes. It sees operators on their bits, and so autograd saves bits.
 
 Were spikes unpacked in a graph, its partition into a forward and a backward half would keep the dense tensor where a
 convolution or a product reads it again. Each such function is therefore one call of an operator that takes bits.
@@ -23,7 +23,7 @@ _LAST = torch.channels_last
 
 
 def one_call(func: Any, *args: Any, **kwargs: Any) -> Any:
-    """A call with spikes as one operator of a graph, which takes their bits; the compiled form of most operators.
+    """Makes a call with spikes one operator of a graph, which takes their bits: the ``compiled`` of most handlers.
 
     Returns NotImplemented where a layout of spikes is neither of torch's two.
     """
@@ -66,7 +66,7 @@ _parsed = functools.lru_cache(maxsize=1024)(json.loads)
 
 
 def _call(call: str, tensors: list[Tensor], sizes: list[Any], spikes: Any) -> list[Tensor]:
-    """Does what a text says, with spikes made by ``spikes(bits, shape, dtype, last)``."""
+    """Makes the call that a text of :func:`one_call` names, with spikes from ``spikes(bits, shape, dtype, last)``."""
     name, args, kwargs = _parsed(call)
     given, lengths, layouts = iter(tensors), iter(sizes), []
 
@@ -97,7 +97,7 @@ def as_spikes(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype, last: bo
 
 
 def as_dense(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype, last: bool) -> Tensor:
-    """An empty dense tensor in place of :func:`as_spikes`."""
+    """An empty dense tensor of the shape and layout that :func:`as_spikes` gives."""
     made = bits.new_empty(shape, dtype=dtype)
     return made.contiguous(memory_format=_LAST) if last else made
 
@@ -120,9 +120,10 @@ handles(
 
 @known_while_tracing
 def is_whole() -> bool:
-    """While Dynamo traces: whether the graph cannot break. A break hands tensors on, and cannot with what is no Tensor.
+    """While Dynamo traces, whether the graph cannot break, as with ``fullgraph=True``.
 
-    That is what ``fullgraph=True`` says; without it this is said once.
+    A break hands tensors on, which it cannot do with a class of tensors of its own. Where the graph may break, this
+    logs once that spikes are dense.
     """
     try:
         from torch._dynamo.symbolic_convert import InstructionTranslator

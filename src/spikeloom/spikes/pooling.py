@@ -168,7 +168,10 @@ _SMALL = 1 << 16  # spikes; below it one thread pools faster than several
 
 
 class Pool:
-    """A max pool of spikes of some shape, and how the C functions take it; ``sizes`` is None where they do not."""
+    """A max pool of spikes of one shape and layout.
+
+    ``sizes`` are the values of the C struct of that name, or None where the C functions cannot compute the pool.
+    """
 
     def __init__(
         self,
@@ -202,7 +205,7 @@ class Pool:
             self.sizes = tuple(sizes)
 
     def call(self, name: str, *tensors: Tensor) -> None:
-        """A C function."""
+        """Calls one of the C functions."""
         call(getattr(build.compiled(_SOURCE), name), *tensors, self.sizes)
 
     def forward(self, s: SpikeTensor) -> SpikeTensor:
@@ -214,7 +217,7 @@ class Pool:
         return SpikeTensor(out, self.shape, self.strides, self.dtype)
 
     def backward(self, s: SpikeTensor, grad: Tensor) -> Tensor:
-        """The gradient of the spikes. Halves are not added: where windows share places, torch does that."""
+        """The gradient of the spikes. Where windows share places, torch adds the gradients in half precision."""
         plain = type(grad) is Tensor and grad.dtype == self.dtype and s.is_cpu and s.has_bits
         if plain and self.sizes is not None and not (self.shared and self.dtype.itemsize == 2):
             by_input = huge_pages(torch.empty_strided(s.shape, s.stride(), dtype=s.dtype))
@@ -230,7 +233,7 @@ _pools = functools.lru_cache(maxsize=256)(Pool)
 
 
 def several(value: Any, n: int) -> list[int]:
-    """A size for each of n dimensions, of one for all or of as many."""
+    """A size for each of n dimensions, from one for all of them or from as many."""
     found = [value] if isinstance(value, int) else list(value)
     return found * n if len(found) == 1 else found
 
@@ -292,7 +295,7 @@ def _max_pool(
 
 
 def _pool_in_graph(func: Any, s: SpikeTensor, *options: Any) -> Any:
-    """Pooled spikes, as bits, and where they are: dead code unless somebody asks for it, as the gradient does not."""
+    """The pooled spikes as bits, and the places of the largest, which are dead code: the gradient does not use them."""
     if s.ndim not in (3, 4):
         return NotImplemented
     found = one_call(func, s, *options)
@@ -307,7 +310,7 @@ def _pool_in_graph(func: Any, s: SpikeTensor, *options: Any) -> Any:
 
 
 def _pool_backward_in_graph(func: Any, grad: Tensor, s: Any, *options: Any) -> Any:
-    """The gradient of the pooled spikes, which finds the largest again."""
+    """The gradient of the spikes, for which the operator finds the largest places again."""
     options = options[:-1]  # without the places
     if not isinstance(s, SpikeTensor) or s.ndim not in (3, 4) or not (s.is_contiguous() or is_last(s)):
         return NotImplemented

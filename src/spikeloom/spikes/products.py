@@ -182,7 +182,7 @@ void transpose(const uint8_t *bits, uint8_t *out, int64_t bytes, int64_t batch, 
 """
 )
 DENSE = (Tensor, nn.Parameter)
-_ENOUGH = 32  # rows of spikes from which the gradient of a weight, of which each element is written, is a sum of rows
+_ENOUGH = 32  # rows of spikes; with fewer a dense product gives the gradient of a weight, since it writes no less
 _SMALL = 1 << 20  # multiplications; below it one thread is faster than several
 
 
@@ -192,9 +192,9 @@ def library() -> Any:
 
 
 def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None, stride: int = 0) -> Tensor:
-    """``bits @ W (+ bias)`` with W ``[K, N]`` in float32; rows of bits are stride bits apart, K if 0.
+    """``bits @ W (+ bias)`` in float32, with W ``[K, N]``, which is contiguous or the transpose of such a tensor.
 
-    W is contiguous or the transpose of what is.
+    Rows of bits are ``stride`` bits apart; 0 stands for K.
     """
     Y = huge_pages(torch.empty(M, W.shape[1], dtype=torch.float32))
     _times_into(Y, bits, K, W, bias, stride)()
@@ -218,19 +218,19 @@ def _linear(layer: nn.Linear, s: SpikeTensor) -> Prepared | None:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """A dense copy in float32, in memory that nobody else has."""
+    """A contiguous copy in float32, in memory of its own."""
     return tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def transposed(bits: Tensor, M: int, K: int, batch: int = 1) -> Tensor:
-    """Bits of the transposes of ``[batch, M, K]``: ``[batch, K, M rounded up to whole bytes]``."""
+    """The bits of the transposed matrices of ``[batch, M, K]``: ``[batch, K, M rounded up to whole bytes]``."""
     out, run = transposition(bits, M, K, batch)
     run()
     return out
 
 
 def transposition(bits: Tensor, M: int, K: int, batch: int = 1) -> tuple[Tensor, Callable[[], int]]:
-    """Where :func:`transposed` writes, and what does so from the bits there then."""
+    """The tensor to which :func:`transposed` writes, and a call that does so from what the bits are at that time."""
     out = torch.empty(batch * K * n_bytes(M), dtype=torch.uint8)
     sizes = (bits.numel(), batch, M, K, threads(batch * M * K, at_least=_SMALL))
     return out, bound(library().transpose, bits, out, *sizes)
@@ -262,7 +262,7 @@ def _multiplies(s: Any, other: Any) -> bool:
 
 
 def _rows_or_columns(W: Tensor) -> tuple[Tensor, bool]:
-    """W in float32 with its rows in memory, or its columns if they are, and whether it is finite."""
+    """W in float32, contiguous or the transpose of such a tensor, and whether all its values are finite."""
     W = W.float()
     return W if W.t().is_contiguous() else W.contiguous(), _finite(W)
 
@@ -272,7 +272,7 @@ def _finite(W: Tensor) -> bool:
 
 
 def _on_device(a: Any, b: Any, bias: Tensor | None) -> Tensor | None:
-    """The product where Triton computes it."""
+    """The product, where Triton computes it; else None."""
 
     def suitable(s: Any, other: Any) -> bool:
         plain = isinstance(s, SpikeTensor) and s.ndim == 2 and s.is_contiguous() and s.numel() > 0

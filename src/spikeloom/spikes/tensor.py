@@ -56,22 +56,22 @@ class SpikeTensor(Tensor):
 
     @property
     def has_bits(self) -> bool:
-        """Whether there are bits to look at: not while torch.compile or export trace."""
+        """Whether the bits have values. They have none while torch.compile or export trace."""
         return type(self.bits) is Tensor
 
     def unpack(self) -> Tensor:
-        """The dense tensor; gradients pass."""
+        """The dense tensor, with gradient."""
         if torch.compiler.is_compiling():  # which refuses _Unpack, for its derivatives of every kind
             return self * 1
         dense: Tensor = _Unpack.apply(self)  # type: ignore[no-untyped-call]
         return dense
 
     def count(self) -> int:
-        """How many there are."""
+        """How many spikes there are."""
         return count_bits(self.bits)
 
     def rate(self) -> float:
-        """Spikes per value."""
+        """The share of spikes among all values."""
         return self.count() / max(1, self.numel())
 
     def prepared(self, layer: Any) -> Prepared | None:
@@ -176,7 +176,7 @@ def _is_any_without_bits(args: Any) -> bool:
 
 
 def _note(args: Any) -> None:
-    """Tells whoever watches how much fires in what was computed from bits."""
+    """Tells whoever watches that something was computed from bits, and the share of spikes among them."""
     if is_watched() and not _is_any_without_bits(args):
         s = next((a for a in args if isinstance(a, SpikeTensor)), None)
         note(None, "bits", "" if s is None else f"{100 * s.rate():.1f} % spikes")
@@ -199,8 +199,11 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow"):
 def _rebuild(
     bits: Tensor, shape: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype, requires_grad: bool
 ) -> SpikeTensor:
-    """Spikes from a file. It may say anything: bits that are too few would be read beyond their end, and a tensor that
-    it names again may become another one after it was checked."""
+    """Spikes from a file, which may hold anything.
+
+    Bits that are too few would be read beyond their end, so they are checked; and the file may change the tensor after
+    that, so they are copied.
+    """
     _check_parts(bits, shape, strides, dtype)
     return _made(bits.clone(), shape, strides, dtype, bool(requires_grad))
 
@@ -241,7 +244,7 @@ torch.serialization.add_safe_globals([_rebuild])
 
 
 def pack(x: Tensor) -> SpikeTensor:
-    """A tensor of zeros and ones as a :class:`SpikeTensor` of the same shape, layout and dtype. Gradients pass.
+    """A tensor of zeros and ones as a :class:`SpikeTensor` of the same shape, layout and dtype, with gradient.
 
     Raises ValueError if a value is neither 0 nor 1, TypeError for an integer or a complex dtype.
 
@@ -264,12 +267,12 @@ def pack(x: Tensor) -> SpikeTensor:
 
 
 def differentiated(x: Tensor) -> bool:
-    """Whether a derivative by ``x`` may be asked for: backward, forward, by torch.func, in what is compiled now."""
+    """Whether anybody may ask for a derivative by ``x``: backward, forward, in torch.func or in a graph."""
     return (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling() or transformed()
 
 
 def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> SpikeTensor:
-    """Spikes of a contiguous shape from their bits, the first in the lowest bit of the first byte."""
+    """Contiguous spikes from their bits. The first spike is the lowest bit of the first byte."""
     strides, place = [], 1
     for n in reversed(shape):
         strides.append(place)
@@ -278,23 +281,23 @@ def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Spike
 
 
 def pack_raw(x: Tensor) -> SpikeTensor:
-    """:func:`pack` below autograd."""
+    """What :func:`pack` does, without gradient."""
     bits, strides = pack_bits(x)
     return SpikeTensor(bits, tuple(x.shape), strides, x.dtype)
 
 
 def dense(s: SpikeTensor) -> Tensor:
-    """The dense tensor, below autograd."""
+    """What :meth:`SpikeTensor.unpack` does, without gradient."""
     return unpack_bits(s.bits, s.numel(), s.dtype).as_strided(s.shape, s.stride())
 
 
 def is_last(x: Tensor) -> bool:
-    """Whether images lie in memory with their channels last."""
+    """Whether x are images that lie in memory with their channels last."""
     return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 class _TracedPack(torch.autograd.Function):
-    """What Dynamo takes: it refuses Functions with derivatives of every kind."""
+    """Packing with a backward derivative only, since Dynamo refuses Functions with derivatives of other kinds."""
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -302,7 +305,7 @@ class _TracedPack(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is needed."""
+        """Saves nothing."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -330,7 +333,7 @@ class _Unpack(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is needed."""
+        """Saves nothing."""
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
@@ -347,7 +350,7 @@ class _Unpack(torch.autograd.Function):
 
 @functools.cache
 def _is_composite(func: Any) -> bool:
-    """Whether an operator is written in others."""
+    """Whether torch composes an operator of others."""
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"))
 
 

@@ -9,12 +9,12 @@ import triton.language as tl
 from ..kernel.triton.functions import K_bits
 
 BLOCK = 1024
-"""Values of one program of pack and unpack."""
+"""The number of values that one program packs or unpacks."""
 
 
 @triton.jit(do_not_specialize=["n"])
 def pack(x, bits, wrong, n, BLOCK: tl.constexpr):
-    """The bits of n values; ``wrong`` becomes 1 if one is neither 0 nor 1."""
+    """Writes the bits of n values; ``wrong`` becomes 1 if one is neither 0 nor 1."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     v = tl.load(x + i, mask=i < n, other=0.0).to(tl.float32)
     place = tl.program_id(0).to(tl.int64) * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
@@ -25,7 +25,7 @@ def pack(x, bits, wrong, n, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["n"])
 def unpack(bits, x, n, BLOCK: tl.constexpr):
-    """n values from their bits."""
+    """Writes n values from their bits."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     byte = tl.load(bits + (i >> 3), mask=i < n, other=0).to(tl.int32)
     one = ((byte >> (i & 7).to(tl.int32)) & 1).to(tl.float32)
@@ -43,11 +43,11 @@ def times(
     bits, w, bias, y, M, N, K, depth, s_row, s_column, w_row, w_column, y_row, y_column,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, LONG: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
-    """y[part, M, N] = S @ w (+ bias) over the part's ``depth`` of K; S[i, k] is the bit i * s_row + k * s_column.
+    """Writes y[part, M, N] = S @ w (+ bias) over the part's ``depth`` of K; S[i, k] is bit i * s_row + k * s_column.
 
     A float32 weight is the sum of three numbers of bfloat16, 8 of its 24 bits each, and 0 and 1 are exact in bfloat16:
     three products that add in float32 lose nothing. P is the type of the factors: float32 in the interpreter, which
-    cannot multiply in bfloat16. LONG: places are counted in 64 bits.
+    cannot multiply in bfloat16. With LONG, indices have 64 bits.
     """
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     j = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)

@@ -23,13 +23,13 @@ _VIEWS = (
 
 
 def _like(s: SpikeTensor) -> Tensor:
-    """A tensor of the same shape and strides without memory."""
+    """A tensor of the same shape, strides and dtype without memory."""
     return torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device="meta")
 
 
 @handles(*_VIEWS)
 def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
-    """A view of the bits where whole bytes make it up, else bits of its own."""
+    """Spikes that share the bits where these are whole bytes, and have bits of their own elsewhere."""
     seen = func(_like(s), *args, **kwargs)
     if isinstance(seen, Tensor):
         return _part(s, seen)
@@ -38,7 +38,7 @@ def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
 
 @handles(aten.view.default, aten._unsafe_view.default)
 def _reshape(func: Any, s: SpikeTensor, shape: list[int]) -> Any:
-    """A view of contiguous spikes, which needs no look at strides."""
+    """Another shape of contiguous spikes, for which nothing but the shape is to be computed."""
     if not s.is_contiguous() or s.numel() == 0:
         return _view(func, s, shape)
     known = math.prod(n for n in shape if n != -1)
@@ -99,7 +99,7 @@ def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> 
 
 
 def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
-    """Bits of images in the other one of torch's two layouts, where whole bytes make up what is turned; else None."""
+    """The bits of images in the other one of torch's two layouts; None where channels or pixels are no whole bytes."""
     if s.ndim != 4 or not s.is_cpu or not s.has_bits or products.library() is None:
         return None
     N, C, H, W = s.shape
