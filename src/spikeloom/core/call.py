@@ -9,16 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import valid_steps
-
-if TYPE_CHECKING:
-    from .module import TemporalModule
 
 State = Any
 """A pytree of tensors, or None. Tensors whose dimension 0 is B belong to samples."""
@@ -86,6 +83,17 @@ class Origin(NamedTuple):
         return f"The network expected {self.layout.text}; got {got}: {self.layout.remedy}"
 
 
+class Timed(Protocol):
+    """What a call needs of a temporal module; see :class:`spikeloom.TemporalModule`."""
+
+    def initial_state(self, *x_t: Any) -> State: ...
+    def check_state(self, state: State, *x_t: Any) -> None: ...
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]: ...
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]: ...
+
+
 class Call:
     """State, folding and options of one run.
 
@@ -106,7 +114,7 @@ class Call:
         T: int,
         B: int,
         *,
-        paths: Mapping[TemporalModule, str],
+        paths: Mapping[Any, str],
         incoming: Mapping[str, State] | None = None,
         lengths: Tensor | None = None,
         wanted: Mapping[str, tuple[str, ...]] | None = None,
@@ -121,8 +129,6 @@ class Call:
         self.wanted = wanted or {}
         self.stepping, self.packed, self.fuse = stepping, packed, fuse
         self.traced = torch.compiler.is_compiling()  # all of the run is part of one graph
-        self.repeated = False  # the next temporal module gets its input as one step, see Network
-        self.instead: Sequence | None = None  # what the next temporal module runs in place of its sequence
         self.outgoing: dict[str, State] = {}
         self.recorded: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -142,7 +148,6 @@ class Call:
             fuse=self.fuse,
             origin=self.origin,
         )
-        made.repeated = self.repeated
         made._counts = dict(self._counts)
         return made
 
@@ -185,8 +190,11 @@ class Call:
         """Raises unless every tensor of a pytree is folded; an error names the leaf."""
         _map_named(self._check_rows, tree, who)
 
-    def run(self, module: TemporalModule, xs: tuple[Any, ...]) -> Any:
-        """Runs a temporal module on folded inputs with the state that this call holds for it."""
+    def run(self, module: Timed, xs: tuple[Any, ...], sequence: Sequence | None = None) -> Any:
+        """Runs a temporal module on folded inputs with the state that this call holds for it.
+
+        An input that is :class:`Repeated` has nothing to unfold. ``sequence`` runs in place of the module's own.
+        """
         key, path = self._key(module)
         state = self._incoming(key)
         names = self.wanted.get(path, ())
@@ -198,11 +206,11 @@ class Call:
             recorded = {n: new[n] for n in recordings}
             unfolded = y
         else:
-            sequences = self._sequences(xs, path)
+            sequences = tuple(x if isinstance(x, Repeated) else self.unfold_tree(x, f"input of {path!r}") for x in xs)
             if state is not None:
                 module.check_state(state, *(first_step(x) for x in sequences))
-            sequence, self.instead = self.instead or module.sequence, None
-            out = sequence(*sequences, state=state, lengths=self.lengths, record=recordings)
+            run = module.sequence if sequence is None else sequence
+            out = run(*sequences, state=state, lengths=self.lengths, record=recordings)
             unfolded, new, recorded = out if recordings else (*out, {})
             y = self.fold_tree(unfolded)
         if autocasts(xs):
@@ -215,13 +223,7 @@ class Call:
             self.recorded[f"{key}.output"] = map_tensors(torch.clone, unfolded)
         return y
 
-    def _sequences(self, xs: tuple[Any, ...], path: str) -> tuple[Any, ...]:
-        if self.repeated:
-            self.repeated = False
-            return tuple(Repeated(x, self.T) for x in xs)
-        return tuple(self.unfold_tree(x, f"input of {path!r}") for x in xs)
-
-    def _key(self, module: TemporalModule) -> tuple[str, str]:
+    def _key(self, module: Timed) -> tuple[str, str]:
         path = self.paths.get(module)
         if path is None:
             raise RuntimeError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._hooks import has_hooks
-from .call import Call, map_tensors
+from .call import Call, Repeated, Sequence, map_tensors
 from .module import TemporalModule
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
@@ -62,8 +62,7 @@ def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
         y = layers[i](y)
         i += 1
     if i < len(layers) and isinstance(y, Tensor) and _takes_repeated(layers[i]):
-        call.repeated = True
-        y = layers[i](y)
+        y = layers[i](Repeated(y, call.T))
         i += 1
     else:
         y = map_tensors(lambda t: call.fold(t.expand(call.T, *t.shape)), y)
@@ -74,13 +73,17 @@ def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
     fuse = call.fuse and call.lengths is None and not torch.compiler.is_compiling()
     i = 0
     while i < len(layers):
-        after = layers[i + 1] if fuse and i + 1 < len(layers) else None
-        if isinstance(after, TemporalModule) and after.still("absorb") and not any(map(has_hooks, layers[i : i + 2])):
-            call.instead = after.absorb(layers[i])
-            i += call.instead is not None
-        x = layers[i](x)
-        i += 1
+        both = _joined(*layers[i : i + 2]) if fuse and i + 1 < len(layers) else None
+        x = layers[i](x) if both is None else layers[i + 1](x, sequence=both)
+        i += 1 if both is None else 2
     return x
+
+
+def _joined(layer: nn.Module, after: nn.Module) -> Sequence | None:
+    """What runs two neighbours in one, or None."""
+    if isinstance(after, TemporalModule) and after.still("absorb") and not (has_hooks(layer) or has_hooks(after)):
+        return after.absorb(layer)
+    return None
 
 
 def layers_of(body: nn.Module) -> Iterator[nn.Module]:

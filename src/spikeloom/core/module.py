@@ -148,8 +148,12 @@ class TemporalModule(HasConstants):
                 there = ", ".join(self.recordable) or "nothing"
                 raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {there}")
 
-    def forward(self, *xs: Any) -> Any:
-        """Inside a Network or Stream: folded inputs ``[T*B, *]``, folded outputs."""
+    def forward(self, *xs: Any, sequence: Sequence | None = None) -> Any:
+        """Inside a Network or Stream: folded inputs ``[T*B, *]``, folded outputs.
+
+        A network gives one that takes it an input that stays the same as :class:`Repeated`, and what :meth:`absorb`
+        has made as ``sequence``.
+        """
         call = active()
         if call is None:
             shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in xs)
@@ -157,7 +161,7 @@ class TemporalModule(HasConstants):
                 f"{type(self).__name__} got {shapes} outside a Network: wrap the model in sl.Network, or call "
                 ".sequence(x) on [T, B, *] or .step(x_t, state=...)"
             )
-        return call.run(self, xs)
+        return call.run(self, xs, sequence)
 
     def _needs(self, method: str) -> None:
         if getattr(type(self), method) is getattr(TemporalModule, method):
