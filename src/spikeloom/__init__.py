@@ -23,6 +23,7 @@ from .core import (
     detach,
     replace,
     static,
+    taps,
 )
 from .kernel import BackendError, backend
 from .native import release_memory, retain_memory
@@ -161,4 +162,5 @@ __all__ = [
     "static",
     "surrogate",
     "surrogates",
+    "taps",
 ]

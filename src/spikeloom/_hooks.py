@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,13 @@ ROWS: Any = "spikeloom.rows"
 
 
 class Onlooker:
-    """A hook for all modules that notes which one runs, and is content with those that do run."""
+    """A hook, of one module or for all, that notes what runs, and is content with those that do run."""
 
-    def __init__(self, look: Callable[..., None]) -> None:
+    def __init__(self, look: Callable[..., Any]) -> None:
         self._look = look
 
-    def __call__(self, *seen: Any) -> None:
-        self._look(*seen)
+    def __call__(self, *seen: Any) -> Any:
+        return self._look(*seen)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -32,13 +32,18 @@ def has_hooks(module: nn.Module) -> bool:
     own = module.__dict__
     before = own["_forward_pre_hooks"]
     return bool(
-        (before and (len(before) > 1 or ROWS not in before))
-        or own["_forward_hooks"]
+        (before and (len(before) > 1 or ROWS not in before) and _see_to(before))
+        or (own["_forward_hooks"] and _see_to(own["_forward_hooks"]))
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
         or "forward" in own
         or for_all()
     )
+
+
+def _see_to(hooks: Mapping[Any, Any]) -> bool:
+    """Whether one of some hooks does more than look on."""
+    return any(key != ROWS and not isinstance(hook, Onlooker) for key, hook in hooks.items())
 
 
 def for_all() -> bool:

@@ -8,6 +8,7 @@ from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .stream import Stream
+from .taps import Taps, taps
 
 __all__ = [
     "Checkpoint",
@@ -20,6 +21,7 @@ __all__ = [
     "Sequence",
     "State",
     "Stream",
+    "Taps",
     "TemporalModule",
     "UnfitError",
     "active",
@@ -30,4 +32,5 @@ __all__ = [
     "replace",
     "sequence_size",
     "static",
+    "taps",
 ]

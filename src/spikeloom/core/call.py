@@ -7,8 +7,8 @@ the state of every temporal module, so that no module holds any.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import valid_steps
+from .pieces import map_tensors as map_tensors
+from .recorder import Recorder, Steps
 
 State = Any
 """A pytree of tensors, or None. Tensors whose dimension 0 is B belong to samples."""
@@ -102,7 +104,7 @@ class Call:
         paths: names of the temporal modules.
         incoming: states by key, or None to start every module at rest.
         lengths: valid steps per sample ``[B]`` or None.
-        wanted: what to record: names by path.
+        recorder: who wants to see what runs, or None.
         stepping: True when the modules are to run one step (T is 1).
         packed: True when neurons hand their spikes on as bits.
         fuse: False when neighbours in a Sequential are not to run as one.
@@ -117,7 +119,7 @@ class Call:
         paths: Mapping[Any, str],
         incoming: Mapping[str, State] | None = None,
         lengths: Tensor | None = None,
-        wanted: Mapping[str, tuple[str, ...]] | None = None,
+        recorder: Recorder | None = None,
         stepping: bool = False,
         packed: bool = False,
         fuse: bool = True,
@@ -126,11 +128,10 @@ class Call:
         self.T, self.B = T, B
         self.origin = origin
         self.paths, self.incoming, self.lengths = paths, incoming, lengths
-        self.wanted = wanted or {}
+        self.recorder = recorder
         self.stepping, self.packed, self.fuse = stepping, packed, fuse
         self.traced = torch.compiler.is_compiling()  # all of the run is part of one graph
         self.outgoing: dict[str, State] = {}
-        self.recorded: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
         # Only valid steps are folded, so that plain layers (batch norm!) never see padding.
         self._index = None if lengths is None else valid_steps(lengths, T).flatten().nonzero().squeeze(1)
@@ -143,6 +144,7 @@ class Call:
             paths=self.paths,
             incoming=self.incoming,
             lengths=self.lengths,
+            recorder=None if self.recorder is None else self.recorder.again(),
             stepping=self.stepping,
             packed=self.packed,
             fuse=self.fuse,
@@ -196,32 +198,48 @@ class Call:
         An input that is :class:`Repeated` has nothing to unfold. ``sequence`` runs in place of the module's own.
         """
         key, path = self._key(module)
-        state = self._incoming(key)
-        names = self.wanted.get(path, ())
-        recordings = tuple(n for n in names if n != "output")
+        state, recorder = self._incoming(key), self.recorder
+        if recorder is not None and sequence is None:  # else it stands for another input
+            xs = self._seen_inputs(recorder, module, xs)
+        names = () if recorder is None else recorder.states(module)
         if self.stepping:
             if state is not None:
                 module.check_state(state, *xs)
-            y, new = module.step(*xs, state=state)
-            recorded = {n: new[n] for n in recordings}
-            unfolded = y
+            with nullcontext() if recorder is None else recorder.unseen(module):
+                y, new = module.step(*xs, state=state)
+            recorded = new
         else:
             sequences = tuple(x if isinstance(x, Repeated) else self.unfold_tree(x, f"input of {path!r}") for x in xs)
             if state is not None:
                 module.check_state(state, *(first_step(x) for x in sequences))
             run = module.sequence if sequence is None else sequence
-            out = run(*sequences, state=state, lengths=self.lengths, record=recordings)
-            unfolded, new, recorded = out if recordings else (*out, {})
-            y = self.fold_tree(unfolded)
+            with nullcontext() if recorder is None else recorder.inside(module):
+                out = run(*sequences, state=state, lengths=self.lengths, record=names)
+            y, new, recorded = out if names else (*out, {})
+            y = self.fold_tree(y)
         if autocasts(xs):
             steps = xs if self.stepping else tuple(first_step(x) for x in sequences)
             new = in_dtypes_of(module.initial_state(*steps) if state is None else state, new)
         self.outgoing[key] = new
-        for name in recordings:
-            self.recorded[f"{key}.{name}"] = recorded[name]
-        if "output" in names:  # a copy: the next layer may work in place
-            self.recorded[f"{key}.output"] = map_tensors(torch.clone, unfolded)
-        return y
+        if recorder is None:
+            return y
+        for name in names:
+            recorder.see_state(module, name, recorded[name])
+        return recorder.see(module, "output", y)
+
+    def _seen_inputs(self, recorder: Recorder, module: Timed, xs: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not (xs and isinstance(xs[0], Repeated)):
+            return recorder.see_inputs(module, xs)
+        with recorder.still():
+            seen = recorder.see_inputs(module, tuple(x.x for x in xs))
+        return tuple(Repeated(x, self.T) for x in seen)
+
+    def recorded(self) -> dict[str, Any]:
+        """What was recorded, by ``<path>.<what>``."""
+        if self.recorder is None:
+            return {}
+        found = self.recorder.recorded
+        return {name: map_tensors(plain, value) for name, value in found.items()} if self.traced else found
 
     def _key(self, module: Timed) -> tuple[str, str]:
         path = self.paths.get(module)
@@ -245,26 +263,10 @@ class Call:
         return self.incoming[key]
 
     def check_all_used(self) -> None:
-        """Raises if a given state or a wanted recording was not met during the run."""
+        """Raises if a given state was not met during the run."""
         unused = sorted(set(self.incoming or ()) - set(self.outgoing))
         if unused:
             raise ValueError(f"the given state has entries for {unused}, which this call did not run")
-        never = sorted(path for path in self.wanted if path not in self._counts)
-        if never:
-            raise ValueError(f"cannot record {never}: this call did not run them")
-
-    def adopt(self, recorded: Mapping[str, Tensor], ran: Iterable[str]) -> None:
-        """Takes over what a Loop recorded in calls of its own, and notes that the modules at ``ran`` did run."""
-        self.recorded.update(recorded)
-        for path in ran:
-            self._counts.setdefault(path, 1)
-
-
-def map_tensors(function: Any, tree: Any) -> Any:
-    """``function`` of every tensor of a pytree; other leaves stay."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    return pytree.tree_map_only(torch.Tensor, function, tree)
 
 
 def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -> Any:
@@ -276,6 +278,21 @@ def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -
         [function(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf for path, leaf in leaves],
         spec,
     )
+
+
+def through_steps() -> Steps | None:
+    """For a module that goes through all steps by itself: it says ``at(t)`` at each and ``end()`` after the last.
+
+    None where nobody wants to know.
+    """
+    call = active()
+    return None if call is None or call.recorder is None else call.recorder.steps()
+
+
+def in_order(order: Tensor | None) -> AbstractContextManager[None]:
+    """For a module that goes through steps in another order: step ``order[t, b]`` of sample b is the t-th."""
+    call = active()
+    return nullcontext() if order is None or call is None or call.recorder is None else call.recorder.reordered(order)
 
 
 def plain(x: Tensor) -> Tensor:

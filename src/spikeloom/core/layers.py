@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .._hooks import has_hooks
-from .call import Call, Repeated, Sequence, map_tensors
+from .call import Call, Repeated, Sequence, active, map_tensors
 from .module import TemporalModule
+from .recorder import Place, Recorder
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
 # subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
@@ -37,53 +40,148 @@ def runs_layers(body: nn.Module) -> bool:
     return _plain_sequential(body)
 
 
-def has_prefix(body: nn.Module, paths: Mapping[TemporalModule, str]) -> bool:
+def has_prefix(body: nn.Module, call: Call) -> bool:
     """Whether a Sequential has leading layers that need to run only once on an unchanging input.
 
-    A neuron in the first place counts: it takes the one step as it is.
+    A neuron in the first place counts: it takes the one step as it is. Where the gradient of each step is wanted of a
+    leading layer, all steps run.
     """
     first = next(layers_of(body), None)
-    return first is not None and (_row_wise(first) or (_takes_repeated(first) and first in paths))
+    if first is None or not (_row_wise(first) or (_takes_repeated(first) and first in call.paths)):
+        return False
+    return call.recorder is None or not _wants_each_step(_Layers(body), call.recorder)
 
 
 def run_layers(body: nn.Module, x: Any, call: Call) -> Any:
     """Runs a Sequential on folded inputs; neighbours of which one absorbs the other run as one."""
-    return _run(list(layers_of(body)), x, call)
+    if call.recorder is None:
+        return _run(_Layers(body), 0, x, call)
+    return call.recorder.see(body, "output", _run(_Layers(body), 0, call.recorder.see(body, "input", x), call))
 
 
 def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
-    layers = list(layers_of(body))
+    layers, recorder = _Layers(body), call.recorder
     if any(getattr(layer, "inplace", False) for layer in layers):
         x = x.clone()  # T steps of it would be a copy
     y: Any = x
     i = 0
-    while i < len(layers) and _row_wise(layers[i]) and not _alone(layers[i], y):
-        y = layers[i](y)
-        i += 1
-    if i < len(layers) and isinstance(y, Tensor) and _takes_repeated(layers[i]):
-        y = layers[i](Repeated(y, call.T))
+    with nullcontext() if recorder is None else recorder.still():
+        while i < len(layers) and _row_wise(layers[i]) and not _alone(layers[i], y):
+            y = layers.end(i, layers[i](layers.begin(i, y, recorder)), recorder)
+            i += 1
+        repeats = i < len(layers) and isinstance(y, Tensor) and _takes_repeated(layers[i])
+        if repeats:
+            y = layers.begin(i, y, recorder)
+    if repeats:
+        y = layers.end(i, layers[i](Repeated(y, call.T)), recorder)
         i += 1
     else:
         y = map_tensors(lambda t: call.fold(t.expand(call.T, *t.shape)), y)
-    return _run(layers[i:], y, call)
+    return _run(layers, i, y, call)
 
 
-def _run(layers: list[nn.Module], x: Any, call: Call) -> Any:
+def _run(layers: _Layers, i: int, x: Any, call: Call) -> Any:
     fuse = call.fuse and call.lengths is None and not torch.compiler.is_compiling()
-    i = 0
     while i < len(layers):
-        both = _joined(*layers[i : i + 2]) if fuse and i + 1 < len(layers) else None
-        x = layers[i](x) if both is None else layers[i + 1](x, sequence=both)
-        i += 1 if both is None else 2
+        x = layers.begin(i, x, call.recorder)
+        both = None
+        if fuse and i + 1 < len(layers):
+            both, x = joined(layers[i], layers[i + 1], x, between=layers.between(i))
+        if both is None:
+            x = layers[i](x)
+        else:
+            i += 1
+            x = layers[i](x, sequence=both)
+        x = layers.end(i, x, call.recorder)
+        i += 1
     return x
 
 
-def _joined(layer: nn.Module, after: nn.Module) -> Sequence | None:
-    """What runs two neighbours in one, or None."""
-    if isinstance(after, TemporalModule) and after.still("absorb") and not (has_hooks(layer) or has_hooks(after)):
-        return after.absorb(layer)
-    return None
+def joined(
+    layer: nn.Module, after: nn.Module, x: Any, *, between: tuple[Place, ...] = ()
+) -> tuple[Sequence | None, Any]:
+    """What runs two neighbours in one, called as ``sequence`` is, or None; and the folded input for it.
+
+    None also where a value between them is wanted as part of the graph, or the gradient there. One that is only
+    looked at, and which a batch norm gives, is computed beside. ``between``: further places where it is seen.
+    """
+    if not (isinstance(after, TemporalModule) and after.still("absorb")) or has_hooks(layer) or has_hooks(after):
+        return None, x
+    both, call = after.absorb(layer), active()
+    recorder = None if call is None else call.recorder
+    if both is None or recorder is None:
+        return both, x
+    wanted = [place for place in ((layer, "output"), *between, (after, "input")) if recorder.wants_side(*place)]
+    if wanted and (type(layer) not in _BATCH_NORMS or recorder.needs_graph(wanted)):
+        return None, x
+    x = recorder.see(layer, "input", x)
+    if wanted:
+        y = _normalised(layer, x)
+        for place in wanted:
+            recorder.see(*place, y)
+    return recorder.unseen_while(both, layer), x
+
+
+def _normalised(norm: Any, x: Tensor) -> Tensor:
+    """What a batch norm gives, without a trace."""
+    batch = norm.training or norm.running_mean is None
+    mean, var = (None, None) if batch else (norm.running_mean, norm.running_var)
+    with torch.no_grad():
+        return functional.batch_norm(x, mean, var, norm.weight, norm.bias, batch, 0.0, norm.eps)
+
+
+class _Layers(list[nn.Module]):
+    """The layers of a Sequential in order, those of Sequentials inside it among them; and where these begin and end."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.begins: list[list[nn.Module]] = []
+        self.ends: list[list[nn.Module]] = []
+        self._add(body)
+
+    def _add(self, body: nn.Module) -> None:
+        for child in body:  # type: ignore[attr-defined]  # a Sequential; .children() would leave out repetitions
+            n = len(self)
+            if _plain_sequential(child):
+                self._add(child)
+            else:
+                self.append(child)
+                self.begins.append([])
+                self.ends.append([])
+            if len(self) > n and self[n] is not child:
+                self.begins[n].insert(0, child)
+                self.ends[-1].append(child)
+
+    def begin(self, i: int, x: Any, recorder: Recorder | None) -> Any:
+        """What layer i is given, once it was seen as the input of Sequentials that begin there."""
+        if recorder is not None:
+            for module in self.begins[i]:
+                x = recorder.see(module, "input", x)
+        return x
+
+    def end(self, i: int, y: Any, recorder: Recorder | None) -> Any:
+        """What layer i gives, once it was seen as the output of Sequentials that end there."""
+        if recorder is not None:
+            for module in self.ends[i]:
+                y = recorder.see(module, "output", y)
+        return y
+
+    def between(self, i: int) -> tuple[Place, ...]:
+        """Places of Sequentials between layer i and the one after it."""
+        return *((m, "output") for m in self.ends[i]), *((m, "input") for m in self.begins[i + 1])
+
+
+def _wants_each_step(layers: _Layers, recorder: Recorder) -> bool:
+    """Whether a gradient is wanted at a place of the static prefix."""
+    for begins, layer, ends in zip(layers.begins, layers, layers.ends, strict=True):
+        if any(recorder.wants_gradient(module, "input") for module in (*begins, layer)):
+            return True
+        if not _row_wise(layer):
+            return False
+        if any(recorder.wants_gradient(module, "output") for module in (layer, *ends)):
+            return True
+    return False
 
 
 def layers_of(body: nn.Module) -> Iterator[nn.Module]:

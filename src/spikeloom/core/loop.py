@@ -55,25 +55,15 @@ class Loop(TemporalModule):
         check_steps(self)
         outer = active()
         paths = outer.paths if outer is not None and self in outer.paths else temporal_paths(self.module)
-        wanted = {}
-        if outer is not None and outer.wanted:
-            inside = {
-                paths[m] for m in self.modules() if isinstance(m, TemporalModule) and m in paths and m is not self
-            }
-            wanted = {path: names for path, names in outer.wanted.items() if path in inside}
-
-        origin = None if outer is None else outer.origin
+        origin, recorder = (None, None) if outer is None else (outer.origin, outer.recorder)
 
         def step(x_t: tuple[Any, ...], incoming: State) -> tuple[Any, State]:
             B = pytree.tree_leaves(x_t)[0].shape[0]
-            call = Call(1, B, paths=paths, incoming=incoming, wanted=wanted, stepping=True, origin=origin)
+            call = Call(1, B, paths=paths, incoming=incoming, stepping=True, recorder=recorder, origin=origin)
             with activate(call):
                 y = self.module(*x_t)
             call.check_all_used()
             call.check_tree(y, f"output of {type(self.module).__name__} in a Loop")
-            return (y, call.recorded), call.outgoing
+            return y, call.outgoing
 
-        (y, recorded), new = run_steps(step, xs, state, lengths)
-        if outer is not None and wanted:
-            outer.adopt(recorded, wanted)
-        return y, new
+        return run_steps(step, xs, state, lengths)

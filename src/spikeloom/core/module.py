@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from .._constants import HasConstants
 from .._time import check_lengths
-from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, map_tensors
+from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, through_steps
+from .pieces import map_tensors
 from .prepared import Prepared
 
 
@@ -256,12 +257,14 @@ def run_steps(
     if lengths is not None:
         lengths = check_lengths(lengths, T, B)
         longest = int(lengths.max())  # past it there is nothing to step
-    keeps = autocasts(xs)
+    keeps, places = autocasts(xs), through_steps()
     ys, recorded = [], []
     for t in range(longest):
         x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
         going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
         before = state
+        if places is not None:
+            places.at(t, going)
         if going is None or going.shape[0] == B:
             y_t, state = step(x_t, state)
         else:
@@ -270,6 +273,8 @@ def run_steps(
         ys.append(y_t)
         seen = {name: state[name] for name in record}
         recorded.append(seen if going is None else map_tensors(lambda r, going=going: _only(r, going, B), seen))
+    if places is not None:
+        places.end()
     stack = partial(_stack, T=T)
     y = pytree.tree_map(stack, *ys)
     return (y, state, pytree.tree_map(stack, *recorded)) if record else (y, state)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -31,6 +30,7 @@ from .chain import Chain
 from .layers import has_prefix, layers_of, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
+from .places import check_seen, looking, recorder_of
 from .prepared import Prepared
 from .stream import Stream
 from .watch import all_inside
@@ -157,31 +157,36 @@ class Network(TemporalModule):
             return self.body(*args, **kwargs)
         layout = REPEATED if repeat is not None else BATCH_FIRST if self.batch_first else TIME_FIRST
         y, call = self._run(args, kwargs, layout, state=state, lengths=lengths, repeat=repeat, record=record)
-        recorded = call.recorded
         if self.batch_first:
-            y, recorded = map_tensors(_swap, y), {k: map_tensors(_swap, v) for k, v in recorded.items()}
-        return (y, Result(call.outgoing, recorded)) if return_state or record else y
+            y = map_tensors(_swap, y)
+        return (y, Result(call.outgoing, call.recorded())) if return_state or record else y
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """As a temporal module: ``[T, B, *]`` in and out whatever ``batch_first`` says."""
         y, call = self._run(xs, {}, TIME_FIRST, state=state, lengths=lengths, repeat=None, record=record)
-        return (y, call.outgoing, call.recorded) if record else (y, call.outgoing)
+        return (y, call.outgoing, call.recorded()) if record else (y, call.outgoing)
 
-    def step(self, *x_t: Any, state: State = None, **kwargs: Any) -> tuple[Any, State]:
-        """One step on ``[B, *]``: ``(y_t, state)``. Keyword arguments reach the model."""
+    def step(self, *x_t: Any, state: State = None, record: tuple[str, ...] = (), **kwargs: Any) -> tuple[Any, ...]:
+        """One step on ``[B, *]``: ``(y_t, state)``, and the recordings where ``record`` names some.
+
+        Other keyword arguments reach the model.
+        """
         paths = self._paths()
         _check_causal(paths, "run step by step")
         given = tuple(x for x in x_t if not isinstance(x, static))
         _, B = sequence_size(given, "Network.step", STEP)
         origin = Origin(self.body, STEP, _shapes(given))
-        call = Call(1, B, paths=paths, incoming=state, stepping=True, packed=self.spikes == "packed", origin=origin)
-        with activate(call):
+        recorder, wanted = recorder_of(self, record, batch_first=False)
+        packed = self.spikes == "packed"
+        call = Call(1, B, paths=paths, incoming=state, recorder=recorder, stepping=True, packed=packed, origin=origin)
+        with activate(call), looking(recorder, call):
             y = self.body(*(x.value if isinstance(x, static) else x for x in x_t), **kwargs)
         call.check_all_used()
         call.check_tree(y, "output")
-        return y, call.outgoing
+        check_seen(recorder, wanted)
+        return (y, call.outgoing, call.recorded()) if record else (y, call.outgoing)
 
     def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
         """The prepared steps of its layers; None where the body is no ``nn.Sequential``, or a layer hides others."""
@@ -245,28 +250,28 @@ class Network(TemporalModule):
         if lengths is not None:
             lengths = check_lengths(lengths, T, B)
             lengths = None if bool((lengths == T).all()) else lengths.to(_device(sequences))
+        recorder, wanted = recorder_of(self, record, batch_first=layout is BATCH_FIRST)
         call = Call(
             T,
             B,
             paths=paths,
             incoming=state,
             lengths=lengths,
-            wanted=_wanted(record, paths),
+            recorder=recorder,
             packed=self.spikes == "packed",
             fuse=self.fuse,
             origin=origin,
         )
-        with activate(call):
+        with activate(call), looking(recorder, call):
             y = self._body(call, args, kwargs, repeat)
         call.check_all_used()
+        check_seen(recorder, wanted)
         y = call.unfold_tree(y, "output")
-        if call.traced:
-            y, call.recorded = map_tensors(plain, y), {k: map_tensors(plain, r) for k, r in call.recorded.items()}
-        return y, call
+        return map_tensors(plain, y) if call.traced else y, call
 
     def _body(self, call: Call, args: tuple[Any, ...], kwargs: dict[str, Any], repeat: int | None) -> Any:
         layered = len(args) == 1 and not kwargs and isinstance(args[0], Tensor) and runs_layers(self.body)
-        if layered and self.static_prefix and call.lengths is None and has_prefix(self.body, call.paths):
+        if layered and self.static_prefix and call.lengths is None and has_prefix(self.body, call):
             x = args[0]
             once = x if repeat is not None else x[0] if call.T > 1 and _still(x) else None
             if once is not None:
@@ -341,25 +346,3 @@ def _described(given: object) -> str:
 def _shapes(tree: tuple[Any, ...]) -> tuple[torch.Size, ...]:
     leaves = tree if all(type(x) is Tensor for x in tree) else pytree.tree_leaves(tree)
     return tuple(x.shape for x in leaves if isinstance(x, Tensor))
-
-
-def _wanted(record: tuple[str, ...], paths: Mapping[TemporalModule, str]) -> dict[str, tuple[str, ...]]:
-    """Splits ``"path.name"`` patterns into names by path; an error lists what there is."""
-    if isinstance(record, str):
-        raise TypeError(f"record takes a tuple of names, got a string; write record=({record!r},)")
-    if not isinstance(record, Iterable):
-        raise TypeError(f"record takes a tuple of names, got {type(record).__name__}; () records nothing")
-    wanted: dict[str, tuple[str, ...]] = {}
-    for pattern in record:
-        found = False
-        for module, path in paths.items():
-            for name in ("output", *module.recordable):
-                full = f"{path}.{name}"
-                if full == pattern or ("*" in pattern and fnmatchcase(full, pattern)):
-                    found = True
-                    if name not in wanted.get(path, ()):
-                        wanted[path] = (*wanted.get(path, ()), name)
-        if not found:
-            known = [f"{p}.{n}" for m, p in paths.items() for n in ("output", *m.recordable)]
-            raise ValueError(f"cannot record {pattern!r}; this network has {', '.join(known) or 'no temporal module'}")
-    return wanted

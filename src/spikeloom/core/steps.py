@@ -19,6 +19,7 @@ from torch.nn.modules import module as hooks
 
 from .._hooks import has_hooks, transformed
 from .module import TemporalModule
+from .places import opened
 from .prepared import Prepared, UnfitError, copied, prepare
 from .watch import METHODS, Sample, Watch, all_inside, optimisers, own_tensors
 
@@ -40,6 +41,7 @@ def is_supported(x: Any) -> bool:
         and not torch._C._len_torch_dispatch_stack()
         and not transformed()
         and not (hooks._global_forward_hooks or hooks._global_forward_pre_hooks)
+        and not opened()
     )
 
 

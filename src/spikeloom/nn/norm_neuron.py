@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, valid_steps
 from ..core import Prepared, State, TemporalModule, prepare
+from ..core.layers import joined
 from ..kernel import FUSED_NORMS
 from ..neuron import Neuron
 
@@ -65,10 +66,12 @@ class NormNeuron(TemporalModule):
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, C, *]``: ``(spikes, state)`` and recordings. Statistics count valid steps only."""
         self.check_record(record)
-        both = None if lengths is not None else self.neuron.absorb(self.bn)
-        if both is not None:
-            return both(*xs, state=state, record=record)
-        x = self._valid(xs[0], lengths)
+        x = xs[0]
+        if lengths is None:
+            both, flat = joined(self.bn, self.neuron, x.flatten(0, 1))
+            if both is not None:
+                return both(flat.unflatten(0, x.shape[:2]), state=state, record=record)
+        x = self._valid(x, lengths)
         return self.neuron.sequence(x, state=state, lengths=lengths, record=record)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:

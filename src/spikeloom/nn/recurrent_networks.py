@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, masked, trailing, valid_steps
 from ..core import State, TemporalModule
+from ..core.call import in_order, through_steps
 from ..kernel import output_dtype, state_dtype
 from ..neuron.base import Reset
 from ..surrogate import ATan, Erf, Surrogate
@@ -143,7 +144,8 @@ class SpikingRNN(TemporalModule):
             for way in range(ways):
                 at = ways * i + way
                 inputs = x if way == 0 else _reordered(x, order)
-                y, states[at] = self._run(inputs, cast(_Layer, self.layers[at]), states[at], going)
+                with in_order(order if way else None):
+                    y, states[at] = self._run(inputs, cast(_Layer, self.layers[at]), states[at], going)
                 found.append(y if way == 0 else _reordered(y, order))
             x = found[0] if ways == 1 else torch.cat(found, 2)
         return x, states
@@ -151,9 +153,11 @@ class SpikingRNN(TemporalModule):
     def _run(
         self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...], going: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        outputs = []
         product = layer.linear_ih(x).to(states[0].dtype)  # one for all steps
+        outputs, places = [], through_steps()
         for t, x_t in enumerate(product.unbind(0)):
+            if places is not None:
+                places.at(t)
             y, new = self.cell(x_t, layer, states)
             if going is not None:
                 here = going[t].unsqueeze(1)
@@ -161,6 +165,8 @@ class SpikingRNN(TemporalModule):
                 new = tuple(torch.where(here, n, old) for n, old in zip(new, states, strict=True))
             states = new
             outputs.append(y)
+        if places is not None:
+            places.end()
         return torch.stack(outputs).to(output_dtype(x.dtype)), states
 
     def extra_repr(self) -> str:

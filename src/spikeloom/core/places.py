@@ -1,0 +1,262 @@
+"""Places: what there is to see in a network, and how a call comes to show what is wanted of it.
+
+Temporal modules tell the call what they are given and give; what runs the layers of a Sequential tells of those that do
+not run by themselves. The rest is told by hooks, which whoever joins layers is content with, and by methods in place of
+those of temporal modules that another one runs. Both are there for the length of a call, and do nothing in others.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from .._hooks import Onlooker
+from .call import Call, active
+from .module import TemporalModule
+from .recorder import GRADIENTS, SIDES, Asked, Recorder, Sink
+from .tree import walk
+
+_COMPILED = (
+    "compiled code is not watched by taps, and records outputs and states of temporal modules alone; for other places "
+    "run the module that it was made of"
+)
+
+
+class Tap(Sink, Protocol):
+    """What looks at the calls of a thread."""
+
+    def turn(self, modules: Iterable[nn.Module]) -> dict[nn.Module, Asked]: ...
+
+
+_open = threading.local()  # as the running call: no ContextVar, which Dynamo cannot trace
+_open.taps = ()
+_watched: Counter[tuple[nn.Module, str]] = Counter()  # methods that stand in the way of others', for how many calls
+_lock = threading.Lock()
+
+
+def opened() -> tuple[Tap, ...]:
+    """The taps of this thread."""
+    found: tuple[Tap, ...] = getattr(_open, "taps", ())
+    return found
+
+
+def set_opened(taps: tuple[Tap, ...]) -> None:
+    """Changes the taps of this thread."""
+    _open.taps = taps
+
+
+Places = dict[str, tuple[nn.Module, str, str, bool]]
+"""Module, its path and what of it by name, and whether a wildcard fits it."""
+
+
+def places(net: nn.Module, *, gradients: bool = False) -> Places:
+    """All places of a network by name. The layers of a neuron's equation are none: they may not run at all."""
+    found: Places = {}
+    seen: set[nn.Module] = set()
+    for path, module, alone in _modules(net):
+        if path and module not in seen:
+            seen.add(module)
+            states = module.recordable if isinstance(module, TemporalModule) else ()
+            for name in ("output", *states, "input", *(GRADIENTS if gradients else ())):
+                found[f"{path}.{name}"] = module, path, name, not alone
+    return found
+
+
+def match(net: nn.Module, patterns: tuple[str, ...], who: str, *, gradients: bool = False) -> dict[str, Any]:
+    """The places, ``(module, path, what)``, that each pattern fits; raises where one fits none."""
+    if isinstance(patterns, str):
+        raise TypeError(f"{who} takes a tuple of names, got a string; write record=({patterns!r},)")
+    if not isinstance(patterns, Iterable):
+        raise TypeError(f"{who} takes a tuple of names, got {type(patterns).__name__}; () records nothing")
+    there, found = places(net, gradients=gradients), {}
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{who} takes names as '2.output', got {type(pattern).__name__}")
+        if pattern in there:
+            found[pattern] = [there[pattern][:3]]
+        elif "*" in pattern:
+            found[pattern] = [p[:3] for name, p in there.items() if p[3] and fnmatchcase(name, pattern)]
+        if not found.get(pattern):
+            raise ValueError(f"cannot {who} {pattern!r}; {_listed(there, gradients)}")
+    return found
+
+
+def _listed(there: Places, gradients: bool) -> str:
+    timed = [name for name, (module, _, what, _) in there.items() if isinstance(module, TemporalModule) and _own(what)]
+    others = dict.fromkeys(path for _, path, _, _ in there.values())
+    sides = ", ".join((*SIDES, *GRADIENTS) if gradients else SIDES)
+    return f"this network has {', '.join(timed) or 'no temporal module'}; and {sides} of {', '.join(others)}"
+
+
+def _own(what: str) -> bool:
+    return what == "output" or what not in (*SIDES, *GRADIENTS)
+
+
+def _modules(net: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Modules with paths, and whether it is a temporal one that another one runs alone."""
+    equations: set[nn.Module] = set()
+    hidden: set[nn.Module] = set()
+    for path, module in walk(net):
+        if module in equations:
+            continue
+        if hasattr(type(module), "dynamics"):
+            equations.update(m for m in module.modules() if m is not module)
+        if isinstance(module, TemporalModule) and module.opaque:
+            hidden.update(m for m in module.modules() if m is not module)
+        yield path, module, module in hidden and isinstance(module, TemporalModule)
+
+
+def recorder_of(
+    network: Any, record: tuple[str, ...], *, batch_first: bool
+) -> tuple[Recorder | None, Mapping[str, Any]]:
+    """What collects the values of a call that begins, and the places of each pattern; None where nothing is wanted."""
+    mine = opened()
+    if record == () and not mine:
+        return None, {}
+    asked: dict[nn.Module, Asked] = {}
+    found = match(network, record, "record")
+    for pattern in found.values():
+        for module, path, name in pattern:
+            one = asked.setdefault(module, Asked(path))
+            one.record = tuple(dict.fromkeys((*one.record, name)))
+    if torch.compiler.is_compiling():
+        _check_compiled(asked, mine)
+    for tap in mine:
+        for module, wanted in tap.turn(network.structure()[0]).items():
+            asked.setdefault(module, Asked("")).sinks.append((tap, wanted.path, wanted.record))
+    return (Recorder(asked, batch_first=batch_first), found) if asked else (None, {})
+
+
+def check_seen(recorder: Recorder | None, found: Mapping[str, Any]) -> None:
+    """Raises if nothing was seen for one of the patterns of ``record``."""
+    seen = set() if recorder is None else recorder.seen
+    never = [name for name, there in found.items() if not any((module, what) in seen for module, _, what in there)]
+    if never:
+        paths = sorted({path for name in never for _, path, _ in found[name]})
+        raise ValueError(f"cannot record {paths}: this call did not run them")
+
+
+@contextmanager
+def looking(recorder: Recorder | None, call: Call) -> Iterator[None]:
+    """While a call runs: what is wanted of modules that no Sequential's runner sees comes by hooks and methods."""
+    if recorder is None:
+        yield
+        return
+    recorder.begin(call)
+    if torch.compiler.is_compiling():
+        yield
+        return
+    plain = [module for module in recorder.names if not _is_timed(module)]
+    handles: list[RemovableHandle] = []
+    inner = [(m, name) for m in recorder.names if m not in plain for name in _inner_methods(m, call)]
+    try:
+        for module in plain:
+            handles.append(module.register_forward_pre_hook(Onlooker(_before), with_kwargs=True))
+            handles.append(module.register_forward_hook(Onlooker(_after)))
+        for module, name in inner:
+            _watch(module, name, 1)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, name in inner:
+            _watch(module, name, -1)
+
+
+def _is_timed(module: nn.Module) -> bool:
+    return isinstance(module, TemporalModule) and not module.transparent
+
+
+def _check_compiled(asked: Mapping[nn.Module, Asked], taps: tuple[Tap, ...]) -> None:
+    """Raises where compiled code would have to show more than outputs and states of temporal modules."""
+    if taps or any(not _is_timed(module) or "input" in one.record for module, one in asked.items()):
+        _refuse()
+
+
+def _refuse() -> None:
+    raise RuntimeError(_COMPILED)
+
+
+# As by torch.compiler.disable, which would load all of Dynamo here: what is raised while code is traced is run again.
+_refuse._torchdynamo_disable = True  # type: ignore[attr-defined]
+_refuse._torchdynamo_disable_msg = _COMPILED  # type: ignore[attr-defined]
+
+
+def _recorder_for(module: nn.Module) -> Recorder | None:
+    call = active()
+    recorder = None if call is None else call.recorder
+    return None if recorder is None or module in recorder.running else recorder
+
+
+def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    recorder = _recorder_for(module)
+    return None if recorder is None else (recorder.see_inputs(module, args), kwargs)
+
+
+def _after(module: nn.Module, args: Any, output: Any) -> Any:
+    recorder = _recorder_for(module)
+    return None if recorder is None else recorder.see(module, "output", output)
+
+
+def _inner_methods(module: nn.Module, call: Call) -> tuple[str, ...]:
+    """The methods by which a temporal module may be run by another one around it.
+
+    ``sequence`` only of one that the call does not know: what has a sequence of its own is not fused with a norm.
+    """
+    path = call.paths.get(module)
+    if path is None:
+        return "step", "sequence"
+    return ("step",) if any(path.startswith(f"{other}.") for other in call.paths.values()) else ()
+
+
+def _watch(module: nn.Module, name: str, more: int) -> None:
+    """Puts a method onto a module that tells what it is given and gives, for as long as a call wants it."""
+    with _lock:
+        _watched[module, name] += more
+        if _watched[module, name] > 0:
+            module.__dict__.setdefault(name, _watched_step(module) if name == "step" else _watched_sequence(module))
+        else:
+            del _watched[module, name]
+            module.__dict__.pop(name, None)
+
+
+def _watched_step(module: Any) -> Callable[..., Any]:
+    def step(*x_t: Any, state: Any = None) -> tuple[Any, Any]:
+        recorder, own = _recorder_for(module), type(module).step
+        if recorder is None:
+            found: tuple[Any, Any] = own(module, *x_t, state=state)
+            return found
+        x_t = recorder.see_inputs(module, x_t)
+        with recorder.unseen(module):
+            y, new = own(module, *x_t, state=state)
+        for name in recorder.states(module):
+            recorder.see_state(module, name, new[name])
+        return recorder.see(module, "output", y), new
+
+    return step
+
+
+def _watched_sequence(module: Any) -> Callable[..., Any]:
+    def sequence(*xs: Any, record: tuple[str, ...] = (), **options: Any) -> tuple[Any, ...]:
+        recorder, own = _recorder_for(module), type(module).sequence
+        if recorder is None:
+            found: tuple[Any, ...] = own(module, *xs, record=record, **options)
+            return found
+        states = recorder.states(module)
+        xs, both = recorder.see_inputs(module, xs), tuple(dict.fromkeys((*record, *states)))
+        with recorder.unseen(module):
+            y, new, *rest = own(module, *xs, record=both, **options)
+        for name in states:
+            recorder.see_state(module, name, rest[0][name])
+        y = recorder.see(module, "output", y)
+        return (y, new, {name: rest[0][name] for name in record}) if record else (y, new)
+
+    return sequence
