@@ -57,10 +57,10 @@ class Gradients:
         self._pieces: list[tuple[list[Any], Any]] = []
         self._found: dict[tuple[int, int], Tensor] = {}
 
-    def watch(self, value: Any, *, alias: bool) -> tuple[Any, Any]:
+    def watch(self, value: Any) -> tuple[Any, Any]:
         """Waits for the gradient of a value; returns what stands for it, and what to go on with.
 
-        ``alias``: the gradient is that of what is done with what goes on, and of nothing else.
+        The gradient is that of what is done with what goes on, not of what a module does with its own output.
         """
         leaves, spec = pytree.tree_flatten(value)
         blanks, n = [], len(self._pieces)
@@ -68,7 +68,7 @@ class Gradients:
             if isinstance(x, Tensor):
                 blanks.append(Blank(x.shape, x.dtype, x.device))
                 if x.requires_grad and torch.is_grad_enabled():
-                    x = x.view_as(x) if alias else x
+                    x = x.view_as(x)
                     x.register_hook(partial(self._arrive, (n, i)))
                     leaves[i] = x.clone()  # what works in place has another tensor
             else:

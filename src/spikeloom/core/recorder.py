@@ -78,8 +78,8 @@ class Recorder:
 
     def again(self) -> Recorder:
         """One that does what this one does to the graph, for a computation that is repeated, and keeps nothing."""
-        asked = {module: Asked(one.path, one.record) for module, one in self.asked.items() if one.record}
-        made = Recorder(asked, batch_first=self.batch_first)
+        made = Recorder({module: Asked(one.path, one.record) for module, one in self.asked.items()})
+        made.names = self.names  # whether neighbours join depends on them
         made._call, made._still = self._call, self._still
         made._scope = None if self._scope is None else _Scope(made)
         return made
@@ -108,7 +108,7 @@ class Recorder:
         there = self.names.get(module)
         if there is None:
             return value
-        if f"grad_{side}" in there:
+        if f"grad_{side}" in there and self.asked[module].sinks:
             value = self._gradients(module, f"grad_{side}", value)
         if side not in there:
             return value
@@ -116,7 +116,7 @@ class Recorder:
             self._scope.add((module, side), map_tensors(partial(self._copied, module, side), value))
             return value
         if side not in self.asked[module].record:
-            self._deliver(module, side, self._unfolded(value))
+            self._deliver(module, side, self._unfolded(map_tensors(Tensor.detach, value)))
             return value
         leaves, spec = pytree.tree_flatten(value)
         both = [self._held(x) if isinstance(x, Tensor) else (x, x) for x in leaves]
@@ -195,7 +195,7 @@ class Recorder:
 
     def _gradients(self, module: Any, name: str, value: Any) -> Any:
         taking = Gradients() if self._scope is None else self._scope.gradients((module, name))
-        piece, value = taking.watch(value, alias=name == "grad_input")
+        piece, value = taking.watch(value)
         if self._scope is not None:
             self._scope.add((module, name), piece)
         else:
