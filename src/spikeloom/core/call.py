@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .._time import valid_steps
-from .pieces import map_tensors as map_tensors
+from .folding import Folding
+from .folding import map_tensors as map_tensors
 from .recorder import Recorder, Steps
 
 State = Any
@@ -96,7 +96,7 @@ class Timed(Protocol):
     ) -> tuple[Any, ...]: ...
 
 
-class Call:
+class Call(Folding):
     """State, folding and options of one run.
 
     Args:
@@ -125,16 +125,14 @@ class Call:
         fuse: bool = True,
         origin: Origin | None = None,
     ) -> None:
-        self.T, self.B = T, B
+        super().__init__(T, B, lengths, stepping=stepping)
         self.origin = origin
-        self.paths, self.incoming, self.lengths = paths, incoming, lengths
+        self.paths, self.incoming = paths, incoming
         self.recorder = recorder
-        self.stepping, self.packed, self.fuse = stepping, packed, fuse
+        self.packed, self.fuse = packed, fuse
         self.traced = torch.compiler.is_compiling()  # all of the run is part of one graph
         self.outgoing: dict[str, State] = {}
         self._counts: dict[str, int] = {}
-        # Only valid steps are folded, so that plain layers (batch norm!) never see padding.
-        self._index = None if lengths is None else valid_steps(lengths, T).flatten().nonzero().squeeze(1)
 
     def snapshot(self) -> Call:
         """A call as this one is now, whose states and recordings go nowhere."""
@@ -152,45 +150,6 @@ class Call:
         )
         made._counts = dict(self._counts)
         return made
-
-    @property
-    def rows(self) -> int:
-        """Rows of the folded tensors: T*B, or the number of valid steps."""
-        return self.T * self.B if self._index is None else self._index.shape[0]
-
-    def fold(self, x: Tensor) -> Tensor:
-        """``[T, B, *]`` to ``[rows, *]``."""
-        x = x.flatten(0, 1)
-        return x if self._index is None else x.index_select(0, self._index)
-
-    def unfold(self, x: Tensor, who: str) -> Tensor:
-        """``[rows, *]`` to ``[T, B, *]``, 0 at the steps past a sample's length."""
-        self._check_rows(x, who)
-        if self._index is not None:
-            x = x.new_zeros((self.T * self.B, *x.shape[1:])).index_copy(0, self._index, x)
-        return x.reshape(self.T, self.B, *x.shape[1:])
-
-    def _check_rows(self, x: Tensor, who: str) -> Tensor:
-        if x.ndim == 0 or x.shape[0] != self.rows:
-            rows = f"T*B = {self.T}*{self.B}" if self._index is None else "the sum of lengths"
-            raise ValueError(
-                f"{who}: got {list(x.shape)}, expected dimension 0 to be {rows} = {self.rows}: inside a Network "
-                "time is folded into the batch, and layers must keep those rows apart. For a module that is "
-                "called once per step, use sl.Loop"
-            )
-        return x
-
-    def fold_tree(self, tree: Any) -> Any:
-        """Folds every tensor of a pytree."""
-        return map_tensors(self.fold, tree)
-
-    def unfold_tree(self, tree: Any, who: str) -> Any:
-        """Unfolds every tensor of a pytree; an error names the leaf."""
-        return _map_named(self.unfold, tree, who)
-
-    def check_tree(self, tree: Any, who: str) -> None:
-        """Raises unless every tensor of a pytree is folded; an error names the leaf."""
-        _map_named(self._check_rows, tree, who)
 
     def run(self, module: Timed, xs: tuple[Any, ...], sequence: Sequence | None = None) -> Any:
         """Runs a temporal module on folded inputs with the state that this call holds for it.
@@ -267,17 +226,6 @@ class Call:
         unused = sorted(set(self.incoming or ()) - set(self.outgoing))
         if unused:
             raise ValueError(f"the given state has entries for {unused}, which this call did not run")
-
-
-def _map_named(function: Callable[[Tensor, str], Tensor], tree: Any, who: str) -> Any:
-    """``function`` of every tensor of a pytree and its name."""
-    if isinstance(tree, Tensor):
-        return function(tree, who)
-    leaves, spec = pytree.tree_flatten_with_path(tree)
-    return pytree.tree_unflatten(
-        [function(leaf, who + pytree.keystr(path)) if isinstance(leaf, Tensor) else leaf for path, leaf in leaves],
-        spec,
-    )
 
 
 def through_steps() -> Steps | None:

@@ -49,7 +49,9 @@ def has_prefix(body: nn.Module, call: Call) -> bool:
     first = next(layers_of(body), None)
     if first is None or not (_row_wise(first) or (_takes_repeated(first) and first in call.paths)):
         return False
-    return call.recorder is None or not _wants_each_step(_Layers(body), call.recorder)
+    if call.recorder is None or not torch.is_grad_enabled():
+        return True
+    return not _wants_each_step(_Layers(body), call.recorder)
 
 
 def run_layers(body: nn.Module, x: Any, call: Call) -> Any:

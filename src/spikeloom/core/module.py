@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from .._constants import HasConstants
 from .._time import check_lengths
 from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, through_steps
-from .pieces import map_tensors
+from .folding import map_tensors
 from .prepared import Prepared
 
 

@@ -5,30 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .._time import trailing, valid_steps
+from .folding import Folding, map_tensors
 
 Arrange = Callable[[list[Any]], Any]
 """Makes one value of the pieces that it was seen in."""
-
-
-class Folding(Protocol):
-    """What a recorder needs to know of the call."""
-
-    T: int
-    B: int
-    lengths: Tensor | None
-    stepping: bool
-
-    @property
-    def rows(self) -> int: ...
-    def fold(self, x: Tensor) -> Tensor: ...
-    def unfold(self, x: Tensor, who: str) -> Tensor: ...
 
 
 class Piece(NamedTuple):
@@ -101,7 +88,7 @@ class Gradients:
         return pytree.tree_unflatten(leaves, spec)
 
 
-def stacked(steps: list[Piece], call: Folding, values: list[Any]) -> Any:
+def stacked(steps: list[Piece], folding: Folding, values: list[Any]) -> Any:
     """Values of single steps as one of all T, 0 at the steps and for the samples that there are none of."""
     trees = [pytree.tree_flatten(value) for value in values]
     leaves = []
@@ -109,22 +96,31 @@ def stacked(steps: list[Piece], call: Folding, values: list[Any]) -> Any:
         if not isinstance(parts[0], Tensor):
             leaves.append(parts[0])
             continue
-        full: list[Tensor | None] = [None] * call.T
+        full: list[Tensor | None] = [None] * folding.T
         for piece, part in zip(steps, parts, strict=True):
-            full[piece.step] = part if piece.going is None else _spread(part, piece.going, call.B)
+            full[piece.step] = part if piece.going is None else _spread(part, piece.going, folding.B)
         zero = torch.zeros_like(next(x for x in full if x is not None))
-        whole = torch.stack([zero if x is None else x for x in full])
-        leaves.append(tidied(whole, call, steps[0].order) if whole.shape[1:2] == (call.B,) else whole)
+        found = torch.stack([zero if x is None else x for x in full])
+        leaves.append(tidied(found, folding, steps[0].order) if folding.is_sequence(found) else found)
     return pytree.tree_unflatten(leaves, trees[0][1])
 
 
-def tidied(x: Tensor, call: Folding, order: Tensor | None) -> Tensor:
+def whole(folding: Folding, order: Tensor | None, values: list[Any]) -> Any:
+    """A value that was seen at once, its steps in the order of time."""
+
+    def tidy(x: Tensor) -> Tensor:
+        return tidied(x, folding, order) if folding.is_sequence(x) else x
+
+    return map_tensors(tidy, folding.seen(values[0]))
+
+
+def tidied(x: Tensor, folding: Folding, order: Tensor | None) -> Tensor:
     """``x`` ``[T, B, *]`` with steps where they belong, 0 past each sample's length."""
     if order is not None:
-        x = x[order.expand(call.T, call.B), torch.arange(call.B, device=x.device)]
-    if call.lengths is None:
+        x = x[order.expand(folding.T, folding.B), torch.arange(folding.B, device=x.device)]
+    if folding.lengths is None:
         return x
-    return torch.where(trailing(valid_steps(call.lengths.to(x.device), call.T), x.ndim), x, 0)
+    return torch.where(trailing(valid_steps(folding.lengths.to(x.device), folding.T), x.ndim), x, 0)
 
 
 def _spread(x: Tensor, going: Tensor, B: int) -> Tensor:
@@ -132,10 +128,3 @@ def _spread(x: Tensor, going: Tensor, B: int) -> Tensor:
     if going.shape[0] == B or x.ndim == 0 or x.shape[0] != going.shape[0]:
         return x
     return x.new_zeros((B, *x.shape[1:])).index_copy(0, going.to(x.device), x)
-
-
-def map_tensors(function: Any, tree: Any) -> Any:
-    """``function`` of every tensor of a pytree; other leaves stay."""
-    if isinstance(tree, Tensor):
-        return function(tree)
-    return pytree.tree_map_only(torch.Tensor, function, tree)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -53,20 +54,20 @@ def set_opened(taps: tuple[Tap, ...]) -> None:
     _open.taps = taps
 
 
-Places = dict[str, tuple[nn.Module, str, str, bool]]
-"""Module, its path and what of it by name, and whether a wildcard fits it."""
+Places = dict[str, tuple[nn.Module, str, str, str]]
+"""Module, its path and what of it, and which path a wildcard has to stand behind to fit it, by name."""
 
 
 def places(net: nn.Module, *, gradients: bool = False) -> Places:
     """All places of a network by name. The layers of a neuron's equation are none: they may not run at all."""
     found: Places = {}
     seen: set[nn.Module] = set()
-    for path, module, alone in _modules(net):
+    for path, module, within in _modules(net):
         if path and module not in seen:
             seen.add(module)
             states = module.recordable if isinstance(module, TemporalModule) else ()
             for name in ("output", *states, "input", *(GRADIENTS if gradients else ())):
-                found[f"{path}.{name}"] = module, path, name, not alone
+                found[f"{path}.{name}"] = module, path, name, within
     return found
 
 
@@ -83,7 +84,9 @@ def match(net: nn.Module, patterns: tuple[str, ...], who: str, *, gradients: boo
         if pattern in there:
             found[pattern] = [there[pattern][:3]]
         elif "*" in pattern:
-            found[pattern] = [p[:3] for name, p in there.items() if p[3] and fnmatchcase(name, pattern)]
+            start = pattern.partition("*")[0]
+            fits = (p for name, p in there.items() if start.startswith(p[3]) and fnmatchcase(name, pattern))
+            found[pattern] = [p[:3] for p in fits]
         if not found.get(pattern):
             raise ValueError(f"cannot {who} {pattern!r}; {_listed(there, gradients)}")
     return found
@@ -100,18 +103,41 @@ def _own(what: str) -> bool:
     return what == "output" or what not in (*SIDES, *GRADIENTS)
 
 
-def _modules(net: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
-    """Modules with paths, and whether it is a temporal one that another one runs alone."""
+def named(net: nn.Module) -> dict[nn.Module, str]:
+    """The path of every module; what only one around it runs, of an equation or not as a layer, goes by that one's."""
+    found: dict[nn.Module, str] = {}
+    for path, module in walk(net):
+        found.setdefault(module, path)
+        if hasattr(type(module), "dynamics"):
+            alone = list(module.modules())
+        elif isinstance(module, TemporalModule) and module.opaque:
+            alone = [
+                part
+                for m in module.modules()
+                if isinstance(m, TemporalModule) and m is not module
+                for part in m.modules()
+            ]
+        else:
+            continue
+        for part in alone:
+            found.setdefault(part, found[module])
+    return found
+
+
+def _modules(net: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Modules with their paths, and of temporal ones that another one runs alone its path and a dot."""
     equations: set[nn.Module] = set()
-    hidden: set[nn.Module] = set()
+    within: dict[nn.Module, str] = {}
     for path, module in walk(net):
         if module in equations:
             continue
         if hasattr(type(module), "dynamics"):
             equations.update(m for m in module.modules() if m is not module)
+        yield path, module, within.get(module, "")
         if isinstance(module, TemporalModule) and module.opaque:
-            hidden.update(m for m in module.modules() if m is not module)
-        yield path, module, module in hidden and isinstance(module, TemporalModule)
+            for m in module.modules():
+                if m is not module and isinstance(m, TemporalModule):
+                    within.setdefault(m, f"{path}." if path else "")
 
 
 def recorder_of(
@@ -156,11 +182,12 @@ def looking(recorder: Recorder | None, call: Call) -> Iterator[None]:
         return
     plain = [module for module in recorder.names if not _is_timed(module)]
     handles: list[RemovableHandle] = []
+    token = recorder.token  # not the recorder: a checkpoint holds hooks, and the graph holds the checkpoint
     inner = [(m, name) for m in recorder.names if m not in plain for name in _inner_methods(m, call)]
     try:
         for module in plain:
-            handles.append(module.register_forward_pre_hook(Onlooker(_before), with_kwargs=True))
-            handles.append(module.register_forward_hook(Onlooker(_after)))
+            handles.append(module.register_forward_pre_hook(Onlooker(partial(_before, token)), with_kwargs=True))
+            handles.append(module.register_forward_hook(Onlooker(partial(_after, token))))
         for module, name in inner:
             _watch(module, name, 1)
         yield
@@ -190,19 +217,22 @@ _refuse._torchdynamo_disable = True  # type: ignore[attr-defined]
 _refuse._torchdynamo_disable_msg = _COMPILED  # type: ignore[attr-defined]
 
 
-def _recorder_for(module: nn.Module) -> Recorder | None:
+def _recorder_for(module: nn.Module, token: object = None) -> Recorder | None:
+    """Who wants to know of a module that runs now; nobody where a hook of another call is asked, or others tell."""
     call = active()
     recorder = None if call is None else call.recorder
-    return None if recorder is None or module in recorder.running else recorder
+    if recorder is None or module in recorder.running or token not in (None, recorder.token):
+        return None
+    return recorder
 
 
-def _before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    recorder = _recorder_for(module)
+def _before(token: object, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    recorder = _recorder_for(module, token)
     return None if recorder is None else (recorder.see_inputs(module, args), kwargs)
 
 
-def _after(module: nn.Module, args: Any, output: Any) -> Any:
-    recorder = _recorder_for(module)
+def _after(token: object, module: nn.Module, args: Any, output: Any) -> Any:
+    recorder = _recorder_for(module, token)
     return None if recorder is None else recorder.see(module, "output", output)
 
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .pieces import Arrange, Blank, Folding, Gradients, Piece, map_tensors, stacked, tidied
+from .folding import Folding, map_tensors
+from .pieces import Arrange, Blank, Gradients, Piece, stacked, whole
 
 SIDES = ("input", "output")
 GRADIENTS = ("grad_input", "grad_output")
@@ -66,21 +67,22 @@ class Recorder:
         self.recorded: dict[str, Any] = {}
         self.seen: set[tuple[nn.Module, str]] = set()
         self._still = False
+        self.token = object()  # by which hooks know whose they are
         self.running: list[nn.Module] = []  # modules that are seen to by who runs them
-        self._call: Folding | None = None
+        self._folding = Folding(1, 1)
         self._scope: _Scope | None = None
         self._order: Tensor | None = None
         self._counts: dict[tuple[nn.Module, str], int] = {}
 
     def begin(self, call: Folding) -> None:
-        """Knows by ``call`` how rows are folded."""
-        self._call = call
+        """Knows by ``call`` how rows are folded; holds nothing else of it, as what waits for gradients must not."""
+        self._folding = Folding(call.T, call.B, call.lengths, stepping=call.stepping)
 
     def again(self) -> Recorder:
         """One that does what this one does to the graph, for a computation that is repeated, and keeps nothing."""
         made = Recorder({module: Asked(one.path, one.record) for module, one in self.asked.items()})
         made.names = self.names  # whether neighbours join depends on them
-        made._call, made._still = self._call, self._still
+        made._folding, made._still, made.token = self._folding, self._still, self.token
         made._scope = None if self._scope is None else _Scope(made)
         return made
 
@@ -187,8 +189,7 @@ class Recorder:
 
     def steps(self) -> Steps | None:
         """A scope for a module that goes through all steps by itself; None within the step of another one."""
-        call = self._call
-        if call is None or call.stepping or isinstance(self._scope, Steps) or type(self._scope) is _Scope:
+        if self._folding.stepping or isinstance(self._scope, Steps) or type(self._scope) is _Scope:
             return None
         scope = self._scope = Steps(self, self._scope)
         return scope
@@ -199,7 +200,7 @@ class Recorder:
         if self._scope is not None:
             self._scope.add((module, name), piece)
         else:
-            taking.groups.append(([0], lambda pieces: self._unfolded(pieces[0]), self._later(module, name)))
+            taking.groups.append(([0], partial(whole, self._folding, None), self._later(module, name)))
         return value
 
     def _copied(self, module: Any, side: str, x: Tensor) -> Tensor:
@@ -207,22 +208,18 @@ class Recorder:
 
     def _held(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What is recorded of a tensor, and what goes on: computed from it, and apart from it."""
-        call = self._call
-        if self._still or call is None or call.stepping or x.ndim == 0 or x.shape[0] != call.rows:
-            return self._leaf(x.clone()), x
-        held = call.unfold(x, "")
-        return held, call.fold(held).clone()
+        folding = self._folding
+        if self._still or folding.stepping or x.ndim == 0 or x.shape[0] != folding.rows:
+            return self._unfolded(x.clone()), x
+        held = folding.unfold(x, "")
+        return held, folding.fold(held).clone()
 
     def _unfolded(self, value: Any) -> Any:
-        return map_tensors(self._leaf, value)
+        return map_tensors(self._expanded, value) if self._still else self._folding.seen(value)
 
-    def _leaf(self, x: Tensor) -> Tensor:
-        call = self._call
-        if call is None or call.stepping or x.ndim == 0:
-            return x
-        if self._still and x.shape[0] == call.B:
-            return x.expand(call.T, *x.shape)
-        return call.unfold(x, "") if x.shape[0] == call.rows else x
+    def _expanded(self, x: Tensor) -> Tensor:
+        folding = self._folding
+        return x.expand(folding.T, *x.shape) if x.shape[:1] == (folding.B,) else x
 
     def _named(self, module: Any, name: str) -> str:
         """What the path is followed by: a module that runs n times before has ``#n``."""
@@ -233,38 +230,34 @@ class Recorder:
 
     def _later(self, module: Any, name: str) -> Callable[[Any], None]:
         """Takes a gradient, when it comes."""
-        end, call = self._named(module, name), self._call
-        assert call is not None
-        stepping, size, lengths = call.stepping, (call.T, call.B), call.lengths
+        end, folding = self._named(module, name), self._folding
         wanted = [(weakref.ref(sink), path + end) for sink, path, names in self.asked[module].sinks if name in names]
 
         def take(value: Any) -> None:
             for sink, full in wanted:
                 found = sink()
                 if found is not None:
-                    found.take(full, _as_sequence(value) if stepping else value, size, lengths)
+                    _hand_over(found, full, value, folding)
 
         return take
 
     def _deliver(self, module: Any, name: str, value: Any) -> None:
-        one, end, call = self.asked[module], self._named(module, name), self._call
-        assert call is not None
+        one, end = self.asked[module], self._named(module, name)
         if name in one.record:
             self.recorded[one.path + end] = map_tensors(self._swapped, value) if self.batch_first else value
         for sink, path, names in one.sinks:
             if name in names:
-                sink.take(path + end, _as_sequence(value) if call.stepping else value, (call.T, call.B), call.lengths)
+                _hand_over(sink, path + end, value, self._folding)
 
     def _swapped(self, x: Tensor) -> Tensor:
-        call = self._call
-        return x.transpose(0, 1) if call is not None and x.shape[:2] == (call.T, call.B) else x
+        return x.transpose(0, 1) if self._folding.is_sequence(x) else x
 
 
 class _Scope:
     """Where values wait until it is known which steps they belong to. This one forgets them."""
 
     def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
+        self.recorder, self.folding = recorder, recorder._folding
         self.pieces: dict[tuple[Any, str], list[Piece]] = {}
         self.waiting: dict[tuple[Any, str], Gradients] = {}
 
@@ -289,10 +282,6 @@ class _Scope:
         """Which pieces are one value, and what makes it of them."""
         raise NotImplementedError
 
-    def _call(self) -> Folding:
-        assert self.recorder._call is not None
-        return self.recorder._call
-
 
 class _Parts(_Scope):
     """Within a temporal module that runs a whole sequence as it likes."""
@@ -301,27 +290,16 @@ class _Parts(_Scope):
         self.pieces.setdefault(key, []).append(Piece(value, 0, None, self.recorder._order))
 
     def groups(self, pieces: list[Piece]) -> Iterator[tuple[list[int], Arrange]]:
-        call, n = self._call(), len(pieces)
+        T, B, n = self.folding.T, self.folding.B, len(pieces)
         shape = next((x.shape for x in pytree.tree_leaves(pieces[0].value) if isinstance(x, (Tensor, Blank))), ())
-        by_step = n % call.T == 0 and shape[:1] == (call.B,) and (call.T > 1 or shape[:2] != (1, call.B))
-        if by_step:
-            of_each = n // call.T
+        if n % T == 0 and shape[:1] == (B,) and (T > 1 or shape[:2] != (1, B)):
+            of_each = n // T
             for k in range(of_each):
-                places = list(range(k, n, of_each))
-                steps = [Piece(None, t, None, pieces[0].order) for t in range(call.T)]
-                yield places, partial(stacked, steps, call)
+                steps = [Piece(None, t, None, pieces[0].order) for t in range(T)]
+                yield list(range(k, n, of_each)), partial(stacked, steps, self.folding)
         else:
             for k, piece in enumerate(pieces):
-                yield [k], partial(self._whole, piece.order)
-
-    def _whole(self, order: Tensor | None, values: list[Any]) -> Any:
-        """A value that was seen at once."""
-        call = self._call()
-
-        def tidy(x: Tensor) -> Tensor:
-            return tidied(x, call, order) if x.shape[:2] == (call.T, call.B) else x
-
-        return map_tensors(tidy, self.recorder._unfolded(values[0]))
+                yield [k], partial(whole, self.folding, piece.order)
 
 
 class Steps(_Scope):
@@ -346,16 +324,17 @@ class Steps(_Scope):
         self.close()
 
     def groups(self, pieces: list[Piece]) -> Iterator[tuple[list[int], Arrange]]:
-        call, times = self._call(), {}  # type: Folding, dict[int, int]
+        times: dict[int, int] = {}
         found: dict[int, list[int]] = {}  # a module that runs more than once in a step has as many values
         for i, piece in enumerate(pieces):
             k = times[piece.step] = times.get(piece.step, -1) + 1
             found.setdefault(k, []).append(i)
         for places in found.values():
             steps = [piece._replace(value=None) for piece in (pieces[i] for i in places)]
-            yield places, partial(stacked, steps, call)
+            yield places, partial(stacked, steps, self.folding)
 
 
-def _as_sequence(value: Any) -> Any:
-    """What one step gives as a sequence of one."""
-    return map_tensors(lambda x: x.unsqueeze(0), value)
+def _hand_over(sink: Sink, name: str, value: Any, folding: Folding) -> None:
+    if folding.stepping:  # a step is a sequence of one
+        value = map_tensors(lambda x: x.unsqueeze(0), value)
+    sink.take(name, value, (folding.T, folding.B), folding.lengths)

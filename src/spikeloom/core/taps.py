@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._time import valid_steps, wide
-from .pieces import map_tensors
+from .folding import map_tensors
 from .places import match, opened, set_opened
 from .recorder import Asked
 
@@ -160,7 +160,7 @@ def taps(
     ...     for _ in range(2):
     ...         net(torch.rand(5, 2, 4)).sum().backward()
     >>> seen.names, len(seen["0.input"]), seen["1.grad_output"][1].shape
-    (('0.input', '0.grad_output', '1.grad_output', '2.grad_output'), 2, torch.Size([5, 2, 3]))
+    (('0.input', '2.grad_output', '1.grad_output', '0.grad_output'), 2, torch.Size([5, 2, 3]))
     """
     return Taps(net, patterns, keep, every, limit)
 

@@ -88,9 +88,9 @@ def say_once(message: str) -> None:
 
 
 @contextmanager
-def watching() -> Iterator[list[tuple[object, str, str]]]:
-    """Collects (neuron, backend, reason) of everything that runs in the block."""
-    previous, found = getattr(_local, "watch", None), []  # type: ignore[var-annotated]
+def watching(found: list[tuple[object, str, str]] | None = None) -> Iterator[list[tuple[object, str, str]]]:
+    """Collects (neuron, backend, reason) of everything that runs in the block, in a list of its own or in ``found``."""
+    previous, found = getattr(_local, "watch", None), [] if found is None else found
     _local.watch = found
     try:
         yield found

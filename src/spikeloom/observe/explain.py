@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from .._hooks import Onlooker
 from ..core import Network
-from ..kernel.backend import note, watching
+from ..core.places import named
+from ..core.running import Now, running
+from ..kernel.backend import watching
 
 
 @dataclass(frozen=True)
@@ -58,45 +56,22 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     """
     if not hasattr(net, "temporal_modules"):  # a compiled network has them too
         raise TypeError(f"explain: expected a Network, got {type(net).__name__}; wrap the model, sl.Network(model)")
-    modules = net.temporal_modules()
-    paths = {id(module): path for module, path in modules.items()}
-    for module, path in modules.items():  # what runs inside another one goes by its name
-        for inner in module.modules():
-            paths.setdefault(id(inner), path)
-    for path, layer in net.body.named_modules():
-        paths.setdefault(id(layer), path or "the body")
-    with watching() as seen, _marking(paths), torch.no_grad():
-        net(*args, **kwargs)
-    rows: list[Row] = []
-    running: list[object] = []
-    for who, name, reason in seen:
-        if name == "begins":
-            running.append(who)
-        elif name == "ends":
-            running.pop()
-        else:
-            ran = running[-1] if who is None and running else who
-            rows.append(Row(paths.get(id(ran), "?"), type(ran).__name__, name, reason))
+    paths = named(net)
+    with running(net) as now:
+        notes = _Notes(now)
+        with watching(notes), torch.no_grad():
+            net(*args, **kwargs)
+    rows = (Row(paths.get(ran, "?") or "the body", type(ran).__name__, name, why) for ran, name, why in notes)
     return Explanation(tuple(dict.fromkeys(rows)))
 
 
-@contextmanager
-def _marking(modules: Any) -> Iterator[None]:
-    """Notes when modules begin and end. By hooks for all modules, since a layer with one of its own is not fused."""
+class _Notes(list[tuple[Any, str, str]]):
+    """Notes of what ran; where nobody is named, the module that runs now."""
 
-    def begin(module: nn.Module, args: Any) -> None:
-        if id(module) in modules:
-            note(module, "begins", "")
+    def __init__(self, now: Now) -> None:
+        super().__init__()
+        self._now = now
 
-    def end(module: nn.Module, args: Any, output: Any) -> None:
-        if id(module) in modules:
-            note(module, "ends", "")
-
-    hooks = nn.modules.module
-    first = hooks.register_module_forward_pre_hook(Onlooker(begin))
-    last = hooks.register_module_forward_hook(Onlooker(end))
-    try:
-        yield
-    finally:
-        first.remove()
-        last.remove()
+    def append(self, note: tuple[Any, str, str]) -> None:
+        here = self._now() if note[0] is None else None
+        super().append(note if here is None else (here[1], *note[1:]))

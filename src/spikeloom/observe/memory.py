@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .._hooks import Onlooker
 from ..core import Checkpoint, Network, checkpoint
+from ..core.running import running
 from ..native import release_memory, retain_memory
 from ..spikes import SpikeTensor
 
@@ -58,14 +58,11 @@ class Report:
         return "\n".join(line.rstrip() for line in lines)
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.3f}"
-
-
 def report(net: Network, *args: Any, **kwargs: Any) -> Report:
     """Runs ``net(*args, **kwargs)`` and lists what each module keeps for the backward pass, each storage once.
 
-    Parameters and the inputs of the network are not counted. In training batch norm updates its statistics.
+    Parameters and the inputs of the network are not counted. In training batch norm updates its statistics. Paths are
+    those of states; what an equation is made of goes by its neuron's.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -73,46 +70,33 @@ def report(net: Network, *args: Any, **kwargs: Any) -> Report:
     >>> kept = {}
     >>> for net.spikes in ("dense", "packed"):
     ...     kept[net.spikes] = {row.path: row.saved for row in sl.memory.report(net, torch.rand(8, 4, 100)).rows}
-    >>> kept["dense"]["body.2"], kept["packed"]["body.2"]  # what the last layer keeps: 32,000 spikes
+    >>> kept["dense"]["2"], kept["packed"]["2"]  # what the last layer keeps: 32,000 spikes
     (128000, 4000)
     """
-    names = {module: path for path, module in net.named_modules()}
-    running: list[nn.Module] = []
     known = {_key(t) for t in (*net.parameters(), *net.buffers()) if _key(t) is not None}
     known |= {_key(t) for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
     found: dict[str, list[int]] = {}
+    kinds: dict[str, str] = {}
     alive: list[Any] = []
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        running.append(module)
-
-    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-        while running and running.pop() is not module:
-            pass
 
     def keep(tensor: Tensor) -> Tensor:
         key = _key(tensor)
         if key not in known:
             known.add(key)
             alive.append(tensor)  # or its address might be used again
-            here = next((names[m] for m in reversed(running) if m in names), "")
+            here, module = now() or ("", net)
+            kinds.setdefault(here, type(module).__name__)
             size = tensor.storage_nbytes if isinstance(tensor, SpikeTensor) else tensor.untyped_storage().nbytes()
             counted = found.setdefault(here, [0, 0])
             counted[0] += size
             counted[1] += size if isinstance(tensor, SpikeTensor) else 0
         return tensor.detach()  # an output that its own graph keeps would never be freed
 
-    hooks = torch.nn.modules.module
-    before, after = Onlooker(enter), Onlooker(leave)
-    handles = [hooks.register_module_forward_pre_hook(before), hooks.register_module_forward_hook(after)]
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with running(net) as now, torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
             net(*args, **kwargs)
     finally:
-        for handle in handles:
-            handle.remove()
         alive.clear()  # which the graph refers to, and they to the graph
-    kinds = {path: type(module).__name__ for module, path in names.items()}
     rows = tuple(Row(path, kinds[path], *sizes) for path, sizes in found.items())
     return Report(rows, sum(p.numel() * p.element_size() for p in net.parameters()))
 
