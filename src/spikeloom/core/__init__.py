@@ -1,9 +1,11 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
 from .call import Repeated, Sequence, State, active, detach
+from .graph import CaptureError, capture
 from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, Result, static
+from .nodes import Graph, Node
 from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
@@ -11,9 +13,12 @@ from .stream import Stream
 from .taps import Taps, taps
 
 __all__ = [
+    "CaptureError",
     "Checkpoint",
+    "Graph",
     "Loop",
     "Network",
+    "Node",
     "Prepared",
     "Repeated",
     "Replacement",
@@ -25,6 +30,7 @@ __all__ = [
     "TemporalModule",
     "UnfitError",
     "active",
+    "capture",
     "check_state",
     "checkpoint",
     "detach",
