@@ -53,8 +53,8 @@ def capture(
     the model gives there (1e-5 relative). Numbers, flags and texts of the example are fixed in the graph. Branches on
     what depends on the example's size in other dimensions are fixed too.
 
-    The model is left as it was, buffers and random numbers too; it runs at least six times. Other threads may run networks
-    meanwhile, but not capture.
+    The model is left as it was, buffers and random numbers too; it runs at least six times. Other threads may run
+    networks meanwhile.
 
     Raises CaptureError, with the line of the model's code, where there is no such graph, and whatever the model itself
     raises on the example.

@@ -28,6 +28,7 @@ from .batch import Batch, running
 from .module import TemporalModule
 from .nodes import Graph, Kind, Modules, Node, map_arguments, names_of_tensors
 
+_ONE = threading.Lock()  # fx patches nn.Module while it walks, and puts back what it found
 _OURS = str(Path(__file__).parent)
 _OTHERS = (str(Path(torch.__file__).parent), sysconfig.get_path("stdlib") + "/", _OURS, "<")
 _METHODS = """size dim ndimension numel nelement stride element_size is_contiguous is_floating_point is_complex
@@ -129,7 +130,8 @@ class Tracer(fx.Tracer):
     def walk(self, model: nn.Module) -> Graph:
         """The graph of the model's forward. Raises whatever stands in the way, a WalkError among them."""
         self._gives = pytree.tree_structure(None)
-        self.trace(model)
+        with _ONE:
+            self.trace(model)
         batch = self._batches[0]
         return Graph(self.nodes, given=(batch.args, batch.kwargs), gives=self._gives)
 
