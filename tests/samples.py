@@ -4,6 +4,7 @@ Whoever adds one adds a sample here; ``test_samples.py`` fails until it is there
 gradients and kernels then run it too. A key begins with the name of the class; words after it tell variants apart.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,10 @@ class Sample:
     """Shape of one step of the input, ``[B, *]``."""
     analog: bool = False
     """Its output is no spike: it is hardly ever 0."""
+    equation: Callable[..., tuple[Any, ...]] | None = None
+    """The step once more over plain numbers: ``(x, *states) -> (output, *states)``."""
+    rest: tuple[float, ...] = ()
+    """The states at rest that the equation begins with."""
 
 
 def leaky() -> sl.Neuron:
@@ -52,6 +57,176 @@ TABLES = (
     sl.FewSpikeTable(theta=(0.8, 0.5, 0.2), h=(0.7, 0.5, 0.3), d=(1.0, 0.6, 0.1)),
     sl.FewSpikeTable(theta=(1.6, 1.0, 0.6), h=(1.5, 0.9, 0.5), d=(1.9, 0.7, 0.4)),
 )
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def qif(x, v):
+    h = v + (x + 0.7 * (v - 0.1) * (v - 0.6)) / 2.5
+    return (h >= 0.9, -0.2 if h >= 0.9 else h)
+
+
+def eif(x, v):
+    h = v + (x - (v - 0.1) + 0.8 * math.exp((v - 0.6) / 0.8)) / 3
+    return (h >= 0.9, -0.2 if h >= 0.9 else h)
+
+
+def adex(x, v, w):
+    h = v + (x - (v - 0.1) + 0.8 * math.exp((v - 0.6) / 0.8) - w) / 3
+    s = h >= 0.9
+    return s, -0.2 if s else h, w + (0.3 * (v - 0.1) - w) / 5 + 0.4 * s
+
+
+def izhikevich(x, v, u):
+    h = v + 0.5 * (0.04 * v * v + 5 * v + 140 - u + x)
+    u = u + 0.5 * 0.02 * (0.2 * h - u)
+    s = h >= 30
+    return s, -65.0 if s else h, u + 8 * s
+
+
+def alif(x, v, a):
+    h = 0.8 * v + x
+    s = h >= 0.7 + 0.3 * a
+    return s, h - 0.7 * s, 0.9 * a + s
+
+
+def seadlif(x, v, w):
+    h = 0.6 * v + 0.4 * (x - w)
+    s = h >= 0.4
+    v = 0.0 if s else h
+    return s, v, 0.8 * w + 0.2 * (0.5 * v + 0.9 * s)
+
+
+def klif(x, v):
+    h = max(0.0, 1.4 * (v + (x - v) / 2.5))
+    return h >= 0.8, 0.0 if h >= 0.8 else h
+
+
+def klif_scaled(x, v):
+    h = max(0.0, 1.4 * (v + (x - v) / 2.5))
+    s = h >= 0.8
+    return s, h / 1.4 - s * 0.8 / 1.4
+
+
+def clif(x, v, m):
+    h = (1 - 1 / 2.5) * v + x
+    s = h >= 0.8
+    m = m * sigmoid(h / 2.5) + s
+    return s, h - s * (0.8 + sigmoid(m)), m
+
+
+def lapicque(x, v):
+    h = (1 - 0.5 / (2.0 * 1.5)) * v + x * 0.5 / 1.5
+    return h >= 0.6, 0.0 if h >= 0.6 else h
+
+
+def resonate(x, u, v):
+    z = complex(u, v) * complex(math.exp(-0.1) * math.cos(0.8), math.exp(-0.1) * math.sin(0.8)) + x
+    s = z.imag >= 0.5
+    return (s, 0.2, 0.1) if s else (s, z.real, z.imag)
+
+
+def ilif(x, v):
+    h = 0.25 * v + x
+    s = min(max(round(h / 0.5), 0), 3)  # Python rounds halves to even, too
+    return s, h - s * 0.5
+
+
+def ternary(x, v):
+    h = v + x
+    s = (h >= 0.8) - (h <= -0.8)
+    return s, h - s * 0.8
+
+
+def ternary_hard(x, v):
+    h = v + (x - v) / 2.0
+    s = (h >= 0.5) - (h <= -0.5)
+    return s, 0.0 if s else h
+
+
+def alpha(x, e, i, v):
+    r = v > 0.4
+    e, i = (0.0, 0.0) if r else (0.9 * e + x, 0.7 * i - x)
+    v = (math.log(0.9) / (math.log(0.7) - math.log(0.9)) + 1) * (e + i)
+    return v > 0.4, e, i, v
+
+
+def stbif(x, q, n):
+    q += x / 0.4
+    s = (q >= 1 and n < 5) - (q < 0 and n > -2)
+    return s * 0.4, q - s, n + s
+
+
+def liaf(x, v):
+    h = v + (x - v) / 2.5
+    return max(0.0, h - 0.6), 0.0 if h >= 0.6 else h
+
+
+def delta_leaky(x, v):
+    h = 0.8 * v + x
+    return abs(h - v) >= 0.7, h
+
+
+def activation_aware(x, v):
+    h = v + x
+    s = h + 0.3 >= 0.8
+    return s, h - s * 0.8
+
+
+def sigma_delta(x, sigma, sent):
+    sigma += x
+    e = max(0.0, sigma) - sent
+    s = e if abs(e) >= 0.7 else 0.0
+    return s, sigma, sent + s
+
+
+def few_spike(x):
+    v = min(max(x, -1.2), 1.7)
+    sign, v = math.copysign(1, v), abs(v)
+    table, y = TABLES[v > 1.0], 0.0
+    for theta, h, d in zip(table.theta, table.h, table.d, strict=True):
+        if v >= theta:
+            y, v = y + d, v - h
+    return (sign * y,)
+
+
+def leaky_soft(x, v):
+    h = 0.6 * v + x
+    s = h >= 0.7
+    return s, h - s * 0.7
+
+
+def refractory(x, v, wait):
+    if wait > 0:
+        return 0, v, wait - 1
+    s, v = leaky_soft(x, v)
+    return s, v, 2 * s
+
+
+def graded(x, v):
+    s, v = leaky_soft(x, v)
+    return 0.4 * s, v
+
+
+def adaptive(x, v, a):
+    h = 0.6 * v + x
+    s = h >= 0.7 + 0.5 * a
+    return s, h - s * 0.7, 0.8 * a + s
+
+
+def quantised(x, v):
+    s, v = leaky_soft(x, v)
+    return s, round((min(max(v, -1.0), 1.2) + 1.0) / (2.2 / 7)) * (2.2 / 7) - 1.0
+
+
+def all_at_once(x, v, a, wait):
+    if wait > 0:
+        return 0, v, a, wait - 1
+    s, v, a = adaptive(x, v, a)
+    return 0.4 * s, v, a, 2 * s
+
 
 NEURONS = {
     "IF": Sample(lambda: sl.IF(v_threshold=0.8, v_reset=0.1)),
@@ -70,69 +245,120 @@ NEURONS = {
     "Synaptic hard": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset="hard")),
     "Synaptic now": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset_delay=False)),
     "LI": Sample(lambda: sl.LI(tau=3.0, v_leak=0.3), analog=True),
-    "QIF": Sample(lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2)),
+    "QIF": Sample(
+        lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), equation=qif, rest=(0.1,)
+    ),
     "EIF": Sample(
-        lambda: sl.EIF(tau=3.0, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), exact=False
+        lambda: sl.EIF(tau=3.0, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2),
+        exact=False,
+        equation=eif,
+        rest=(0.1,),
     ),
     "AdEx": Sample(
         lambda: sl.AdEx(
             tau=3.0, tau_w=5.0, a=0.3, b=0.4, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2
         ),
         exact=False,
+        equation=adex,
+        rest=(0.1, 0.0),
     ),
-    "Izhikevich": Sample(lambda: sl.Izhikevich(), gain=20.0),
+    "Izhikevich": Sample(lambda: sl.Izhikevich(), gain=20.0, equation=izhikevich, rest=(-65.0, -13.0)),
     "Izhikevich small": Sample(
         lambda: sl.Izhikevich(
             a=0.5, b=0.3, d=0.2, dt=0.4, c2=1.0, c1=-0.8, c0=0.1, v_threshold=1.0, v_reset=-0.1, u_rest=0.2
         ),
         gain=2.0,
     ),
-    "ALIF": Sample(lambda: sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7)),
-    "SEAdLIF": Sample(lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4)),
-    "KLIF": Sample(lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8)),
-    "KLIF scaled": Sample(lambda: sl.KLIF(k=1.4, scale_reset=True, tau=2.5, v_threshold=0.8, reset="soft")),
+    "ALIF": Sample(lambda: sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7), equation=alif, rest=(0.0, 0.0)),
+    "SEAdLIF": Sample(
+        lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4), equation=seadlif, rest=(0.0, 0.0)
+    ),
+    "KLIF": Sample(lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8), equation=klif, rest=(0.0,)),
+    "KLIF scaled": Sample(
+        lambda: sl.KLIF(k=1.4, scale_reset=True, tau=2.5, v_threshold=0.8, reset="soft"),
+        equation=klif_scaled,
+        rest=(0.0,),
+    ),
     "KLIF scaled hard": Sample(lambda: sl.KLIF(k=1.2, scale_reset=True, v_threshold=0.8, v_leak=0.1)),
-    "CLIF": Sample(lambda: sl.CLIF(tau=2.5, v_threshold=0.8), exact=False),
-    "Lapicque": Sample(lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6)),
+    "CLIF": Sample(lambda: sl.CLIF(tau=2.5, v_threshold=0.8), exact=False, equation=clif, rest=(0.0, 0.0)),
+    "Lapicque": Sample(lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6), equation=lapicque, rest=(0.0,)),
     "ResonateFire": Sample(
-        lambda: sl.ResonateFire(omega=0.8, b=-0.1, v_threshold=0.5, u_reset=0.2, v_reset=0.1), exact=False
+        lambda: sl.ResonateFire(omega=0.8, b=-0.1, v_threshold=0.5, u_reset=0.2, v_reset=0.1),
+        exact=False,
+        equation=resonate,
+        rest=(0.0, 0.0),
     ),
     "ResonateFire soft": Sample(lambda: sl.ResonateFire(omega=0.7, v_threshold=0.5, reset="soft"), exact=False),
-    "ILIF": Sample(lambda: sl.ILIF(tau=4 / 3, levels=3, v_threshold=0.5), smooth=False),
-    "Alpha": Sample(lambda: sl.Alpha(alpha=0.9, beta=0.7, v_threshold=0.4), exact=False),
-    "STBIF": Sample(lambda: sl.STBIF(v_threshold=0.4, most=5, least=-2), smooth=False),
-    "LIAF": Sample(lambda: sl.LIAF(tau=2.5, v_threshold=0.6)),
+    "ILIF": Sample(lambda: sl.ILIF(tau=4 / 3, levels=3, v_threshold=0.5), smooth=False, equation=ilif, rest=(0.0,)),
+    "Alpha": Sample(
+        lambda: sl.Alpha(alpha=0.9, beta=0.7, v_threshold=0.4), exact=False, equation=alpha, rest=(0.0, 0.0, 0.0)
+    ),
+    "STBIF": Sample(lambda: sl.STBIF(v_threshold=0.4, most=5, least=-2), smooth=False, equation=stbif, rest=(0.5, 0.0)),
+    "LIAF": Sample(lambda: sl.LIAF(tau=2.5, v_threshold=0.6), equation=liaf, rest=(0.0,)),
     "LIAF of h": Sample(
         lambda: sl.LIAF(activation=torch.tanh, threshold_related=False, v_threshold=0.6, reset="soft"),
         exact=False,
         analog=True,
     ),
-    "DeltaLeaky": Sample(lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7)),
-    "TernaryIF": Sample(lambda: sl.TernaryIF(v_threshold=0.8)),
-    "TernaryLIF": Sample(lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard")),
+    "DeltaLeaky": Sample(lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7), equation=delta_leaky, rest=(0.0,)),
+    "TernaryIF": Sample(lambda: sl.TernaryIF(v_threshold=0.8), equation=ternary, rest=(0.0,)),
+    "TernaryLIF": Sample(
+        lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard"), equation=ternary_hard, rest=(0.0,)
+    ),
     "TernaryLIF none": Sample(
         lambda: sl.TernaryLIF(v_threshold=0.8, v_leak=0.1, decay_input=False, reset="none"),
     ),
-    "ActivationAwareIF": Sample(lambda: sl.ActivationAwareIF(v_threshold=0.8, v_offset=0.3)),
-    "SigmaDelta": Sample(lambda: sl.SigmaDelta(v_threshold=0.7, activation=torch.relu), smooth=False),
-    "FewSpike": Sample(lambda: sl.FewSpike(*TABLES, gates=(1.0,), signed=True, clamp=(-1.2, 1.7)), smooth=False),
+    "ActivationAwareIF": Sample(
+        lambda: sl.ActivationAwareIF(v_threshold=0.8, v_offset=0.3), equation=activation_aware, rest=(0.0,)
+    ),
+    "SigmaDelta": Sample(
+        lambda: sl.SigmaDelta(v_threshold=0.7, activation=torch.relu),
+        smooth=False,
+        equation=sigma_delta,
+        rest=(0.0, 0.0),
+    ),
+    "FewSpike": Sample(
+        lambda: sl.FewSpike(*TABLES, gates=(1.0,), signed=True, clamp=(-1.2, 1.7)), smooth=False, equation=few_spike
+    ),
 }
 
 
 def options(features: int) -> dict[str, Sample]:
     """The options, for steps ``[B, features]``."""
     return {
-        "Refractory": Sample(lambda neuron=None: sl.Refractory(neuron or leaky(), steps=2), smooth=False),
-        "Graded": Sample(lambda neuron=None: sl.Graded(neuron or leaky(), factor=0.4)),
-        "Adaptive": Sample(lambda neuron=None: sl.Adaptive(neuron or leaky(), beta=0.5, rho=0.8)),
-        "StateQuant": Sample(lambda neuron=None: sl.StateQuant(neuron or leaky(), bits=3), smooth=False),
-        "HalfThreshold": Sample(lambda neuron=None: sl.HalfThreshold(neuron or leaky(), fraction=0.4)),
-        "SLTT": Sample(lambda neuron=None: sl.SLTT(neuron or leaky()), smooth=False),
-        "Noisy": Sample(lambda neuron=None: sl.Noisy(neuron or leaky(), input=0.3), random=True),
-        "Noisy pink": Sample(
-            lambda neuron=None: sl.Noisy(neuron or leaky(), input=0.3, exponent=1.0), random=True, causal=False
+        "Refractory": Sample(
+            lambda neuron=None: sl.options.Refractory(neuron or leaky(), steps=2),
+            smooth=False,
+            equation=refractory,
+            rest=(0.0, 0.0),
         ),
-        "MPBN": Sample(lambda neuron=None: sl.MPBN(neuron or leaky(), features)),
+        "Graded": Sample(
+            lambda neuron=None: sl.options.Graded(neuron or leaky(), factor=0.4), equation=graded, rest=(0.0,)
+        ),
+        "Adaptive": Sample(
+            lambda neuron=None: sl.options.Adaptive(neuron or leaky(), beta=0.5, rho=0.8),
+            equation=adaptive,
+            rest=(0.0, 0.0),
+        ),
+        "StateQuant": Sample(
+            lambda neuron=None: sl.options.StateQuant(neuron or leaky(), bits=3),
+            smooth=False,
+            equation=quantised,
+            rest=(0.0,),
+        ),
+        "HalfThreshold": Sample(
+            lambda neuron=None: sl.options.HalfThreshold(neuron or leaky(), fraction=0.4),
+            equation=leaky_soft,
+            rest=(0.28,),
+        ),
+        "SLTT": Sample(
+            lambda neuron=None: sl.options.SLTT(neuron or leaky()), smooth=False, equation=leaky_soft, rest=(0.0,)
+        ),
+        "Noisy": Sample(lambda neuron=None: sl.options.Noisy(neuron or leaky(), input=0.3), random=True),
+        "Noisy pink": Sample(
+            lambda neuron=None: sl.options.Noisy(neuron or leaky(), input=0.3, exponent=1.0), random=True, causal=False
+        ),
+        "MPBN": Sample(lambda neuron=None: sl.options.MPBN(neuron or leaky(), features)),
     }
 
 
@@ -142,9 +368,14 @@ OUTERMOST = ("Noisy", "MPBN")
 
 NESTED = {
     "Graded Refractory Adaptive": Sample(
-        lambda: sl.Graded(sl.Refractory(sl.Adaptive(leaky(), beta=0.5, rho=0.8), steps=2), factor=0.4), smooth=False
+        lambda: sl.options.Graded(
+            sl.options.Refractory(sl.options.Adaptive(leaky(), beta=0.5, rho=0.8), steps=2), factor=0.4
+        ),
+        smooth=False,
+        equation=all_at_once,
+        rest=(0.0, 0.0, 0.0),
     ),
-    "Graded Adaptive": Sample(lambda: sl.Graded(sl.Adaptive(leaky(), beta=0.3, rho=0.8), factor=0.5)),
+    "Graded Adaptive": Sample(lambda: sl.options.Graded(sl.options.Adaptive(leaky(), beta=0.3, rho=0.8), factor=0.5)),
 }
 IN_ONE_STEP = {**NEURONS, **OPTIONS, **NESTED}
 """All that is the equation of one step."""
@@ -268,7 +499,7 @@ def inputs(sample: Sample, steps: int = T, *, dtype: torch.dtype = torch.float32
     return (sample.gain * (0.5 + torch.randn(steps, *sample.step, generator=g, dtype=torch.float64))).to(dtype)
 
 
-def learnable(neuron: sl.Neuron, features: int) -> sl.Neuron:
+def learnable(neuron: sl.Dynamics, features: int) -> sl.Dynamics:
     """The same neuron, whose floats and those of its parts are parameters with a value for each feature, 4 % apart."""
     spread = 1 + 0.04 * torch.linspace(-1, 1, features, dtype=torch.float64)
     for _, part in neuron.parts():
@@ -278,8 +509,8 @@ def learnable(neuron: sl.Neuron, features: int) -> sl.Neuron:
     return neuron
 
 
-def smoothed(neuron: sl.Neuron) -> sl.Neuron:
+def smoothed(neuron: sl.Dynamics) -> sl.Dynamics:
     """The same neuron with a surrogate that does not spike and a reset that is not detached: a smooth function."""
-    core = neuron.core() if isinstance(neuron, sl.Option) else neuron
+    core = neuron.core()
     core.surrogate, core.detach_reset = S.Sigmoid(3.0, spiking=False), False
     return neuron

@@ -25,7 +25,7 @@ LAYERS = [
     {"kernel"},
     {"spikes"},
     {"neuron"},
-    {"nn"},
+    {"nn", "options"},
     {"observe", "data"},
     {"plot"},
     {"runs"},

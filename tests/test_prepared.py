@@ -82,8 +82,8 @@ NETS = {
     "joined norm and options": (
         lambda: [
             nn.Linear(20, 16), sl.nn.NormNeuron(nn.BatchNorm1d(16), sl.LIF(v_threshold=0.2)), nn.Linear(16, 24),
-            nn.LayerNorm(24), sl.Refractory(sl.LIF(v_threshold=0.1), steps=2), nn.Linear(24, 16),
-            sl.MPBN(sl.LIF(v_threshold=0.05), 16),
+            nn.LayerNorm(24), sl.options.Refractory(sl.LIF(v_threshold=0.1), steps=2), nn.Linear(24, 16),
+            sl.options.MPBN(sl.LIF(v_threshold=0.05), 16),
         ],
         (20,),
     ),

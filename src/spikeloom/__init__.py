@@ -10,9 +10,10 @@ torch.Size([10, 3, 2])
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, metrics, nn, surrogate
+from . import decode, encode, loss, metrics, neuron, nn, options, surrogate
 from .core import (
     Loop,
     Network,
@@ -27,45 +28,7 @@ from .core import (
 )
 from .kernel import BackendError, backend
 from .native import release_memory, retain_memory
-from .neuron import (
-    ALIF,
-    CLIF,
-    EIF,
-    IF,
-    ILIF,
-    KLIF,
-    LI,
-    LIAF,
-    LIF,
-    MPBN,
-    PLIF,
-    QIF,
-    SLTT,
-    STBIF,
-    ActivationAwareIF,
-    Adaptive,
-    AdEx,
-    Alpha,
-    DeltaLeaky,
-    FewSpike,
-    FewSpikeTable,
-    Graded,
-    HalfThreshold,
-    Izhikevich,
-    Lapicque,
-    Leaky,
-    Neuron,
-    Noisy,
-    Option,
-    Refractory,
-    ResonateFire,
-    SEAdLIF,
-    SigmaDelta,
-    StateQuant,
-    Synaptic,
-    TernaryIF,
-    TernaryLIF,
-)
+from .neuron import *  # noqa: F403  # all neurons, which are listed there alone
 from .observe import cite, explain, memory, neurons, surrogates
 from .spikes import SpikeTensor, pack
 
@@ -91,55 +54,29 @@ def __getattr__(name: str) -> Any:
             raise ModuleNotFoundError(
                 f"spikeloom.{name} needs {missing.name}; {remedy}", name=missing.name
             ) from missing
+    if name in options.__all__:
+        warnings.warn(
+            f"sl.{name} is sl.options.{name} now; the old name will go in the next release",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(options, name)
     raise AttributeError(f"module 'spikeloom' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 __all__ = [
-    "ALIF",
-    "CLIF",
-    "EIF",
-    "IF",
-    "ILIF",
-    "KLIF",
-    "LI",
-    "LIAF",
-    "LIF",
-    "MPBN",
-    "PLIF",
-    "QIF",
-    "SLTT",
-    "STBIF",
-    "ActivationAwareIF",
-    "AdEx",
-    "Adaptive",
-    "Alpha",
     "BackendError",
-    "DeltaLeaky",
-    "FewSpike",
-    "FewSpikeTable",
-    "Graded",
-    "HalfThreshold",
-    "Izhikevich",
-    "Lapicque",
-    "Leaky",
     "Loop",
     "Network",
-    "Neuron",
-    "Noisy",
-    "Option",
-    "Refractory",
     "Replacement",
-    "ResonateFire",
     "Result",
-    "SEAdLIF",
-    "SigmaDelta",
     "SpikeTensor",
-    "StateQuant",
     "Stream",
-    "Synaptic",
     "TemporalModule",
-    "TernaryIF",
-    "TernaryLIF",
     "backend",
     "cite",
     "data",
@@ -152,6 +89,7 @@ __all__ = [
     "metrics",
     "neurons",
     "nn",
+    "options",
     "pack",
     "plot",
     "recipes",
@@ -164,3 +102,4 @@ __all__ = [
     "surrogates",
     "taps",
 ]
+__all__ += neuron.__all__

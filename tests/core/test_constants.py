@@ -37,8 +37,8 @@ NN = {
     sl.nn.ParallelLIF: (dict(neuron=sl.LIF()), dict(neuron=sl.LIF(tau=3.0))),
     sl.nn.NormNeuron: (dict(bn=nn.BatchNorm1d(2), neuron=sl.LIF()), dict(neuron=sl.LIF(strict=True))),
     sl.nn.Recurrent: (dict(neuron=sl.LIF(), feedback=nn.Linear(2, 2)), dict(neuron=sl.LIF(v_reset=0.1))),
-    sl.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
-    sl.Noisy: (
+    sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
+    sl.options.Noisy: (
         dict(neuron=sl.LIF(), input=0.1),
         dict(input=0.2, threshold=0.1, distribution="gumbel", exponent=1.0, always=True),
     ),
@@ -48,8 +48,8 @@ NN = {
         dict(tables=sl.FewSpikeTable.relu(3, most=8.0)),
         dict(tables=sl.FewSpikeTable.relu(3, most=4.0), signed=True, clamp=(-1.0, 1.0)),
     ),
-    sl.Refractory: (dict(neuron=sl.LIF()) | dict(steps=2), dict(steps=3)),
-    sl.StateQuant: (dict(neuron=sl.LIF()), dict(bits=4, low=-2.0, high=2.0)),
+    sl.options.Refractory: (dict(neuron=sl.LIF()) | dict(steps=2), dict(steps=3)),
+    sl.options.StateQuant: (dict(neuron=sl.LIF()), dict(bits=4, low=-2.0, high=2.0)),
 }
 CURVES = {
     surrogate.ATan: dict(scale=3.0, spiking=False),

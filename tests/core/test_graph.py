@@ -646,7 +646,10 @@ def run(net, graph, x):
         ((nn.Linear(4, 6), nn.BatchNorm1d(6), sl.LIF(v_threshold=0.2), nn.Linear(6, 2)), (5, 3, 4), "0 1 2 3"),
         ((Residual(),), (5, 3, 2, 6, 6), "conv norm lif lif last.0 last.1 last.2"),
         (
-            (sl.Network(nn.Linear(4, 6), sl.IF(v_threshold=0.1)), nn.Sequential(sl.Graded(sl.LIF(v_threshold=0.1)))),
+            (
+                sl.Network(nn.Linear(4, 6), sl.IF(v_threshold=0.1)),
+                nn.Sequential(sl.options.Graded(sl.LIF(v_threshold=0.1))),
+            ),
             (5, 3, 4),
             "0.0 0.1 1.0",
         ),

@@ -62,7 +62,7 @@ def test_a_hook_is_told_the_same_as_without_fast_paths(kind, place, repeat):
 
 @pytest.mark.parametrize("path", ["surrogate", "neuron.surrogate"])
 def test_a_hook_on_a_surrogate_is_called_at_every_step(path):
-    neuron = sl.LIF() if path == "surrogate" else sl.Refractory(sl.LIF(), steps=2)
+    neuron = sl.LIF() if path == "surrogate" else sl.options.Refractory(sl.LIF(), steps=2)
     told, x = [], torch.rand(T, 3, 2)
     wanted = neuron.sequence(x)[0]
     handle = neuron.get_submodule(path).register_forward_hook(lambda *seen: told.append(seen[2]))

@@ -119,10 +119,10 @@ def _sparse() -> list[nn.Module]:
 
 
 def _options() -> list[nn.Module]:
-    inner = sl.Adaptive(sl.IF(v_threshold=0.25), beta=0.25, rho=0.5)
+    inner = sl.options.Adaptive(sl.IF(v_threshold=0.25), beta=0.25, rho=0.5)
     return [
         nn.Linear(8, 8),
-        sl.Refractory(inner, steps=1),
+        sl.options.Refractory(inner, steps=1),
         sl.nn.Recurrent(sl.LIF(v_threshold=0.25), nn.Linear(8, 8)),
         nn.Linear(8, 3),
     ]
@@ -708,7 +708,7 @@ def repeated(run: Runner) -> None:
 
 
 def ragged(run: Runner) -> None:
-    if run.net.training and run.modules(sl.MPBN):  # whose statistics are those of all samples
+    if run.net.training and run.modules(sl.options.MPBN):  # whose statistics are those of all samples
         return
     x, lengths = run.x(), torch.tensor([T, run.random.randint(1, T)])
     with torch.no_grad():

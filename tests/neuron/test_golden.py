@@ -207,7 +207,7 @@ def test_neurons_of_converted_networks_are_spikingjellys(golden):
     compare("ActivationAwareIF", data, sl.ActivationAwareIF(v_threshold=threshold, v_offset=offset))
     differs("ActivationAwareIF", data, sl.ActivationAwareIF(v_threshold=threshold, v_offset=-offset))
     half = sl.IF(v_threshold=0.8, reset="soft")
-    compare("HalfThresholdIF", data, sl.HalfThreshold(half))
+    compare("HalfThresholdIF", data, sl.options.HalfThreshold(half))
     differs("HalfThresholdIF", data, half)
 
 

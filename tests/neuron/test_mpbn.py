@@ -33,7 +33,7 @@ INNER = [
 def around(neuron, features=F):
     """With a norm that has seen something."""
     g = torch.Generator().manual_seed(3)
-    neuron = sl.MPBN(neuron, features)
+    neuron = sl.options.MPBN(neuron, features)
     with torch.no_grad():
         for tensor, low, high in (
             (neuron.norm.weight, 0.3, 2.0),
@@ -85,7 +85,7 @@ def test_the_reason_is_told():
             return s, h * (1 - s)
 
     for neuron, reason in (
-        (sl.HalfThreshold(sl.LIF()), "the state 'v' at rest depends on v_threshold"),
+        (sl.options.HalfThreshold(sl.LIF()), "the state 'v' at rest depends on v_threshold"),
         (sl.LIAF(), "the output depends on v_threshold"),
         (sl.STBIF(), "STBIF does not fire where h - v_threshold is at least 0, once a step"),
         (sl.LIF(reset="soft"), "the state 'v' depends on v_threshold: a soft reset subtracts the threshold"),
@@ -138,15 +138,15 @@ def test_packed_neurons_stay_packed():
     assert torch.equal(folded.sequence(x)[0].unpack(), neuron.sequence(x)[0].unpack())
 
 
-@pytest.mark.parametrize("make", [sl.ILIF, sl.STBIF, lambda: sl.Refractory(sl.ILIF(), steps=1)])
+@pytest.mark.parametrize("make", [sl.ILIF, sl.STBIF, lambda: sl.options.Refractory(sl.ILIF(), steps=1)])
 @pytest.mark.parametrize("training", [True, False])
 def test_a_threshold_that_is_not_there_cannot_be_moved(make, training):
     """These neurons never compare with self.fire: the options would do nothing, without a word."""
     x = torch.rand(4, 3, F)
     for option in (
-        lambda n: sl.MPBN(n, F),
-        lambda n: sl.Adaptive(n),
-        lambda n: sl.Noisy(n, threshold=0.1, always=True),
+        lambda n: sl.options.MPBN(n, F),
+        lambda n: sl.options.Adaptive(n),
+        lambda n: sl.options.Noisy(n, threshold=0.1, always=True),
         sl.nn.Inhibition,
     ):
         module = option(make()).train(training)

@@ -159,7 +159,7 @@ def test_an_average_of_models_follows():
 
 
 def test_options_around_a_neuron_and_values_at_rest():
-    neuron = sl.Refractory(sl.LIF(tau=2.0, decay_input=False, v_threshold=0.9), steps=3)
+    neuron = sl.options.Refractory(sl.LIF(tau=2.0, decay_input=False, v_threshold=0.9), steps=3)
     x = torch.ones(6, 1, 1)
     assert neuron.sequence(x)[0].flatten().tolist() == [1, 0, 0, 0, 1, 0]
     neuron.steps.fill_(1)

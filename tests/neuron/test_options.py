@@ -18,25 +18,30 @@ def inputs(*shape, seed=0):
 
 def test_options_compose_into_the_neurons_of_the_catalogue():
     x = inputs(60, 4, 5)
-    adaptive = sl.Adaptive(sl.Leaky(beta=0.8, v_threshold=0.7, reset_delay=False, strict=False), beta=0.3, rho=0.9)
+    adaptive = sl.options.Adaptive(
+        sl.Leaky(beta=0.8, v_threshold=0.7, reset_delay=False, strict=False), beta=0.3, rho=0.9
+    )
     assert torch.equal(adaptive.sequence(x)[0], sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7).sequence(x)[0])
-    refractory = sl.Refractory(sl.LIF(v_threshold=0.5), steps=0)
+    refractory = sl.options.Refractory(sl.LIF(v_threshold=0.5), steps=0)
     assert torch.equal(refractory.sequence(x)[0], sl.LIF(v_threshold=0.5).sequence(x)[0])
 
 
 def test_a_refractory_period_bounds_the_rate():
-    y, _ = sl.Refractory(sl.IF(), steps=torch.tensor([0.0, 1.0, 3.0])).sequence(torch.full((12, 1, 3), 5.0))
+    y, _ = sl.options.Refractory(sl.IF(), steps=torch.tensor([0.0, 1.0, 3.0])).sequence(torch.full((12, 1, 3), 5.0))
     assert y.sum(0).flatten().tolist() == [12, 6, 3]
 
 
 def test_numbers_inside_an_option_are_learned_and_kept_in_checkpoints():
-    neuron = sl.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(2.0)), v_threshold=0.5), factor=0.5)
+    neuron = sl.options.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(2.0)), v_threshold=0.5), factor=0.5)
     assert [name for name, _ in neuron.named_parameters()] == ["neuron.tau"]
     saved = neuron.state_dict()
-    sl.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)), v_threshold=0.5), factor=0.5).load_state_dict(saved)
+    sl.options.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)), v_threshold=0.5), factor=0.5).load_state_dict(saved)
     for other, message in (
-        (sl.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0))), factor=0.5), r"neuron\.v_threshold is 0\.5"),
-        (sl.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)), v_threshold=0.5), factor=0.6), r"factor is 0\.5"),
+        (sl.options.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0))), factor=0.5), r"neuron\.v_threshold is 0\.5"),
+        (
+            sl.options.Graded(sl.LIF(tau=nn.Parameter(torch.tensor(3.0)), v_threshold=0.5), factor=0.6),
+            r"factor is 0\.5",
+        ),
     ):
         with pytest.raises(RuntimeError, match=message):
             other.load_state_dict(saved)
@@ -51,25 +56,32 @@ def test_what_does_not_fit_is_refused():
     late, signed = sl.Leaky(beta=0.5), sl.TernaryIF()
     x = inputs(5, 2, 3)
     for neuron in (late, signed):
-        for option in (sl.Adaptive(neuron), sl.Noisy(neuron, threshold=0.1), sl.MPBN(neuron, 3)):
+        for option in (
+            sl.options.Adaptive(neuron),
+            sl.options.Noisy(neuron, threshold=0.1),
+            sl.options.MPBN(neuron, 3),
+        ):
             with sl.backend("eager"), pytest.raises(ValueError, match="the inner neuron fires twice in a step"):
                 option.sequence(x.float())
     for wrong, message in (
-        (lambda: sl.Graded(nn.ReLU()), "expected a neuron such as"),
-        (lambda: sl.Graded(sl.Noisy(sl.LIF(), input=0.1)), "Noisy must be the outermost option"),
-        (lambda: sl.HalfThreshold(sl.LI()), "LI has no v_threshold"),
-        (lambda: sl.MPBN(sl.LI(), 3), "LI has no v_threshold"),
+        (lambda: sl.options.Graded(nn.ReLU()), "expected a neuron such as"),
+        (lambda: sl.options.Graded(sl.options.Noisy(sl.LIF(), input=0.1)), "Noisy must be the outermost option"),
+        (lambda: sl.options.HalfThreshold(sl.LI()), "LI has no v_threshold"),
+        (lambda: sl.options.MPBN(sl.LI(), 3), "LI has no v_threshold"),
     ):
         with pytest.raises(TypeError, match=message):
             wrong()
     for wrong, message in (
-        (lambda: sl.Refractory(sl.LIF(), steps=-1), "steps"),
-        (lambda: sl.Refractory(sl.Refractory(sl.LIF(), steps=1), steps=1), "has a state 'wait' already"),
-        (lambda: sl.StateQuant(sl.LIF(), bits=0), "bits must be at least 1, got 0"),
-        (lambda: sl.StateQuant(sl.LIF(), low=1.0, high=0.0), "high must be larger than low"),
-        (lambda: sl.Noisy(sl.LIF()), "give the strength of the noise"),
-        (lambda: sl.Noisy(sl.LIF(), input=1.0, distribution="cauchy"), "distribution must be"),
-        (lambda: sl.Noisy(sl.LIF(), input=1.0, distribution="gumbel", exponent=1.0), "only gaussian noise"),
+        (lambda: sl.options.Refractory(sl.LIF(), steps=-1), "steps"),
+        (
+            lambda: sl.options.Refractory(sl.options.Refractory(sl.LIF(), steps=1), steps=1),
+            "has a state 'wait' already",
+        ),
+        (lambda: sl.options.StateQuant(sl.LIF(), bits=0), "bits must be at least 1, got 0"),
+        (lambda: sl.options.StateQuant(sl.LIF(), low=1.0, high=0.0), "high must be larger than low"),
+        (lambda: sl.options.Noisy(sl.LIF()), "give the strength of the noise"),
+        (lambda: sl.options.Noisy(sl.LIF(), input=1.0, distribution="cauchy"), "distribution must be"),
+        (lambda: sl.options.Noisy(sl.LIF(), input=1.0, distribution="gumbel", exponent=1.0), "only gaussian noise"),
         (lambda: sl.FewSpikeTable((1.0,), (1.0,), ()), "need the same number of values"),
         (lambda: sl.FewSpike(), "one gate fewer than tables, got 0 and 0"),
         (lambda: sl.FewSpike(sl.FewSpikeTable.relu(2, 1.0), sl.FewSpikeTable.relu(3, 1.0), gates=(1,)), "the same K"),
@@ -85,7 +97,7 @@ def test_what_does_not_fit_is_refused():
 def test_states_of_four_bits_are_snntorchs_levels():
     """state_quant(4 bits, threshold 1): 16 levels from -1 to 1.2, 0.146667 apart."""
     x = torch.linspace(-3, 3, 601, dtype=torch.float64).unsqueeze(0)
-    neuron = sl.StateQuant(sl.IF(v_threshold=9.0, detach_reset=True), bits=4, low=-1.0, high=1.2)
+    neuron = sl.options.StateQuant(sl.IF(v_threshold=9.0, detach_reset=True), bits=4, low=-1.0, high=1.2)
     levels = neuron.sequence(x)[1]["v"].unique()
     assert len(levels) == 16
     torch.testing.assert_close(levels, torch.linspace(-1.0, 1.2, 16, dtype=torch.float64))
@@ -101,7 +113,7 @@ def test_sltt_has_the_gradient_of_single_steps():
     """dL/dx[t] = g[t] surrogate'(h[t] - 1) / tau, with h from the forward pass: nothing of other steps."""
     x = inputs(30, 2, 3).requires_grad_()
     g = torch.randn(30, 2, 3, dtype=torch.float64)
-    neuron = sl.SLTT(sl.LIF(tau=2.0, v_threshold=0.6))
+    neuron = sl.options.SLTT(sl.LIF(tau=2.0, v_threshold=0.6))
     y, _, recorded = neuron.sequence(x, record=("v",))
     before = torch.cat([torch.zeros(1, 2, 3), recorded["v"].detach()[:-1]])
     u = before + (x.detach() - before) / 2.0 - 0.6
@@ -117,7 +129,7 @@ def test_noise_in_the_threshold_is_an_escape_rate(distribution):
         "logistic": lambda z: 1 / (1 + math.exp(-z)),
         "gumbel": lambda z: 1 - math.exp(-math.exp(z)),
     }[distribution]
-    neuron = sl.Noisy(sl.IF(reset="none"), threshold=0.25, distribution=distribution, always=True).eval()
+    neuron = sl.options.Noisy(sl.IF(reset="none"), threshold=0.25, distribution=distribution, always=True).eval()
     torch.manual_seed(0)
     y, _ = neuron.sequence((1.0 + u).expand(1, n, 4))
     for found, at in zip(y[0].mean(0).tolist(), u.tolist(), strict=True):
@@ -140,7 +152,7 @@ def test_coloured_noise_has_its_spectrum_and_variance(T, exponent):
 def test_noise_is_for_training_repeats_by_seed_and_has_a_gradient():
     x = inputs(20, 4, 5)
     sigma = nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
-    neuron = sl.Noisy(sl.LIF(v_threshold=0.5), input=sigma, output=0.1)
+    neuron = sl.options.Noisy(sl.LIF(v_threshold=0.5), input=sigma, output=0.1)
     plain = sl.LIF(v_threshold=0.5).sequence(x)[0]
     assert torch.equal(neuron.eval().sequence(x)[0], plain)
     assert torch.equal(neuron.step(x[0])[0], plain[0])
@@ -156,7 +168,7 @@ def test_noise_is_for_training_repeats_by_seed_and_has_a_gradient():
     assert first.shape == (4, 5)
     assert not torch.equal(first, plain[0])
     # LI is linear: dL/dsigma = sum over steps of the response to the noise alone
-    linear = sl.Noisy(sl.LI(tau=2.0), input=sigma)
+    linear = sl.options.Noisy(sl.LI(tau=2.0), input=sigma)
     torch.manual_seed(4)
     (grad,) = torch.autograd.grad(linear.sequence(x)[0].sum(), sigma)
     torch.manual_seed(4)
@@ -165,15 +177,17 @@ def test_noise_is_for_training_repeats_by_seed_and_has_a_gradient():
 
 
 def test_coloured_noise_is_not_causal_and_noise_fits_into_networks():
-    net = sl.Network(nn.Linear(3, 5), sl.Noisy(sl.LIF(), input=0.5, exponent=1.0))
+    net = sl.Network(nn.Linear(3, 5), sl.options.Noisy(sl.LIF(), input=0.5, exponent=1.0))
     assert net(torch.rand(6, 2, 3)).shape == (6, 2, 5)
     with pytest.raises(ValueError, match="causal"):
         net.stream()(torch.rand(2, 3))
-    white = sl.Network(nn.Linear(3, 5), nn.BatchNorm1d(5), sl.Noisy(sl.LIF(v_threshold=0.2), threshold=0.5))
+    white = sl.Network(nn.Linear(3, 5), nn.BatchNorm1d(5), sl.options.Noisy(sl.LIF(v_threshold=0.2), threshold=0.5))
     y = white.stream()(torch.rand(2, 3))
     assert y.shape == (2, 5)
     assert white(torch.rand(2, 3), repeat=4).shape == (4, 2, 5)
-    noisy = sl.Network(sl.Noisy(sl.LIF(v_threshold=0.2), input=0.5))  # a repeated input beside noise of every step
+    noisy = sl.Network(
+        sl.options.Noisy(sl.LIF(v_threshold=0.2), input=0.5)
+    )  # a repeated input beside noise of every step
     found = []
     for backend in ("eager", "auto"):
         torch.manual_seed(5)
@@ -186,7 +200,7 @@ def test_coloured_noise_is_not_causal_and_noise_fits_into_networks():
 def test_mpbn_normalises_what_it_fires_on():
     """Step by step with torch's own batch norm: h = v + (x - v)/tau, s = [BN(h) >= 0.4], v = h (1 - s)."""
     x = inputs(6, 8, 3)
-    neuron = sl.MPBN(sl.LIF(tau=2.0, v_threshold=0.4), 3).double()
+    neuron = sl.options.MPBN(sl.LIF(tau=2.0, v_threshold=0.4), 3).double()
     norm = nn.BatchNorm1d(3).double()
     with torch.no_grad():
         for n in (neuron.norm, norm):
@@ -220,15 +234,15 @@ def test_mpbn_normalises_what_it_fires_on():
     assert torch.equal(loop, folded.sequence(fresh)[0])
     assert torch.equal(loop, neuron.sequence(fresh)[0])  # and as a kernel
     assert not torch.equal(loop, sl.LIF(tau=2.0, v_threshold=0.4).sequence(fresh)[0])
-    copy = sl.MPBN(sl.LIF(tau=2.0, v_threshold=0.4), 3).double().eval()
+    copy = sl.options.MPBN(sl.LIF(tau=2.0, v_threshold=0.4), 3).double().eval()
     copy.load_state_dict(neuron.state_dict())
     assert torch.equal(copy.sequence(fresh)[0], loop)
 
 
 def test_mpbn_folds_only_what_a_threshold_can_stand_for():
     with pytest.raises(ValueError, match="a soft reset subtracts the threshold"):
-        sl.MPBN(sl.LIF(reset="soft"), 3).fold()
-    neuron = sl.MPBN(sl.LIF(), 3)
+        sl.options.MPBN(sl.LIF(reset="soft"), 3).fold()
+    neuron = sl.options.MPBN(sl.LIF(), 3)
     with torch.no_grad():
         neuron.norm.weight[1] = -1.0
     with pytest.raises(ValueError, match="1 of 3 weights of the batch norm are not positive"):

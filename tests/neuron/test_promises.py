@@ -224,7 +224,7 @@ def test_few_spikes_have_a_sign_and_a_range():
 
 def test_a_refractory_neuron_takes_no_part_and_has_no_gradient_while_it_waits():
     x = torch.tensor([2.0, 0.3, 0.4, 0.5, 0.6], dtype=torch.float64).view(5, 1).requires_grad_()
-    y, _, seen = run(sl.Refractory(sl.IF(reset="soft"), steps=2), x, record=("v", "wait"))
+    y, _, seen = run(sl.options.Refractory(sl.IF(reset="soft"), steps=2), x, record=("v", "wait"))
     assert y.flatten().tolist() == [1, 0, 0, 1, 0]
     assert seen["wait"].flatten().tolist() == [2, 1, 0, 2, 1]
     assert seen["v"].flatten().tolist() == [1.0, 1.0, 1.0, 0.5, 0.5]
@@ -236,28 +236,28 @@ def test_a_refractory_neuron_takes_no_part_and_has_no_gradient_while_it_waits():
 def test_the_reset_of_graded_spikes_does_not_know_the_factor():
     x = samples.inputs(samples.OPTIONS["Graded"])
     for factor in (0.25, torch.linspace(0.1, 2.0, samples.F)):
-        y, state = run(sl.Graded(samples.leaky(), factor=factor), x)
+        y, state = run(sl.options.Graded(samples.leaky(), factor=factor), x)
         plain, wanted = run(samples.leaky(), x)
         assert torch.equal(state["v"], wanted["v"])
         assert torch.equal(y, plain * factor)
 
 
 def test_half_of_a_level_goes_to_the_even_level():
-    neuron = sl.StateQuant(sl.IF(v_threshold=99.0), bits=2, low=0.0, high=3.0)  # levels 0, 1, 2, 3
+    neuron = sl.options.StateQuant(sl.IF(v_threshold=99.0), bits=2, low=0.0, high=3.0)  # levels 0, 1, 2, 3
     x = torch.tensor([[0.5, 1.5, 2.5, 0.51, -4.0, 9.0]])
     assert run(neuron, x)[1]["v"].flatten().tolist() == [0.0, 2.0, 2.0, 1.0, 0.0, 3.0]
 
 
 def test_a_neuron_half_way_begins_at_its_fraction():
     x = torch.zeros(2, 3)
-    neuron = sl.HalfThreshold(sl.LIF(v_threshold=torch.tensor([1.0, 2.0, 3.0])), fraction=0.25)
+    neuron = sl.options.HalfThreshold(sl.LIF(v_threshold=torch.tensor([1.0, 2.0, 3.0])), fraction=0.25)
     assert neuron.initial_state(x)["v"].tolist() == [[0.25, 0.5, 0.75]] * 2
 
 
 def test_without_gradients_over_time_a_step_keeps_nothing_of_earlier_ones():
-    for option in (lambda n: n, lambda n: sl.Graded(n, factor=0.5)):
+    for option in (lambda n: n, lambda n: sl.options.Graded(n, factor=0.5)):
         for backend in ("eager", "auto"):
-            stream = sl.Network(option(sl.SLTT(sl.LIF(v_threshold=0.3)))).stream()
+            stream = sl.Network(option(sl.options.SLTT(sl.LIF(v_threshold=0.3)))).stream()
             xs = [torch.rand(2, 3, requires_grad=True) for _ in range(4)]
             with sl.backend(backend):
                 ys = [stream(x) for x in xs]
@@ -275,7 +275,9 @@ def test_the_strength_of_noise_has_its_exact_gradient(place, distribution):
 
     def noisy(sigma):
         torch.manual_seed(0)
-        neuron = sl.Noisy(smooth, **{place: nn.Parameter(torch.tensor(0.3).double())}, distribution=distribution)
+        neuron = sl.options.Noisy(
+            smooth, **{place: nn.Parameter(torch.tensor(0.3).double())}, distribution=distribution
+        )
         return torch.func.functional_call(sl.Network(neuron), {f"body.0.sigma_{place}": sigma}, (x,))
 
     with sl.backend("eager"):
@@ -283,7 +285,7 @@ def test_the_strength_of_noise_has_its_exact_gradient(place, distribution):
 
 
 def test_states_of_an_option_follow_the_inner_neurons():
-    neuron = sl.Refractory(sl.Adaptive(sl.Synaptic(alpha=0.5, beta=0.5, reset_delay=False)), steps=1)
+    neuron = sl.options.Refractory(sl.options.Adaptive(sl.Synaptic(alpha=0.5, beta=0.5, reset_delay=False)), steps=1)
     assert neuron.recordable == ("i", "v", "a", "wait")
     assert neuron.neuron.neuron.alpha == 0.5
     assert neuron.core() is neuron.neuron.neuron

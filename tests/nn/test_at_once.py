@@ -130,7 +130,7 @@ def test_associative_leaky_by_its_recurrence_and_split():
 def test_ottt_weights_learn_from_traces():
     """Inputs .4 .8 .2 .9, tau = 2, v_threshold = .5: trace[t] = trace[t-1] / 2 + s[t], dL/dW = sum g[t] trace[t]."""
     inputs = torch.tensor([0.4, 0.8, 0.2, 0.9], dtype=torch.float64).view(4, 1, 1)
-    before = sl.SLTT(sl.LIF(tau=2.0, decay_input=False, v_threshold=0.5, reset="soft", detach_reset=True))
+    before = sl.options.SLTT(sl.LIF(tau=2.0, decay_input=False, v_threshold=0.5, reset="soft", detach_reset=True))
     spikes = before.sequence(inputs)[0]
     # h: .4 | .2 + .8 = 1.0 fires, .5 | .25 + .2 = .45 | .225 + .9 = 1.125 fires
     assert spikes.flatten().tolist() == [0, 1, 0, 1]
@@ -151,7 +151,10 @@ def test_ottt_weights_learn_from_traces():
 def test_ottt_trains_a_network_step_by_step_as_over_the_whole_sequence():
     torch.manual_seed(2)
     net = sl.Network(
-        nn.Linear(3, 6), sl.SLTT(sl.LIF(v_threshold=0.2)), sl.nn.OTTT(nn.Linear(6, 2)), sl.SLTT(sl.LIF(v_threshold=0.2))
+        nn.Linear(3, 6),
+        sl.options.SLTT(sl.LIF(v_threshold=0.2)),
+        sl.nn.OTTT(nn.Linear(6, 2)),
+        sl.options.SLTT(sl.LIF(v_threshold=0.2)),
     )
     x, g = torch.randn(9, 4, 3), torch.randn(9, 4, 2)
     whole = torch.autograd.grad((g * net(x)).sum(), list(net.parameters()))

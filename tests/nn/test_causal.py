@@ -60,7 +60,7 @@ class Opaque(sl.TemporalModule):
 
 
 def pink(**options):
-    return sl.Noisy(samples.lif(), input=0.3, exponent=1.0, always=True, **options)
+    return sl.options.Noisy(samples.lif(), input=0.3, exponent=1.0, always=True, **options)
 
 
 CONTAINERS = {
@@ -122,7 +122,7 @@ def test_a_module_may_say_it_itself():
 
 
 def test_coloured_noise_is_causal_while_there_is_none():
-    neuron = sl.Noisy(samples.lif(), input=0.3, exponent=1.0)
+    neuron = sl.options.Noisy(samples.lif(), input=0.3, exponent=1.0)
     net, x = sl.Network(neuron), torch.rand(6, 2, 8)
     with pytest.raises(ValueError, match=r"Noisy.* at '0' is not causal"):
         net.stream()

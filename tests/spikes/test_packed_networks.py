@@ -13,7 +13,7 @@ def network(spikes, batch_norm=True):
     return sl.Network(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), norm(8), sl.LIF(v_threshold=0.4), nn.MaxPool2d(2),
         nn.Conv2d(8, 16, 3, padding=1, bias=False), norm(16), sl.LIF(v_threshold=0.4), nn.Flatten(),
-        nn.Linear(16 * 16, 64), sl.Refractory(sl.LIF(v_threshold=0.2), steps=1), nn.Linear(64, 10), sl.LI(),
+        nn.Linear(16 * 16, 64), sl.options.Refractory(sl.LIF(v_threshold=0.2), steps=1), nn.Linear(64, 10), sl.LI(),
         spikes=spikes,
     )  # fmt: skip
 
@@ -169,8 +169,8 @@ def test_neurons_whose_output_is_not_binary_stay_dense():
         sl.LIAF(),
         sl.SigmaDelta(),
         sl.FewSpike(sl.FewSpikeTable.relu(2, 1.0)),
-        sl.Graded(sl.LIF(), factor=0.5),
-        sl.Noisy(sl.LIF(), output=0.1),
+        sl.options.Graded(sl.LIF(), factor=0.5),
+        sl.options.Noisy(sl.LIF(), output=0.1),
         sl.nn.DSRIF(v_threshold=0.7),
         sl.LIF(surrogate=sl.surrogate.Sigmoid(4.0, spiking=False)),
     )

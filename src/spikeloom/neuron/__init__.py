@@ -1,17 +1,23 @@
-"""Neurons: each is the equation of one time step."""
+"""Neurons: each is the equation of one time step. ``__all__`` is what ``spikeloom`` exports; options are apart."""
 
 from .adaptive import ALIF, SEAdLIF
 from .alpha import Alpha
-from .base import Neuron
+from .base import Dynamics, Neuron
 from .converted import ActivationAwareIF, FewSpike, FewSpikeTable, SigmaDelta
 from .exponential import EIF, AdEx
 from .leaky import Leaky
 from .levels import ILIF, LIAF, STBIF, TernaryIF, TernaryLIF
 from .li import LI
 from .lif import IF, LIF
-from .mpbn import MPBN
-from .noise import Noisy
-from .options import SLTT, Adaptive, Graded, HalfThreshold, Option, Refractory, StateQuant
+from .mpbn import MPBN as MPBN
+from .noise import Noisy as Noisy
+from .options import SLTT as SLTT
+from .options import Adaptive as Adaptive
+from .options import Graded as Graded
+from .options import HalfThreshold as HalfThreshold
+from .options import Option as Option
+from .options import Refractory as Refractory
+from .options import StateQuant as StateQuant
 from .plif import PLIF
 from .quadratic import QIF, Izhikevich
 from .resonate import ResonateFire
@@ -28,31 +34,23 @@ __all__ = [
     "LI",
     "LIAF",
     "LIF",
-    "MPBN",
     "PLIF",
     "QIF",
-    "SLTT",
     "STBIF",
     "ActivationAwareIF",
     "AdEx",
-    "Adaptive",
     "Alpha",
     "DeltaLeaky",
+    "Dynamics",
     "FewSpike",
     "FewSpikeTable",
-    "Graded",
-    "HalfThreshold",
     "Izhikevich",
     "Lapicque",
     "Leaky",
     "Neuron",
-    "Noisy",
-    "Option",
-    "Refractory",
     "ResonateFire",
     "SEAdLIF",
     "SigmaDelta",
-    "StateQuant",
     "Synaptic",
     "TernaryIF",
     "TernaryLIF",

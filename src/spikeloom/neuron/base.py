@@ -1,4 +1,8 @@
-"""Neuron: one step, purely. Everything else about a neuron derives from ``dynamics``."""
+"""Dynamics: one step, purely; everything else derives from it. Neuron: dynamics that fire by a surrogate and reset.
+
+``Dynamics`` is abstract and has two abstract kinds: ``Neuron``, which every neuron is, and ``Option``, a neuron around
+a neuron. Classes that define ``dynamics`` are no bases of each other.
+"""
 
 from __future__ import annotations
 
@@ -30,42 +34,16 @@ Reset = Literal["hard", "soft", "none"]
 _RESETS = ("hard", "soft", "none")
 
 
-class Neuron(Declared, TemporalModule):
-    """Base of neurons that are defined by the equation of one time step.
+class Dynamics(Declared, TemporalModule):
+    """Base of what is defined by the equation of one time step: neurons, and options around them.
 
-    A subclass calls ``super().__init__()``, declares its numbers and its states, and defines ``dynamics``::
-
-        self.numbers(tau=2.0, rho=nn.Parameter(torch.ones(features)))   # float, Tensor or nn.Parameter
-        self.states(v=0.0)                                              # in dynamics' order, values at rest
-        def dynamics(self, x, v): ... return spike, v                   # pure, elementwise, [B, *]
-
-    Inside ``dynamics`` every number is a tensor that broadcasts against the step: use ``torch.exp``, not
-    ``math.exp``, and ``torch.where``, not ``if``. ``self.fire(u)`` is the step function with the surrogate
-    gradient, ``self.reset_voltage(h, spike)`` the reset.
-
-    Args:
-        reset: ``"hard"`` sets v to ``v_reset``, ``"soft"`` subtracts ``v_threshold``, ``"none"`` does nothing.
-        detach_reset: no gradient through the spike inside the reset.
-        strict: fire at ``u > 0`` instead of ``u >= 0``.
-        surrogate: a :class:`spikeloom.surrogate.Surrogate`; None is ``ATan(2)``.
+    ``self.numbers(...)`` declares what the equation reads, ``self.states(...)`` what it carries from step to step, and
+    ``dynamics(x, *states)`` is the equation. Sequences, single steps, kernels, recordings and packed spikes derive from
+    these. It is abstract: derive from :class:`Neuron`, or from :class:`spikeloom.options.Option`.
 
     The state is float64 for float64 input and float32 for any other; spikes have the dtype of the input.
     Numbers that are not learnable travel in checkpoints, and so do public attributes that are plain values, functions
     by name, and the surrogate: loading weights that were saved with others raises.
-
-    >>> import torch
-    >>> import spikeloom as sl
-    >>> class Adaptive(sl.Neuron):
-    ...     def __init__(self, features):
-    ...         super().__init__(surrogate=sl.surrogate.Sigmoid(4.0))
-    ...         self.numbers(tau=3.0, rho=torch.nn.Parameter(torch.linspace(0.7, 0.98, features)))
-    ...         self.states(v=0.0, a=0.0)
-    ...     def dynamics(self, x, v, a):
-    ...         v = v + (x * torch.exp(-a) - v) / self.tau
-    ...         s = self.fire(v - 0.3 * a - 1.0)
-    ...         return s, v - s, a * self.rho + s * (1 - self.rho)
-    >>> sl.Network(torch.nn.Linear(3, 5), Adaptive(5))(torch.rand(8, 2, 3)).shape
-    torch.Size([8, 2, 5])
     """
 
     causal = True
@@ -76,33 +54,18 @@ class Neuron(Declared, TemporalModule):
     _cut: tuple[str, ...] = ()  # states through which no gradient passes: nothing of earlier steps is kept for them
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
-    not_carried: ClassVar[tuple[str, ...]] = ("detach_reset",)  # which is of the gradient alone
     must_carry: ClassVar[bool] = True
 
-    v_threshold: Tensor
-    v_reset: Tensor
     surrogate: Surrogate
 
-    def __init__(
-        self,
-        *,
-        reset: Reset = "hard",
-        detach_reset: bool = False,
-        strict: bool = False,
-        surrogate: Surrogate | None = None,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if reset not in _RESETS:
-            raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(_RESETS)}; got {reset!r}")
-        if surrogate is not None and not isinstance(surrogate, Surrogate):
-            raise TypeError(
-                f"{type(self).__name__}: surrogate must be an instance, such as sl.surrogate.ATan(2.0), got "
-                f"{surrogate!r}"
-            )
-        self.reset, self.detach_reset, self.strict = reset, detach_reset, strict
-        self.surrogate = ATan() if surrogate is None else surrogate
         self._packed = False
         self._rest: dict[str, str] = {}  # state -> the number that holds its value at rest
+
+    def core(self) -> Neuron:
+        """The neuron that fires: of options the innermost one, of a neuron itself."""
+        raise NotImplementedError(f"{type(self).__name__} is neither a Neuron nor an Option")
 
     @property
     def packed(self) -> bool:
@@ -137,21 +100,6 @@ class Neuron(Declared, TemporalModule):
     def dynamics(self, *x_and_states: Any, **none: Any) -> Any:
         """``(x, *states) -> (spike, *new states)``, all of the shape of the step ``[B, *]``."""
         raise NotImplementedError(f"{type(self).__name__} must define dynamics(self, x, *states)")
-
-    def fire(self, u: Tensor) -> Tensor:
-        """Spikes where ``u`` (voltage minus threshold) is at least 0, with the surrogate gradient."""
-        spikes: Tensor = self.surrogate(u, self.strict)
-        return spikes
-
-    def reset_voltage(self, h: Tensor, spike: Tensor) -> Tensor:
-        """``h`` after the reset: ``(1-s) h + s v_reset``, ``h - s v_threshold`` or ``h``."""
-        if self.reset == "none":
-            return h
-        if self.detach_reset:
-            spike = spike.detach()
-        if self.reset == "soft":
-            return h - spike * self.v_threshold
-        return (1 - spike) * h + spike * self.v_reset
 
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
         """The states at rest, ``{name: [B, *]}``."""
@@ -314,6 +262,86 @@ class Neuron(Declared, TemporalModule):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+class Neuron(Dynamics):
+    """Base of neurons that are defined by the equation of one time step.
+
+    A subclass calls ``super().__init__()``, declares its numbers and its states, and defines ``dynamics``::
+
+        self.numbers(tau=2.0, rho=nn.Parameter(torch.ones(features)))   # float, Tensor or nn.Parameter
+        self.states(v=0.0)                                              # in dynamics' order, values at rest
+        def dynamics(self, x, v): ... return spike, v                   # pure, elementwise, [B, *]
+
+    Inside ``dynamics`` every number is a tensor that broadcasts against the step: use ``torch.exp``, not
+    ``math.exp``, and ``torch.where``, not ``if``. ``self.fire(u)`` is the step function with the surrogate
+    gradient, ``self.reset_voltage(h, spike)`` the reset.
+
+    Args:
+        reset: ``"hard"`` sets v to ``v_reset``, ``"soft"`` subtracts ``v_threshold``, ``"none"`` does nothing.
+        detach_reset: no gradient through the spike inside the reset.
+        strict: fire at ``u > 0`` instead of ``u >= 0``.
+        surrogate: a :class:`spikeloom.surrogate.Surrogate`; None is ``ATan(2)``.
+
+    State and spikes have the dtypes, and checkpoints the constants, that :class:`Dynamics` describes.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Adaptive(sl.Neuron):
+    ...     def __init__(self, features):
+    ...         super().__init__(surrogate=sl.surrogate.Sigmoid(4.0))
+    ...         self.numbers(tau=3.0, rho=torch.nn.Parameter(torch.linspace(0.7, 0.98, features)))
+    ...         self.states(v=0.0, a=0.0)
+    ...     def dynamics(self, x, v, a):
+    ...         v = v + (x * torch.exp(-a) - v) / self.tau
+    ...         s = self.fire(v - 0.3 * a - 1.0)
+    ...         return s, v - s, a * self.rho + s * (1 - self.rho)
+    >>> sl.Network(torch.nn.Linear(3, 5), Adaptive(5))(torch.rand(8, 2, 3)).shape
+    torch.Size([8, 2, 5])
+    """
+
+    not_carried: ClassVar[tuple[str, ...]] = ("detach_reset",)  # which is of the gradient alone
+
+    v_threshold: Tensor
+    v_reset: Tensor
+
+    def __init__(
+        self,
+        *,
+        reset: Reset = "hard",
+        detach_reset: bool = False,
+        strict: bool = False,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        super().__init__()
+        if reset not in _RESETS:
+            raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(_RESETS)}; got {reset!r}")
+        if surrogate is not None and not isinstance(surrogate, Surrogate):
+            raise TypeError(
+                f"{type(self).__name__}: surrogate must be an instance, such as sl.surrogate.ATan(2.0), got "
+                f"{surrogate!r}"
+            )
+        self.reset, self.detach_reset, self.strict = reset, detach_reset, strict
+        self.surrogate = ATan() if surrogate is None else surrogate
+
+    def core(self) -> Neuron:
+        """The neuron itself."""
+        return self
+
+    def fire(self, u: Tensor) -> Tensor:
+        """Spikes where ``u`` (voltage minus threshold) is at least 0, with the surrogate gradient."""
+        spikes: Tensor = self.surrogate(u, self.strict)
+        return spikes
+
+    def reset_voltage(self, h: Tensor, spike: Tensor) -> Tensor:
+        """``h`` after the reset: ``(1-s) h + s v_reset``, ``h - s v_threshold`` or ``h``."""
+        if self.reset == "none":
+            return h
+        if self.detach_reset:
+            spike = spike.detach()
+        if self.reset == "soft":
+            return h - spike * self.v_threshold
+        return (1 - spike) * h + spike * self.v_reset
 
 
 WORTH_BITS = 8192

@@ -8,6 +8,7 @@ Guo et al., Membrane Potential Batch Normalization for Spiking Neural Networks, 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from .._constants import HasConstants
 from ..core import Sequence, State
 from ..kernel import Found, Request, full_precision, scan_eager
-from .base import Neuron
+from .base import Dynamics
 from .options import Option, moved
 from .threshold import moves_with_threshold
 
@@ -46,7 +47,7 @@ class MPBN(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> neuron = sl.MPBN(sl.LIF(), features=3).eval()
+    >>> neuron = sl.options.MPBN(sl.LIF(), features=3).eval()
     >>> x = torch.rand(5, 2, 3) * 3
     >>> torch.equal(neuron.sequence(x)[0], neuron.fold().sequence(x)[0])
     True
@@ -57,7 +58,7 @@ class MPBN(Option):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, neuron: Neuron, features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+    def __init__(self, neuron: Dynamics, features: int, *, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
         super().__init__(neuron)
         if "v_threshold" not in self.core()._declared:
             raise TypeError(f"MPBN: {type(self.core()).__name__} has no v_threshold")
@@ -67,7 +68,12 @@ class MPBN(Option):
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift of the batch norm in evaluation, ``[features]``."""
         norm = self.norm
-        mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or norm.running_var is None or norm.weight is None:
+            raise TypeError(
+                f"MPBN: norm must be a batch norm with a weight and running statistics, to be an affine function in "
+                f"evaluation; got {norm!r}"
+            )
+        mean, variance = cast(Tensor, norm.running_mean), norm.running_var
         scale: Tensor = norm.weight * torch.rsqrt(variance + norm.eps)
         return scale, norm.bias - mean * scale
 
@@ -75,9 +81,9 @@ class MPBN(Option):
         """A number, shaped to broadcast against one step; scale and shift are those of the batch norm."""
         if name not in ("scale", "shift"):
             return super().broadcast(name, step_shape, dtype)
-        if len(step_shape) < 2 or step_shape[1] != self.norm.num_features:
-            raise ValueError(f"MPBN: has {self.norm.num_features} features, got a step {list(step_shape)} [B, C, *]")
         scale, shift = self.affine()
+        if len(step_shape) < 2 or step_shape[1] != len(scale):
+            raise ValueError(f"MPBN: has {len(scale)} features, got a step {list(step_shape)} [B, C, *]")
         value = scale if name == "scale" else shift
         return value.reshape(-1, *(1,) * (len(step_shape) - 2)).to(dtype)
 
@@ -86,28 +92,28 @@ class MPBN(Option):
         return {name: value for name, value in super().constants().items() if name not in ("scale", "shift")}
 
     def dynamics(self, x: Tensor, *states: Tensor) -> Any:
+        return self.normalised_by(lambda h: h * self.scale + self.shift, x, *states)
+
+    def normalised_by(self, norm: Callable[[Tensor], Tensor], x: Tensor, *states: Tensor) -> Any:
+        """The step that fires on ``norm(h)``."""
         threshold = self.core().v_threshold
-        normalised = self.__dict__.get("normalised") or (lambda h: h * self.scale + self.shift)
+        return moved(self.neuron, lambda u: norm(u + threshold) - threshold, "MPBN", x, *states)
 
-        def by(u: Tensor) -> Tensor:
-            h: Tensor = normalised(u + threshold)
-            return h - threshold
-
-        return moved(self.neuron, by, "MPBN", x, *states)
-
-    def fold(self) -> Neuron:
+    def fold(self) -> Dynamics:
         """The inner neuron, with constant thresholds that give the spikes and states of the batch norm in evaluation.
 
         Raises ValueError where no threshold can do that: where the inner neuron uses ``v_threshold`` for more than to
         fire (a soft reset subtracts it, an analog output or a state at rest depends on it), where it does not fire by a
-        step function, for thresholds other than one or one per channel, and for a weight that is not positive.
+        step function, for thresholds other than one or one per channel, and for a weight that is not positive. Raises
+        TypeError where ``norm`` was replaced by something else than a batch norm.
         """
-        reason = moves_with_threshold(self.neuron, self.norm.num_features)
+        with torch.no_grad():
+            scale, shift = self.affine()
+        reason = moves_with_threshold(self.neuron, len(scale))
         if reason:
             raise ValueError(f"MPBN: folding would change more than when the neuron fires: {reason}")
         core = self.core()
         with torch.no_grad():
-            scale, shift = self.affine()
             threshold = core.v_threshold.to(scale)
             if threshold.numel() != 1 and threshold.shape != scale.shape:
                 raise ValueError(
@@ -121,7 +127,7 @@ class MPBN(Option):
                     "threshold can stand for"
                 )
             folded = copy.deepcopy(self.neuron)
-            inner = folded.core() if isinstance(folded, Option) else folded
+            inner = folded.core()
             inner._forget("v_threshold")
             inner.numbers(v_threshold=moved_to)
         folded.packed = self.packed
@@ -145,7 +151,15 @@ class MPBN(Option):
             raise ValueError(
                 "MPBN: in training its statistics are those of all samples of a step; lengths cannot be used"
             )
-        view = self.bind(request.step, request.dtype)
-        view.__dict__["normalised"] = self.norm
         with full_precision(request.device):
-            return scan_eager(view, request)
+            return scan_eager(_InTraining(self.bind(request.step, request.dtype), self.norm), request)
+
+
+class _InTraining:
+    """The equation with the batch norm itself, which counts what it sees."""
+
+    def __init__(self, view: MPBN, norm: nn.Module) -> None:
+        self._view, self._norm = view, norm
+
+    def dynamics(self, x: Tensor, *states: Tensor) -> Any:
+        return self._view.normalised_by(self._norm, x, *states)

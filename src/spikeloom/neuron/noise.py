@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .._numbers import Number
 from ..core import Repeated, Sequence, State
 from ..kernel import Norm, state_dtype
-from .base import Neuron
+from .base import Dynamics
 from .options import Option, moved
 
 Distribution = Literal["gaussian", "logistic", "gumbel"]
@@ -44,7 +44,8 @@ class Noisy(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> neuron = sl.Noisy(sl.IF(v_threshold=1.0, reset="none"), threshold=0.5, distribution="logistic", always=True)
+    >>> inner = sl.IF(v_threshold=1.0, reset="none")
+    >>> neuron = sl.options.Noisy(inner, threshold=0.5, distribution="logistic", always=True)
     >>> x = torch.zeros(1, 10_000)
     >>> y, _ = neuron.sequence(x)
     >>> abs(y.mean().item() - 1 / (1 + 2.718281828**2)) < 0.02
@@ -59,7 +60,7 @@ class Noisy(Option):
 
     def __init__(
         self,
-        neuron: Neuron,
+        neuron: Dynamics,
         *,
         input: Number | None = None,  # noqa: A002  # where the noise is
         threshold: Number | None = None,
@@ -97,12 +98,12 @@ class Noisy(Option):
 
     @property
     def packed(self) -> bool:
-        """See :class:`Neuron`; without noise it is the inner neuron that runs."""
+        """See :class:`Dynamics`; without noise it is the inner neuron that runs."""
         return self._packed
 
     @packed.setter
     def packed(self, value: bool) -> None:
-        Neuron.packed.__set__(self, value)  # type: ignore[attr-defined]  # of a property, which mypy does not see
+        Dynamics.packed.__set__(self, value)  # type: ignore[attr-defined]  # of a property, which mypy does not see
         self.neuron.packed = self._packed and self.neuron.is_binary
 
     def dynamics(self, x: Tensor, *noise_and_states: Tensor) -> tuple[Tensor, ...]:

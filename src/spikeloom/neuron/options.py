@@ -24,10 +24,10 @@ from torch import Tensor
 from .._numbers import Number, describe
 from ..kernel import state_dtype
 from ..surrogate import Surrogate
-from .base import Neuron
+from .base import Dynamics, Neuron
 
 
-class Option(Neuron):
+class Option(Dynamics):
     """Base of options: a neuron around another one, whose equation it calls.
 
     A subclass declares its own numbers and states as every neuron does, and defines ``dynamics(x, *states)`` with
@@ -38,21 +38,20 @@ class Option(Neuron):
     """
 
     opaque = True
-    neuron: Neuron
+    neuron: Dynamics
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
         """The inner neuron's."""
         return self.neuron.causal
 
-    def __init__(self, neuron: Neuron) -> None:
-        super(Neuron, self).__init__()  # reset, surrogate and what belongs to them are the inner neuron's
-        if not isinstance(neuron, Neuron):
+    def __init__(self, neuron: Dynamics) -> None:
+        super().__init__()
+        if not isinstance(neuron, Dynamics):
             raise TypeError(f"{type(self).__name__}: expected a neuron such as sl.LIF(), got {type(neuron).__name__}")
         if not neuron.nestable:
             raise TypeError(f"{type(self).__name__}: {type(neuron).__name__} must be the outermost option")
         self.neuron = neuron
-        self._packed = False
         self._rest = dict.fromkeys(neuron._rest, "")
         self._cut = neuron._cut
         self.recordable = tuple(self._rest)
@@ -68,8 +67,8 @@ class Option(Neuron):
         return self.neuron.is_binary
 
     def core(self) -> Neuron:
-        """The innermost neuron, which is no option."""
-        return self.neuron.core() if isinstance(self.neuron, Option) else self.neuron
+        """The innermost neuron."""
+        return self.neuron.core()
 
     def states(self, **at_rest: Number | str) -> None:
         """Declares the option's own states, which follow those of the inner neuron."""
@@ -92,7 +91,7 @@ class Option(Neuron):
         return f"{self.neuron!r}" + (f", {own.lstrip(', ')}" if own else "")
 
 
-def shifted(neuron: Neuron, by: Callable[[Tensor], Tensor]) -> Neuron:
+def shifted(neuron: Dynamics, by: Callable[[Tensor], Tensor]) -> Dynamics:
     """Inside ``dynamics``: ``neuron`` whose ``fire(u)`` is ``fire(by(u))``."""
     view = object.__new__(type(neuron))
     view.__dict__.update(neuron.__dict__)
@@ -105,7 +104,7 @@ def shifted(neuron: Neuron, by: Callable[[Tensor], Tensor]) -> Neuron:
     return view
 
 
-def moved(neuron: Neuron, by: Callable[[Tensor], Tensor], who: str, *x_and_states: Tensor) -> Any:
+def moved(neuron: Dynamics, by: Callable[[Tensor], Tensor], who: str, *x_and_states: Tensor) -> Any:
     """Inside ``dynamics``: a step of ``neuron`` with ``fire(by(u))`` for ``fire(u)``; raises unless it fires once."""
     calls = 0
 
@@ -135,7 +134,7 @@ class Refractory(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> sl.Refractory(sl.IF(), steps=2).sequence(torch.ones(7, 1))[0].flatten()
+    >>> sl.options.Refractory(sl.IF(), steps=2).sequence(torch.ones(7, 1))[0].flatten()
     tensor([1., 0., 0., 1., 0., 0., 1.])
     """
 
@@ -143,7 +142,7 @@ class Refractory(Option):
     limits: ClassVar = {"steps": (0.0, math.inf)}
     steps: Tensor
 
-    def __init__(self, neuron: Neuron, *, steps: Number) -> None:
+    def __init__(self, neuron: Dynamics, *, steps: Number) -> None:
         super().__init__(neuron)
         self.numbers(steps=steps)
         self.states(wait=0.0)
@@ -169,7 +168,7 @@ class Graded(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> sl.Graded(sl.IF(), factor=0.5).sequence(torch.tensor([[0.6], [0.6]]))[0].flatten()
+    >>> sl.options.Graded(sl.IF(), factor=0.5).sequence(torch.tensor([[0.6], [0.6]]))[0].flatten()
     tensor([0.0000, 0.5000])
     """
 
@@ -177,7 +176,7 @@ class Graded(Option):
     factor: Tensor
     is_binary = False
 
-    def __init__(self, neuron: Neuron, *, factor: Number = 1.0) -> None:
+    def __init__(self, neuron: Dynamics, *, factor: Number = 1.0) -> None:
         super().__init__(neuron)
         self.numbers(factor=factor)
 
@@ -198,7 +197,7 @@ class Adaptive(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> sl.Adaptive(sl.IF(), beta=0.5, rho=0.9).sequence(torch.ones(6, 1))[0].flatten()
+    >>> sl.options.Adaptive(sl.IF(), beta=0.5, rho=0.9).sequence(torch.ones(6, 1))[0].flatten()
     tensor([1., 0., 1., 0., 1., 0.])
     """
 
@@ -207,7 +206,7 @@ class Adaptive(Option):
     beta: Tensor
     rho: Tensor
 
-    def __init__(self, neuron: Neuron, *, beta: Number = 0.2, rho: Number = 0.97) -> None:
+    def __init__(self, neuron: Dynamics, *, beta: Number = 0.2, rho: Number = 0.97) -> None:
         super().__init__(neuron)
         self.numbers(beta=beta, rho=rho)
         self.states(a=0.0)
@@ -230,7 +229,7 @@ class HalfThreshold(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> neuron = sl.HalfThreshold(sl.IF(reset="soft"))
+    >>> neuron = sl.options.HalfThreshold(sl.IF(reset="soft"))
     >>> [neuron.sequence(torch.full((4, 1), x))[0].sum().item() for x in (0.12, 0.13, 0.37, 0.38)]
     [0.0, 1.0, 1.0, 2.0]
     """
@@ -238,7 +237,7 @@ class HalfThreshold(Option):
     paper = "Bu et al., Optimal ANN-SNN Conversion for High-accuracy and Ultra-low-latency SNNs, ICLR 2022"
     fraction: Tensor
 
-    def __init__(self, neuron: Neuron, *, fraction: Number = 0.5) -> None:
+    def __init__(self, neuron: Dynamics, *, fraction: Number = 0.5) -> None:
         super().__init__(neuron)
         for name, there in (("v_threshold", self.core()._declared), ("v", self._rest)):
             if name not in there:
@@ -269,7 +268,7 @@ class StateQuant(Option):
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> neuron = sl.StateQuant(sl.LIF(tau=2.0), bits=2, low=-1.0, high=2.0)
+    >>> neuron = sl.options.StateQuant(sl.LIF(tau=2.0), bits=2, low=-1.0, high=2.0)
     >>> neuron.sequence(torch.tensor([[1.3], [1.3]]), record=("v",))[2]["v"].flatten()
     tensor([1., 0.])
     """
@@ -278,7 +277,7 @@ class StateQuant(Option):
     low: Tensor
     high: Tensor
 
-    def __init__(self, neuron: Neuron, *, bits: int = 8, low: Number = -1.0, high: Number = 1.2) -> None:
+    def __init__(self, neuron: Dynamics, *, bits: int = 8, low: Number = -1.0, high: Number = 1.2) -> None:
         super().__init__(neuron)
         if bits < 1:
             raise ValueError(f"StateQuant: bits must be at least 1, got {bits}")
@@ -310,14 +309,14 @@ class SLTT(Option):
     >>> import torch
     >>> import spikeloom as sl
     >>> x = torch.full((3, 1), 0.5, requires_grad=True)
-    >>> y, _ = sl.SLTT(sl.LIF(tau=2.0)).sequence(x)
+    >>> y, _ = sl.options.SLTT(sl.LIF(tau=2.0)).sequence(x)
     >>> all(torch.autograd.grad(y[t].sum(), x, retain_graph=True)[0].nonzero()[:, 0].tolist() == [t] for t in range(3))
     True
     """
 
     paper = "Meng et al., Towards Memory- and Time-Efficient Backpropagation for Training SNNs, ICCV 2023"
 
-    def __init__(self, neuron: Neuron) -> None:
+    def __init__(self, neuron: Dynamics) -> None:
         super().__init__(neuron)
         self._cut = tuple(neuron._rest)
 

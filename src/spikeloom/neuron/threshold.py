@@ -12,8 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ..surrogate import Surrogate
-from .base import Neuron
-from .options import Option
+from .base import Dynamics, Neuron
 
 _SUMS = {"add": (1, 1), "__radd__": (1, 1), "sub": (1, -1), "subtract": (1, -1), "rsub": (-1, 1), "__rsub__": (-1, 1)}
 _SAME = {"neg": -1.0, "negative": -1.0} | dict.fromkeys(
@@ -62,12 +61,12 @@ class _Traces(TorchFunctionMode):
         return math.nan
 
 
-def moves_with_threshold(neuron: Neuron, features: int) -> str:
+def moves_with_threshold(neuron: Dynamics, features: int) -> str:
     """What of a neuron changes with ``v_threshold`` besides when it fires; empty if nothing does.
 
     Empty says: the neuron fires where ``h - v_threshold`` is at least 0, once a step, and uses it nowhere else.
     """
-    core = neuron.core() if isinstance(neuron, Option) else neuron
+    core = neuron.core()
     name = type(core).__name__
     if type(core).fire is not Neuron.fire:
         return f"{name} has a fire of its own"
@@ -104,16 +103,16 @@ def moves_with_threshold(neuron: Neuron, features: int) -> str:
     return f"dynamics reads values of v_threshold by {traces.read}" if traces.read else ""
 
 
-def _step_shape(neuron: Neuron, features: int) -> tuple[int, ...]:
+def _step_shape(neuron: Dynamics, features: int) -> tuple[int, ...]:
     """The shape of a step of one sample that all numbers fit."""
     numbers = [n for _, part in neuron.parts() for n in part.own_numbers() if n.ndim > 1]
     each = list(torch.broadcast_shapes(*(n.shape for n in numbers))) if numbers else [features]
     return (1, features, *each[1:])
 
 
-def _at_rest_with_another_threshold(neuron: Neuron, x: Tensor) -> dict[str, Tensor]:
+def _at_rest_with_another_threshold(neuron: Dynamics, x: Tensor) -> dict[str, Tensor]:
     other = copy.deepcopy(neuron)
-    core = other.core() if isinstance(other, Option) else other
+    core = other.core()
     threshold = core.v_threshold.detach().double() + 1.0
     core._forget("v_threshold")
     core.numbers(v_threshold=threshold)

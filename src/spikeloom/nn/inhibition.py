@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..neuron import Neuron, Option
+from ..neuron import Dynamics, Option
 from ..neuron.options import moved
 
 
@@ -32,7 +32,7 @@ class Inhibition(Option):
 
     paper = "Maass, On the Computational Power of Winner-Take-All, Neural Computation 12, 2000"
 
-    def __init__(self, neuron: Neuron, *, among: Literal["channels", "all"] = "channels") -> None:
+    def __init__(self, neuron: Dynamics, *, among: Literal["channels", "all"] = "channels") -> None:
         super().__init__(neuron)
         if among not in ("channels", "all"):
             raise ValueError(f"Inhibition: among must be channels or all, got {among!r}")

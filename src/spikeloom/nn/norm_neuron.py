@@ -10,7 +10,7 @@ from .._time import check_lengths, valid_steps
 from ..core import Prepared, State, TemporalModule, prepare
 from ..core.layers import joined
 from ..kernel import FUSED_NORMS
-from ..neuron import Neuron
+from ..neuron import Dynamics
 
 
 class NormNeuron(TemporalModule):
@@ -23,10 +23,11 @@ class NormNeuron(TemporalModule):
 
     Args:
         bn: ``nn.BatchNorm1d``, ``2d`` or ``3d``; its parameters, running statistics and ``state_dict`` stay its own.
-        neuron: any :class:`spikeloom.Neuron`.
+        neuron: any neuron, with options around it or without.
 
     Input and output ``[T, B, C, *]``; state and recordings are the neuron's. The normalised tensor is neither written
-    nor saved. Raises TypeError for other modules.
+    nor saved. Hooks on ``bn`` run, and then it runs by itself. Hooks on ``neuron`` do not, since its step is no call:
+    put them on the NormNeuron. Raises TypeError for other modules.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -43,12 +44,12 @@ class NormNeuron(TemporalModule):
 
     opaque = True
 
-    def __init__(self, bn: nn.Module, neuron: Neuron) -> None:
+    def __init__(self, bn: nn.Module, neuron: Dynamics) -> None:
         super().__init__()
         if type(bn) not in FUSED_NORMS:
             names = ", ".join(f"nn.{kind.__name__}" for kind in FUSED_NORMS)
             raise TypeError(f"NormNeuron: expected one of {names}, got {type(bn).__name__}")
-        if not isinstance(neuron, Neuron):
+        if not isinstance(neuron, Dynamics):
             raise TypeError(f"NormNeuron: expected a neuron such as sl.LIF(), got {type(neuron).__name__}")
         self.bn, self.neuron = bn, neuron
         self.recordable = neuron.recordable

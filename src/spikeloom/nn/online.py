@@ -27,13 +27,14 @@ class OTTT(TemporalModule):
         layer: an affine layer as ``nn.Linear`` or ``nn.Conv2d``, on ``[B, *]``; nothing that keeps statistics.
         tau: time constant of the trace in steps; that of the neurons.
 
-    With :class:`spikeloom.SLTT` neurons between such layers a network is trained online: gradients need no memory of
-    earlier steps but the traces. Input ``[T, B, *]``; state ``v``: the trace, zeros at rest. SpikingJelly's
-    ``GradwithTrace`` takes the trace from the neuron before; here the layer keeps it.
+    With :class:`spikeloom.options.SLTT` around the neurons between such layers a network is trained online: gradients
+    need no memory of earlier steps but the traces. Input ``[T, B, *]``; state ``v``: the trace, zeros at rest.
+    SpikingJelly's ``GradwithTrace`` takes the trace from the neuron before; here the layer keeps it.
 
     >>> import torch
     >>> import spikeloom as sl
-    >>> net = sl.Network(torch.nn.Linear(3, 5), sl.SLTT(sl.LIF()), sl.nn.OTTT(torch.nn.Linear(5, 2)), sl.SLTT(sl.LIF()))
+    >>> first, second = sl.options.SLTT(sl.LIF()), sl.options.SLTT(sl.LIF())
+    >>> net = sl.Network(torch.nn.Linear(3, 5), first, sl.nn.OTTT(torch.nn.Linear(5, 2)), second)
     >>> net(torch.rand(6, 4, 3)).shape
     torch.Size([6, 4, 2])
     """

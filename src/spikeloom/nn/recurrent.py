@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core import State, TemporalModule
 from ..kernel import output_dtype
-from ..neuron import Neuron
+from ..neuron import Dynamics
 
 
 class OneToOne(nn.Module):
@@ -65,7 +65,7 @@ class Recurrent(TemporalModule):
     """``y[t] = neuron(x[t] + feedback(y[t-1]))``, with ``y[-1] = 0``.
 
     Args:
-        neuron: any :class:`spikeloom.Neuron`.
+        neuron: any neuron, with options around it or without.
         feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
             ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
 
@@ -85,9 +85,9 @@ class Recurrent(TemporalModule):
 
     opaque = True
 
-    def __init__(self, neuron: Neuron, feedback: nn.Module) -> None:
+    def __init__(self, neuron: Dynamics, feedback: nn.Module) -> None:
         super().__init__()
-        if not isinstance(neuron, Neuron):
+        if not isinstance(neuron, Dynamics):
             raise TypeError(f"Recurrent: expected a neuron such as sl.LIF(), got {type(neuron).__name__}")
         self.neuron, self.feedback = neuron, feedback
         self.recordable = neuron.recordable

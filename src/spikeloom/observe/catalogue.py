@@ -6,20 +6,27 @@ import inspect
 
 from torch import nn as torch_nn
 
-from .. import neuron, nn, surrogate
+from .. import neuron, nn, options, surrogate
 from ..core import TemporalModule
 
 
 def neurons() -> dict[str, str]:
-    """Names of the built-in neurons, of options for them and of neurons over time, each with its equation.
+    """Names of the built-in neurons, of options around them and of modules over time, each with its equation.
+
+    Names are those below ``sl``: ``"QIF"``, ``"options.Refractory"``, ``"nn.PSN"``.
 
     >>> import spikeloom as sl
     >>> sl.neurons()["QIF"]
     'Quadratic integrate-and-fire: h = v + (x + a (v - v_leak) (v - v_c)) / tau, then fire and reset.'
     """
-    found = _described(neuron, neuron.Neuron, neuron.Option)
+    found = _described(neuron, neuron.Neuron)
+    around = _described(options, options.Option)
     over_time = _described(nn, TemporalModule, nn.Recurrent, nn.NormNeuron, nn.OTTT)
-    return {**found, **{f"nn.{name}": line for name, line in over_time.items()}}
+    return (
+        found
+        | {f"options.{n}": line for n, line in around.items()}
+        | {f"nn.{n}": line for n, line in over_time.items()}
+    )
 
 
 def surrogates() -> dict[str, str]:
