@@ -1,6 +1,7 @@
 """The package itself: what an import does, the direction of imports, the public names."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -112,8 +113,42 @@ def test_no_two_modules_import_each_other():
     assert {"/".join(parts) for parts in FILES if parts in reached(parts)} == set()
 
 
+MOVED = ["MPBN", "SLTT", "Adaptive", "Graded", "HalfThreshold", "Noisy", "Option", "Refractory", "StateQuant"]
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_options_are_found_by_their_old_names_with_a_warning(name):
+    with pytest.warns(DeprecationWarning, match=rf"sl\.{name} is sl\.options\.{name} now") as told:
+        old = getattr(sl, name)
+    assert old is getattr(sl.options, name)
+    assert told[0].filename == __file__
+    assert sl.options.__all__ == MOVED
+
+
+def test_what_is_public_is_listed():
+    listed = dir(sl)
+    assert listed == sorted({*sl.__all__, "__version__"})
+    assert not {*MOVED, "kernel", "core", "prepared"} & {*listed}
+    assert {"LIF", "Neuron", "Dynamics", "Network", "options", "nn", "plot"} <= {*listed}
+
+
+def test_pickles_name_what_they_named_before_options_moved():
+    """Names of classes in a file that was pickled with version 0.1.0."""
+    old = {
+        "spikeloom.neuron.options": ["SLTT", "Adaptive", "Graded", "HalfThreshold", "Refractory", "StateQuant"],
+        "spikeloom.neuron.noise": ["Noisy"],
+        "spikeloom.neuron.mpbn": ["MPBN", "_AnyBatchNorm"],
+        "spikeloom.neuron.lif": ["IF", "LIF"],
+        "spikeloom.neuron.base": ["Neuron"],
+    }
+    for path, names in old.items():
+        for name in names:
+            assert getattr(importlib.import_module(path), name).__module__ == path
+
+
 def test_every_public_name_has_a_docstring():
-    for module in (sl, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn, sl.data, sl.runs, sl.plot):
+    shelves = (sl.options, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn, sl.data, sl.runs, sl.plot)
+    for module in (sl, *shelves):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         for name in names:
             value = getattr(module, name)

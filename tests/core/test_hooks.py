@@ -108,6 +108,27 @@ def test_a_norm_inside_of_one_module_with_its_neuron_is_seen():
     assert shapes == [(3 * T, 4)]
 
 
+AROUND = {
+    "option": lambda: sl.options.Refractory(sl.LIF(v_threshold=0.2), steps=1),
+    "nested": lambda: sl.options.Graded(sl.options.Refractory(sl.LIF(v_threshold=0.2), steps=1)),
+    "norm neuron": lambda: sl.nn.NormNeuron(nn.BatchNorm1d(4), sl.LIF(v_threshold=0.2)),
+    "recurrent": lambda: sl.nn.Recurrent(sl.LIF(v_threshold=0.2), nn.Linear(4, 4)),
+    "at once": lambda: sl.nn.ParallelLIF(sl.LIF(v_threshold=0.2)),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_hooks_on_a_neuron_inside_another_module_do_not_run_and_those_on_the_outer_one_do(name):
+    net, x, told = sl.Network(nn.Identity(), AROUND[name]()).eval(), torch.rand(T, 3, 4), []
+    wanted = net(x)
+    net.body[1].neuron.register_forward_hook(lambda *_: told.append("inner"))
+    assert torch.equal(net(x), wanted)
+    assert told == []
+    net.body[1].register_forward_hook(lambda module, args, y: told.append("outer") or 0 * y)
+    assert not net(x).any()
+    assert told == ["outer"]
+
+
 def test_who_only_looks_changes_nothing():
     net = network()
     x = torch.rand(T, 3, 2, 5, 5)

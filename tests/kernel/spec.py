@@ -216,8 +216,8 @@ BASE = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 
 def rows():
     """Every neuron and every surrogate (in a LIF) by name, as what a case must say of it."""
     found = [(n, {"neuron": n}) for n in AXES["neuron"] if " " in n or n == "Two"]
-    for name in sl.neurons():
-        if "." not in name and name != "MPBN":
+    for name in sorted(name.removeprefix("options.") for name in sl.neurons() if not name.startswith("nn.")):
+        if name != "MPBN":
             sample = samples.IN_ONE_STEP[name]
             found.append((name, {"neuron": name, "gain": sample.gain, "exact": sample.exact, "make": sample.make}))
     for name in sl.surrogates():

@@ -152,3 +152,24 @@ def test_a_threshold_that_is_not_there_cannot_be_moved(make, training):
         module = option(make()).train(training)
         with sl.backend("eager"), pytest.raises(ValueError, match=r"the inner neuron never calls self\.fire"):
             module.sequence(x)
+
+
+OTHERS = [nn.LayerNorm(4), nn.BatchNorm1d(4, affine=False), nn.BatchNorm1d(4, track_running_stats=False)]
+
+
+@pytest.mark.parametrize("norm", [nn.Identity(), *OTHERS])
+def test_a_norm_that_is_none_is_named(norm):
+    neuron = sl.options.MPBN(sl.LIF(), 4).eval()
+    neuron.norm = norm
+    for use in (neuron.fold, lambda: neuron.sequence(torch.rand(3, 2, 4))):
+        with pytest.raises(TypeError, match=r"MPBN: norm must be a batch norm with a weight and running stat.*; got "):
+            use()
+
+
+def test_another_batch_norm_takes_its_place():
+    neuron = sl.options.MPBN(sl.LIF(v_threshold=0.4), 4)
+    neuron.norm = nn.BatchNorm1d(4)
+    x = torch.rand(20, 8, 4)
+    neuron.sequence(x)
+    neuron.eval()
+    assert torch.equal(neuron.fold().sequence(x)[0], neuron.sequence(x)[0])

@@ -1,6 +1,7 @@
 """The base: numbers of every kind, states, purity, options, gradients."""
 
 import math
+import operator
 
 import pytest
 import torch
@@ -360,3 +361,26 @@ def test_nan_and_infinity_do_not_spread_to_other_neurons():
     y, state = sl.IF(reset="soft", v_threshold=0.5).sequence(x.unsqueeze(1))
     assert y[:, 0].tolist() == [[0.0, 0.0], [0.0, 1.0]]
     assert state["v"].isnan().tolist() == [[True, False]]
+
+
+def test_a_class_is_abstract_or_final():
+    """None of the catalogue is the base of another: what they share has a base of its own, without an equation."""
+    kinds = [operator.attrgetter(name)(sl) for name in sl.neurons() if not name.startswith("nn.")]
+    bases = {base for kind in kinds for base in kind.__mro__[1:]}
+    assert not bases & {*kinds}
+    abstract = [base for base in bases if issubclass(base, sl.Dynamics)]
+    assert {sl.Dynamics, sl.Neuron, sl.options.Option} <= {*abstract}
+    assert all(base.dynamics is sl.Dynamics.dynamics for base in abstract)
+
+
+def test_neurons_fire_and_options_leave_that_to_the_neuron_inside():
+    option = sl.options.Graded(sl.options.Refractory(sl.LIF(reset="soft", strict=True), steps=1))
+    assert isinstance(option, sl.Dynamics)
+    assert not isinstance(option, sl.Neuron)
+    assert not hasattr(sl.options.Option, "fire")
+    assert option.core() is option.neuron.neuron
+    assert option.core().core() is option.core()
+    assert option.surrogate is option.core().surrogate
+    assert not option.constants().keys() & {"reset", "strict", "detach_reset"}  # which are the inner neuron's
+    with pytest.raises(NotImplementedError, match="Dynamics is neither a Neuron nor an Option"):
+        sl.Dynamics().core()

@@ -24,7 +24,8 @@ def test_a_fixed_point_is_the_sequential_result_to_the_bit(name, dtype, detach):
     parallel = sl.nn.ParallelLIF(neuron)
     with sl.backend("eager"):
         for module in (neuron, parallel):
-            y, final, recorded = module.sequence(x, state=start, record=("v",))
+            also = ("iterations",) if module is parallel else ()
+            y, final, recorded = module.sequence(x, state=start, record=("v", *also))
             loss = (weights[0] * y).sum() + (weights[1] * recorded["v"]).sum() + final["v"].square().sum()
             grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
             found.append(([y, final["v"], recorded["v"]], grads))
@@ -34,18 +35,29 @@ def test_a_fixed_point_is_the_sequential_result_to_the_bit(name, dtype, detach):
     limit = 1e-10 if dtype == torch.float64 else 2e-4
     for a, b in zip(grads, other_grads, strict=True):
         assert float((a - b).abs().max()) <= limit * max(float(a.abs().max()), 1.0)
-    assert 1 < parallel.iterations <= 2 * 64
+    assert 1 < int(recorded["iterations"][0, 0]) <= 2 * 64
 
 
 def test_iterations_follow_the_spikes_not_the_steps():
     x = torch.rand(500, 4, 8) * 0.5
     parallel = sl.nn.ParallelLIF(sl.LIF(v_threshold=0.3))
-    y, _ = parallel.sequence(x)
+    y, _, recorded = parallel.sequence(x, record=("iterations",))
     assert 0.02 < float(y.mean()) < 0.9
-    assert parallel.iterations < 100
+    assert list(recorded) == ["iterations"]
+    assert recorded["iterations"].shape == (500, 4)
+    assert len(recorded["iterations"].unique()) == 1
+    assert recorded["iterations"].max() < 100
     silent = sl.nn.ParallelLIF(sl.LIF(v_threshold=9.0))
-    silent.sequence(x)
-    assert silent.iterations < 40  # no spike: one for the spikes, the rest for the last bits
+    _, result = sl.Network(silent, batch_first=True)(x.transpose(0, 1), record=("0.iterations",))
+    assert result.record["0.iterations"].shape == (4, 500)
+    assert result.record["0.iterations"].max() < 40  # no spike: one for the spikes, the rest for the last bits
+
+
+def test_a_call_leaves_nothing_in_the_module():
+    parallel = sl.nn.ParallelLIF(sl.LIF(v_threshold=0.3))
+    before = {name: id(value) for name, value in vars(parallel).items()}
+    parallel.sequence(torch.rand(20, 2, 3))
+    assert {name: id(value) for name, value in vars(parallel).items()} == before
 
 
 def test_parallel_lif_with_lengths_in_networks_and_streams():

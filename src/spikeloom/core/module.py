@@ -69,7 +69,8 @@ class TemporalModule(HasConstants):
     """True: inside a call the module only passes its inputs to its ``body`` (networks)."""
 
     opaque: bool = False
-    """True: temporal modules inside are run by this one alone, and the network does not see them."""
+    """True: temporal modules inside are run by this one alone, and the network does not see them. They are not called
+    as modules are, so that hooks on them do not run; hooks on this one do."""
 
     not_carried: ClassVar[tuple[str, ...]] = ("recordable",)
     """Public attributes that are no part of the dynamics, so that loading weights does not compare them (below)."""

@@ -24,27 +24,9 @@ from .base import Neuron, Reset
 from .lif import declare_voltage
 
 
-class EIF(Neuron):
-    """Exponential integrate-and-fire: ``h = v + (x - (v - v_leak) + delta_t exp((v - v_rh) / delta_t)) / tau``, then
-    fire and reset.
+class _Exponential(Neuron):
+    """What EIF and AdEx share: numbers, and the drift of a voltage ``v`` that rests at ``v_leak``."""
 
-    Args:
-        tau: membrane time constant in steps, at least 1.
-        delta_t: sharpness of the spike's beginning; the smaller, the more like a LIF.
-        v_rh: rheobase voltage, above which the exponential takes over.
-        v_leak, v_threshold, v_reset, reset, detach_reset, strict, surrogate: see :class:`QIF`.
-
-    Input and output ``[T, B, *]``; state ``v``, at rest ``v_leak``. SpikingJelly's ``EIFNode`` is the same and begins
-    at ``v_reset``.
-
-    >>> import torch
-    >>> import spikeloom as sl
-    >>> y, _ = sl.EIF().sequence(torch.full((5, 1), 0.9))
-    >>> y.flatten()
-    tensor([0., 1., 0., 1., 0.])
-    """
-
-    paper = "Fourcaud-Trocme et al., How Spike Generation Mechanisms Determine the Response, J. Neurosci. 2003"
     limits: ClassVar = {"tau": (1.0, math.inf), "delta_t": POSITIVE}
     tau: Tensor
     delta_t: Tensor
@@ -74,13 +56,36 @@ class EIF(Neuron):
         """Leak and exponential term: what moves v without input."""
         return self.delta_t * torch.exp((v - self.v_rh) / self.delta_t) - (v - self.v_leak)
 
+
+class EIF(_Exponential):
+    """Exponential integrate-and-fire: ``h = v + (x - (v - v_leak) + delta_t exp((v - v_rh) / delta_t)) / tau``, then
+    fire and reset.
+
+    Args:
+        tau: membrane time constant in steps, at least 1.
+        delta_t: sharpness of the spike's beginning; the smaller, the more like a LIF.
+        v_rh: rheobase voltage, above which the exponential takes over.
+        v_leak, v_threshold, v_reset, reset, detach_reset, strict, surrogate: see :class:`QIF`.
+
+    Input and output ``[T, B, *]``; state ``v``, at rest ``v_leak``. SpikingJelly's ``EIFNode`` is the same and begins
+    at ``v_reset``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> y, _ = sl.EIF().sequence(torch.full((5, 1), 0.9))
+    >>> y.flatten()
+    tensor([0., 1., 0., 1., 0.])
+    """
+
+    paper = "Fourcaud-Trocme et al., How Spike Generation Mechanisms Determine the Response, J. Neurosci. 2003"
+
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         h = v + (x + self.drift(v)) / self.tau
         spike = self.fire(h - self.v_threshold)
         return spike, self.reset_voltage(h, spike)
 
 
-class AdEx(EIF):
+class AdEx(_Exponential):
     """Adaptive exponential integrate-and-fire: an :class:`EIF` with ``w`` subtracted from its input;
     ``w = w + (a (v - v_leak) - w) / tau_w + b s``.
 
@@ -100,7 +105,7 @@ class AdEx(EIF):
     """
 
     paper = "Brette and Gerstner, Adaptive Exponential Integrate-and-Fire Model, J. Neurophysiology 94, 2005"
-    limits: ClassVar = {**EIF.limits, "tau_w": (1.0, math.inf)}
+    limits: ClassVar = {**_Exponential.limits, "tau_w": (1.0, math.inf)}
     tau_w: Tensor
     a: Tensor
     b: Tensor
@@ -129,7 +134,7 @@ class AdEx(EIF):
         self.numbers(tau_w=tau_w, a=a, b=b)
         self.states(w=0.0)
 
-    def dynamics(self, x: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def dynamics(self, x: Tensor, v: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = v + (x + self.drift(v) - w) / self.tau
         spike = self.fire(h - self.v_threshold)
         w = w + (self.a * (v - self.v_leak) - w) / self.tau_w + self.b * spike

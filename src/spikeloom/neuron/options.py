@@ -35,6 +35,9 @@ class Option(Dynamics):
 
     Args:
         neuron: the inner neuron. Its numbers are ``option.neuron.tau`` and so on.
+
+    One step of the whole is one equation, in which the inner neuron is never called: hooks on it do not run, those on
+    the outermost option do.
     """
 
     opaque = True

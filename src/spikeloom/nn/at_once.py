@@ -64,20 +64,22 @@ class ParallelLIF(TemporalModule):
     Args:
         neuron: :class:`spikeloom.IF`, :class:`spikeloom.LIF` or a :class:`spikeloom.Leaky` that resets at once.
 
-    Input and output ``[T, B, *]``; states are the neuron's. ``iterations`` is the number of the last call. On a CPU the
-    kernel of the neuron itself is faster: this is for devices without one, and for long sequences of few neurons there.
+    Input and output ``[T, B, *]``; states are the neuron's. The recording ``iterations``, ``[T, B]``, is how many
+    iterations the call took, the same number at all steps. On a CPU the kernel of the neuron itself is faster: this is
+    for devices without one, and for long sequences of few neurons there.
 
     >>> import torch
     >>> import spikeloom as sl
     >>> x = torch.rand(50, 2, 3)
     >>> neuron = sl.nn.ParallelLIF(sl.LIF(v_threshold=0.4))
-    >>> torch.equal(neuron.sequence(x)[0], sl.LIF(v_threshold=0.4).sequence(x)[0]), neuron.iterations < 50
+    >>> y, _, recorded = neuron.sequence(x, record=("iterations",))
+    >>> torch.equal(y, sl.LIF(v_threshold=0.4).sequence(x)[0]), int(recorded["iterations"][0, 0]) < 50
     (True, True)
     """
 
     paper = "Yarga and Wood, Accelerating SNNs with Parallelizable LIF Neurons, Neuromorph. Comput. Eng. 5, 2025"
     opaque = True
-    not_carried = ("iterations",)
+    not_carried = ("iterations",)  # an attribute of those that older versions pickled
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
@@ -86,11 +88,10 @@ class ParallelLIF(TemporalModule):
         if isinstance(neuron, Leaky) and neuron.reset_delay and neuron.reset != "none":
             raise ValueError("ParallelLIF: expected a Leaky that resets at once, give it reset_delay=False")
         self.neuron = neuron
-        self.recordable = neuron.recordable
-        self.iterations = 0
+        self.recordable = (*neuron.recordable, "iterations")
 
     def initial_state(self, *x_t: Any) -> State:
-        """The neuron's."""
+        """The neuron's state at rest."""
         return self.neuron.initial_state(*x_t)
 
     def sequence(
@@ -105,7 +106,7 @@ class ParallelLIF(TemporalModule):
         v0, wide = start["v"].unsqueeze(0), x.to(state_dtype(x.dtype))
         with full_precision(x.device):
             with torch.no_grad():
-                h = self._solve(neuron, wide, v0)
+                h, iterations = _solve(neuron, wide, v0)
                 slope = _slope(neuron, h)
             before = torch.cat([v0, _reset(neuron, h)[:-1]])  # its gradient: of the numbers alone
             factor = _decay(neuron, h).detach() * torch.cat([torch.zeros_like(v0), slope[:-1]])
@@ -117,31 +118,34 @@ class ParallelLIF(TemporalModule):
             ends = check_lengths(lengths, T, B, device=x.device) - 1
             last = v[ends, torch.arange(B, device=x.device)]
         y = masked(spikes.to(output_dtype(x.dtype)), lengths)
-        if "v" in record:
-            return y, {"v": last}, {"v": masked(v, lengths)}
-        return y, {"v": last}
+        if not record:
+            return y, {"v": last}
+        recorded = {"v": masked(v, lengths), "iterations": torch.full((T, B), iterations, device=x.device)}
+        return y, {"v": last}, {name: recorded[name] for name in record}
 
-    def _solve(self, neuron: Neuron, x: Tensor, v0: Tensor) -> Tensor:
-        """The voltages before firing, ``[T, B, *]``."""
-        zero, T = torch.zeros_like(x), x.shape[0]
-        rest = _charge(neuron, x, zero)
-        decay = _decay(neuron, x)
-        spikes = zero
-        for self.iterations in range(1, T + 1):
-            kept = torch.cat([v0, neuron.reset_voltage(zero, spikes)[:-1]])  # v = kept + left h
-            left = (neuron.reset_voltage(torch.ones_like(x), spikes) - neuron.reset_voltage(zero, spikes))[:-1]
-            h = linear_scan(torch.cat([torch.zeros_like(v0), decay[1:] * left]), rest + decay * kept)
-            new = neuron.fire(h - neuron.v_threshold)
-            if torch.equal(new, spikes):
-                break
-            spikes = new
-        for _ in range(T):  # bit by bit
-            exact = _charge(neuron, x, torch.cat([v0, _reset(neuron, h)[:-1]]))
-            if torch.equal(exact, h):
-                break
-            h = exact
-            self.iterations += 1
-        return h
+
+def _solve(neuron: Neuron, x: Tensor, v0: Tensor) -> tuple[Tensor, int]:
+    """The voltages before firing, ``[T, B, *]``, and the number of iterations that it took to find them."""
+    zero, T, iterations = torch.zeros_like(x), x.shape[0], 0
+    rest = _charge(neuron, x, zero)
+    decay = _decay(neuron, x)
+    spikes = zero
+    for _ in range(T):
+        iterations += 1
+        kept = torch.cat([v0, neuron.reset_voltage(zero, spikes)[:-1]])  # v = kept + left h
+        left = (neuron.reset_voltage(torch.ones_like(x), spikes) - neuron.reset_voltage(zero, spikes))[:-1]
+        h = linear_scan(torch.cat([torch.zeros_like(v0), decay[1:] * left]), rest + decay * kept)
+        new = neuron.fire(h - neuron.v_threshold)
+        if torch.equal(new, spikes):
+            break
+        spikes = new
+    for _ in range(T):  # bit by bit
+        exact = _charge(neuron, x, torch.cat([v0, _reset(neuron, h)[:-1]]))
+        if torch.equal(exact, h):
+            break
+        h = exact
+        iterations += 1
+    return h, iterations
 
 
 def _charge(neuron: Neuron, x: Tensor, v: Tensor) -> Tensor:
