@@ -36,7 +36,7 @@ class ALIF(Neuron):
         v_threshold, v_reset: see :class:`IF`. A soft reset subtracts ``v_threshold``, as in the paper.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; states ``v``, at rest ``v_reset``, and ``a``, at rest 0.
+    Input and output are ``[T, B, *]``; the states are ``v``, ``v_reset`` at rest, and ``a``, 0 at rest.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -86,7 +86,7 @@ class SEAdLIF(Neuron):
         v_threshold, v_reset: see :class:`IF`.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; states ``v``, at rest ``v_reset``, and ``w``, at rest 0.
+    Input and output are ``[T, B, *]``; the states are ``v``, ``v_reset`` at rest, and ``w``, 0 at rest.
 
     >>> import torch
     >>> import spikeloom as sl

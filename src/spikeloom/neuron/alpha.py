@@ -32,8 +32,8 @@ class Alpha(Neuron):
         reset: ``True`` clears currents and membrane in the step after a spike, ``False`` leaves them alone.
         strict, detach_reset, surrogate: see :class:`Leaky`.
 
-    Input and output ``[T, B, *]``; states ``e``, ``i`` and ``v``, at rest 0. snnTorch's ``Alpha`` with
-    ``reset_mechanism="zero"`` (its default); its subtracting reset mixes currents and voltage, and is not here.
+    Input and output are ``[T, B, *]``; the states ``e``, ``i`` and ``v`` rest at 0. It is snnTorch's ``Alpha`` with
+    ``reset_mechanism="zero"`` (its default); snnTorch's subtracting reset mixes currents and voltage, and is not here.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -32,8 +32,8 @@ class ActivationAwareIF(Neuron):
             that was converted.
         v_reset, reset, detach_reset, strict, surrogate: see :class:`IF`. The default reset is soft.
 
-    Input and output ``[T, B, *]``; state ``v``, at rest ``v_reset``. SpikingJelly's ``ActivationAwareIFNode``, whose
-    ``channel_dim`` is dimension 1 of the step here.
+    Input and output are ``[T, B, *]``; the state ``v`` rests at ``v_reset``. SpikingJelly calls it
+    ``ActivationAwareIFNode``; its ``channel_dim`` is dimension 1 of the step here.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -79,8 +79,8 @@ class SigmaDelta(Neuron):
         activation: f, a function of a tensor as ``torch.relu``; None is the identity.
 
     The gradient passes the threshold straight through, so that the sum of the outputs has the gradient of ``f``. Input
-    and output ``[T, B, *]``; states ``sigma`` and ``sent``, at rest 0. A network of such neurons behind linear layers
-    without bias computes on changes what the network with the activation f computes on values.
+    and output are ``[T, B, *]``; the states ``sigma`` and ``sent`` rest at 0. A network of such neurons behind linear
+    layers without bias computes on changes what the network with the activation f computes on values.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -158,9 +158,10 @@ class FewSpike(Neuron):
         learnable: the values of the tables are parameters.
         surrogate: of the K spikes; None is ``Sigmoid(4)``.
 
-    Every step is encoded for itself: input and output ``[T, B, *]``, no state. :meth:`fit` finds tables for a function,
-    :meth:`spikes` shows the spikes. SpikingJelly's ``FewSpikeNode`` has one table, its ``OutlierAwareThresholdNode`` is
-    ``FewSpike(table, outlier_table, gates=(split,), signed=True, clamp=(-c, c))`` and its ``HGNode`` several tables.
+    Every step is encoded for itself: input and output are ``[T, B, *]``, and there is no state. :meth:`fit` finds
+    tables for a function, :meth:`spikes` shows the spikes. SpikingJelly's ``FewSpikeNode`` has one table, its
+    ``OutlierAwareThresholdNode`` is ``FewSpike(table, outlier_table, gates=(split,), signed=True, clamp=(-c, c))`` and
+    its ``HGNode`` several tables.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -201,7 +202,7 @@ class FewSpike(Neuron):
     def fit(
         cls, function: Callable[[Tensor], Tensor], low: float, high: float, *, K: int = 8, tables: int = 8
     ) -> FewSpike:
-        """Tables for a function from low to high: straight lines between ``tables + 1`` of its points, of K spikes.
+        """The neuron whose tables are straight lines of K spikes between ``tables + 1`` points of a function.
 
         The error is at most ``w^2 max|f''| / 8`` for the lines, of the width ``w = (high - low) / tables``, and half of
         ``w max|f'| / 2^(K-1)`` for the bits. Inputs beyond low and high become these.

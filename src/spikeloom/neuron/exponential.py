@@ -6,8 +6,8 @@
     s = 1 where h >= v_threshold
     v = reset(h, s);  AdEx: w = w + b s
 
-Forward Euler with steps of 1. Fourcaud-Trocme et al., Journal of Neuroscience 2003; Brette and Gerstner, Journal of
-Neurophysiology 2005.
+The equations are integrated by forward Euler with steps of 1. Fourcaud-Trocme et al., Journal of Neuroscience 2003;
+Brette and Gerstner, Journal of Neurophysiology 2005.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Exponential(Neuron):
         self.states(v="v_leak")
 
     def drift(self, v: Tensor) -> Tensor:
-        """Leak and exponential term: what moves v without input."""
+        """Leak and exponential term, which move v without input."""
         return self.delta_t * torch.exp((v - self.v_rh) / self.delta_t) - (v - self.v_leak)
 
 
@@ -67,8 +67,8 @@ class EIF(_Exponential):
         v_rh: rheobase voltage, above which the exponential takes over.
         v_leak, v_threshold, v_reset, reset, detach_reset, strict, surrogate: see :class:`QIF`.
 
-    Input and output ``[T, B, *]``; state ``v``, at rest ``v_leak``. SpikingJelly's ``EIFNode`` is the same and begins
-    at ``v_reset``.
+    Input and output are ``[T, B, *]``; the state ``v`` rests at ``v_leak``. SpikingJelly's ``EIFNode`` is the same and
+    begins at ``v_reset``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -95,7 +95,7 @@ class AdEx(_Exponential):
         b: adaptation that a spike adds.
         others: see :class:`EIF`.
 
-    Input and output ``[T, B, *]``; states ``v``, at rest ``v_leak``, and ``w``, at rest 0.
+    Input and output are ``[T, B, *]``; the states are ``v``, ``v_leak`` at rest, and ``w``, 0 at rest.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -34,9 +34,9 @@ class Leaky(Neuron):
         detach_reset: no gradient through the reset; None is ``reset_delay``.
         surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; state ``v``, at rest 0. With a late reset ``v`` is recorded before the reset.
-    With the reset at once, ``Leaky(beta=b)`` is ``LIF(tau=1/(1-b), decay_input=False)``. Unlike snnTorch, beta is not
-    clamped when it is used, and a residual above threshold fires again in the next step.
+    Input and output are ``[T, B, *]``; the state ``v`` rests at 0. With a late reset ``v`` is recorded before the
+    reset. With the reset at once, ``Leaky(beta=b)`` is ``LIF(tau=1/(1-b), decay_input=False)``. Unlike snnTorch, beta
+    is not clamped when it is used, and a residual above threshold fires again in the next step.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -37,9 +37,9 @@ class ILIF(Neuron):
         levels: the most that one step gives.
         v_threshold: what one unit of the output is worth.
 
-    Halves are rounded to even numbers. Backward, ``ds/dh = 1 / v_threshold`` where h is from 0 to ``levels
-    v_threshold``, else 0. Input and output ``[T, B, *]``; state ``v``, at rest 0. :meth:`binary` gives the same as
-    ``levels`` binary steps for each.
+    Halves are rounded to even numbers. Backward, ``ds/dh`` is ``1 / v_threshold`` where h is from 0 to ``levels
+    v_threshold``, else 0. Input and output are ``[T, B, *]``; the state ``v`` rests at 0. :meth:`binary` gives the same
+    as ``levels`` binary steps for each.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -83,7 +83,7 @@ class _Signed(LeakyVoltage):
     """What ternary neurons share: two thresholds and a reset by the sign."""
 
     def signed(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Output -1, 0 or 1, and the voltage after the reset."""
+        """The output, which is -1, 0 or 1, and the voltage after the reset."""
         up, down = self.fire(h - self.v_threshold), self.fire(-h - self.v_threshold)
         spike = up - down
         if self.reset == "none":
@@ -103,7 +103,7 @@ class TernaryIF(_Signed):
         v_threshold: positive; the negative threshold is its mirror image.
         v_reset, reset, detach_reset, strict, surrogate: see :class:`IF`. The default reset is soft.
 
-    Input and output ``[T, B, *]``; state ``v``, at rest ``v_reset``.
+    Input and output are ``[T, B, *]``; the state ``v`` rests at ``v_reset``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -178,13 +178,14 @@ class STBIF(Neuron):
     """Bipolar integrate-and-fire with a count: ``q = q + x / v_threshold``, fires 1 or -1 times ``v_threshold``.
 
     Its outputs add up to ``v_threshold clamp(floor(sum x / v_threshold + 1/2), least, most)``, what a quantised ReLU of
-    the sum gives. For converted networks: it has no gradient.
+    the sum gives. It is for converted networks: it has no gradient.
 
     Args:
         v_threshold: the step of the quantisation.
         most, least: bounds of the count n of positive minus negative spikes.
 
-    Input and output ``[T, B, *]``; states ``q``, at rest 1/2, and ``n``, at rest 0. SpikingJelly's ``STBIFNeuron``.
+    Input and output are ``[T, B, *]``; the states are ``q``, 1/2 at rest, and ``n``, 0 at rest. SpikingJelly calls it
+    ``STBIFNeuron``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -222,7 +223,7 @@ class LIAF(LeakyVoltage):
         threshold_related: output ``f(h - v_threshold)``; False: ``f(h)``.
         tau, v_threshold, v_reset, v_leak, decay_input, reset, detach_reset, strict, surrogate: see :class:`LIF`.
 
-    Input and output ``[T, B, *]``; state ``v``.
+    Input and output are ``[T, B, *]``; the state is ``v``.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -1,4 +1,4 @@
-"""LI: a leaky integrator that does not fire, for readouts. Its output is its membrane.
+"""LI: a leaky integrator that does not fire, for readouts; its output is its membrane.
 
 v = v + (x - (v - v_leak)) / tau      (decay_input=True)
 v = v - (v - v_leak) / tau + x        (decay_input=False)
@@ -23,8 +23,8 @@ class LI(Neuron):
         v_leak: target of the leak and value at rest.
         decay_input: False takes the input at full gain.
 
-    Numbers are floats, tensors or parameters; one value, one per channel or one per neuron. Input and output
-    ``[T, B, *]``; state ``v``. Read it out over time with :func:`spikeloom.decode.membrane`.
+    Numbers are floats, tensors or parameters; there may be one value, one per channel or one per neuron. Input and
+    output are ``[T, B, *]``; the state is ``v``. Read it out over time with :func:`spikeloom.decode.membrane`.
 
     >>> import torch
     >>> import spikeloom as sl

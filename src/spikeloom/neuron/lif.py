@@ -1,4 +1,4 @@
-"""IF and LIF: integrate-and-fire, without and with a leak. Order of a step: charge, fire, reset.
+"""IF and LIF: integrate-and-fire, without and with a leak; a step charges, fires and resets, in this order.
 
     IF:   h = v + x
     LIF:  h = v + (x - (v - v_leak)) / tau      (decay_input=True)
@@ -62,7 +62,7 @@ class IF(Neuron):
         v_threshold, v_reset: floats, tensors or parameters; one value, one per channel or one per neuron.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; state ``v`` (recorded after the reset), at rest ``v_reset``.
+    Input and output are ``[T, B, *]``; the state ``v`` is recorded after the reset and rests at ``v_reset``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -103,8 +103,8 @@ class LIF(LeakyVoltage):
         decay_input: False takes the input at full gain: ``h = v - (v - v_leak) / tau + x``.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Numbers are floats, tensors or parameters; one value, one per channel or one per neuron.
-    Input and output ``[T, B, *]``; state ``v`` (recorded after the reset), at rest ``v_leak`` where given, else
+    Numbers are floats, tensors or parameters; there may be one value, one per channel or one per neuron. Input and
+    output are ``[T, B, *]``; the state ``v`` is recorded after the reset and rests at ``v_leak`` where given, else at
     ``v_reset``.
 
     >>> import torch

@@ -43,7 +43,8 @@ class MPBN(Option):
     option. SpikingJelly's ``MPBNLIFNode`` also carries the normalised voltage on to the next step, where no threshold
     can stand for it.
 
-    Input and output ``[T, B, C, *]``; states are the inner neuron's. Raises ValueError in training with lengths.
+    Input and output are ``[T, B, C, *]``; the states are the inner neuron's. It raises ValueError in training with
+    lengths.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -88,7 +89,7 @@ class MPBN(Option):
         return value.reshape(-1, *(1,) * (len(step_shape) - 2)).to(dtype)
 
     def constants(self) -> dict[str, Any]:
-        """What checkpoints carry besides the inner neuron's: nothing that is learned."""
+        """What checkpoints carry besides the inner neuron's constants; nothing of it is learned."""
         return {name: value for name, value in super().constants().items() if name not in ("scale", "shift")}
 
     def dynamics(self, x: Tensor, *states: Tensor) -> Any:

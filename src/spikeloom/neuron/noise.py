@@ -1,4 +1,4 @@
-"""Noisy: noise in the input, the threshold or the output of any neuron. Noise in the threshold is an escape rate.
+"""Noisy: noise in the input, the threshold or the output of any neuron; noise in the threshold is an escape rate.
 
     charge with x + sigma_i n,  fire at u + sigma_t n >= 0,  y = s + sigma_o n
 
@@ -39,8 +39,8 @@ class Noisy(Option):
             neuron is not causal, so that streams and split runs raise.
         always: False: noise in training only; True: in evaluation too.
 
-    Noise comes from torch's generator of the input's device: ``torch.manual_seed`` repeats it. Must be the outermost
-    option. Input and output ``[T, B, *]``; states are the inner neuron's.
+    Noise comes from torch's generator of the input's device: ``torch.manual_seed`` repeats it. Noisy must be the
+    outermost option. Input and output are ``[T, B, *]``; the states are the inner neuron's.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -1,4 +1,4 @@
-"""Options that any neuron may have. Each is a neuron around a neuron, and one kernel comes of both.
+"""Options that any neuron may have: each is a neuron around a neuron, and one kernel comes of both.
 
     Refractory:    after a spike, steps steps without input, output or change
     Graded:        y = factor s
@@ -45,7 +45,7 @@ class Option(Dynamics):
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
-        """The inner neuron's."""
+        """Whether the inner neuron is causal."""
         return self.neuron.causal
 
     def __init__(self, neuron: Dynamics) -> None:
@@ -61,7 +61,7 @@ class Option(Dynamics):
 
     @property
     def surrogate(self) -> Surrogate:  # type: ignore[override]
-        """The inner neuron's."""
+        """The surrogate of the inner neuron."""
         return self.neuron.surrogate
 
     @property
@@ -81,7 +81,7 @@ class Option(Dynamics):
         super().states(**at_rest)
 
     def inner_states(self, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Those of ``states`` that are the inner neuron's."""
+        """The states among ``states`` that are the inner neuron's."""
         return states[: len(self.neuron._rest)]
 
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ class Refractory(Option):
         neuron: any neuron.
         steps: length of the period, at least 0; a number like all others (one value, per channel, per neuron).
 
-    State ``wait``: steps that are left. Gradients pass through the steps in which the neuron takes part.
+    The state ``wait`` counts the steps that are left. Gradients pass through the steps in which the neuron takes part.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -161,13 +161,13 @@ class Refractory(Option):
 
 
 class Graded(Option):
-    """Graded spikes: the output is ``factor s``. The reset works on s.
+    """Graded spikes: the output is ``factor s``, and the reset works on s.
 
     Args:
         neuron: any neuron.
         factor: a float, tensor or parameter; one value, one per channel or one per neuron.
 
-    snnTorch's ``graded_spikes_factor``.
+    snnTorch calls it ``graded_spikes_factor``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -196,7 +196,7 @@ class Adaptive(Option):
         beta: what each past spike adds to the threshold.
         rho: decay of a per step, from 0 to 1.
 
-    State ``a``, at rest 0. Around a Leaky with a reset at once this is :class:`ALIF`.
+    The state ``a`` rests at 0. Around a Leaky with a reset at once this is :class:`ALIF`.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -248,7 +248,7 @@ class HalfThreshold(Option):
         self.numbers(fraction=fraction)
 
     def initial_state(self, *x_t: Tensor) -> dict[str, Tensor]:
-        """The inner neuron's, with another ``v``."""
+        """The inner neuron's states at rest, with another ``v``."""
         found, x = super().initial_state(*x_t), x_t[0]
         dtype = state_dtype(x.dtype)
         threshold = self.core().broadcast("v_threshold", x.shape, dtype)

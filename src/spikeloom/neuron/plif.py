@@ -1,6 +1,8 @@
 """PLIF: a LIF neuron that learns its membrane time constant.
 
-    1 / tau = S(w) with the logistic function S, so that tau stays above 1 for every w
+    1 / tau = S(w)
+
+S is the logistic function, so that tau stays above 1 for every w.
 
 Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs, ICCV 2021.
 """
@@ -27,7 +29,7 @@ class PLIF(LeakyVoltage):
             feature, a tuple for one per neuron.
         v_threshold, v_reset, v_leak, decay_input, reset, detach_reset, strict, surrogate: see :class:`LIF`.
 
-    ``w`` starts at ``-log(tau - 1)``. Input, output and state as :class:`LIF`.
+    ``w`` starts at ``-log(tau - 1)``. Input, output and state are those of :class:`LIF`.
 
     >>> import spikeloom as sl
     >>> neuron = sl.PLIF(tau=3.0, shape=64)

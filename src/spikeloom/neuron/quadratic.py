@@ -33,7 +33,7 @@ class QIF(Neuron):
         v_threshold, v_reset: see :class:`IF`.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Numbers are floats, tensors or parameters. Input and output ``[T, B, *]``; state ``v``, at rest ``v_leak``.
+    Numbers are floats, tensors or parameters. Input and output are ``[T, B, *]``; the state ``v`` rests at ``v_leak``.
     SpikingJelly's ``QIFNode`` is the same and begins at ``v_reset``.
 
     >>> import torch
@@ -88,11 +88,11 @@ class Izhikevich(Neuron):
         reset, detach_reset, strict, surrogate: see :class:`Neuron`. To train, give a surrogate as wide as the
             voltages: the default's width is one unit, here one mV.
 
-    Input and output ``[T, B, *]``; states ``v``, at rest ``v_reset``, and ``u``, at rest ``b v_reset``.
+    Input and output are ``[T, B, *]``; the states are ``v``, ``v_reset`` at rest, and ``u``, ``b v_reset`` at rest.
 
-    The paper's patterns, (a, b, v_reset, d): regular spiking (0.02, 0.2, -65, 8), intrinsically bursting (0.02, 0.2,
-    -55, 4), chattering (0.02, 0.2, -50, 2), fast spiking (0.1, 0.2, -65, 2), low-threshold spiking (0.02, 0.25, -65,
-    2).
+    The paper's patterns are, by (a, b, v_reset, d): regular spiking (0.02, 0.2, -65, 8), intrinsically bursting (0.02,
+    0.2, -55, 4), chattering (0.02, 0.2, -50, 2), fast spiking (0.1, 0.2, -65, 2), low-threshold spiking (0.02, 0.25,
+    -65, 2).
 
     SpikingJelly's ``IzhikevichNode`` with ``v_rest = 0`` is this with ``dt = 1/tau, c2 = a0, c1 = -a0 v_c, c0 = 0`` and
     ``a = tau / tau_w``, its a as ``b``, and its b as ``d``.

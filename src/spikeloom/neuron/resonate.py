@@ -5,7 +5,8 @@
     s = 1 where h >= v_threshold
     (u, v) = (u_reset, v_reset) where it fired
 
-The exact solution of ``z' = (b + i omega) z`` over one step, with z = u + i v; the input is added to the real part.
+This is the exact solution of ``z' = (b + i omega) z`` over one step, with z = u + i v; the input is added to the real
+part.
 Izhikevich, Resonate-and-fire neurons, Neural Networks 2001.
 """
 
@@ -32,7 +33,7 @@ class ResonateFire(Neuron):
         reset: ``"hard"``, ``"soft"`` (subtracts ``v_threshold`` from v) or ``"none"``.
         detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; states ``u`` and ``v``, at rest 0.
+    Input and output are ``[T, B, *]``; the states ``u`` and ``v`` rest at 0.
 
     >>> import math, torch
     >>> import spikeloom as sl

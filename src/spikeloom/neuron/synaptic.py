@@ -32,7 +32,7 @@ class Synaptic(Neuron):
         v_threshold, reset, reset_delay, strict, detach_reset, surrogate: see :class:`Leaky`.
 
     A late hard reset clears the input of its step too (unlike Leaky's); the current is never reset.
-    Input and output ``[T, B, *]``; states ``i`` and ``v``, at rest 0.
+    Input and output are ``[T, B, *]``; the states ``i`` and ``v`` rest at 0.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -1,4 +1,4 @@
-"""What an equation does with ``v_threshold``: found from a step whose operations say what came of the threshold."""
+"""What an equation does with ``v_threshold``, found by a step whose operations say what came of the threshold."""
 
 from __future__ import annotations
 

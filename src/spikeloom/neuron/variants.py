@@ -35,7 +35,7 @@ class KLIF(LeakyVoltage):
             not scaled from step to step.
         tau, v_threshold, v_reset, v_leak, decay_input, reset, detach_reset, strict, surrogate: see :class:`LIF`.
 
-    Input and output ``[T, B, *]``; state ``v``. SpikingJelly's ``KLIFNode``.
+    Input and output are ``[T, B, *]``; the state is ``v``. SpikingJelly calls it ``KLIFNode``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -91,7 +91,7 @@ class CLIF(Neuron):
         v_threshold: see :class:`IF`.
         detach_reset, strict, surrogate: see :class:`Neuron`. The reset is always soft.
 
-    Input and output ``[T, B, *]``; states ``v`` and ``m``, at rest 0. It has no numbers beyond the LIF's.
+    Input and output are ``[T, B, *]``; the states ``v`` and ``m`` rest at 0. It has no numbers beyond the LIF's.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -126,15 +126,17 @@ class CLIF(Neuron):
 
 
 class DeltaLeaky(Neuron):
-    """Leaky membrane that fires when it moves: ``h = beta v + x; s = [|h - v| >= v_threshold]; v = h``. No reset.
+    """Leaky membrane that fires when it moves: ``h = beta v + x; s = [|h - v| >= v_threshold]; v = h``.
+
+    It has no reset.
 
     Args:
         beta: decay per step, from 0 to 1.
         v_threshold: the least movement that counts.
         strict, surrogate: see :class:`Neuron`.
 
-    Input and output ``[T, B, *]``; state ``v``, at rest 0. snnTorch's ``DeltaLeaky`` (which fires above the threshold:
-    ``strict=True``).
+    Input and output are ``[T, B, *]``; the state ``v`` rests at 0. snnTorch's ``DeltaLeaky`` fires above the threshold
+    only: that is ``strict=True`` here.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -167,8 +169,8 @@ class Lapicque(Neuron):
         v_threshold, v_reset: see :class:`IF`.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
-    Input (a current) and output ``[T, B, *]``; state ``v``, at rest ``v_reset``. snnTorch's ``Lapicque(beta)`` is
-    ``r=1, c=-1/ln(beta)``, whose decay is ``1 + ln(beta)``; its resets come a step later, see :class:`Leaky`.
+    Input (a current) and output are ``[T, B, *]``; the state ``v`` rests at ``v_reset``. snnTorch's ``Lapicque(beta)``
+    is ``r=1, c=-1/ln(beta)``, whose decay is ``1 + ln(beta)``; its resets come a step later, see :class:`Leaky`.
 
     >>> import torch
     >>> import spikeloom as sl
