@@ -42,6 +42,9 @@ class Sample:
     """Shape of one step of the input, ``[B, *]``."""
     analog: bool = False
     """Its output is no spike: it is hardly ever 0."""
+    folds: bool = False
+    """Its ``v_threshold`` says when it fires and nothing else: an MPBN around it folds (of an option: around a hard
+    reset)."""
     equation: Callable[..., tuple[Any, ...]] | None = None
     """The step once more over plain numbers: ``(x, *states) -> (output, *states)``."""
     rest: tuple[float, ...] = ()
@@ -229,30 +232,36 @@ def all_at_once(x, v, a, wait):
 
 
 NEURONS = {
-    "IF": Sample(lambda: sl.IF(v_threshold=0.8, v_reset=0.1)),
+    "IF": Sample(lambda: sl.IF(v_threshold=0.8, v_reset=0.1), folds=True),
     "IF soft": Sample(lambda: sl.IF(v_threshold=0.8, reset="soft")),
-    "IF none": Sample(lambda: sl.IF(v_threshold=0.5, reset="none"), gain=0.3),
-    "LIF": Sample(lambda: sl.LIF(tau=2.5, v_threshold=0.4, v_reset=0.1)),
+    "IF none": Sample(lambda: sl.IF(v_threshold=0.5, reset="none"), gain=0.3, folds=True),
+    "LIF": Sample(lambda: sl.LIF(tau=2.5, v_threshold=0.4, v_reset=0.1), folds=True),
     "LIF leak": Sample(lambda: sl.LIF(tau=2.0, v_threshold=0.6, v_leak=0.2, reset="soft", decay_input=False)),
-    "LIF strict": Sample(lambda: sl.LIF(v_threshold=0.4, strict=True)),
-    "PLIF": Sample(lambda: sl.PLIF(tau=2.5, v_threshold=0.4), exact=False),
-    "PLIF leak": Sample(lambda: sl.PLIF(tau=3.0, v_threshold=0.6, v_leak=0.1, decay_input=False), exact=False),
+    "LIF strict": Sample(lambda: sl.LIF(v_threshold=0.4, strict=True), folds=True),
+    "PLIF": Sample(lambda: sl.PLIF(tau=2.5, v_threshold=0.4), exact=False, folds=True),
+    "PLIF leak": Sample(
+        lambda: sl.PLIF(tau=3.0, v_threshold=0.6, v_leak=0.1, decay_input=False), exact=False, folds=True
+    ),
     "Leaky": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.7)),
     "Leaky hard": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.7, reset="hard")),
     "Leaky now": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=0.5, reset_delay=False)),
-    "Leaky none": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=1.0, reset="none")),
+    "Leaky none": Sample(lambda: sl.Leaky(beta=0.8, v_threshold=1.0, reset="none"), folds=True),
     "Synaptic": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.7, v_threshold=0.9)),
     "Synaptic hard": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset="hard")),
     "Synaptic now": Sample(lambda: sl.Synaptic(alpha=0.6, beta=0.8, v_threshold=0.9, reset_delay=False)),
     "LI": Sample(lambda: sl.LI(tau=3.0, v_leak=0.3), analog=True),
     "QIF": Sample(
-        lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2), equation=qif, rest=(0.1,)
+        lambda: sl.QIF(tau=2.5, a=0.7, v_c=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2),
+        equation=qif,
+        rest=(0.1,),
+        folds=True,
     ),
     "EIF": Sample(
         lambda: sl.EIF(tau=3.0, delta_t=0.8, v_rh=0.6, v_leak=0.1, v_threshold=0.9, v_reset=-0.2),
         exact=False,
         equation=eif,
         rest=(0.1,),
+        folds=True,
     ),
     "AdEx": Sample(
         lambda: sl.AdEx(
@@ -261,32 +270,40 @@ NEURONS = {
         exact=False,
         equation=adex,
         rest=(0.1, 0.0),
+        folds=True,
     ),
-    "Izhikevich": Sample(lambda: sl.Izhikevich(), gain=20.0, equation=izhikevich, rest=(-65.0, -13.0)),
+    "Izhikevich": Sample(lambda: sl.Izhikevich(), gain=20.0, equation=izhikevich, rest=(-65.0, -13.0), folds=True),
     "Izhikevich small": Sample(
         lambda: sl.Izhikevich(
             a=0.5, b=0.3, d=0.2, dt=0.4, c2=1.0, c1=-0.8, c0=0.1, v_threshold=1.0, v_reset=-0.1, u_rest=0.2
         ),
         gain=2.0,
+        folds=True,
     ),
     "ALIF": Sample(lambda: sl.ALIF(alpha=0.8, rho=0.9, beta=0.3, v_threshold=0.7), equation=alif, rest=(0.0, 0.0)),
     "SEAdLIF": Sample(
-        lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4), equation=seadlif, rest=(0.0, 0.0)
+        lambda: sl.SEAdLIF(alpha=0.6, beta=0.8, a=0.5, b=0.9, v_threshold=0.4),
+        equation=seadlif,
+        rest=(0.0, 0.0),
+        folds=True,
     ),
-    "KLIF": Sample(lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8), equation=klif, rest=(0.0,)),
+    "KLIF": Sample(lambda: sl.KLIF(k=1.4, tau=2.5, v_threshold=0.8), equation=klif, rest=(0.0,), folds=True),
     "KLIF scaled": Sample(
         lambda: sl.KLIF(k=1.4, scale_reset=True, tau=2.5, v_threshold=0.8, reset="soft"),
         equation=klif_scaled,
         rest=(0.0,),
     ),
-    "KLIF scaled hard": Sample(lambda: sl.KLIF(k=1.2, scale_reset=True, v_threshold=0.8, v_leak=0.1)),
+    "KLIF scaled hard": Sample(lambda: sl.KLIF(k=1.2, scale_reset=True, v_threshold=0.8, v_leak=0.1), folds=True),
     "CLIF": Sample(lambda: sl.CLIF(tau=2.5, v_threshold=0.8), exact=False, equation=clif, rest=(0.0, 0.0)),
-    "Lapicque": Sample(lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6), equation=lapicque, rest=(0.0,)),
+    "Lapicque": Sample(
+        lambda: sl.Lapicque(r=2.0, c=1.5, dt=0.5, v_threshold=0.6), equation=lapicque, rest=(0.0,), folds=True
+    ),
     "ResonateFire": Sample(
         lambda: sl.ResonateFire(omega=0.8, b=-0.1, v_threshold=0.5, u_reset=0.2, v_reset=0.1),
         exact=False,
         equation=resonate,
         rest=(0.0, 0.0),
+        folds=True,
     ),
     "ResonateFire soft": Sample(lambda: sl.ResonateFire(omega=0.7, v_threshold=0.5, reset="soft"), exact=False),
     "ILIF": Sample(lambda: sl.ILIF(tau=4 / 3, levels=3, v_threshold=0.5), smooth=False, equation=ilif, rest=(0.0,)),
@@ -300,7 +317,9 @@ NEURONS = {
         exact=False,
         analog=True,
     ),
-    "DeltaLeaky": Sample(lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7), equation=delta_leaky, rest=(0.0,)),
+    "DeltaLeaky": Sample(
+        lambda: sl.DeltaLeaky(beta=0.8, v_threshold=0.7), equation=delta_leaky, rest=(0.0,), folds=True
+    ),
     "TernaryIF": Sample(lambda: sl.TernaryIF(v_threshold=0.8), equation=ternary, rest=(0.0,)),
     "TernaryLIF": Sample(
         lambda: sl.TernaryLIF(tau=2.0, v_threshold=0.5, reset="hard"), equation=ternary_hard, rest=(0.0,)
@@ -331,20 +350,26 @@ def options(features: int) -> dict[str, Sample]:
             smooth=False,
             equation=refractory,
             rest=(0.0, 0.0),
+            folds=True,
         ),
         "Graded": Sample(
-            lambda neuron=None: sl.options.Graded(neuron or leaky(), factor=0.4), equation=graded, rest=(0.0,)
+            lambda neuron=None: sl.options.Graded(neuron or leaky(), factor=0.4),
+            equation=graded,
+            rest=(0.0,),
+            folds=True,
         ),
         "Adaptive": Sample(
             lambda neuron=None: sl.options.Adaptive(neuron or leaky(), beta=0.5, rho=0.8),
             equation=adaptive,
             rest=(0.0, 0.0),
+            folds=True,
         ),
         "StateQuant": Sample(
             lambda neuron=None: sl.options.StateQuant(neuron or leaky(), bits=3),
             smooth=False,
             equation=quantised,
             rest=(0.0,),
+            folds=True,
         ),
         "HalfThreshold": Sample(
             lambda neuron=None: sl.options.HalfThreshold(neuron or leaky(), fraction=0.4),
@@ -352,7 +377,11 @@ def options(features: int) -> dict[str, Sample]:
             rest=(0.28,),
         ),
         "SLTT": Sample(
-            lambda neuron=None: sl.options.SLTT(neuron or leaky()), smooth=False, equation=leaky_soft, rest=(0.0,)
+            lambda neuron=None: sl.options.SLTT(neuron or leaky()),
+            smooth=False,
+            equation=leaky_soft,
+            rest=(0.0,),
+            folds=True,
         ),
         "Noisy": Sample(lambda neuron=None: sl.options.Noisy(neuron or leaky(), input=0.3), random=True),
         "Noisy pink": Sample(
