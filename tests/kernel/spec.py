@@ -1,4 +1,6 @@
-"""What kernels must be able to do: the axes, a pairwise cover of them, a random sample, the support matrix.
+"""What kernels must be able to do: axes, a pairwise cover, random cases, random neurons, the support matrix.
+
+The harness of all tests of kernels: ``results`` runs a neuron on a backend, ``check`` compares a case with the loop.
 
 ``python tests/kernel/spec.py`` prints docs/support.md.
 """
@@ -12,6 +14,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
+from spikeloom.core import Repeated
 
 sys.path.append(str(Path(__file__).parents[1]))  # for those who run this file
 import samples
@@ -132,8 +135,42 @@ LAYOUTS = {
 }
 
 
+def results(neuron, x, backend, *, state=None, lengths=None, record=None, T=None, loss=None):
+    """Output, final states, recordings; then the gradients of x, start states and parameters.
+
+    ``record`` are names of states, by default all; with ``T`` x is one step, repeated T times. ``loss`` is a function
+    of outputs, by default a sum in which each value has a random weight.
+    """
+    x = x.detach().requires_grad_()  # not cloned: a slice stays one
+    start = None if state is None else {k: v.detach().requires_grad_() for k, v in state.items()}
+    names = neuron.recordable if record is None else record
+    with sl.backend(backend):
+        sequence = x if T is None else Repeated(x, T)
+        y, final, *recorded = neuron.sequence(sequence, state=start, lengths=lengths, record=names)
+    outs = [y, *final.values(), *(recorded[0].values() if recorded else ())]
+    total = (loss or weighted)(outs)
+    outs = [o.detach() for o in outs]
+    if not total.requires_grad:  # STBIF
+        return outs, []
+    leaves = [x, *(start or {}).values(), *neuron.parameters()]
+    return outs, list(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+
+
+def weighted(outs, generator=None):
+    """The sum of all values, each with a random weight."""
+    g = generator or torch.Generator().manual_seed(3)
+    return sum((o.double() * torch.randn(o.shape, generator=g).to(o.device)).sum() for o in outs)
+
+
+def assert_gradients(wanted, got, limit, what=""):
+    """Each gradient agrees up to ``limit`` of its largest value."""
+    for a, b in zip(wanted, got, strict=True):
+        assert a.dtype == b.dtype, what
+        assert (a - b).abs().max() <= limit * a.abs().max().clamp(min=1e-6), what
+
+
 def run(case, backend, seed=0, device="cpu"):
-    """Output, final states, recordings; gradients of x, start states and parameters."""
+    """The results of a case."""
     g = torch.Generator().manual_seed(seed)
     T, shape, dtype = case["T"], case["shape"], case["dtype"]
     neuron = make(case)
@@ -141,37 +178,27 @@ def run(case, backend, seed=0, device="cpu"):
     x = case.get("gain", 1.0) * (0.5 + torch.randn(T, *shape, generator=g))
     x = LAYOUTS[case["layout"]]((x * 64).round().div(64).to(device, dtype))  # exact in every dtype
     once = case["static"] and not case["lengths"]
-    x = (x[0].clone(memory_format=torch.preserve_format) if once else x).detach().requires_grad_()
+    x = x[0] if once else x
     start = None
     if case["start"]:
         rest = neuron.initial_state(x if once else x[0])
-        start = {
-            k: (v.detach() + 0.1 * torch.randn(v.shape, generator=g).to(v)).requires_grad_() for k, v in rest.items()
-        }
+        start = {k: v + 0.1 * torch.randn(v.shape, generator=g).to(v) for k, v in rest.items()}
     lengths = torch.randint(1, T + 1, shape[:1], generator=g) if case["lengths"] else None
-    names = neuron.recordable if case["record"] else ()
-    from spikeloom.core import Repeated
+
+    def loss(outs):
+        weights = torch.randn(outs[0].shape, generator=g).to(device)
+        double = outs[0].double()
+        of_output = {
+            "random": lambda: (double * weights).sum(),
+            "mean": lambda: double.mean(0).square().sum(),
+            "last": lambda: (double[-1] * weights[-1]).sum(),
+        }[case["upstream"]]()
+        return of_output + weighted(outs[1:], g)
 
     torch.manual_seed(seed)  # of neurons with noise
-    with sl.backend(backend):
-        y, final, *recorded = neuron.sequence(Repeated(x, T) if once else x, state=start, lengths=lengths, record=names)
-    outs = [y, *final.values(), *(recorded[0].values() if recorded else ())]
-    weights = [torch.randn(o.shape, generator=g).to(device) for o in outs]
-    loss = sum((o.double() * w).sum() for o, w in zip(outs[1:], weights[1:], strict=True))
-    double = y.double()
-    loss = (
-        loss
-        + {
-            "random": lambda: (double * weights[0]).sum(),
-            "mean": lambda: double.mean(0).square().sum(),
-            "last": lambda: (double[-1] * weights[0][-1]).sum(),
-        }[case["upstream"]]()
-    )
-    leaves = [x, *(start or {}).values(), *neuron.parameters()]
-    if not loss.requires_grad:  # STBIF
-        return [o.detach() for o in outs], []
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-    return [o.detach() for o in outs], list(grads)
+    names = neuron.recordable if case["record"] else ()
+    options = {"state": start, "lengths": lengths, "record": names, "T": T if once else None, "loss": loss}
+    return results(neuron, x, backend, **options)
 
 
 def check(case, backend="c", device="cpu"):
@@ -208,6 +235,79 @@ def check(case, backend="c", device="cpu"):
         loop, kernel = ((g.double() - exact[i].double()).abs().max() for g in (a, b))
         assert kernel <= 4 * loop, (case, i, float(loop), float(kernel))
     return float(outs[0].double().mean())
+
+
+def formula(program, ref):
+    """A value of a program as an expression of names, whatever ids the values between them have."""
+    if not isinstance(ref, int):
+        return repr(ref.value)
+    node = next((n for n in program.nodes if n.id == ref), None)
+    return f"{node.op}({', '.join(formula(program, a) for a in node.args)})" if node else program.inputs[ref]
+
+
+UNARY = ["abs", "relu", "neg", "square", "clamp", "floor_frac", "sqrt", "reciprocal"]
+BINARY = ["add", "sub", "mul", "div", "minimum", "maximum", "where"]
+
+
+def grow(r, depth):
+    """A random expression over x, v, a and the numbers tau, rho."""
+    if depth == 0 or r.random() < 0.15:
+        return r.choice(["x", "v", "a", "tau", "rho", r.choice([0.25, 0.5, 1.5, -0.75])])
+    if r.random() < 0.35:
+        return (r.choice(UNARY), grow(r, depth - 1))
+    return (r.choice(BINARY), grow(r, depth - 1), grow(r, depth - 1))
+
+
+def evaluate(tree, env):
+    if isinstance(tree, str):
+        return env[tree]
+    if isinstance(tree, float):
+        return env["x"] * 0 + tree if env["fill"] else tree
+    op, *args = tree
+    a, *rest = (evaluate(t, {**env, "fill": True}) for t in args)
+    b = rest[0] if rest else None
+    return {
+        "abs": lambda: a.abs(),
+        "relu": lambda: torch.relu(a),
+        "neg": lambda: -a,
+        "square": lambda: a * a,
+        "clamp": lambda: a.clamp(-1.5, 1.25),
+        "floor_frac": lambda: a - torch.floor(a),
+        "sqrt": lambda: torch.sqrt(a.abs() + 0.5),
+        "reciprocal": lambda: 1 / (a.abs() + 1.25),
+        "add": lambda: a + b,
+        "sub": lambda: a - b,
+        "mul": lambda: a * b,
+        "div": lambda: a / (b.abs() + 1.0),
+        "minimum": lambda: torch.minimum(a, b),
+        "maximum": lambda: torch.maximum(a, b),
+        "where": lambda: torch.where(a > b, a, b * 0.5),
+    }[op]()
+
+
+def random_neuron(seed):
+    r = random.Random(seed)
+    drive, slow, tau_kind = grow(r, 4), grow(r, 3), r.choice(["scalar", "channel", "neuron"])
+    reset = r.choice(["hard", "soft", "none"])
+    shape = {"scalar": (), "channel": (4,), "neuron": (4, 5)}[tau_kind]
+
+    class Fuzzed(sl.Neuron):
+        exact = "sqrt" not in repr((drive, slow))  # torch's own square root is not correctly rounded
+
+        def __init__(self):
+            super().__init__(reset=reset, detach_reset=r.random() < 0.5, surrogate=sl.surrogate.ATan(2.0))
+            g = torch.Generator().manual_seed(seed)
+            tau = nn.Parameter(1.5 + torch.rand(shape, generator=g, dtype=torch.float64))
+            self.numbers(tau=tau, rho=0.8, v_threshold=0.6, v_reset=0.0)
+            self.states(v=0.0, a=0.25)
+
+        def dynamics(self, x, v, a):
+            env = {"x": x, "v": v, "a": a, "tau": self.tau, "rho": self.rho, "fill": False}
+            h = v + (x + (evaluate(drive, env) + 0 * x).clamp(-2.0, 2.0) - v) / self.tau
+            s = self.fire(h - self.v_threshold)
+            return s, self.reset_voltage(h, s), (a * self.rho + 0.2 * evaluate(slow, env) + 0 * x).clamp(-3.0, 3.0)
+
+    return Fuzzed()
 
 
 BASE = {name: values[0] for name, values in AXES.items()} | {"shape": (2, 5, 3, 3), "T": 17, "number": "channel"}

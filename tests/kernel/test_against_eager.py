@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+import samples
 import spikeloom as sl
+from kernel import spec
 from spikeloom.native import build
 
 try:
@@ -84,27 +86,13 @@ CLOSE = {  # programs with exp or atan: equal up to rounding where nothing is ne
 }
 
 
-def run(make, x, backend, *, state=None, lengths=None, record=True, weights=None):
-    """Output, states, recordings and gradients of input, start states and parameters."""
-    neuron = make().to(torch.float64) if x.dtype == torch.float64 else make()
-    x = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    start = None if state is None else {k: v.clone().requires_grad_() for k, v in state.items()}
-    names = tuple(neuron._rest) if record else ()
-    with sl.backend(backend):
-        y, final, *recorded = neuron.sequence(x, state=start, lengths=lengths, record=names)
-    outs = [y, *final.values(), *(recorded[0].values() if recorded else ())]
-    g = torch.Generator().manual_seed(3)
-    loss = sum((o.float() * torch.randn(o.shape, generator=g)).sum() for o in outs)
-    leaves = [x, *(start or {}).values(), *neuron.parameters()]
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    return [o.detach() for o in outs], [
-        torch.zeros_like(p) if g is None else g for g, p in zip(grads, leaves, strict=True)
-    ]
+def run(make, x, backend, **options):
+    neuron = make()
+    return spec.results(neuron.double() if x.dtype == torch.float64 else neuron, x, backend, **options)
 
 
 def agree(make, x, *, exact=True, **options):
-    outs, grads = run(make, x, "eager", **options)
-    got, got_grads = run(make, x, "c", **options)
+    (outs, grads), (got, got_grads) = (run(make, x, backend, **options) for backend in ("eager", "c"))
     for a, b in zip(outs, got, strict=True):
         assert a.dtype == b.dtype
         assert a.stride() == b.stride() or not exact
@@ -112,9 +100,7 @@ def agree(make, x, *, exact=True, **options):
             assert torch.equal(a, b)
         else:
             torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-4)
-    tolerance = 1e-10 if x.dtype == torch.float64 else 1e-5
-    for a, b in zip(grads, got_grads, strict=True):
-        assert (a - b).abs().max() <= tolerance * a.abs().max().clamp(min=1e-6) * (1 if exact else 10)
+    spec.assert_gradients(grads, got_grads, (1e-10 if x.dtype == torch.float64 else 1e-5) * (1 if exact else 10))
     return outs[0]
 
 
@@ -200,8 +186,7 @@ def test_layouts_and_shapes_of_numbers(layout, tau):
     got, got_grads = run(make, x, "c")
     for a, b in zip(outs, got, strict=True):
         assert torch.equal(a, b)
-    for a, b in zip(grads, got_grads, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * a.abs().max()
+    spec.assert_gradients(grads, got_grads, 1e-5)
     if layout == "channels_last":
         assert got[1].is_contiguous(memory_format=torch.channels_last)
 
@@ -369,35 +354,21 @@ def test_an_expression_of_numbers_written_twice_has_both_gradients():
     assert neuron.tau.grad.item() == pytest.approx(2.0 * (1 + 2 * 0.6) / 2)  # x (1 + 2 d) / 2
 
 
-SURROGATES = [
-    name
-    for name in sl.surrogate.__all__
-    if issubclass(getattr(sl.surrogate, name), sl.surrogate.Surrogate) and name != "Surrogate"
-]
-
-
-@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("name", samples.SURROGATES)
 def test_every_surrogate_in_a_kernel(name):
     """A learnable scale for each channel where there is a scale; gradients of all, in float64."""
-    kind = getattr(sl.surrogate, name)
+    kind, sample = getattr(sl.surrogate, name), samples.SURROGATES[name]
     scale = nn.Parameter(torch.tensor([1.2, 1.7, 3.0], dtype=torch.float64))
-    if name == "Custom":
-        made = kind(lambda u, a: torch.relu(1 - a * u.abs()), scale=scale)
-    else:
-        made = kind(scale) if kind.scaled else kind()
+    made = sample.make(scale) if kind.scaled else sample.make()
     neuron = sl.LIF(tau=2.0, v_threshold=0.5, surrogate=made).double()
     x = torch.randn(9, 4, 3, dtype=torch.float64) + 0.7
-    if name in ("StochasticSpikeOperator", "PoissonPass"):
+    if sample.random:
         assert "rand" in str(sl.explain(sl.Network(neuron), x))  # which says why it is a loop
         return
-    leaves = [x.requires_grad_(), *([scale] if kind.scaled else [])]
-    found = []
-    for backend in ("eager", "c"):
-        with sl.backend(backend):
-            y = neuron.sequence(x)[0]
-            found.append((y.detach(), torch.autograd.grad((y * torch.arange(9.0).reshape(9, 1, 1)).sum(), leaves)))
-    (y, grads), (z, others) = found
+    by_step = {"record": (), "loss": lambda outs: (outs[0] * torch.arange(9.0).reshape(9, 1, 1)).sum()}
+    ((y, _), grads), ((z, _), others) = (spec.results(neuron, x, backend, **by_step) for backend in ("eager", "c"))
     assert torch.equal(y, z)
     assert 0.1 < float(y.mean()) < 0.9
+    assert len(grads) == 1 + kind.scaled
     for a, b in zip(grads, others, strict=True):
         torch.testing.assert_close(b, a, atol=1e-11, rtol=1e-9)

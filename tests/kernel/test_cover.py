@@ -1,10 +1,8 @@
 """A pairwise cover of everything that kernels do, and, with ``make test-full``, a random sample of the full product."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
+from kernel import spec
 from spikeloom.native import build
 
 try:
@@ -12,9 +10,6 @@ try:
 except build.BuildError as missing:
     pytest.skip(f"no C kernels on this machine: {missing}", allow_module_level=True)
 
-_found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
-spec = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(spec)
 CASES = spec.pairwise(spec.AXES)
 
 

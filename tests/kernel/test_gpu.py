@@ -1,13 +1,11 @@
 """Kernels in Triton on a GPU: what the interpreter cannot show. Without one everything here is skipped."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 import spikeloom as sl
+from kernel import spec
 from spikeloom.kernel.triton.target import TRITON, problem
 
 pytestmark = pytest.mark.gpu
@@ -16,9 +14,6 @@ if not torch.cuda.is_available():
 if problem("cuda"):
     pytest.skip(problem("cuda"), allow_module_level=True)
 
-_found = importlib.util.spec_from_file_location("kernel_spec", Path(__file__).with_name("spec.py"))
-spec = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(spec)
 RANDOM = [name for name, sample in spec.samples.SURROGATES.items() if sample.random]
 ROWS = [(name, kind) for name, kind in spec.rows() if name not in RANDOM]
 CASES = spec.pairwise(spec.AXES)

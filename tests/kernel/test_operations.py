@@ -3,14 +3,13 @@
 ``make test`` tries a sample of them, ``make test-full`` all.
 """
 
-import importlib.util
 import random
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
 
+from kernel import operations
 from spikeloom.native import build
 
 try:
@@ -18,9 +17,6 @@ try:
 except build.BuildError as missing:
     pytest.skip(f"no C kernels on this machine: {missing}", allow_module_level=True)
 
-_found = importlib.util.spec_from_file_location("kernel_operations", Path(__file__).with_name("operations.py"))
-operations = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(operations)
 PARTS = 24
 
 

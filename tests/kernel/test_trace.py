@@ -1,14 +1,13 @@
 """What the tracer knows of dtypes, overloads and modes: kernels compute what the loop does, or it is named."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import spikeloom as sl
+from kernel import operations
 from spikeloom.kernel.program import Const
 from spikeloom.kernel.trace import RefusedError, trace
 from spikeloom.native import build
@@ -18,9 +17,6 @@ try:
     HAVE_COMPILER = True
 except build.BuildError:
     HAVE_COMPILER = False
-_found = importlib.util.spec_from_file_location("kernel_operations", Path(__file__).with_name("operations.py"))
-operations = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(operations)
 needs_compiler = pytest.mark.skipif(not HAVE_COMPILER, reason="no C compiler on this machine")
 
 
@@ -73,6 +69,10 @@ REFUSED = {
     "floor division": (lambda self, x, v: (x // 2, v), "aten.floor_divide"),
     "remainder": (lambda self, x, v: (x % 2, v), "aten.remainder"),
     "a factor that torch fuses": (lambda self, x, v: (torch.add(x, v, alpha=0.3), v), "with alpha=0.3"),
+    "a scale": (
+        lambda self, x, v: (torch.nn.functional.softplus(x, beta=2.0), v),
+        "aten.softplus.default with beta=2.0",
+    ),
     "a cube": (lambda self, x, v: (x**3, v), "aten.pow.Tensor_Scalar with exponent 3"),
     "a power": (lambda self, x, v: (2**x, v), "aten.pow.Scalar"),
     "a result given": (lambda self, x, v: (torch.add(x, v, out=torch.zeros_like(x)), v), "out="),
@@ -222,6 +222,7 @@ COMPUTED = {
     "bytes": lambda self, x, v: (x * ((x > 0).byte() + 1) * torch.where(v > 0, 200, -2).bfloat16(), v),
     "a choice by the number itself": lambda self, x, v: (x * torch.where(self.a > 0.8, 1.0, self.a), v),
     "a constant's arithmetic": lambda self, x, v: (torch.ones_like(x) * 0.5 - 0.25 + x, v),
+    "softplus": lambda self, x, v: (torch.nn.functional.softplus(x) * torch.nn.functional.softplus(self.a) + v, v),
     "a literal": lambda self, x, v: (x * torch.tensor(0.3) + torch.tensor(2), v),
     "a choice of whole numbers": lambda self, x, v: (torch.where(x > 0, 1.0, 0.0) * x, v),
 }

@@ -1,14 +1,13 @@
 """Random equations of mixed types: truth values, whole numbers, literals, casts, numbers of every kind; as the loop."""
 
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import spikeloom as sl
+from kernel import operations
 from spikeloom.native import build
 
 try:
@@ -16,9 +15,6 @@ try:
 except build.BuildError as missing:
     pytest.skip(f"no C kernels on this machine: {missing}", allow_module_level=True)
 
-_found = importlib.util.spec_from_file_location("kernel_operations", Path(__file__).with_name("operations.py"))
-operations = importlib.util.module_from_spec(_found)
-_found.loader.exec_module(operations)
 
 LEAVES = {
     **{name: lambda e, name=name: e[name] for name in ("x", "v", "w", "a", "b")},

@@ -138,6 +138,11 @@ def _sigmoid_derivative(emit: Callable[..., Ref], grad: Ref, y: Ref) -> Ref:
     return emit("mul", grad, emit("mul", emit("sub", Const(1.0), y), y))
 
 
+def _softplus_derivative(emit: Callable[..., Ref], grad: Ref, x: Ref, beta: Ref, threshold: Ref) -> Ref:
+    scaled = emit("mul", x, beta)
+    return emit("where", emit("gt", scaled, threshold), grad, emit("mul", grad, emit("sigmoid", scaled)))
+
+
 def _relu_derivative(emit: Callable[..., Ref], grad: Ref, x: Ref, threshold: Ref) -> Ref:
     return emit("where", emit("le", x, threshold), Const(0.0), grad)
 
@@ -165,6 +170,13 @@ OPS: dict[str, Op] = {
     "sigmoid": _function(
         torch.sigmoid, "((S)1 / ((S)1 + K_exp(-{0})))", triton="K_sigmoid({0})",
         derivative=Derivative("sigmoid_backward", ("grad_output", "output"), _sigmoid_derivative),
+    ),
+    "softplus": _function(
+        torch.nn.functional.softplus, "({0} > (S)20 ? {0} : K_log1p(K_exp({0})))",
+        triton="tl.where({0} > 20.0, {0}, K_log1p(K_exp({0})))",
+        derivative=Derivative(
+            "softplus_backward", ("grad_output", "self", "beta", "threshold"), _softplus_derivative
+        ),
     ),
     "sin": _function(torch.sin, triton="tl.sin({0})"),
     "cos": _function(torch.cos, triton="tl.cos({0})"),
