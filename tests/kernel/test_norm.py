@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
+from kernel import spec
 from spikeloom.kernel.c.target import C
 from spikeloom.kernel.norm import statistics
 from spikeloom.kernel.plan import in_memory
@@ -49,14 +50,7 @@ def pair(neuron, shape, **options):
 
 def run(module, x, backend):
     module = copy.deepcopy(module).to(x.dtype)
-    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    with sl.backend(backend):
-        y, state, recorded = module.sequence(leaf, record=module.recordable)
-    g = torch.Generator().manual_seed(3)
-    outs = [y, *state.values(), *recorded.values()]
-    loss = sum((o.double() * torch.randn(o.shape, generator=g, dtype=torch.float64)).sum() for o in outs)
-    loss.backward()
-    return [o.detach() for o in outs], [leaf.grad, *(p.grad for p in module.parameters())], list(module.bn.buffers())
+    return *spec.results(module, x, backend), list(module.bn.buffers())
 
 
 def agree(module, x):
@@ -145,15 +139,9 @@ def test_large_batches_and_half_precision():
 def _half(module, x):
     """The module's own weights stay float32, as under autocast."""
     module = copy.deepcopy(module)
-    leaf = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    with sl.backend("c"):
-        y, state, recorded = module.sequence(leaf, record=module.recordable)
-    assert y.dtype == x.dtype
-    g = torch.Generator().manual_seed(3)
-    outs = [y, *state.values(), *recorded.values()]
-    loss = sum((o.double() * torch.randn(o.shape, generator=g, dtype=torch.float64)).sum() for o in outs)
-    loss.backward()
-    return [o.detach() for o in outs], [leaf.grad, *(p.grad for p in module.parameters())], list(module.bn.buffers())
+    outs, grads = spec.results(module, x, "c")
+    assert outs[0].dtype == x.dtype
+    return outs, grads, list(module.bn.buffers())
 
 
 def net_of(**options):

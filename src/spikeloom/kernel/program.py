@@ -4,8 +4,8 @@ Text form, one line a value::
 
     %5 = div(%4, %2)
 
-Values are x (inputs), states, numbers, upstream gradients and nodes. The table ``OPS`` says for each operation how C
-writes it and which torch function computes the same.
+Values are x (inputs), states, numbers, upstream gradients and nodes. The table ``OPS`` holds what is known of each
+operation: how C and Triton write it, which torch function computes the same, what its derivative is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Const:
-    """A constant. A type of its own: value 2 and the number 2.0 would be equal in Python, and so would 0.0 and -0.0."""
+    """A constant has a type of its own, because in Python value 2 would equal the constant 2.0, and 0.0 equals -0.0."""
 
     value: float
 
@@ -33,11 +33,11 @@ class Const:
 
 
 Ref = int | Const
-"""A value (its id) or a constant."""
+"""An operand of an operation: the id of a value, or a constant."""
 
 
 Range = tuple[float, float]
-"""The least and the largest of some whole numbers."""
+"""The least and the largest value of an operand that holds whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,34 @@ class Derivative:
     """The derivative of an operation, where torch's autograd calls one operation for it."""
 
     name: str
-    """Torch's name of it."""
+    """The name of that operation of torch."""
     reads: tuple[str, ...]
-    """The arguments of it that ``write`` takes, by torch's names."""
+    """The names of those of its arguments that ``write`` takes."""
     write: Callable[..., Ref]
-    """Writes it with operations of programs: ``write(emit, *operands)``, where ``emit(name, *operands)`` adds one."""
+    """``write(emit, *operands)`` writes it with rows of ``OPS``; ``emit(name, *operands)`` adds one to the program."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """An operation: all that is known of it.
+    """A row holds all that is known of an operation.
 
     Torch's operation of the same name becomes this one where a neuron is traced, unless ``rules`` says more of it.
     """
 
     c: str
-    """Its expression in C with ``{0}``, ``{1}``... for operands. ``K_f`` is a function of ``c/source`` or libm's f."""
+    """The expression in C, with ``{0}``, ``{1}``... for operands. ``K_f`` is a function of ``c/source`` or libm's f."""
     eager: Callable[..., Any]
-    """Torch's function for it."""
+    """Torch's function that computes it."""
     triton: str = ""
-    """Its expression in Triton where that is not C's. ``K_f`` is a function of ``triton/functions``."""
+    """The expression in Triton, where that is not C's. ``K_f`` is a function of ``triton/functions``."""
     names: tuple[str, ...] = ()
-    """Other names that torch has for it."""
+    """Other names that torch has for the same operation."""
     boolean: bool = False
     """Whether it gives a truth value."""
     truths: int = 0
     """How many of its operands are truth values; they come first."""
     on_truths: str = ""
-    """The operation that torch computes under this name if all operands are truth values; empty if it refuses them."""
+    """The operation that torch computes under this name if all operands are truth values; empty if it refuses those."""
     slow: bool = False
     """Whether it takes long, so that a backward kernel in C computes it once for the step and its gradient."""
     approximate: bool = False
@@ -239,7 +239,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Program:
-    """One step and its vector-Jacobian product.
+    """A program is one step and its vector-Jacobian product.
 
     Ids below ``first`` are inputs, in this order: xs, states, numbers, the upstream gradient of the output, those of
     the new states.
@@ -258,12 +258,12 @@ class Program:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the inputs, by id."""
+        """The names of the inputs, in the order of their ids."""
         upstream = ("g_out", *(f"g_{s}" for s in self.states))
         return (*self.xs, *self.states, *self.numbers, *upstream)
 
     def number_ids(self) -> set[int]:
-        """Ids of numbers and of nodes that depend on numbers and constants alone: evaluated once, by torch."""
+        """The ids of what torch evaluates once per call: numbers, and nodes that depend on nothing but numbers."""
         start = len(self.xs) + len(self.states)
         found = set(range(start, start + len(self.numbers)))
         for node in self.nodes:
@@ -272,7 +272,7 @@ class Program:
         return found
 
     def needed(self, roots: tuple[Ref | None, ...], given: frozenset[int] = frozenset()) -> list[Node]:
-        """The nodes that ``roots`` depend on, in order; numbers' own and what is ``given`` left out."""
+        """The nodes that ``roots`` depend on, in order, without those of numbers alone and those that are ``given``."""
         numbers = self.number_ids() | given
         wanted = {r for r in roots if isinstance(r, int)}
         picked = []
@@ -283,7 +283,7 @@ class Program:
         return picked[::-1]
 
     def params(self, roots: tuple[Ref | None, ...]) -> list[int]:
-        """Number values that the computation of ``roots`` reads."""
+        """The values of numbers that the computation of ``roots`` reads."""
         numbers = self.number_ids()
         used = {a for node in self.needed(roots) for a in node.args if isinstance(a, int) and a in numbers}
         return sorted(used | {r for r in roots if isinstance(r, int) and r in numbers})

@@ -1,4 +1,7 @@
-"""rules: what torch's operations are in a program."""
+"""rules: says how each operation of torch is written in a program.
+
+Rows of ``OPS`` imply most rules; here are those that take more than the operands, or write several operations.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ ALIASES = frozenset(["detach", "alias", "clone", "contiguous"]) | SHAPES
 
 
 def _arithmetic(op: str) -> Make:
-    """An operation whose result has the dtype that it is computed in; on truth values it may be logic."""
+    """The rule of an operation whose result has the dtype that it is computed in; on truth values it may be logic."""
 
     def make(t: Values, c: Call, out: Tensor) -> Ref:
         if out.dtype == torch.bool:
@@ -54,7 +57,7 @@ def _differ(t: Values, a: Ref, b: Ref) -> Ref:
 
 
 def _scaled(op: str, *, swapped: bool = False) -> Make:
-    """add, sub and rsub have a factor alpha, with which torch may fuse the product: powers of two are exact."""
+    """The rule of add, sub and rsub, whose factor alpha must be a power of two: torch may fuse its product."""
     plain = _arithmetic(op)
 
     def make(t: Values, c: Call, out: Tensor) -> Ref:
@@ -125,7 +128,7 @@ def _copy(t: Values, c: Call, out: Tensor) -> Ref:
 
 
 def _filled(t: Values, c: Call, out: Tensor) -> Ref:
-    """Every value of the result is the same, and torch has computed it; or it is that of another tensor."""
+    """All values of the result are one constant, which torch has computed, or the value of another tensor."""
     value = next((v for name, v in c.given.items() if name in ("value", "fill_value") and isinstance(v, Tensor)), None)
     return t.constant(c, out) if value is None else t.cast(c, value, out)
 

@@ -1,4 +1,4 @@
-"""Trace: from a neuron's ``dynamics`` to a Program.
+"""trace: makes a Program of a neuron's ``dynamics``.
 
 ``dynamics`` runs on small tensors under a dispatch mode that writes down each operation, and so does its
 vector-Jacobian product. Values are known by their storage, so views, detach and in-place writes to temporaries need no
@@ -13,14 +13,10 @@ where it is read. The dtypes of results are torch's own in each world.
 from __future__ import annotations
 
 import functools
-import linecache
 import struct
-import sys
 import traceback
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import torch
@@ -29,26 +25,26 @@ from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .lines import TORCH, frames, is_users, line_of
 from .program import OPS, Const, Node, Program, Ref
 from .rules import ALIASES, RULES, SHAPES
 from .values import Call, RefusedError, Values
 
 __all__ = ["RefusedError", "trace"]
 
-_OURS, _TORCH = (str(Path(file).parents[n]) for file, n in ((__file__, 1), (torch.__file__, 0)))
 _KNOWN_BY_DTYPE = ("dtype.__get__", "is_floating_point", "is_complex")  # every dtype has a world
 
 
 @dataclass(frozen=True)
 class World:
-    """Dtypes and shapes with which ``dynamics`` may run."""
+    """One combination of dtypes and shapes with which ``dynamics`` may run."""
 
     state: torch.dtype
-    """Of inputs and states."""
+    """The dtype of inputs and states."""
     shape: tuple[int, ...] = (7,)
     number: torch.dtype | None = None
-    """Of numbers without dimensions and gradient (float64 for floats); None: all numbers are learnable and have the
-    shape and dtype of a state, so that their gradients are elementwise."""
+    """The dtype of numbers, which have no dimensions and no gradient (float64 for floats). With None all numbers are
+    learnable and have the shape and dtype of a state, so that their gradients are elementwise."""
     grad: bool = True
 
 
@@ -62,7 +58,7 @@ WORLDS = (
 
 
 def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
-    """The program of a neuron. Raises RefusedError where ``dynamics`` cannot be expressed.
+    """The program of a neuron. It raises RefusedError where ``dynamics`` cannot be expressed.
 
     It depends on no mode of torch but the default dtype, which gives some results their dtype (``(x > 0) * 0.5``).
     """
@@ -80,7 +76,7 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
 
 
 def _trace(neuron: Any, xs: tuple[str, ...], *, noting: bool) -> Program:
-    """The program. ``noting``: the line of each node is noted, for the message."""
+    """The program. With ``noting`` the line of each node is noted for the message, which takes longer."""
     found = []
     for world in WORLDS:
         with torch.set_grad_enabled(world.grad):
@@ -139,7 +135,7 @@ def _number(world: World) -> Tensor:
 
 
 def _compare(neuron: Any, one: tuple[Program, _Tracer], other: tuple[Program, _Tracer]) -> None:
-    """Refuses what is another program in another world; constants count as equal if they are in float32."""
+    """Refuses a neuron that is another program in another world. Constants that are equal in float32 count as equal."""
     names: dict[Any, int] = {}
     learnable = other[1].world.number is None  # else numbers have no gradient, and what remains has another order
     (same, known), (found, named) = (_formed(p, names, learnable) for p, _ in (one, other))
@@ -153,7 +149,7 @@ def _compare(neuron: Any, one: tuple[Program, _Tracer], other: tuple[Program, _T
 
 
 def _formed(program: Program, names: dict[Any, int], gradients: bool) -> tuple[list[Any], dict[int, int]]:
-    """What a program gives, and the name of each node: equal expressions have equal ones in all programs."""
+    """The results of a program and the names of its nodes; equal expressions have equal names in all programs."""
     named: dict[int, int] = {}
 
     def name(ref: Ref | None) -> Any:
@@ -187,40 +183,16 @@ def _run(bound: Any, inputs: list[Tensor]) -> tuple[Any, ...]:
     except RefusedError:
         raise
     except Exception as error:  # the user's code may raise anything on 1-D input; eager decides what to make of it
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        what = f"{type(error).__name__}: {error}{_line(bound, frames[::-1])}"
+        running = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        what = f"{type(error).__name__}: {error}{line_of(bound, running[::-1])}"
         raise RefusedError(f"{type(bound).__name__}.dynamics could not be traced: {what}") from error
     return (out,) if isinstance(out, Tensor) else tuple(out)
 
 
-def _line(neuron: Any, frames: list[FrameType]) -> str:
-    """`` at file:line: code`` of the frame that is ``dynamics``, else of the innermost of the user's."""
-    code = getattr(type(neuron).dynamics, "__code__", None)
-    found = [f for f in frames if f.f_code is code] or [f for f in frames if _is_users(f)]
-    if not found:
-        return ""
-    file, line = found[0].f_code.co_filename, found[0].f_lineno
-    return f" at {file}:{line}: {linecache.getline(file, line).strip()}"
-
-
-def _is_users(frame: FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith((_OURS, _TORCH, "<"))
-
-
-def _frames() -> list[FrameType]:
-    """The frames that are running, the innermost first, without this file's."""
-    found, frame = [], sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename != __file__:
-            found.append(frame)
-        frame = frame.f_back  # type: ignore[assignment]
-    return found
-
-
 class _Watch(TorchFunctionMode):
-    """Refuses what reads more of a tensor than its values.
+    """A mode that refuses what reads more of a tensor than its values.
 
-    Makes the result of every operation on ``numbers`` alone a leaf, so that its gradient is the direct one.
+    It makes the result of every operation on ``numbers`` alone a leaf, so that its gradient is the direct one.
     """
 
     def __init__(self, tracer: _Tracer, numbers: list[Tensor] | None = None) -> None:
@@ -239,8 +211,8 @@ class _Watch(TorchFunctionMode):
         out = func(*args, **kwargs)
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
         if tensors and not _is_values(out) and not name.endswith(("__setitem__", *_KNOWN_BY_DTYPE)):
-            frame = next((f for f in _frames() if not f.f_code.co_filename.startswith(_TORCH)), None)
-            if frame is None or _is_users(frame):
+            frame = next((f for f in frames() if not f.f_code.co_filename.startswith(TORCH)), None)
+            if frame is None or is_users(frame):
                 self._tracer.refuse(f"{name.removesuffix('.__get__')}, and kernels know of a tensor its values only")
         if isinstance(out, Tensor) and tensors and all(id(t) in self._alone for t in tensors):
             if out.requires_grad:
@@ -289,7 +261,7 @@ class _Tracer(TorchDispatchMode, Values):
         return self._values[key]
 
     def outputs(self, out: tuple[Any, ...], count: int) -> tuple[Ref, ...]:
-        """The values that ``dynamics`` returned: an output and new states."""
+        """The values that ``dynamics`` returned: the output and the new states."""
         name, world = type(self._neuron).__name__, self.world
         if len(out) != count or any(not isinstance(o, Tensor) or o.shape != world.shape for o in out):
             raise RefusedError(f"{name}.dynamics returned other shapes or another number of values")
@@ -302,7 +274,7 @@ class _Tracer(TorchDispatchMode, Values):
         return tuple(self.number(o) for o in out)
 
     def expected(self, out: Tensor) -> torch.dtype:
-        """The dtype of a result that a kernel computes: the state's, of numbers alone their own."""
+        """The dtype in which a kernel computes a result: the state's, or that of numbers on which alone it depends."""
         return self.world.state if out.ndim or self.world.number is None else self.world.number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -375,11 +347,11 @@ class _Tracer(TorchDispatchMode, Values):
         raise RefusedError(f"{type(self._neuron).__name__}.dynamics uses {what}{self._where()}")
 
     def line_of(self, node: int) -> str:
-        """Where a node comes from."""
+        """The line that a node comes from, or an empty string."""
         return self._lines.get(node, "")
 
     def remember_line(self, last: Any) -> None:
-        """Notes for steps of the backward pass which line they are the derivative of."""
+        """Notes for the steps of the backward pass of which line they are the derivative."""
         where, todo = self._where(), [last]
         while todo and where:
             step = todo.pop()
@@ -390,9 +362,9 @@ class _Tracer(TorchDispatchMode, Values):
     def _where(self) -> str:
         step: Any = torch._C._current_autograd_node()
         if step is None:
-            return _line(self._neuron, _frames())
-        frames = [f for f in _frames() if _is_users(f) and f.f_code.co_name == "backward"]
-        return _line(self._neuron, frames) or str(step.metadata.get(_LINE, ""))
+            return line_of(self._neuron, frames())
+        backward = [f for f in frames() if is_users(f) and f.f_code.co_name == "backward"]
+        return line_of(self._neuron, backward) or str(step.metadata.get(_LINE, ""))
 
 
 _LINE = "line of dynamics"

@@ -1,4 +1,4 @@
-"""values: in which dtypes a program can hold the results of torch's operations.
+"""values: says in which dtypes a program can hold the results of torch's operations.
 
 A program knows two types, numbers and truth values. A number stands for a value in the dtype of the state; a value of
 another dtype is held where that is the same number: constants, and whole numbers of known and small size (``b + 1``,
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from .program import OPS, Const, Op, Range, Ref
 
-_WHOLE = 2.0**24  # whole numbers up to here are exact in float32
+_WHOLE = 2.0**24  # beyond it float32 does not hold every whole number, so that none is trusted
 _LARGEST = {torch.bfloat16: 2.0**8, torch.float16: 2.0**11, torch.int8: 127.0, torch.uint8: 255.0, torch.int16: 32767.0}
 LITERALS = ("lift_fresh", "lift_fresh_copy")
-_NO_MATTER = frozenset(["size", "layout", "device", "pin_memory", "non_blocking", "memory_format"])  # for values
+_NO_MATTER = frozenset(["size", "layout", "device", "pin_memory", "non_blocking", "memory_format"])  # change no value
 
 
 class RefusedError(Exception):
@@ -33,7 +33,7 @@ _OPERANDS = frozenset(["self", "other", "condition", "mask", "value", "src", "mi
 
 @dataclass(frozen=True)
 class Rule:
-    """How an operation is written, and the arguments that it knows."""
+    """A rule says how an operation of torch is written in a program, and which of its arguments that respects."""
 
     make: Callable[[Values, Call, Tensor], Ref]
     names: frozenset[str]
@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of an operation."""
+    """A call of an operation of torch, while it is traced."""
 
     func: Any
     name: str
@@ -51,13 +51,13 @@ class Call:
 
     @cached_property
     def given(self) -> dict[str, Any]:
-        """Arguments by name, as far as they were given."""
+        """The arguments that were given, by name."""
         names = [a.name for a in self.func._schema.arguments]
         return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
 
     @cached_property
     def operands(self) -> list[Any]:
-        """Tensors and numbers that are computed with, in order."""
+        """The tensors and Python numbers that are computed with, in order."""
         wanted = self.rule.names
         return [value for name, value in self.given.items() if name in wanted and name in _OPERANDS]
 
@@ -69,16 +69,16 @@ class Call:
 
 
 class Values:
-    """The types of values while they are traced."""
+    """What is known of values while they are traced: truth value or number, range, the numbers that they depend on."""
 
     def __init__(self) -> None:
         self.is_boolean: dict[Ref, bool] = {}
-        self.sources: dict[Ref, frozenset[int]] = {}  # of what depends on numbers alone: which
+        self.sources: dict[Ref, frozenset[int]] = {}  # which numbers a value depends on, if on nothing else
         self._whole: dict[Ref, Range] = {}
-        self._loose: set[int] = set()  # storages: selections among numbers that wait for their conversion
+        self._loose: set[int] = set()  # storages of selections among numbers that wait for their conversion
 
     number_dtype: torch.dtype | None = None
-    """Of numbers that are floats."""
+    """The dtype of numbers that are floats; None where all numbers have that of the state."""
 
     def ref(self, tensor: Tensor) -> Ref:
         raise NotImplementedError
@@ -93,7 +93,7 @@ class Values:
         raise NotImplementedError
 
     def emit(self, op: str, *refs: Ref) -> Ref:
-        """A node, with the range of its values where they are whole numbers."""
+        """Adds an operation, and notes the range of its results where they are whole numbers."""
         if op == "mul" and Const(1.0) in refs:
             return refs[0] if refs[1] == Const(1.0) else refs[1]
         if all(isinstance(r, Const) for r in refs):
@@ -106,14 +106,14 @@ class Values:
         return made
 
     def number(self, value: Any) -> Ref:
-        """A tensor or a Python number as a number."""
+        """The value of a tensor or of a Python number, as a number."""
         if not isinstance(value, Tensor):
             return Const(float(value)) if isinstance(value, (bool, int, float)) else self.refuse(f"{value!r}")
         ref = self._checked(value)
         return self.emit("to_float", ref) if self.is_boolean.get(ref) else ref
 
     def condition(self, value: Any) -> Ref:
-        """A tensor or a Python number as a truth value; a constant is 0 or 1."""
+        """The value of a tensor or of a Python number, as a truth value; a constant is 0 or 1."""
         ref = self._checked(value) if isinstance(value, Tensor) else Const(float(value))
         if isinstance(ref, Const):
             return Const(float(ref.value != 0))
@@ -135,7 +135,7 @@ class Values:
         return self.emit("logical_or", a, b)
 
     def check_arguments(self, call: Call) -> None:
-        """Refuses an argument that the rule does not name."""
+        """Refuses an argument that the rule does not name, unless it has its default."""
         known = call.rule.names
         for argument in call.func._schema.arguments:
             value = call.given.get(argument.name)
@@ -147,7 +147,7 @@ class Values:
                 self.refuse(f"{call.func} with {argument.name}={shown}")
 
     def value_of(self, call: Call, out: Tensor) -> Ref:
-        """The value of ``out``, which a call gave."""
+        """The value of ``out``, the result of a call."""
         literal = call.name in LITERALS
         if literal and out.ndim:
             self.refuse("a tensor literal with dimensions; declare it with self.numbers(...)")
@@ -177,7 +177,7 @@ class Values:
         return ref
 
     def follow(self, source: Tensor, out: Tensor) -> None:
-        """``out`` is an alias of ``source``."""
+        """Notes that ``out`` is an alias of ``source``."""
         if source.untyped_storage()._cdata in self._loose:
             self._loose.add(out.untyped_storage()._cdata)
 
@@ -198,7 +198,7 @@ class Values:
         return _fits(found, dtype)
 
     def _held(self, call: Call, out: Tensor, made: Ref) -> Ref:
-        """``made`` as a program holds it in the dtype of ``out``; refused where it cannot."""
+        """``made`` in the dtype of ``out``, as a program holds it; refuses what it cannot hold."""
         boolean, dtype = self.is_boolean.get(made, False), out.dtype
         if dtype == torch.bool:
             return made if boolean or isinstance(made, Const) else self.emit("ne", made, Const(0.0))
@@ -222,7 +222,7 @@ class Values:
         )
 
     def depends(self, made: Ref, refs: tuple[Ref, ...]) -> None:
-        """Notes of which numbers ``made`` is, where it depends on nothing else."""
+        """Notes on which numbers ``made`` depends, where it depends on nothing else."""
         if all(isinstance(r, Const) or r in self.sources for r in refs):
             self.sources[made] = frozenset().union(*(self.sources.get(r, frozenset()) for r in refs))
 
@@ -270,7 +270,7 @@ def _fits(found: Range | None, dtype: torch.dtype) -> bool:
 
 
 def _range(op: Op, found: list[Range | None]) -> Range | None:
-    """The range of a result that is a whole number because all operands are; None of another."""
+    """The range of a result that is a whole number because all operands are; None for other results."""
     known = [f for f in found[op.truths :] if f is not None]
     if op.range is None or len(known) < len(found) - op.truths:
         return None

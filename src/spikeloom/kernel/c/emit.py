@@ -36,12 +36,12 @@ SEGMENT = 16
 
 
 def emit_forward(program: Program, variant: Variant) -> str:
-    """C source with the function ``run``: all steps, forward."""
+    """C source whose function ``run`` computes all steps, forward."""
     return _source(program, variant, _Writer(program, variant).forward())
 
 
 def emit_backward(program: Program, variant: Variant) -> str:
-    """C source with the function ``run``: the vector-Jacobian product of all steps."""
+    """C source whose function ``run`` computes the vector-Jacobian product of all steps."""
     return _source(program, variant, _Writer(program, variant).backward())
 
 
@@ -87,14 +87,14 @@ class _Writer(Writer):
         return states + transposed + self._loop(loops.BACKWARD, self.backward_pointers(), params, holes, kept)
 
     def _kept(self, roots: tuple[Ref | None, ...]) -> list[int]:
-        """Values of the step that its gradient needs and that are slow to compute: computed once for both."""
+        """The slow values of a step that its gradient needs too: they are computed once for both."""
         own = [node for node in self.program.needed(roots) if node.id in self.own]
         return [node.id for node in own if OPS[node.op].slow and not self.by_reciprocal(node)]
 
     def _loop(
         self, loop: str, pointers: list[str], params: tuple[int, ...], holes: dict[str, str], kept: Sequence[int] = ()
     ) -> str:
-        """A loop with the calls of this program's functions, for the tensors and integers that the kernel takes."""
+        """A loop that calls this program's functions, with the tensors and integers that the kernel takes."""
         arguments = [f"{self._type(name)} *{name} = p[{k}];" for k, name in enumerate(pointers)]
         strides = [*(f"xstride{k}" for k in range(self.n_x)), "gstride"]
         arguments += [f"const int64_t {name} = n[{k}];" for k, name in enumerate(strides, 7)]
@@ -131,7 +131,7 @@ class _Writer(Writer):
         return "IO" if pointer in rows else "S"
 
     def _values(self, states: str, params: tuple[int, ...]) -> dict[str, str]:
-        """The values that a step reads by their names in it, and what they are in the loop for neuron j."""
+        """The values that a step reads: by their names in the step, their expressions in the loop for neuron j."""
         found = {self.ref(k): f"on ? X{k}[j] : (S)0" for k in range(self.n_x)}
         found |= {self.ref(self.n_x + k): f"{states}{k}[j]" for k in range(self.n_s)}
         for i in params:
@@ -142,7 +142,7 @@ class _Writer(Writer):
         return found
 
     def _upstream(self) -> dict[str, str]:
-        """The same of the gradients that a transposed step reads."""
+        """The same for the gradients that a transposed step reads."""
         first = self.n_x + self.n_s + len(self.program.numbers)
         total = "g{0}[j] + GR{0}[j]" if self.variant.record else "g{0}[j]"
         values = ["GY[j]", *(total.format(k) for k in range(self.n_s))]
@@ -151,9 +151,9 @@ class _Writer(Writer):
     def _function(
         self, name: str, found: Mapping[str, Ref | None], values: dict[str, str], given: frozenset[int] = frozenset()
     ) -> tuple[str, str]:
-        """A function of one neuron's ``values`` that returns a struct of what is ``found``, and the call of it.
+        """A function of one neuron's ``values`` that returns a struct of what is ``found``, and its call in the loop.
 
-        ``given``: the nodes that are among the values.
+        ``given`` are the nodes that are among the values.
         """
         kind, roots = name.capitalize(), tuple(found.values())
         results = ", ".join("(S)0" if root is None else self.ref(root) for root in roots)

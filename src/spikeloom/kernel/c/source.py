@@ -1,4 +1,4 @@
-"""c_source: the C that every kernel begins with: types, rows, functions of one number.
+"""c_source: holds the C that every kernel begins with: types, rows, functions of one number.
 
 ``S`` is the type that is computed in, ``IO`` the type of inputs and outputs. The functions of one number are
 branch-free, so that loops over them vectorise; where they are not, they are libm's.
@@ -18,11 +18,11 @@ _TYPES = {
     "bfloat16": ("float", "uint16_t"),
     "float16": ("float", "uint16_t"),
 }
-_CALLED = dict.fromkeys(re.findall(r"\bK_(\w+)\(", " ".join(op.c for op in OPS.values())))  # functions of one number
+_CALLED = dict.fromkeys(re.findall(r"\bK_(\w+)\(", " ".join(op.c for op in OPS.values())))  # functions in programs
 
 
 def prelude(io: str) -> str:
-    """Everything before the functions of a kernel with inputs and outputs of dtype ``io``."""
+    """The C that comes before the step of a kernel whose inputs and outputs have dtype ``io``."""
     compute, stored = _TYPES[io]
     suffix = "f" if compute == "float" else ""
     own = _CLAMP + (_FLOAT if suffix else _DOUBLE)
@@ -37,11 +37,11 @@ def prelude(io: str) -> str:
 
 
 def norm(io: str, block: int, parts: int) -> str:
-    """Statistics of a batch norm and their share of the gradient, for inputs of dtype ``io``."""
+    """The C of a batch norm's statistics and of their share of the gradient, for inputs of dtype ``io``."""
     return f"#define BLOCK {block}\n#define ROWS {_ROWS_SUMMED}\n#define PARTS {parts}\n{prelude(io)}{_NORM}"
 
 
-_ROWS_SUMMED = 64  # rows that are summed in float32 before they join a double
+_ROWS_SUMMED = 64  # how many rows are summed in float32 before they join a double: more would lose digits
 
 _HEAD = """
 #include <math.h>

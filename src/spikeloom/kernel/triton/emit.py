@@ -1,9 +1,10 @@
-"""emit_triton: prints a Program as Triton. All T steps of a block of neurons run in one pass.
+"""emit_triton: prints a Program as Triton, in which all T steps of a block of neurons run in one pass.
 
-Forward: states in registers, x read one step ahead of its use, and the states stored every SEGMENT steps when a
-gradient will be needed. Backward, per segment from the last to the first: all reads of the segment are issued together,
-its states recomputed, then the transposed steps; the SEGMENT steps are unrolled, because registers have no index.
-Nothing else is stored. Values that take long to compute are computed twice: here registers are scarcer than arithmetic.
+Forward, states are in registers, x is read one step ahead of its use, and the states are stored every SEGMENT steps
+when a gradient will be needed. Backward, for each segment from the last to the first, all reads of the segment are
+issued together, its states are computed again, then come the transposed steps; the SEGMENT steps are unrolled, because
+registers have no index. Nothing else is stored. Slow values are computed twice, because registers are scarcer than
+arithmetic here.
 
 N, T, strides and sizes are arguments, so that another layer size is the same kernel. No number is an argument: floats
 would arrive in float32. Nothing here knows whose GPU it is.
@@ -26,16 +27,16 @@ from ..variant import Variant, Writer
 _HEAD = """import triton
 import triton.language as tl
 from spikeloom.kernel.triton.functions import *"""
-_FIXED = ("T", "per")  # integers for which no other kernel is made: their divisibility helps nothing
+_FIXED = ("T", "per")  # integers that Triton makes no other kernel for, because their divisibility helps nothing
 
 
 def emit_forward(program: Program, variant: Variant, block: int, segment: int) -> str:
-    """Source of a module whose ``run`` computes all steps, forward, of ``block`` neurons per program."""
+    """The source of a module whose ``run`` computes all steps, forward, with ``block`` neurons per program."""
     return _source(_Writer(program, variant, block, segment), backward=False)
 
 
 def emit_backward(program: Program, variant: Variant, block: int, segment: int) -> str:
-    """Source of a module whose ``run`` computes the vector-Jacobian product of all steps."""
+    """The source of a module whose ``run`` computes the vector-Jacobian product of all steps."""
     return _source(_Writer(program, variant, block, segment), backward=True)
 
 
@@ -113,7 +114,7 @@ class _Writer(Writer):
         lines += self._segment_reads()
         if self.n_s:
             read = self._read(program.outputs[1:])
-            for j in steps[:-1]:  # steps that are off leave rubbish behind, which is read by none that is on
+            for j in steps[:-1]:  # what steps that are off leave behind is read by none that is on
                 values = [*(f"X{k}_{j}" for k in X), *(f"h{k}_{j}" for k in S)]
                 new = ", ".join(f"h{k}_{j + 1}" for k in S)
                 lines += [f"        {new} = {self._call('states', values, read)}"]
@@ -127,7 +128,7 @@ class _Writer(Writer):
         return lines + self._sums()
 
     def _segment_reads(self) -> list[str]:
-        """All that a segment reads: its first states, x and the output's gradient of each step."""
+        """Reads all that a segment needs: its first states, x and the output's gradient of each step."""
         S, X, steps = range(self.n_s), range(self.n_x), range(self.segment)
         lines = []
         for k in S:
@@ -143,7 +144,7 @@ class _Writer(Writer):
         return lines
 
     def _transposed_step(self, j: int) -> list[str]:
-        """The transposed step j of a segment."""
+        """Writes the transposed step j of a segment."""
         S, X, x_grads, wanted = range(self.n_s), range(self.n_x), self.variant.x_grads, self.variant.wanted
         found = [k for k in X if x_grads[k] != "none"]
         lines = []
@@ -171,7 +172,7 @@ class _Writer(Writer):
         return lines
 
     def _sums(self) -> list[str]:
-        """Leaves the gradients of params."""
+        """Stores the gradients of params."""
         lines = []
         for i, run in zip(self.variant.wanted, self.variant.runs, strict=True):
             if run == self.block:
@@ -186,7 +187,7 @@ class _Writer(Writer):
         return lines
 
     def _read(self, roots: tuple[Ref | None, ...]) -> tuple[int, ...]:
-        """Params that the computation of ``roots`` reads."""
+        """The params that the computation of ``roots`` reads."""
         return tuple(i for i in self.program.params(roots) if i in self.layout.backward_params)
 
     def _read_row(self, name: str, pointer: str, step: int, stride: str) -> str:

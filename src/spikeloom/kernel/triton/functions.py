@@ -1,4 +1,4 @@
-"""triton_functions: functions of one number, as kernels in Triton call them.
+"""triton_functions: holds the functions of one number that kernels in Triton call.
 
 Float32 ones are made of operations that IEEE 754 defines, so that what the interpreter computes is what a device
 computes: polynomials as in :mod:`spikeloom.kernel.c.source`, where the hardware has approximations. In float64 exp and
@@ -14,7 +14,7 @@ import triton.language as tl
 
 @triton.jit
 def K_bits(y):
-    """Ones of a block as bytes, the first in the lowest bit."""
+    """The ones of a block as bytes; the first is in the lowest bit."""
     ones = tl.reshape((y == 1.0).to(tl.int32), [y.shape[0] // 8, 8])
     return tl.sum(ones << tl.arange(0, 8)[None, :], 1).to(tl.uint8)
 
@@ -36,7 +36,7 @@ def K_sqrt(x):
 
 @triton.jit
 def K_rint(x):
-    """To the nearest integer, ties to even: beyond ``big`` there are only integers."""
+    """The nearest integer, ties to even. Beyond ``big`` there are only integers, so adding it rounds."""
     if x.dtype == tl.float64:
         big = 4503599627370496.0
     else:
@@ -97,7 +97,7 @@ def K_log(x):
 
 @triton.jit
 def K_expm1(x):
-    """Near 0: its Taylor series, in float64 Kahan's quotient; elsewhere ``exp(x) - 1``."""
+    """Near 0 this is its Taylor series, in float64 Kahan's quotient; elsewhere it is ``exp(x) - 1``."""
     u = K_exp(x)
     if x.dtype == tl.float64:
         near = tl.where(u == 1.0, x, (u - 1.0) * x / tl.log(u))
@@ -115,7 +115,7 @@ def K_expm1(x):
 
 @triton.jit
 def K_log1p(x):
-    """``log(u) x / (u - 1)``, u = 1 + x: what u has lost, the quotient gives back."""
+    """``log(u) x / (u - 1)`` with u = 1 + x; the quotient gives back what u has lost."""
     u = 1.0 + x
     if x.dtype == tl.float64:
         y = K_log(u) * (x / (u - 1.0))
@@ -154,7 +154,7 @@ def K_sigmoid(x):
 
 @triton.jit
 def K_atan(x):
-    """Reduced to |z| <= tan(pi / 8) by atan(1 / x) and atan((x - 1) / (x + 1)); there its Taylor series."""
+    """Its Taylor series for |z| <= tan(pi / 8), to which atan(1 / x) and atan((x - 1) / (x + 1)) reduce others."""
     a = tl.abs(x)
     large = a > 1.0
     if x.dtype == tl.float64:

@@ -1,4 +1,4 @@
-"""triton_norm: statistics of a batch norm and their share of the gradient, as kernels in Triton.
+"""triton_norm: holds the kernels in Triton of a batch norm's statistics and of their share of the gradient.
 
 ``x`` has ``rows`` = T * outer rows of ``[C, inner]``; row r begins at ``r // outer * stride + r % outer * C * inner``.
 """
@@ -9,12 +9,12 @@ import triton
 import triton.language as tl
 
 TILE = 1024
-"""Values that one program holds at a time."""
+"""How many values one program holds at a time. More of them take more registers."""
 
 
 @triton.jit
 def start_of(r, outer, stride, width):
-    """Where rows of x begin."""
+    """The places at which rows of x begin."""
     return (r // outer).to(tl.int64) * stride + (r % outer).to(tl.int64) * width
 
 
@@ -23,9 +23,9 @@ def statistics(
     x, first, sums, rows, per_part, outer, stride, C, inner,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """Per part of the rows and channel: the sums of x - first and of its square, in float64 across tiles.
+    """Sums x - first and its square for each part of the rows and each channel, in float64 across tiles.
 
-    COLUMNS: a program takes WIDTH channels of one value each; else it takes one channel.
+    With COLUMNS a program takes WIDTH channels of one value each, otherwise one channel.
     """
     part = tl.program_id(0)
     end = tl.minimum((part + 1) * per_part, rows)
