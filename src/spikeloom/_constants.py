@@ -12,6 +12,7 @@ import functools
 import json
 import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -24,6 +25,10 @@ _FIRST = " at first"  # names the value that an adjustable constant was construc
 _LINE = 32  # lines are padded to a multiple of it, so that most averages of different ones can be computed at all
 _ABSENT = "absent"
 _ROUNDING = 2**-22
+_SILENT = (
+    f"the given weights say nothing of the constants of neurons (they have no '{_KEY}', as those of an ordinary model "
+    "or of another framework): what the neurons were constructed with stays"
+)
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -96,8 +101,10 @@ class HasConstants(nn.Module):
         problems: list[str] = args[4]
         if prefix + _KEY in state_dict:
             problems += [prefix + problem for problem in self._compare(state_dict[prefix + _KEY])]
-        elif prefix + _KEY in missing and not (self.must_carry and self.constants()):
+        elif prefix + _KEY in missing:
             missing.remove(prefix + _KEY)
+            if self.must_carry and self.constants():
+                warnings.warn(_SILENT, stacklevel=2)
 
     def _compare(self, saved: Any) -> list[str]:
         """What speaks against weights with these constants; takes over the values of adjustable ones."""
@@ -124,7 +131,7 @@ class HasConstants(nn.Module):
             wrong.append(
                 f"{name} is {_short(there)} in the checkpoint but {_short(here)} in this {kind(self)}: the weights "
                 f"belong to other dynamics. Construct the {kind(self)} with the checkpoint's value, or drop the keys "
-                f"that end in '{_KEY}' and load with strict=False{_or_not_carried(self)}"
+                f"that end in '{_KEY}', which loads with a warning{_or_not_carried(self)}"
             )
         if not wrong:
             for name, value in adjusted.items():
@@ -177,7 +184,7 @@ def decode(saved: Any, mine: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         raise ValueError(
             f"expected constants stored by spikeloom, but {named or 'they'} cannot be read: they are damaged, or an "
             "average of checkpoints with different dynamics, which belongs to none. Average checkpoints of equal "
-            f"dynamics, or drop the keys that end in '{_KEY}' and load with strict=False"
+            f"dynamics, or drop the keys that end in '{_KEY}', which loads with a warning"
         )
     return found, True
 

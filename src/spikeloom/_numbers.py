@@ -263,7 +263,8 @@ def describe(module: Declared) -> str:
     for name, is_float in module._declared.items():
         number = getattr(module, name)
         if is_float and number.ndim == 0:
-            parts.append(f"{name}={number.item():g}")
+            value = number.item()  # which is a symbol while torch.export walks through
+            parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
         else:
             kind = "learnable " if name in module._parameters else "constant "
             parts.append(f"{name}={kind}{list(number.shape)}")

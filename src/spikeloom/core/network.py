@@ -34,6 +34,7 @@ from .places import check_seen, looking, recorder_of
 from .prepared import Prepared
 from .stream import Stream
 from .watch import all_inside
+from .weights import check_something_was_loaded, in_body
 
 
 class Result(NamedTuple):
@@ -205,6 +206,20 @@ class Network(TemporalModule):
         call = Call(1, x.shape[0], paths=paths, stepping=True, packed=packed, origin=origin)
         chain = list(zip(layers, keys, strict=True))
         return Chain(chain, call=call, fuse=self.fuse, facts=lambda: (self.fuse, self.spikes))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch's. Keys of the model inside are understood too, with and without ``body.``.
+
+        Weights that say nothing of the constants of neurons, as those of an ordinary model, load with a warning. Raises
+        RuntimeError, whatever ``strict`` says, where no tensor of the network is among the weights.
+        """
+        found = super().load_state_dict(state_dict, strict, assign)
+        check_something_was_loaded(type(self).__name__, state_dict, self.state_dict(), found.missing_keys)
+        return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        in_body(state_dict, prefix, self.body.state_dict())
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def temporal_modules(self) -> dict[TemporalModule, str]:
         """The temporal modules inside, with their paths: the names that states and recordings go by."""
