@@ -93,7 +93,7 @@ class HasConstants(nn.Module):
         if self._carries() and not self.constants():
             del destination[prefix + _KEY]
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         if not self._carries():
             return

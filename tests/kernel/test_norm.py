@@ -274,6 +274,41 @@ CORNERS = {
 }
 
 
+class Confusing(sl.Neuron):
+    """Has a number of the name ``norm.scale``."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = sl.surrogate.Sigmoid(3.0)
+        self.numbers(tau=learn(2.0))
+        self.states(v=0.0)
+
+    def dynamics(self, x, v):
+        v = v + (x - v) / self.tau
+        s = self.norm(v - 0.3, False)
+        return s, v * (1 - s)
+
+
+def test_numbers_of_a_neuron_are_not_those_of_the_norm():
+    torch.manual_seed(2)
+    module = sl.nn.NormNeuron(nn.BatchNorm1d(6), Confusing())
+    assert 0.05 < agree(module, torch.randn(9, 5, 6, dtype=torch.float64) * 2 + 1) < 0.95
+
+
+def test_a_norm_runs_once_where_the_kernel_cannot_be_built(monkeypatch):
+    from spikeloom.kernel import launch
+
+    def fails(*args):
+        raise build.BuildError("no space left")
+
+    monkeypatch.setattr(launch, "run", fails)
+    module, x = sl.nn.NormNeuron(nn.BatchNorm1d(6), sl.LIF()), torch.rand(5, 4, 6)
+    for hooks in (0, 1):
+        module.sequence(x)
+        assert module.bn.num_batches_tracked == hooks + 1
+        module.bn.register_forward_hook(lambda *args: None)  # with one it cannot join, and runs before the neuron
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("corner", CORNERS)
 def test_what_torch_takes_is_taken_and_what_it_refuses_is_refused(corner, training):

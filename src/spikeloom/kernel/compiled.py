@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import struct
 import sys
@@ -16,7 +15,7 @@ from .._numbers import is_plain_float
 from ..keys.code import Unseen
 from ..keys.signature import Signature
 from . import store
-from .program import Program, with_norm
+from .program import Program
 from .variant import Layout, Variant
 
 _kernels: dict[Any, Kernels | str] = {}
@@ -31,11 +30,6 @@ class Kernels:
         self.plans: dict[Any, Any] = {}
         self._functions: dict[Any, Any] = {}
         self._constants: dict[Any, tuple[dict[str, Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
-
-    @functools.cached_property
-    def normed(self) -> Kernels:
-        """The kernels of the same neuron with a batch norm before it."""
-        return Kernels(with_norm(self.program))
 
     def function(self, make: Callable[[Program, Variant], Any], variant: Variant) -> Any:
         """What ``make`` builds of the program and a variant; built once."""
@@ -96,19 +90,19 @@ def _power_of_two(value: float) -> bool:
     return math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5 and 1e-30 < abs(value) < 1e30
 
 
-def kernels_of(neuron: Any, inputs: int = 1) -> Kernels | str:
-    """The kernels of a neuron, or why there are none."""
+def kernels_of(neuron: Any, inputs: int = 1, *, normed: bool = False) -> Kernels | str:
+    """The kernels of a neuron, with a batch norm before it where ``normed``, or the reason that there are none."""
     signature = neuron.signature()
     if signature.refused:
         return f"{type(neuron).__name__}: {signature.refused}"
-    kind = inputs, torch.get_default_dtype()  # which constants that dynamics makes may have
+    kind = inputs, normed, torch.get_default_dtype()  # which constants that dynamics makes may have
     found: Kernels | str | None = signature.known.get(kind)
     if found is None:
         key = (signature.digest, *kind)
         found = _kernels.get(key)
         if found is None:
             try:
-                found = _kernels[key] = _find(neuron, inputs, signature)
+                found = _kernels[key] = _find(neuron, inputs, normed, signature)
             except _NotNowError as reason:
                 return str(reason)
         signature.known[kind] = found
@@ -119,9 +113,10 @@ class _NotNowError(Exception):
     """Why there are no kernels at this moment, which may be another thing at the next call."""
 
 
-def _find(neuron: Any, inputs: int, signature: Signature) -> Kernels | str:
-    """The kernels of a stored program, or of one traced now; or why there are none."""
+def _find(neuron: Any, inputs: int, normed: bool, signature: Signature) -> Kernels | str:
+    """The kernels of a stored program, or of one traced now; or the reason that there are none."""
     name = f"{signature.digest}-{inputs}-{str(torch.get_default_dtype()).removeprefix('torch.')}"
+    name += "-normed" if normed else ""
     program = store.read(name)
     if program is None:
         from .trace import RefusedError, trace  # imports much of torch: only where it is needed
@@ -134,7 +129,7 @@ def _find(neuron: Any, inputs: int, signature: Signature) -> Kernels | str:
         try:
             # What keeps other tensors than those saved (checkpoints, offloading) must not see the trace's.
             with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-                program = signature.prove(lambda: trace(neuron, xs))
+                program = signature.prove(lambda: trace(neuron, xs, normed=normed))
         except RefusedError as error:
             return str(error)
         except Unseen as error:

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     outputs = ("out", *layout.final, *[layout.recorded[k] for k in request.record])
     job = Job(target, plan, outputs, request.as_spikes, joined)
     if torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad and name in layout.active for name, t in operands.items()
+        t is not None and t.requires_grad and name in plan.leaves for name, t in operands.items()
     ):
         found = _Scan.apply(job, tuple(operands), *operands.values())  # type: ignore[no-untyped-call]
     else:
@@ -118,6 +119,10 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, job: Job, names: tuple[str, ...], *tensors: Tensor | None) -> Any:
         operands = dict(zip(names, tensors, strict=True))
         made = forward(job, operands, saving=True)
+        if not job.plan.uniform:
+            needs = _needed(ctx, names)
+            constant = [made[name] for name in job.outputs if job.plan.depends[name].isdisjoint(needs)]
+            ctx.mark_non_differentiable(*constant)
         operands.pop("bias", None)  # which no gradient needs
         operands.update((name, made[name]) for name in job.plan.kernels.layout.kept if name in made)
         ctx.job, ctx.names, ctx.saved = job, names, tuple(operands)
@@ -127,16 +132,19 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        job, names = ctx.job, ctx.names
-        gradient = job.plan.kernels.layout.gradient
+        job, names, gradient = ctx.job, ctx.names, ctx.job.plan.kernels.layout.gradient
+        needs = _needed(ctx, names)
         given = (*(gradient[name] for name in job.outputs), *ctx.saved)
-        needs = {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
 
         def run_kernel(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
             found = backward(job, dict(zip(given, tensors, strict=True)), needs)
             return tuple([found.get(name) for name in names])
 
         return (None, None, *Once.apply(run_kernel, *grads, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+
+
+def _needed(ctx: Any, names: tuple[str, ...]) -> set[str]:
+    return {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
 
 
 class Once(torch.autograd.Function):
@@ -168,6 +176,12 @@ def _backward_kernel(
     return target.backward(plan, gstride, plan.variant(record=record, wanted=wanted, x_grads=x_grads))
 
 
+@functools.lru_cache(maxsize=1024)
+def _reached(plan: Plan, outputs: tuple[str, ...]) -> frozenset[str]:
+    """The operands that get a gradient from those of some outputs."""
+    return frozenset(plan.kernels.layout.active.intersection(chain.from_iterable(plan.depends[o] for o in outputs)))
+
+
 def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
     """Runs the forward kernel; returns by name the outputs of a job and, when saving, the states that are kept."""
     plan, layout = job.plan, job.plan.kernels.layout
@@ -197,13 +211,14 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
     ``operands``: those of the forward kernel, the states that it kept, and upstream gradients by their own names.
     """
     plan, layout, target = job.plan, job.plan.kernels.layout, job.target
-    gradient, needs, recorded = layout.gradient, needs & layout.active, False
+    gradient = layout.gradient
+    upstream = {name: g for name in job.outputs if (g := operands[gradient[name]]) is not None}
+    reached = _reached(plan, tuple(upstream))
+    needs = needs & reached
     given: Operands = {**layout.may_lack, **operands}
+    for name, g in upstream.items():
+        given[gradient[name]] = g if name == "out" else g.contiguous()
     given["gout"], gstride = _upstream(operands["gout"], plan.io)
-    for name in job.outputs[1:]:
-        g = operands[gradient[name]]
-        if g is not None:
-            given[gradient[name]], recorded = g.contiguous(), recorded or name in layout.recorded
     found: dict[str, Tensor] = {}
     x_grads = []
     for name, repeated in zip(layout.xs, plan.repeated, strict=True):
@@ -213,13 +228,14 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
     for name in layout.start:
         if name in needs:
             found[name] = plan.empty()
-    through = job.joined is not None and layout.active.issuperset(layout.norm)
+    through = job.joined is not None and reached.issuperset(layout.norm)
     asked = needs.union(layout.norm) if through else needs
     sums = {i: target.sums(plan, i) for i, name in layout.params.items() if name in asked}
     for name, g in found.items():
         given[gradient[name]] = g
     for i, g in sums.items():
         given[gradient[layout.params[i]]] = g
+    recorded = not upstream.keys().isdisjoint(layout.recorded)
     launch = _backward_kernel(target, plan, gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads))
     launch(given)
     totals = {layout.params[i]: target.total(plan, i, g) for i, g in sums.items()}

@@ -51,6 +51,21 @@ class Plan:
         return math.prod(self.shape)
 
     @cached_property
+    def depends(self) -> dict[str, frozenset[str]]:
+        """Of each output, the operands on which it depends differentiably."""
+        return self.kernels.layout.depends(self.T)
+
+    @cached_property
+    def leaves(self) -> frozenset[str]:
+        """The operands on which any output depends differentiably."""
+        return frozenset().union(*self.depends.values())
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all outputs depend on the same operands."""
+        return len(set(self.depends.values())) == 1
+
+    @cached_property
     def natural(self) -> bool:
         """Whether memory has the order of the dimensions."""
         return self.order == tuple(range(len(self.order)))

@@ -246,6 +246,8 @@ class Program:
 
     ``outputs``: the output and the new states. ``grads``: gradients of xs and states, None where there is none.
     ``number_grads``: gradient of each value that depends on numbers alone and is used by the step.
+    ``depends``: of each of the outputs, the xs, states and values of numbers on which it depends differentiably; its
+    derivative may be 0 there.
     """
 
     xs: tuple[str, ...]
@@ -255,6 +257,7 @@ class Program:
     outputs: tuple[Ref, ...]
     grads: tuple[Ref | None, ...]
     number_grads: tuple[tuple[int, Ref], ...]
+    depends: tuple[tuple[int, ...], ...]
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -320,40 +323,6 @@ class Program:
         return hashlib.sha256(str(self).encode()).hexdigest()[:24]
 
 
-NORM = ("norm.scale", "norm.shift")
-"""Numbers of a program with a batch norm before it, one value per channel."""
-
-
-def with_norm(program: Program) -> Program:
-    """The program of ``x -> step(scale * x + shift)``: what a batch norm before a neuron makes of it."""
-    at = len(program.xs) + len(program.states) + len(program.numbers)  # where the new numbers are
-    last = max([len(program.inputs) - 1, *(n.id for n in program.nodes)]) + 2
-    scale, shift, scaled, shifted, g_x = at, at + 1, last + 1, last + 2, last + 3
-
-    def new(ref: Ref) -> Ref:
-        if not isinstance(ref, int):
-            return ref
-        return shifted if ref == 0 else ref if ref < at else ref + 2
-
-    def gradient(ref: Ref | None) -> Ref | None:
-        return None if ref is None else new(ref)
-
-    nodes = [Node(scaled, "mul", (0, scale)), Node(shifted, "add", (scaled, shift))]
-    nodes += [Node(n.id + 2, n.op, tuple(map(new, n.args))) for n in program.nodes]
-    grads = [gradient(g) for g in program.grads]
-    numbers = [(i, new(g)) for i, g in program.number_grads]
-    inner = grads[0]
-    if inner is not None:
-        nodes += [Node(g_x, "mul", (inner, scale)), Node(g_x + 1, "mul", (inner, 0))]
-        grads[0] = g_x
-        numbers += [(scale, g_x + 1), (shift, inner)]
-    return Program(
-        xs=program.xs,
-        states=program.states,
-        numbers=(*program.numbers, *NORM),
-        nodes=tuple(nodes),
-        outputs=tuple(map(new, program.outputs)),
-        grads=tuple(grads),
-        number_grads=tuple((i if i < at else i + 2, g) for i, g in numbers[: len(program.number_grads)])
-        + tuple(numbers[len(program.number_grads) :]),
-    )
+NORM = ("norm..scale", "norm..shift")
+"""Numbers of a program with a batch norm before it, one value per channel. No path of a module has an empty part, so
+that no neuron has numbers of these names."""

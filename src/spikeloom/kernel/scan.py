@@ -27,14 +27,16 @@ class _Ready(NamedTuple):
     target: Target
     kernels: Kernels
     request: Request
+    """As the kernels run it: without a norm that they cannot join."""
     said: str
     """What is noted of it."""
 
 
 def scan(neuron: Any, request: Request) -> Found:
     """Runs ``neuron.dynamics`` over time: by kernels, under ``torch.compile`` by an operator, else by the loop."""
-    if not torch.compiler.is_compiling():
-        found = _by_kernels(neuron, request)
+    ready = None if torch.compiler.is_compiling() else _ready(neuron, request)
+    if ready is not None:
+        request, found = ready.request, _by_kernels(neuron, ready)
         if found is not None:
             return found
     request = _normalised(request)
@@ -56,10 +58,10 @@ def one_step(neuron: Any, request: Request) -> tuple[Tensor, States]:
 
     A kernel that runs one step saves the dozen operations of the equation; torch.compile fuses them itself.
     """
-    if not torch.compiler.is_compiling():
-        found = _by_kernels(neuron, request)
-        if found is not None:
-            return found[0].view(found[0].shape[1:]), found[1]
+    ready = None if torch.compiler.is_compiling() else _ready(neuron, request)
+    found = None if ready is None else _by_kernels(neuron, ready)
+    if found is not None:
+        return found[0].view(found[0].shape[1:]), found[1]
     with full_precision(request.device):
         return step_eager(neuron.bind(request.step, request.dtype), request)
 
@@ -80,10 +82,8 @@ def prepared_step(
     if _why_no_kernel(neuron, request):
         return None
     try:
-        target, kernels = target_for(x.device), compiled.kernels_of(neuron)
-        if isinstance(kernels, str):
-            return None
-        return launch.step_of(target, kernels.normed if joined else kernels, neuron, request)
+        target, kernels = target_for(x.device), compiled.kernels_of(neuron, normed=joined is not None)
+        return None if isinstance(kernels, str) else launch.step_of(target, kernels, neuron, request)
     except BuildError:
         return None
 
@@ -110,13 +110,9 @@ def source(neuron: Any, x: Tensor) -> str:
         raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {error}") from error
 
 
-def _by_kernels(neuron: Any, request: Request) -> Found | None:
-    """The answer of kernels, or None where the loop has to run; raises BackendError where kernels were asked for."""
-    ready = _ready(neuron, request)
-    if ready is None:
-        return None
+def _by_kernels(neuron: Any, ready: _Ready) -> Found | None:
+    """The answer of kernels, or None where they cannot be built; raises BackendError where kernels were asked for."""
     target, kernels, request, said = ready
-    debug = debugging()
     try:
         with full_precision(request.device):
             found = launch.run(target, kernels, neuron, request)
@@ -127,13 +123,13 @@ def _by_kernels(neuron: Any, request: Request) -> Found | None:
         )
         return None
     note(neuron, target.name, said)
-    if debug:
+    if debugging():
         check_call(target, kernels, neuron, request, found)
     return found
 
 
 def _ready(neuron: Any, request: Request) -> _Ready | None:
-    """The kernels that run a request, and the request as they run it: without a norm that they cannot join."""
+    """What is to run a request, or None for the loop; raises BackendError where kernels were asked for."""
     asked, first = chosen(), request.tensors[0]
     if asked == "eager" or not first.numel():
         note(neuron, "eager", "chosen" if asked == "eager" else "no values")
@@ -149,18 +145,17 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
         what = f"{kind} kernels are not available, neurons run as PyTorch loops"
         _loop_instead(neuron, str(error), "" if first.device.type == "meta" else f"{what}: {error}")
         return None
-    kernels = compiled.kernels_of(neuron, len(request.tensors))
+    norm, why, said = request.norm, "", ""
+    if norm is not None:
+        why = "SPIKELOOM_DEBUG" if debugging() else norm.why_not(first)
+        said = f"not fused: {why}" if why else f"fused with {norm.kind}"
+    kernels = compiled.kernels_of(neuron, len(request.tensors), normed=norm is not None and not why)
     if isinstance(kernels, str):
         _loop_instead(neuron, kernels, f"{kernels}; it runs as a PyTorch loop")
         return None
-    said = ""
-    if debugging():  # the loop, with which it is compared, has the output in the same form and no norm
+    if debugging():  # it is compared with the loop, which makes no bits
         request = request._replace(as_spikes=None)
-    if request.norm is not None:
-        why = "SPIKELOOM_DEBUG" if debugging() else request.norm.why_not(first)
-        said = f"not fused: {why}" if why else f"fused with {request.norm.kind}"
-        request, kernels = (_normalised(request), kernels) if why else (request, kernels.normed)
-    return _Ready(target, kernels, request, said)
+    return _Ready(target, kernels, _normalised(request) if why else request, said)
 
 
 def _why_no_kernel(neuron: Any, request: Request) -> str:

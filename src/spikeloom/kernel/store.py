@@ -44,6 +44,7 @@ def dumps(program: Program) -> str:
         "outputs": program.outputs,
         "grads": program.grads,
         "number_grads": program.number_grads,
+        "depends": program.depends,
     }
     return json.dumps(found, default=lambda constant: {"constant": constant.value})
 
@@ -59,6 +60,7 @@ def loads(text: str) -> Program:
         tuple(map(_ref, found["outputs"])),
         tuple(None if ref is None else _ref(ref) for ref in found["grads"]),
         tuple((i, _ref(ref)) for i, ref in found["number_grads"]),
+        tuple(map(tuple, found["depends"])),
     )
 
 

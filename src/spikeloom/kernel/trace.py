@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .lines import TORCH, frames, is_users, line_of
-from .program import OPS, Const, Node, Program, Ref
+from .program import NORM, OPS, Const, Node, Program, Ref
 from .rules import ALIASES, RULES, SHAPES
 from .values import Call, RefusedError, Values
 
@@ -57,8 +57,10 @@ WORLDS = (
 )
 
 
-def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
+def trace(neuron: Any, xs: tuple[str, ...] = ("x",), *, normed: bool = False) -> Program:
     """The program of a neuron. It raises RefusedError where ``dynamics`` cannot be expressed.
+
+    ``normed``: the program of ``dynamics(x * scale + shift, *states)``; the two numbers more are those of a batch norm.
 
     It depends on no mode of torch but the default dtype, which gives some results their dtype (``(x > 0) * 0.5``).
     """
@@ -70,24 +72,24 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",)) -> Program:
         torch.device("cpu"),
     ):
         try:
-            return _trace(neuron, xs, noting=False)
+            return _trace(neuron, xs, normed, noting=False)
         except RefusedError:
-            return _trace(neuron, xs, noting=True)
+            return _trace(neuron, xs, normed, noting=True)
 
 
-def _trace(neuron: Any, xs: tuple[str, ...], *, noting: bool) -> Program:
+def _trace(neuron: Any, xs: tuple[str, ...], normed: bool, *, noting: bool) -> Program:
     """The program. With ``noting`` the line of each node is noted for the message, which takes longer."""
     found = []
     for world in WORLDS:
         with torch.set_grad_enabled(world.grad):
-            found.append(_trace_in(world, neuron, xs, noting))
+            found.append(_trace_in(world, neuron, xs, normed, noting))
     for other in found[1:]:
         _compare(neuron, found[0], other)
     return found[0][0]
 
 
-def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], noting: bool) -> tuple[Program, _Tracer]:
-    states, numbers = tuple(neuron._rest), tuple(neuron.all_names())
+def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], normed: bool, noting: bool) -> tuple[Program, _Tracer]:
+    states, numbers = tuple(neuron._rest), (*neuron.all_names(), *(NORM if normed else ()))
     lifted = {name: _number(world) for name in numbers}
     inputs = [_lifted(world) for _ in (*xs, *states)]
     upstream = [torch.full(world.shape, 0.5, dtype=world.state) for _ in range(1 + len(states))]
@@ -95,7 +97,8 @@ def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], noting: bool) -> t
     tracer.sources = {k: frozenset([k]) for k in range(len(inputs), len(inputs) + len(numbers))}
     watch = _Watch(tracer, list(lifted.values()))
     with tracer, watch:
-        out = _run(neuron.bind_to(lifted), inputs)
+        x = inputs[0] * lifted.pop(NORM[0]) + lifted.pop(NORM[1]) if normed else inputs[0]
+        out = _run(neuron.bind_to(lifted), [x, *inputs[1:]])
     outputs = tracer.outputs(out, 1 + len(states))
     active = [(o, g) for o, g in zip(out, upstream, strict=True) if o.requires_grad]
     leaves = [*inputs, *watch.learnable]
@@ -121,8 +124,26 @@ def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], noting: bool) -> t
         outputs=outputs,
         grads=tuple(None if g is None else tracer.ref(g) for g in grads[: len(inputs)]),
         number_grads=tuple((at, tracer.ref(g)) for at, g in number_grads.items()),
+        depends=tuple(_depends(tracer, o, leaves) for o in out),
     )
     return program, tracer
+
+
+def _depends(tracer: _Tracer, out: Tensor, leaves: list[Tensor]) -> tuple[int, ...]:
+    """The values of ``leaves`` that autograd comes to from an output."""
+    known = {leaf.grad_fn: leaf for leaf in leaves if leaf.grad_fn is not None}
+    found, seen, todo = set(), set(), [out.grad_fn]
+    while todo:
+        step = todo.pop()
+        if step is None or step in seen:
+            continue
+        seen.add(step)
+        leaf = known.get(step, getattr(step, "variable", None))
+        if leaf is None:
+            todo += [before for before, _ in step.next_functions]
+        else:
+            found.add(tracer.ref(leaf))
+    return tuple(sorted(ref for ref in found if isinstance(ref, int)))
 
 
 def _lifted(world: World) -> Tensor:

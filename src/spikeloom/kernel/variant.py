@@ -59,9 +59,26 @@ class Layout:
         """The operands that may be null, as null."""
 
         leaves = zip((*self.xs, *self.start), program.grads, strict=True)
-        active = {name for name, ref in leaves if ref is not None} | {self.params[i] for i in self.differentiable}
-        self.active = frozenset(active | ({"weight", "bias"} if active.issuperset(self.norm) else set()))
-        """The operands on which outputs depend differentiably, a batch norm's weight and bias among them."""
+        self.active = {name for name, ref in leaves if ref is not None} | {self.params[i] for i in self.differentiable}
+        """The operands that a gradient is computed of, a batch norm's weight and bias among them."""
+        self.active |= {"weight", "bias"} if self.active.issuperset(self.norm) else set()
+        names = (*self.xs, *self.start)
+        self._depends = [[names[i] if i < len(names) else f"P{i}" for i in ids] for ids in program.depends]
+
+    def depends(self, T: int) -> dict[str, frozenset[str]]:
+        """Of each output, the operands on which it depends differentiably after T steps."""
+        before = {name: frozenset([name]) for name in self.start}
+        found = dict.fromkeys(("out", *self.recorded), frozenset[str]())
+        for _ in range(T):
+            new = [frozenset[str]().union(*(before.get(i, {i}) for i in ids)) for ids in self._depends]
+            for name, now in zip(("out", *self.recorded), new, strict=True):
+                found[name] |= now
+            if list(before.values()) == new[1:]:
+                break
+            before = dict(zip(self.start, new[1:], strict=True))
+        found.update(zip(self.final, before.values(), strict=True))
+        affine = frozenset(["weight", "bias"])
+        return {name: on if on.isdisjoint(self.norm) else on | affine for name, on in found.items()}
 
     def backward(self, wanted: tuple[int, ...]) -> tuple[str, ...]:
         """The pointers of the backward kernel; ``wanted``: the values of numbers whose gradient it computes."""
