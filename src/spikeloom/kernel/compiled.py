@@ -1,4 +1,8 @@
-"""compiled: the kernels of a kind of neuron: found by what its program depends on, compiled when first needed."""
+"""compiled: the kernels of a kind of neuron.
+
+A program is found by the digest of its neuron's signature, which says all that the equation may read; its kernels are
+compiled when they are first needed.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +32,12 @@ class Kernels:
         self.program = program
         self.layout = Layout(program)
         self.plans: dict[Any, Any] = {}
+        """Kept by :func:`spikeloom.kernel.plan.plan_of`, which says what each depends on."""
         self._functions: dict[Any, Any] = {}
         self._constants: dict[Any, tuple[dict[str, Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
 
     def function(self, make: Callable[[Program, Variant], Any], variant: Variant) -> Any:
-        """What ``make`` builds of the program and a variant; built once."""
+        """What ``make`` makes of the program and a variant; it is called once for each."""
         key = (make, variant)
         if key not in self._functions:
             self._functions[key] = make(self.program, variant)
@@ -41,9 +46,10 @@ class Kernels:
     def operands(
         self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...] = ()
     ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-        """What the kernels read of the neuron's numbers, computed by torch, and which of it is a power of two.
+        """The operands that come from the neuron's numbers, computed by torch, and which of them are powers of two.
 
-        ``norm``: scale and shift per channel, where the program has them.
+        ``norm`` is scale and shift per channel, where the program has them. Operands of numbers that are all plain
+        floats are kept by the values of these, which are compared at each call.
         """
         per_channel = [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
         numbers = [number for _, part in neuron.parts() for number in part.own_numbers()]
@@ -66,7 +72,7 @@ class Kernels:
         return values, exact
 
     def evaluate(self, numbers: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The same for numbers that are given, in the order of the program, with autograd where that is on."""
+        """The operands that come from given numbers, in the order of the program's, with autograd where it is on."""
         params = self.layout.params
         return dict(zip(params.values(), self.program.evaluate(numbers, list(params), dtype), strict=True))
 
@@ -110,7 +116,7 @@ def kernels_of(neuron: Any, inputs: int = 1, *, normed: bool = False) -> Kernels
 
 
 class _NotNowError(Exception):
-    """Why there are no kernels at this moment, which may be another thing at the next call."""
+    """The reason that there are no kernels at this moment; at the next call it may be gone."""
 
 
 def _find(neuron: Any, inputs: int, normed: bool, signature: Signature) -> Kernels | str:

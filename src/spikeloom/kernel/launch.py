@@ -1,4 +1,8 @@
-"""launch: runs a request with kernels, whose tensors all have names (see :class:`spikeloom.kernel.variant.Layout`)."""
+"""launch: runs a request with kernels, forward and for autograd.
+
+Every tensor that a kernel reads or writes is an operand with a name, see :class:`spikeloom.kernel.variant.Layout`.
+What autograd saves are operands by name, and gradients go back by the names of their operands.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from .request import AsSpikes, Found, Request
 from .target import Launch, Operands, Target
 
 Step = Callable[[Tensor, list[Tensor]], list[Tensor]]
-"""From the input and the states, the new states."""
+"""Runs one step: takes the input and the states, returns the new states."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +114,7 @@ def sources(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
 
 
 class _Scan(torch.autograd.Function):
-    """The kernels for autograd; tensors are the operands that a caller gives, by ``names``.
+    """The kernels as a function of the operands ``names`` that autograd differentiates.
 
     Functions with a context in ``forward`` cannot be used by torch.func, which never comes here, and cost less.
     """
@@ -144,6 +148,7 @@ class _Scan(torch.autograd.Function):
 
 
 def _needed(ctx: Any, names: tuple[str, ...]) -> set[str]:
+    """The operands that autograd wants a gradient of."""
     return {name for name, needed in zip(names, ctx.needs_input_grad[2:], strict=True) if needed}
 
 
@@ -173,6 +178,7 @@ def _forward_kernel(target: Target, plan: Plan, *, record: bool, bits: bool) -> 
 def _backward_kernel(
     target: Target, plan: Plan, gstride: int, *, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]
 ) -> Launch:
+    """The backward kernel of a plan; the arguments are those of Plan.variant and Target.backward."""
     return target.backward(plan, gstride, plan.variant(record=record, wanted=wanted, x_grads=x_grads))
 
 
@@ -208,7 +214,7 @@ def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
 def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]:
     """Runs the backward kernel; returns the gradients of those of ``needs`` that have one, by the operand's name.
 
-    ``operands``: those of the forward kernel, the states that it kept, and upstream gradients by their own names.
+    ``operands`` are those of the forward kernel, the states that it kept, and the upstream gradients.
     """
     plan, layout, target = job.plan, job.plan.kernels.layout, job.target
     gradient = layout.gradient
@@ -219,15 +225,12 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
     for name, g in upstream.items():
         given[gradient[name]] = g if name == "out" else g.contiguous()
     given["gout"], gstride = _upstream(operands["gout"], plan.io)
-    found: dict[str, Tensor] = {}
+    found = {name: plan.empty() for name in layout.start if name in needs}
     x_grads = []
     for name, repeated in zip(layout.xs, plan.repeated, strict=True):
         x_grads.append("none" if name not in needs else "sum" if repeated else "steps")
         if name in needs:
             found[name] = plan.empty() if repeated else plan.empty(plan.T, dtype=plan.io)
-    for name in layout.start:
-        if name in needs:
-            found[name] = plan.empty()
     through = job.joined is not None and reached.issuperset(layout.norm)
     asked = needs.union(layout.norm) if through else needs
     sums = {i: target.sums(plan, i) for i, name in layout.params.items() if name in asked}
@@ -262,6 +265,7 @@ def _through_norm(job: Job, operands: Operands, totals: dict[str, Tensor], gx: T
 
 
 def _like(number: Tensor | None, g: Tensor) -> Tensor:
+    """A gradient in the shape and dtype of what it belongs to."""
     assert number is not None
     return g.reshape(number.shape).to(number.dtype)
 

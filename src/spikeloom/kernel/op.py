@@ -1,7 +1,8 @@
 """op: a neuron's sequence as one operator, which is what ``torch.compile`` sees of it.
 
-The operator's string is the program itself, so a compiled graph means the same in another process. It takes the numbers
-of the neuron as tensors: changing one recompiles nothing. Inside, tensors are contiguous.
+The operator's string is the program itself, so that a compiled graph means the same in another process. The numbers of
+the neuron are tensors to it, so that changing one recompiles nothing. It makes contiguous tensors of all that it is
+given.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,10 +29,10 @@ from .targets import TARGETS, target_for
 
 
 def program_text(neuron: Any, changes: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str) -> str:
-    """While Dynamo traces: the program to run as an operator, or nothing where the loop has to be unrolled.
+    """The program that Dynamo writes into a graph as an operator, or an empty string where it has to unroll the loop.
 
-    ``changes`` is there for the guards on it: another option or mode may be another program. ``repeated``: which inputs
-    are one step, ``record``: the states to record; they are part of the text.
+    ``changes`` is there for the guards on it: another option or mode may be another program. ``repeated`` says which
+    inputs are one step and ``record`` which states to record; both are part of the text.
     """
     if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
         return ""
@@ -147,20 +149,24 @@ def _scan_backward_fake(program: str, xs: Any, states: Any, numbers: Any, *rest:
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> None:
     program, xs, states, numbers, lengths, T = inputs
-    n_out = len(output) - len(states)
-    ctx.options = program, T, len(xs), len(states), len(numbers), n_out
-    ctx.save_for_backward(lengths, *xs, *states, *numbers, *output[n_out:])
+    outs = len(output) - len(states)
+    ctx.options = program, T, outs, (len(xs), len(states), len(numbers), len(states))
+    ctx.save_for_backward(lengths, *xs, *states, *numbers, *output[outs:])
 
 
 def _gradient(ctx: Any, grads: Any) -> Any:
-    program, T, n_x, n_s, n_n, n_out = ctx.options
+    program, T, outs, sizes = ctx.options
     lengths, *saved = ctx.saved_tensors
-    upstream = grads[:n_out]
-    found = torch.ops.spikeloom.scan_backward(
-        program, saved[:n_x], saved[n_x : n_x + n_s], saved[n_x + n_s : n_x + n_s + n_n], saved[n_x + n_s + n_n :],
-        lengths, T, [g for g in upstream if g is not None], [g is not None for g in upstream],
-    )  # fmt: skip
-    return None, found[:n_x], found[n_x : n_x + n_s], found[n_x + n_s :], None, None
+    upstream = grads[:outs]
+    given, present = [g for g in upstream if g is not None], [g is not None for g in upstream]
+    found = torch.ops.spikeloom.scan_backward(program, *_cut(saved, sizes), lengths, T, given, present)
+    return None, *_cut(found, sizes[:3]), None, None
+
+
+def _cut(tensors: list[Tensor], sizes: tuple[int, ...]) -> list[list[Tensor]]:
+    """Lists of these sizes."""
+    left = iter(tensors)
+    return [list(islice(left, size)) for size in sizes]
 
 
 @functools.cache

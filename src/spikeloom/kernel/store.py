@@ -50,7 +50,7 @@ def dumps(program: Program) -> str:
 
 
 def loads(text: str) -> Program:
-    """The inverse of :func:`dumps`."""
+    """The program that :func:`dumps` made a text of."""
     found = json.loads(text)
     return Program(
         tuple(found["xs"]),

@@ -1,4 +1,6 @@
-"""target: what a language that kernels are printed in has to offer. One object for each: C on CPUs, Triton on GPUs."""
+"""target: what is asked of a language that kernels are printed in. There is one object for each: C on CPUs, Triton on
+GPUs.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,13 @@ class Target(NormKernels, Hashable, Protocol):
 
     @property
     def name(self) -> Any:
-        """Of the backend."""
+        """The name of its backend."""
 
     @property
     def segment(self) -> int:
-        """Steps between the states that are kept for the backward pass."""
+        """How many steps lie between two states that are kept for the backward pass: fewer keep more, and recompute
+        less.
+        """
 
     def ready(self, device: torch.device) -> None:
         """Raises BuildError where kernels cannot be built for this device."""
@@ -40,13 +44,13 @@ class Target(NormKernels, Hashable, Protocol):
         """The forward kernel for the calls of a plan."""
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        """The backward kernel for the calls of a plan; ``gstride``: of the output's gradient in time."""
+        """The backward kernel for the calls of a plan; ``gstride`` is the stride of the output's gradient in time."""
 
     def packs(self, program: Program) -> bool:
         """Whether the forward kernel can write the output as bits."""
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        """Memory in which the backward kernel leaves the gradient of a param."""
+        """Memory in which the backward kernel leaves the gradient of an operand that comes from numbers."""
 
     def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         """That gradient, a double for each of its values, from what the kernel left."""

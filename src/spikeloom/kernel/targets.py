@@ -1,4 +1,4 @@
-"""targets: which kernels run on a device, by what is asked for."""
+"""targets: chooses the language of the kernels that run on a device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .target import Target
 from .triton.target import TRITON
 
 TARGETS: dict[str, Target] = {target.name: target for target in (C, TRITON)}
-"""By name."""
+"""All targets by name."""
 
 
 def target_for(device: torch.device, name: Backend | None = None) -> Target:
