@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import spikeloom as sl
+from spikeloom.core import Prepared, UnfitError
 
 
 class Delay(sl.TemporalModule):
@@ -174,6 +175,68 @@ def test_a_subclass_with_a_step_of_its_own_runs_it():
             for _ in range(3):
                 stream(torch.rand(2, 4))
         assert neuron.calls == 3
+
+
+class Gain(sl.TemporalModule):
+    """``k x``, prepared by itself and together with a Flatten before it; it counts what ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.k, self.own, self.made, self.unfit = 2.0, 0, [], False
+
+    def step(self, x_t, state=None):
+        self.own += 1
+        return self.k * x_t, state
+
+    def prepared(self, x, *, previous=None, last=True):
+        if not (previous is None or type(previous) is nn.Flatten):
+            return None
+        self.made.append((type(previous), last))
+        k, y = self.k, torch.empty_like(x if previous is None else previous(x))
+        start = None if previous is None else previous.start_dim
+
+        def step(x, state):
+            if self.unfit:
+                raise UnfitError
+            return torch.mul(x if start is None else x.flatten(start), k, out=y), state
+
+        return Prepared(step, output=y, reads=() if previous is None else (previous,), facts=lambda: self.k)
+
+
+def test_what_a_module_of_somebodys_says_of_its_prepared_step():
+    gain, x = Gain().eval(), torch.tensor([[1.0, 3.0]])
+    stream = sl.Stream(gain)
+    with torch.no_grad():
+        ys = [stream(x), stream(2 * x)]
+        gain.k = 5.0  # a fact
+        ys += [stream(x), stream(2 * x)]
+        assert [y.tolist() for y in ys] == [[[2.0, 6.0]], [[4.0, 12.0]], [[5.0, 15.0]], [[10.0, 30.0]]]
+        assert (gain.own, len(gain.made)) == (0, 2)
+        gain.unfit = True
+        assert stream(x).tolist() == [[5.0, 15.0]]
+        assert (gain.own, stream.prepared) == (1, False)
+
+
+def test_a_module_of_somebodys_among_layers():
+    flatten, gain, x = nn.Flatten(), Gain(), torch.arange(6.0).view(1, 2, 3)
+    net = sl.Network(nn.Identity(), flatten, gain, sl.LI(tau=2.0)).eval()  # v += (x - v) / 2
+    stream = net.stream()
+    with torch.no_grad():
+        assert [stream(x).flatten().tolist() for _ in range(2)] == [[0, 1, 2, 3, 4, 5], [0, 1.5, 3, 4.5, 6, 7.5]]
+        assert gain.made == [(nn.Flatten, False)]
+        flatten.start_dim = 2  # an option of a layer that was read
+        stream.reset()
+        assert stream(x).shape == (1, 2, 3)
+        assert len(gain.made) == 2
+        net.fuse = False
+        stream.reset()
+        assert stream(x).shape == (1, 2, 3)
+        assert gain.made[2:] == [(type(None), False)]
+    assert gain.own == 0
+    gain.prepared = "an attribute of somebody's"
+    with torch.no_grad():
+        stream.reset()
+        assert stream(x).shape == (1, 2, 3)
 
 
 def test_outputs_and_copies_are_ones_own():
