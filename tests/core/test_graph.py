@@ -71,6 +71,13 @@ class InPlaceOperator(Model):
         return z
 
 
+class InPlaceThatGivesItsInput(Model):
+    def forward(self, x):
+        y = self.conv(x)
+        z = F.dropout(y, 0.5, self.training, inplace=True)
+        return z + self.into(input=y.unsqueeze_(1).squeeze_(1))
+
+
 class InPlaceAfterView(Model):
     def forward(self, x):
         return F.relu_(self.conv(x).flatten(1)) @ self.fc.weight.t()
@@ -251,6 +258,7 @@ WALKED = [
     (InPlaceFunction, ["conv"]),
     (InPlaceMethod, ["conv"]),
     (InPlaceOperator, ["conv"]),
+    (InPlaceThatGivesItsInput, ["conv", "into"]),
     (InPlaceAfterView, ["conv"]),
     (Clamp, ["conv", "conv"]),
     (Skip, ["same", "relu", "same"]),
@@ -434,6 +442,12 @@ class DataBySteps(Model):
         return x
 
 
+class SizeOfWhatIsLarge(Model):
+    def forward(self, x):
+        large = x[x > 1.0]
+        return x * len(large) if large.shape[0] > 0 else x
+
+
 class BatchBranch(Model):
     def forward(self, x):
         if x.shape[0] > 64:
@@ -462,6 +476,7 @@ class EachSample(Model):
         (DataBranch, "if y.sum()", "a condition depends on the values of a tensor"),
         (DataNumber, "float(", "a Python number depends on the values of a tensor"),
         (DataBySteps, "if x.flatten", "a condition depends on the values of a tensor"),
+        (SizeOfWhatIsLarge, "large.shape", "a condition depends on the values of a tensor"),
         (BatchBranch, "if x.shape", "a condition depends on the batch size"),
         (BatchLength, "len(x)", r"its length is the batch size, which len\(\) would fix: write x.shape\[0\]"),
         (EachSample, "for row", r"its length is the batch size"),

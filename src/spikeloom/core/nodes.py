@@ -50,7 +50,7 @@ class Node:
         if self.kind != "module":
             return self.what(*args, **kwargs)
         if getattr(self.what, "inplace", False):
-            args = (args[0].clone(), *args[1:])
+            args, kwargs = map_arguments(lambda a: a.clone() if isinstance(a, Tensor) else a, (args, kwargs))
         return type(self.what).forward(self.what, *args, **kwargs)
 
     def __repr__(self) -> str:

@@ -35,6 +35,7 @@ _METHODS = """size dim ndimension numel nelement stride element_size is_contiguo
     get_device type storage_offset"""
 _OF_SHAPES = {getattr(Tensor, name) for name in _METHODS.split()}  # they say nothing of a tensor's values
 _OF_SHAPES |= {getattr, torch.numel, torch.is_floating_point, torch.is_complex}
+_SIZED_BY_VALUES = {"nonzero", "argwhere", "unique", "unique_consecutive", "masked_select", "repeat_interleave"}
 _ASSIGNMENTS = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift"
 
 
@@ -123,6 +124,7 @@ class Tracer(fx.Tracer):
         self.nodes: list[Node] = []
         self.values: dict[Node, tuple[Any, Any]] = {}
         self._measures: set[Node] = set()  # nodes of what is read off shapes
+        self._by_values: set[Node] = set()  # nodes whose sizes may be another for other values of the inputs
         self._tensors: dict[int, _StandIn] = {}
         self._now: dict[Node, Node] = {}  # what was written to -> the result
         self._stale: dict[Node, str] = {}  # views of what was written to since, with the place
@@ -167,7 +169,7 @@ class Tracer(fx.Tracer):
             raise WalkError(f"{type(m).__name__} is called, but is no submodule of the model")
         path = self._paths[m]
         if self.is_leaf_module(m, path):
-            writes = args[0] if getattr(m, "inplace", False) else None
+            writes = (*args, *kwargs.values())[0] if getattr(m, "inplace", False) else None
             return self.note("module", m, args, kwargs, path=path, writes=writes)
         if isinstance(m, TemporalModule):  # a network, which is transparent
             return m.body(*args, **kwargs)  # type: ignore[operator]
@@ -226,7 +228,9 @@ class Tracer(fx.Tracer):
         name = path.replace(".", "_") if path else getattr(what, "__name__", type(what).__name__).lower()
         node = Node(kind, name, what, args, kwargs, self._inside[-1] if path is None else path, self._where())
         given = [self._value(i, node) for i in range(2)]
-        if self._of_shapes(node):
+        if _sizes_by_values(node, given[0]) or any(source in self._by_values for source in node.inputs):
+            self._by_values.add(node)
+        elif self._of_shapes(node) and not isinstance(given[0], Tensor):
             if _same(*given):
                 return given[0]
             self._measures.add(node)
@@ -282,7 +286,7 @@ class Tracer(fx.Tracer):
         views = [n for n, (value, _) in self.values.items() if n not in self._now and memory & _memory(value)]
         if written.kind == "tensor":
             raise WalkError(f"{written.path or 'a tensor of its own'} is written to")
-        self._stale.update((node, result.where) for node in views if node is not written)
+        self._stale.update((node, result.where) for node in views if node is not written and node is not result)
         self._now[written] = result
 
     def _node(self, kind: Kind = "function", name: str = "", *, node: Node | None = None, **fields: Any) -> Node:
@@ -355,6 +359,13 @@ def _out_of_place(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
             raise WalkError(f"{name} writes in place and has no form that does not")
         return twin, args, kwargs, args[0]
     return what, args, kwargs, None
+
+
+def _sizes_by_values(node: Node, value: Any) -> bool:
+    """Whether the size of what a node gives depends on the values that it takes."""
+    if getattr(node.what, "__name__", "") in _SIZED_BY_VALUES:
+        return True
+    return node.what is operator.getitem and isinstance(value, Tensor) and len(node.inputs) > 1
 
 
 def _same(a: Any, b: Any) -> bool:
