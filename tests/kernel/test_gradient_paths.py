@@ -55,7 +55,7 @@ def paths(module, backend, T, *, start):
 MODULES = {
     **{name: sample.make for name, sample in samples.IN_ONE_STEP.items()},
     "Passing": Passing,
-    "SLTT": lambda: sl.SLTT(sl.Synaptic(alpha=0.5, beta=0.7)),
+    "SLTT": lambda: sl.options.SLTT(sl.Synaptic(alpha=0.5, beta=0.7)),
     "a norm before STBIF": lambda: sl.nn.NormNeuron(nn.BatchNorm1d(8), sl.STBIF()),
     "a norm in evaluation before STBIF": lambda: sl.nn.NormNeuron(nn.BatchNorm1d(8), sl.STBIF()).eval(),
     "a norm before a LIF": lambda: sl.nn.NormNeuron(nn.BatchNorm1d(8), sl.LIF()),
