@@ -30,6 +30,22 @@ def test_an_argument_of_a_peer_is_told_by_our_name(make, message):
         make()
 
 
+def test_resets_and_names_of_peers():
+    for word, ours in (("subtract", "soft"), ("zero", "hard")):
+        with pytest.raises(ValueError, match=f'snnTorch\'s "{word}" is reset="{ours}"'):
+            sl.Leaky(beta=0.9, reset=word)
+    for name, ours in (
+        ("LIFNode", "sl.LIF"),
+        ("functional", "sl.loss"),
+        ("spikegen", "sl.encode"),
+        ("PSN", "sl.nn.PSN"),
+    ):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': it is {ours}.* here; docs/porting.md"):
+            getattr(sl, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = sl.nonsense
+
+
 def test_constructors_of_subclasses_are_their_own():
     class Mine(sl.LIF):
         def __init__(self, features, *, threshold=0.5):

@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, neuron, nn, options, surrogate
+from ._peers import of_name
 from .core import (
     Loop,
     Network,
@@ -61,7 +62,7 @@ def __getattr__(name: str) -> Any:
             stacklevel=2,
         )
         return getattr(options, name)
-    raise AttributeError(f"module 'spikeloom' has no attribute {name!r}")
+    raise AttributeError(f"module 'spikeloom' has no attribute {name!r}{of_name(name)}")
 
 
 def __dir__() -> list[str]:

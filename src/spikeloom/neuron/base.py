@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
+from .._peers import of_reset
 from ..core import Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
 from ..kernel import (
     FUSED_NORMS,
@@ -315,7 +316,9 @@ class Neuron(Dynamics):
     ) -> None:
         super().__init__()
         if reset not in _RESETS:
-            raise ValueError(f"{type(self).__name__}: reset must be one of {', '.join(_RESETS)}; got {reset!r}")
+            raise ValueError(
+                f"{type(self).__name__}: reset must be one of {', '.join(_RESETS)}; got {reset!r}{of_reset(reset)}"
+            )
         if surrogate is not None and not isinstance(surrogate, Surrogate):
             raise TypeError(
                 f"{type(self).__name__}: surrogate must be an instance, such as sl.surrogate.ATan(2.0), got "
