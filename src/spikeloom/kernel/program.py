@@ -1,4 +1,4 @@
-"""Program: one step of a neuron, forward and backward, as a list of elementwise operations.
+"""program: holds one step of a neuron, forward and backward, as a list of elementwise operations.
 
 Text form, one line a value::
 

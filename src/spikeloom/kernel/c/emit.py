@@ -1,4 +1,4 @@
-"""emit_c: prints a Program as C, in which all T steps of a block of neurons run in one pass.
+"""c/emit: prints a Program as C, in which all T steps of a block of neurons run in one pass.
 
 A step and its transpose become inline functions of one neuron; :mod:`spikeloom.kernel.c.loops` holds the loops in which
 they are called. Forward, a block's states are in local arrays; each step reads x and writes the output. When a gradient

@@ -1,4 +1,4 @@
-"""loops: the C around a step, which takes blocks of neurons through all steps, forward and backward.
+"""c/loops: the C around a step, which takes blocks of neurons through all steps, forward and backward.
 
 Nothing here knows an equation. In these texts ``emit`` fills the holes in capitals (``$STEP``) and repeats lines.
 A line with ``$s`` stands once for each state, with the state's number in place of ``$s``; where there is no state it is

@@ -1,4 +1,4 @@
-"""c_source: holds the C that every kernel begins with: types, rows, functions of one number.
+"""c/source: holds the C that every kernel begins with: types, rows, functions of one number.
 
 ``S`` is the type that is computed in, ``IO`` the type of inputs and outputs. The functions of one number are
 branch-free, so that loops over them vectorise; where they are not, they are libm's.

@@ -1,4 +1,4 @@
-"""emit_triton: prints a Program as Triton, in which all T steps of a block of neurons run in one pass.
+"""triton/emit: prints a Program as Triton, in which all T steps of a block of neurons run in one pass.
 
 Forward, states are in registers, x is read one step ahead of its use, and the states are stored every SEGMENT steps
 when a gradient will be needed. Backward, for each segment from the last to the first, all reads of the segment are

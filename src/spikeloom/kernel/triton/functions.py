@@ -1,4 +1,4 @@
-"""triton_functions: holds the functions of one number that kernels in Triton call.
+"""triton/functions: holds the functions of one number that kernels in Triton call.
 
 Float32 ones are made of operations that IEEE 754 defines, so that what the interpreter computes is what a device
 computes: polynomials as in :mod:`spikeloom.kernel.c.source`, where the hardware has approximations. In float64 exp and

@@ -1,4 +1,4 @@
-"""triton_norm: holds the kernels in Triton of a batch norm's statistics and of their share of the gradient.
+"""triton/norm: holds the kernels in Triton of a batch norm's statistics and of their share of the gradient.
 
 ``x`` has ``rows`` = T * outer rows of ``[C, inner]``; row r begins at ``r // outer * stride + r % outer * C * inner``.
 """
