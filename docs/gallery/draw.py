@@ -26,7 +26,7 @@ NETWORKS = (  # whose response is that of their weights
 )  # fmt: skip
 SAMPLES = {
     **samples.NEURONS,
-    **samples.options(features=1),
+    **{f"options.{name}": sample for name, sample in samples.options(features=1).items()},
     **{f"nn.{name}": sample for name, sample in samples.layers(T, 1).items()},
 }
 
@@ -52,12 +52,12 @@ def gain(name: str, neuron: sl.TemporalModule) -> float:
 
 def neurons() -> None:
     """A row for each neuron."""
-    names = [name for name in sl.neurons() if name not in NETWORKS]
+    names = sorted((n for n in sl.neurons() if n not in NETWORKS), key=lambda n: n.removeprefix("options."))
     fig, axes = plt.subplots(len(names), 3, figsize=(10, 1.15 * len(names)), layout="constrained", sharex=True)
     for row, name in zip(axes, names, strict=True):
         torch.manual_seed(1)
         neuron = SAMPLES[name].make()
-        neuron.train(name == "Noisy")
+        neuron.train(name == "options.Noisy")
         with torch.no_grad():
             strength = gain(name, neuron)
         for ax, x in zip(row, inputs().values(), strict=True):
@@ -75,7 +75,7 @@ def neurons() -> None:
             ax.tick_params(labelsize=6)
             for side in ("top", "right"):
                 ax.spines[side].set_visible(False)
-        row[0].set_ylabel(name, rotation=0, ha="right", fontsize=9)
+        row[0].set_ylabel(name.removeprefix("options."), rotation=0, ha="right", fontsize=9)
     for ax, kind in zip(axes[0], inputs(), strict=True):
         ax.set_title(kind, fontsize=9)
     fig.savefig(HERE / "neurons.png", dpi=75)
