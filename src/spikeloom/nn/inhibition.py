@@ -20,8 +20,9 @@ class Inhibition(Option):
             neurons of a sample.
 
     The others do not fire and are not reset. Of equal ones the first wins. Gradients pass through the winner alone. The
-    neurons of a sample depend on each other, so this runs as a PyTorch loop. Input and output ``[T, B, C, *]``; states
-    are the neuron's. snnTorch's ``inhibition=True`` resets the losers that are above their threshold all the same.
+    neurons of a sample depend on each other, so this runs as a PyTorch loop. Input and output are ``[T, B, C, *]``; the
+    states are the neuron's. snnTorch's ``inhibition=True`` resets the losers that are above their threshold all the
+    same.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -25,9 +25,9 @@ class NormNeuron(TemporalModule):
         bn: ``nn.BatchNorm1d``, ``2d`` or ``3d``; its parameters, running statistics and ``state_dict`` stay its own.
         neuron: any neuron, with options around it or without.
 
-    Input and output ``[T, B, C, *]``; state and recordings are the neuron's. The normalised tensor is neither written
-    nor saved. Hooks on ``bn`` run, and then it runs by itself. Hooks on ``neuron`` do not, since its step is no call:
-    put them on the NormNeuron. Raises TypeError for other modules.
+    Input and output are ``[T, B, C, *]``; state and recordings are the neuron's. The normalised tensor is neither
+    written nor saved. Hooks on ``bn`` run, and then it runs by itself. Hooks on ``neuron`` do not, since its step is no
+    call: put them on the NormNeuron. Raises TypeError for other modules.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -55,11 +55,11 @@ class NormNeuron(TemporalModule):
         self.recordable = neuron.recordable
 
     def initial_state(self, *x_t: Any) -> State:
-        """The neuron's."""
+        """The neuron's state at rest."""
         return self.neuron.initial_state(*x_t)
 
     def check_state(self, state: State, *x_t: Any) -> None:
-        """As the neuron does."""
+        """Raises what the neuron raises for a state that does not fit."""
         self.neuron.check_state(state, *x_t)
 
     def sequence(

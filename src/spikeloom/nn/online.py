@@ -28,8 +28,8 @@ class OTTT(TemporalModule):
         tau: time constant of the trace in steps; that of the neurons.
 
     With :class:`spikeloom.options.SLTT` around the neurons between such layers a network is trained online: gradients
-    need no memory of earlier steps but the traces. Input ``[T, B, *]``; state ``v``: the trace, zeros at rest.
-    SpikingJelly's ``GradwithTrace`` takes the trace from the neuron before; here the layer keeps it.
+    need no memory of earlier steps but the traces. The input is ``[T, B, *]``; the state ``v`` is the trace, zeros at
+    rest. SpikingJelly's ``GradwithTrace`` takes the trace from the neuron before; here the layer keeps it.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -50,7 +50,7 @@ class OTTT(TemporalModule):
         self.trace = LI(tau=tau, decay_input=False)
 
     def initial_state(self, *x_t: Any) -> State:
-        """No trace yet."""
+        """A trace of zeros."""
         return self.trace.initial_state(*x_t)
 
     def sequence(

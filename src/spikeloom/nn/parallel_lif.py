@@ -64,9 +64,9 @@ class ParallelLIF(TemporalModule):
     Args:
         neuron: :class:`spikeloom.IF`, :class:`spikeloom.LIF` or a :class:`spikeloom.Leaky` that resets at once.
 
-    Input and output ``[T, B, *]``; states are the neuron's. The recording ``iterations``, ``[T, B]``, is how many
-    iterations the call took, the same number at all steps. On a CPU the kernel of the neuron itself is faster: this is
-    for devices without one, and for long sequences of few neurons there.
+    Input and output are ``[T, B, *]``; the states are the neuron's. The recording ``iterations``, ``[T, B]``, is how
+    many iterations the call took, the same number at all steps. On a CPU the kernel of the neuron itself is faster:
+    this is for devices without one, and for long sequences of few neurons there.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -199,10 +199,10 @@ class AssociativeLeaky(TemporalModule):
         query: multiply the spikes of S by a matrix ``Q[t]``, ``[d_key, d_value]``, that is linear in the input.
         v_threshold, strict, surrogate: of the spikes ``[S >= v_threshold]``.
 
-    Input ``[T, B, in_features]``; output ``[T, B, d_value d_value]`` (with a query), else the spikes ``[T, B, d_value
-    d_key]``. State ``v``: S, ``[B, d_value, d_key]``, zeros at rest. Products are computed for all steps at once, the
-    recurrence in one kernel where there is one. snnTorch's ``AssociativeLeaky`` divides by products of decays, which
-    are lost in rounding after some dozen steps.
+    The input is ``[T, B, in_features]``; the output is ``[T, B, d_value d_value]`` with a query, else the spikes ``[T,
+    B, d_value d_key]``. The state ``v`` is S, ``[B, d_value, d_key]``, zeros at rest. Products are computed for all
+    steps at once, the recurrence in one kernel where there is one. snnTorch's ``AssociativeLeaky`` divides by products
+    of decays, which are lost in rounding after some dozen steps.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -236,7 +236,7 @@ class AssociativeLeaky(TemporalModule):
         self.recordable = self.neuron.recordable
 
     def initial_state(self, *x_t: Any) -> State:
-        """Zeros."""
+        """A matrix of zeros."""
         x = x_t[0]
         return self.neuron.initial_state(x.new_zeros(x.shape[0], self.d_value, self.d_key))
 

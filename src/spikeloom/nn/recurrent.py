@@ -69,10 +69,9 @@ class Recurrent(TemporalModule):
         feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
             ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
 
-    Input and output ``[T, B, *]``, of one dtype, in which the feedback comes back too. States are the neuron's and
-    ``fed_back``, the last output. Steps are computed one
-    after the other: the feedback needs the spikes. snnTorch's ``RLeaky`` and ``RSynaptic`` are this with
-    :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
+    Input and output are ``[T, B, *]``, of one dtype, in which the feedback comes back too. The states are the neuron's
+    and ``fed_back``, the last output. Steps are computed one after the other: the feedback needs the spikes. snnTorch's
+    ``RLeaky`` and ``RSynaptic`` are this with :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
 
     Raises ValueError when the feedback has another shape than the input.
 
@@ -93,7 +92,7 @@ class Recurrent(TemporalModule):
         self.recordable = neuron.recordable
 
     def initial_state(self, *x_t: Any) -> State:
-        """The neuron's, and no output yet."""
+        """The neuron's state at rest, and an output of zeros."""
         x = x_t[0]
         return {**self.neuron.initial_state(x), "fed_back": torch.zeros_like(x, dtype=output_dtype(x.dtype))}
 
