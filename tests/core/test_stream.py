@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import pytest
 import torch
@@ -52,8 +53,8 @@ MODULES = {
     "LIF": lambda: sl.LIF(v_threshold=0.3),
     "packed IF": lambda: sl.IF(v_threshold=0.4),
     "LI": sl.LI,
-    "refractory": lambda: sl.Refractory(sl.LIF(v_threshold=0.2), steps=2),
-    "membrane norm": lambda: sl.MPBN(sl.LIF(v_threshold=0.3), 4),
+    "refractory": lambda: sl.options.Refractory(sl.LIF(v_threshold=0.2), steps=2),
+    "membrane norm": lambda: sl.options.MPBN(sl.LIF(v_threshold=0.3), 4),
     "norm": norm_neuron,
     "recurrent": recurrent,
     "loop": lambda: sl.Loop(Feedback()),
@@ -288,3 +289,75 @@ def test_the_older_name_of_the_module_warns():
     assert net.stream().module is net
     with pytest.warns(DeprecationWarning, match=r"Stream\.network is called Stream\.module now"):
         assert net.stream().network is net
+
+
+def test_recordings_of_a_step():
+    net = sl.Network(nn.Linear(2, 3), sl.LIF(v_threshold=0.2), nn.Linear(3, 1)).eval()
+    x = torch.rand(6, 4, 2)
+    with torch.no_grad():
+        _, whole = net(x, record=("1.v", "0.output", "2.input"))
+        stream = net.stream()
+        for t, x_t in enumerate(x):
+            _, result = stream(x_t, record=("1.v", "0.output", "2.input"))
+            assert list(result.record) == list(whole.record)
+            for name, value in result.record.items():
+                torch.testing.assert_close(value, whole.record[name][t], rtol=1e-6, atol=1e-6)
+            assert result.state is stream.state
+    lone = sl.Stream(sl.LIF(tau=2.0, decay_input=False, v_threshold=9.0))
+    assert [float(lone(torch.tensor([[1.0]]), record=("v",))[1].record["v"]) for _ in range(3)] == [1.0, 1.5, 1.75]
+    with pytest.raises(ValueError, match="cannot record"):
+        lone(torch.tensor([[1.0]]), record=("u",))
+
+
+def test_a_batch_norm_in_training_is_refused_unless_it_is_asked_for():
+    net = sl.Network(nn.Linear(2, 3), nn.BatchNorm1d(3), sl.LIF())
+    with pytest.raises(ValueError, match=r"BatchNorm1d at 'body\.1' is in training mode .*training=True"):
+        net.stream()(torch.rand(4, 2))
+    assert net.stream(training=True)(torch.rand(4, 2)).shape == (4, 3)
+    stream = net.eval().stream()
+    with torch.no_grad():
+        stream(torch.rand(4, 2))
+        net.body[1].train()
+        with pytest.raises(ValueError, match="in training mode"):
+            stream(torch.rand(4, 2))
+    assert sl.Network(nn.Linear(2, 3), sl.LIF()).stream()(torch.rand(1, 2)).shape == (1, 3)  # nothing counts samples
+
+
+def test_a_graph_over_many_steps_is_told_once(monkeypatch):
+    from spikeloom.core import stream as streams
+
+    monkeypatch.setattr(streams, "_MANY", 5)
+    stream = sl.Network(nn.Linear(2, 3), sl.LIF()).stream()
+    for _ in range(4):
+        stream(torch.rand(1, 2))
+    stream.detach()
+    for _ in range(4):
+        stream(torch.rand(1, 2))
+    with pytest.warns(UserWarning, match=r"the graph of 5 steps.*no_grad.*stream\.detach"):
+        stream(torch.rand(1, 2))
+    stream(torch.rand(1, 2))  # not again
+    stream.reset()
+    with torch.no_grad():
+        for _ in range(12):
+            stream(torch.rand(1, 2))
+
+
+def test_two_threads_in_one_stream_are_refused():
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x):
+            begun.set()
+            go_on.wait(10)
+            return x
+
+    stream = sl.Network(Waits(), sl.LIF()).stream()
+    thread = threading.Thread(target=stream, args=(torch.rand(1, 2),))
+    thread.start()
+    begun.wait(10)
+    with pytest.raises(RuntimeError, match="another thread runs a step of this stream"):
+        stream(torch.rand(1, 2))
+    go_on.set()
+    thread.join()
+    stream(torch.rand(1, 2))  # free again
+    copy.deepcopy(stream)(torch.rand(1, 2))

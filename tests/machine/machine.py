@@ -735,7 +735,7 @@ def streamed(run: Runner) -> None:
 
 def alone(run: Runner) -> None:
     """Steps of a stream of one neuron by itself, which lives on."""
-    inside = {part for m in run.modules(sl.Option) for part in m.modules() if part is not m}
+    inside = {part for m in run.modules(sl.options.Option) for part in m.modules() if part is not m}
     found = [(path, m) for path, m in run.net.named_modules() if isinstance(m, sl.Neuron) and m not in inside]
     path, m = run.random.choice(found)
     if path not in run.alone or run.alone[path].module is not m:

@@ -1,10 +1,10 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
-from .call import Repeated, Sequence, State, active, detach
+from .call import Repeated, Result, Sequence, State, active, detach
 from .graph import CaptureError, capture
 from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
-from .network import Network, Result, static
+from .network import Network, static
 from .nodes import Graph, Node
 from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint

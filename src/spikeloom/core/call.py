@@ -53,6 +53,17 @@ class Repeated(NamedTuple):
     T: int
 
 
+class Result(NamedTuple):
+    """What a call gives besides its output.
+
+    ``state``: the state of every temporal module after the last step, by path; pass it to the next call.
+    ``record``: the recordings, ``{"2.v": [T, B, *]}``, part of the autograd graph.
+    """
+
+    state: dict[str, State]
+    record: dict[str, Tensor]
+
+
 class Layout(NamedTuple):
     """How the inputs of a call lie: in words, and in which dimensions time and batch are.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from .call import (
     Call,
     Layout,
     Origin,
+    Result,
     State,
     activate,
     active,
@@ -35,17 +36,6 @@ from .prepared import Prepared
 from .stream import Stream
 from .watch import all_inside
 from .weights import check_something_was_loaded, in_body
-
-
-class Result(NamedTuple):
-    """What a call gives besides its output.
-
-    ``state``: the state of every temporal module after the last step, by path; pass it to the next call.
-    ``record``: the recordings, ``{"2.v": [T, B, *]}``, part of the autograd graph.
-    """
-
-    state: dict[str, State]
-    record: dict[str, Tensor]
 
 
 class static:  # noqa: N801  # a marker that reads like a function at the call
@@ -228,12 +218,13 @@ class Network(TemporalModule):
     def check_state(self, state: State, *x_t: Any) -> None:
         """The modules inside check their own states when they run."""
 
-    def stream(self) -> Stream:
+    def stream(self, *, training: bool = False) -> Stream:
         """A :class:`Stream` that runs this network one step at a time and keeps the state.
 
-        Raises ValueError, with the path, if a module inside is not causal.
+        ``training`` lets a batch norm in training mode run. Raises ValueError, with the path, if a module inside is not
+        causal.
         """
-        return Stream(self)
+        return Stream(self, training=training)
 
     def check_causal(self, what: str) -> None:
         """Raises ValueError, with the path, if a module inside is not causal and the network is to do ``what``."""

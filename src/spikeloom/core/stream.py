@@ -5,7 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from .call import State, autocasts, detach, in_dtypes_of
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .call import Result, State, autocasts, detach, in_dtypes_of
 from .module import TemporalModule
 from .steps import Steps
 
@@ -26,6 +30,13 @@ class Stream:
     ``nn.Sequential`` are prepared: what runs where in memory is decided once, and what layers of bits read of their
     weights is copied. ``stream.prepared`` tells whether the last step was one.
 
+    ``y_t, result = stream(x_t, record=("1.v",))`` gives recordings of the step as a network's call does, each
+    ``[B, *]``; of another temporal module than a network, its states by name.
+
+    A batch norm in training mode counts the samples of one step, which a stream refuses with ValueError unless it was
+    made with ``training=True``. A stream that records a graph over 1,000 steps warns. One that two threads use at once
+    raises RuntimeError.
+
     >>> import torch
     >>> import spikeloom as sl
     >>> stream = sl.Stream(sl.LIF(tau=2.0, decay_input=False))  # the same as sl.Network(...).stream()
@@ -33,7 +44,7 @@ class Stream:
     [0, 0, 1, 0]
     """
 
-    def __init__(self, module: TemporalModule) -> None:
+    def __init__(self, module: TemporalModule, *, training: bool = False) -> None:
         module = getattr(module, "_orig_mod", module)  # what torch.compile gives has the step of what it was given
         if not isinstance(module, TemporalModule):
             raise TypeError(
@@ -41,25 +52,70 @@ class Stream:
                 "layers, sl.Stream(sl.Network(model))"
             )
         module.check_causal("be streamed")
-        self.module = module
+        self.module, self.training = module, training
         self.state: State = None
         self.prepared = False
         self._steps = Steps()
+        self._free = [True]  # empty while a step runs; taking the item is one operation of the interpreter
+        self._graph = 0  # steps in a row whose state is part of a graph
 
-    def __call__(self, *x_t: Any, **kwargs: Any) -> Any:
+    def __call__(self, *x_t: Any, record: tuple[str, ...] = (), **kwargs: Any) -> Any:
+        try:
+            self._free.pop()
+        except IndexError:
+            raise RuntimeError(
+                "Stream: another thread runs a step of this stream, whose state would be lost; give each thread a "
+                "stream of its own (they may share the network)"
+            ) from None
+        try:
+            return self._recorded(x_t, record, kwargs) if record else self._step(x_t, kwargs)
+        finally:
+            self._free.append(True)
+
+    def _step(self, x_t: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         found = self._steps.run(self.module, x_t[0], self.state) if len(x_t) == 1 and not kwargs else None
         self.prepared = found is not None
         if found is not None:
             y, self.state = found
             return y
+        return self._usual(x_t, kwargs)[0]
+
+    def _recorded(self, x_t: tuple[Any, ...], record: tuple[str, ...], kwargs: dict[str, Any]) -> tuple[Any, Result]:
+        self.prepared = False
+        if hasattr(self.module, "temporal_modules"):  # a network, which knows places
+            y, _, recorded = self._usual(x_t, {**kwargs, "record": record})
+        else:
+            self.module.check_record(record)
+            y = self._usual(x_t, kwargs)[0]
+            recorded = {name: self.state[name] for name in record}
+        return y, Result(self.state, recorded)
+
+    def _usual(self, x_t: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         before = self.state
+        if not self.training:
+            _refuse_training(self.module)
         if before is not None:
             self.module.check_state(before, *x_t)
-        y, new = self.module.step(*x_t, state=before, **kwargs)
+        made: tuple[Any, ...] = self.module.step(*x_t, state=before, **kwargs)
+        y, new = made[:2]
         if autocasts(x_t):
             new = in_dtypes_of(self.module.initial_state(*x_t) if before is None else before, new)
         self.state = new
-        return y
+        self._look_at_graph()
+        return y, new, *made[2:]
+
+    def _look_at_graph(self) -> None:
+        """Warns once where the states of many steps in a row belong to one graph, which grows with each step."""
+        grows = torch.is_grad_enabled() and any(
+            isinstance(value, Tensor) and value.requires_grad for value in pytree.tree_leaves(self.state)
+        )
+        self._graph = self._graph + 1 if grows else 0
+        if self._graph == _MANY:
+            warnings.warn(
+                f"this stream has recorded the graph of {_MANY:,} steps, which takes memory for each of them: run it "
+                "under torch.no_grad(), or call stream.detach() where backpropagation is to end",
+                stacklevel=4,
+            )
 
     @property
     def network(self) -> TemporalModule:
@@ -69,7 +125,7 @@ class Stream:
 
     def reset(self) -> None:
         """Returns to rest."""
-        self.state = None
+        self.state, self._graph = None, 0
 
     def refresh(self) -> None:
         """Reads all weights again at the next step."""
@@ -77,4 +133,18 @@ class Stream:
 
     def detach(self) -> None:
         """Cuts the state from the graph of earlier steps."""
-        self.state = detach(self.state)
+        self.state, self._graph = detach(self.state), 0
+
+
+_MANY = 1000  # steps of a graph after which a stream warns
+_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+def _refuse_training(module: nn.Module) -> None:
+    """Raises ValueError for a batch norm that would take its statistics from one step."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, _NORMS) and layer.training:
+            raise ValueError(
+                f"Stream: {type(layer).__name__} at {path!r} is in training mode and would count the samples of one "
+                "step; call eval() first, or ask for it with training=True"
+            )
