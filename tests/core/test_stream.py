@@ -240,6 +240,14 @@ def test_a_module_of_somebodys_among_layers():
         assert stream(x).shape == (1, 2, 3)
 
 
+def test_an_input_that_a_kernel_cannot_read_refuses_no_other():
+    stream, x = sl.Stream(sl.LIF(v_threshold=0.3).eval()), torch.rand(3, 8)
+    with torch.no_grad():
+        for given, prepared in ((x[:, ::2], False), (x[:, ::2], False), (x[:, :4].contiguous(), True)):
+            stream(given)
+            assert stream.prepared == prepared
+
+
 def test_outputs_and_copies_are_ones_own():
     stream = sl.Stream(sl.LIF(v_threshold=0.3).eval())
     x = torch.rand(4, 2, 5)

@@ -51,7 +51,7 @@ class Steps:
     def __init__(self) -> None:
         optimisers()
         self._plan: _Plan | None = None
-        self._refused: list[nn.Module] = []  # the modules of one that has no prepared steps
+        self._refused: tuple[list[nn.Module], Any] = [], None  # modules and inputs that have no prepared steps
         self._in_vain, self._waited, self._patience = 0, 0, _PATIENCE
 
     def __reduce__(self) -> Any:
@@ -67,12 +67,8 @@ class Steps:
                 return None
             if plan.holds(x):
                 return plan.step(x, state)
-        modules = all_inside(module)
-        if _same(modules, self._refused) or self._waits():
-            return None
-        if any(map(_has_methods, modules)) or any(m.training or has_hooks(m) for m in modules[1:]):
-            return None
-        if any(t.is_inference() for m in modules for t in own_tensors(m)):  # these count no changes
+        modules, refused = all_inside(module), self._refused
+        if (_same(modules, refused[0]) and _kind(x) == refused[1]) or self._waits() or not _is_plain(modules):
             return None
         asked = {type(m).may_prepare for m in modules if isinstance(m, TemporalModule)}
         if not all(may() for may in asked):
@@ -82,7 +78,7 @@ class Steps:
         self._plan, plan = None, _Plan(modules, x, list(asked))
         made = prepare(module, x)
         if made is None:
-            self._refused = modules
+            self._refused = modules, _kind(x)
             return None
         found = plan.begin(made, x, state)
         self._plan = None if found is None else plan
@@ -151,6 +147,9 @@ def _same(a: list[nn.Module], b: list[nn.Module]) -> bool:
     return len(a) == len(b) and all(map(is_, a, b))
 
 
-def _has_methods(module: nn.Module) -> bool:
-    """Whether a module has a method of its own, which its class has not."""
-    return not vars(module).keys().isdisjoint(METHODS)
+def _is_plain(modules: list[nn.Module]) -> bool:
+    """Whether a plan would notice all changes of these modules, and nobody has to see them run."""
+    own_methods = any(not vars(m).keys().isdisjoint(METHODS) for m in modules)
+    if own_methods or any(m.training or has_hooks(m) for m in modules[1:]):
+        return False
+    return not any(t.is_inference() for m in modules for t in own_tensors(m))  # which count no changes
