@@ -16,7 +16,7 @@ SOURCE = Path(sl.__file__).parent
 
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
-    {"_constants", "_hooks", "_peers", "_time"},
+    {"_constants", "_extras", "_hooks", "_peers", "_time"},
     {"_targets", "keys"},
     {"_numbers"},
     {"surrogate", "encode", "decode"},
@@ -64,7 +64,17 @@ def test_plot_and_recipes_load_on_first_use():
 def test_a_missing_extra_is_named():
     done = run("import sys; sys.modules['matplotlib'] = None\nimport spikeloom as sl; sl.plot")
     assert done.returncode == 1
-    assert "spikeloom.plot needs matplotlib; install the extra: pip install 'spikeloom[plot]'" in done.stderr
+    clone = SOURCE.parents[1]
+    assert f"spikeloom.plot needs matplotlib; install the extra: pip install -e '{clone}[plot]'" in done.stderr
+
+
+def test_the_remedy_is_that_of_the_release_outside_of_a_clone(monkeypatch, tmp_path):
+    from spikeloom import _extras
+
+    monkeypatch.setattr(_extras, "__file__", str(tmp_path / "lib" / "spikeloom" / "_extras.py"))
+    assert _extras.install("plot") == "pip install 'spikeloom[plot]'"
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "somebody"\n')
+    assert _extras.install("cli") == "pip install 'spikeloom[cli]'"
 
 
 FILES = {file.relative_to(SOURCE).with_suffix("").parts: file for file in SOURCE.rglob("*.py")}

@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, neuron, nn, options, surrogate
+from ._extras import install
 from ._peers import of_name
 from .core import (
     Loop,
@@ -51,7 +52,7 @@ def __getattr__(name: str) -> Any:
         try:
             return importlib.import_module(f".{name}", __name__)
         except ModuleNotFoundError as missing:
-            remedy = f"install the extra: pip install 'spikeloom[{_LAZY[name]}]'"
+            remedy = f"install the extra: {install(_LAZY[name])}"
             raise ModuleNotFoundError(
                 f"spikeloom.{name} needs {missing.name}; {remedy}", name=missing.name
             ) from missing

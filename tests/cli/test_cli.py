@@ -15,6 +15,7 @@ pytest.importorskip("typer", reason="the extra 'cli' is not installed")
 pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
 
 from spikeloom import cli, recipes
+from spikeloom._extras import install
 from spikeloom.cli import evaluate
 from spikeloom.native import build as kernel_build
 from spikeloom.runs import lock
@@ -378,5 +379,5 @@ def test_without_the_extra(monkeypatch, capsys):
     assert spikeloom(capsys, "info") == (
         2,
         "",
-        "the command line needs typer; install the extra: pip install 'spikeloom[cli]'\n",
+        f"the command line needs typer; install the extra: {install('cli')}\n",
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from .._extras import install
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
@@ -16,9 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import rich  # noqa: F401
         import typer  # noqa: F401
     except ModuleNotFoundError as missing:
-        print(
-            f"the command line needs {missing.name}; install the extra: pip install 'spikeloom[cli]'", file=sys.stderr
-        )
+        print(f"the command line needs {missing.name}; install the extra: {install('cli')}", file=sys.stderr)
         return 2
     from ..data import DataError
     from ..kernel import BackendError
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         if missing.name not in _EXTRAS:
             raise
-        print(f"error: this needs {missing.name}; pip install 'spikeloom[{_EXTRAS[missing.name]}]'", file=sys.stderr)
+        print(f"error: this needs {missing.name}; {install(_EXTRAS[missing.name])}", file=sys.stderr)
         return 1
     return 0
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._extras import install
 from .audio import read_wav
 from .errors import DataError
 from .events import Recording, hdf5
@@ -219,7 +220,7 @@ def picture(folder: Path, item: Item) -> Tensor:
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        raise DataError(f"{folder / item.file}: pictures need pillow; pip install 'spikeloom[data]'") from None
+        raise DataError(f"{folder / item.file}: pictures need pillow; {install('data')}") from None
     try:
         with Image.open(folder / item.file) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)

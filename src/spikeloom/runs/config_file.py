@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .._extras import install
 from .settings import ConfigError, shown
 
 MOST = 1 << 14
@@ -105,7 +106,7 @@ def _yaml(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         import yaml
     except ModuleNotFoundError as missing:
         raise ConfigError(
-            f"{path}: reading YAML needs pyyaml; install the extra: pip install 'spikeloom[cli]', or write TOML"
+            f"{path}: reading YAML needs pyyaml; install the extra: {install('cli')}, or write TOML"
         ) from missing
     resolver = yaml.resolver.Resolver()
     try:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import data, native
+from .._extras import install
 from . import checkpoint, environment, files, folder, measure, progress, trained
 from .folder import CHECKPOINT, RESULT, WEIGHTS
 from .processes import Processes, choose_device, unwrap
@@ -285,7 +286,7 @@ class Run:
             for name, figure in figures.items():
                 files.write_picture(self.out / f"{name}.png", partial(_same, figure))
         except ModuleNotFoundError as missing:
-            self.progress.line(f"no pictures: they need {missing.name}; pip install 'spikeloom[plot]'")
+            self.progress.line(f"no pictures: they need {missing.name}; {install('plot')}")
             return
         self.progress.line(f"pictures in {self.out}/: {', '.join(f'{name}.png' for name in ('curves', *figures))}")
 

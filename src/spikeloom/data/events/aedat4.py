@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from ..._extras import install
 from ..errors import DataError
 from ..packed import SPACE, bounded
 from .recording import EVENT
@@ -169,7 +170,7 @@ def _unpacker(source: Source, compression: int) -> Callable[[memoryview], bytes 
             error = zstandard.ZstdError
     except ModuleNotFoundError:
         raise DataError(
-            f"{source.path}: its packets are compressed; install the extra: pip install 'spikeloom[data]' ({name})"
+            f"{source.path}: its packets are compressed; install the extra: {install('data')} ({name})"
         ) from None
 
     def unpack(packet: memoryview) -> bytes:

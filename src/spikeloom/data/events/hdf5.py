@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..._extras import install
 from ..errors import DataError
 from ..packed import SPACE
 from ..pickles import is_plain
@@ -29,7 +30,7 @@ def opened(path: Path) -> Iterator[Any]:
     try:
         import h5py
     except ModuleNotFoundError:
-        raise DataError(f"{path}: HDF5 needs h5py; pip install 'spikeloom[data]'") from None
+        raise DataError(f"{path}: HDF5 needs h5py; {install('data')}") from None
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -183,7 +184,7 @@ def write_hdf5(path: Path, recording: Recording) -> None:
     try:
         import h5py
     except ModuleNotFoundError:
-        raise DataError("HDF5 needs h5py; pip install 'spikeloom[data]'") from None
+        raise DataError(f"HDF5 needs h5py; {install('data')}") from None
     with h5py.File(path, "w") as file:
         group = file.create_group("events")
         group.attrs["size"] = recording.size

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..._extras import install
 from ..array_formats import read_cifar_binary, read_cifar_python, read_idx, read_npz
 from ..array_set import Arrays, ArraySet, Form
 from ..downloads import Download
@@ -69,7 +70,7 @@ def _sklearn_digits(files: Sequence[Path]) -> Arrays:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as missing:
         raise DataError(
-            "the data set digits comes with scikit-learn; install the extra: pip install 'spikeloom[demo]'"
+            f"the data set digits comes with scikit-learn; install the extra: {install('demo')}"
         ) from missing
     images, labels = load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.uint8).reshape(-1, 1, 8, 8), torch.tensor(labels, dtype=torch.int64)
