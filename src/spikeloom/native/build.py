@@ -29,6 +29,11 @@ int probe(int n) {
   return s;
 }
 """
+_INSTALL = {
+    "linux": "; install one: apt install gcc (dnf install gcc, apk add gcc musl-dev)",
+    "darwin": "; install one: xcode-select --install",
+    "win32": "; install one: MinGW-w64's gcc, in a folder of PATH",
+}
 _lock = threading.Lock()
 _loaded: dict[str, ctypes.CDLL] = {}
 
@@ -171,7 +176,9 @@ def _toolchain() -> str:
     found = compiler()
     if found is None:
         named = os.environ.get("CC", "").strip()
-        raise BuildError(f"no C compiler ({f'CC is {named}' if named else 'cc, gcc or clang'}) was found")
+        asked = f"CC is {named}" if named else "cc, gcc or clang"
+        how = next((text for name, text in _INSTALL.items() if sys.platform.startswith(name)), "")
+        raise BuildError(f"no C compiler ({asked}) was found{'' if named else how}")
     return "\n".join((found, *_tools(), sys.platform, platform.machine(), _features()))
 
 
