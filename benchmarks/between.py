@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +25,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from benchmarks.common import require_idle
 
 TURNS = 4
+OPTIONS: Any = getattr(sl, "options", sl)  # where an older checkout has them
 
 
 def net(spikes: str) -> sl.Network:
@@ -108,7 +110,7 @@ WORK: dict[str, Callable[[], Callable[[], torch.Tensor]]] = {
     "LIF 4x2x8, no gradient": lambda: layer((4, 2, 8), sl.LIF(), False),
     "LIF 4x2x8, training": lambda: layer((4, 2, 8), sl.LIF(), True),
     "Refractory(Adaptive(IF)) 4x2x8, no gradient": lambda: layer(
-        (4, 2, 8), sl.options.Refractory(sl.options.Adaptive(sl.IF()), steps=1), False
+        (4, 2, 8), OPTIONS.Refractory(OPTIONS.Adaptive(sl.IF()), steps=1), False
     ),
     "LIF 100x64x512, training": lambda: layer((100, 64, 512), sl.LIF(), True),
     "PLIF 16x16x128x16x16, training": lambda: layer((16, 16, 128, 16, 16), sl.PLIF(), True),
