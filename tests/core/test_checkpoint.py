@@ -134,7 +134,7 @@ def test_the_report_names_what_keeps_how_much():
     net = sl.Network(nn.Linear(10, 64), sl.LIF(), nn.Linear(64, 5), spikes="packed")
     report = sl.memory.report(net, torch.rand(6, 4, 10))
     rows = {row.path: row for row in report.rows}
-    assert rows["2"].saved == rows["body.2"].bits == 6 * 4 * 64 // 8
+    assert rows["2"].saved == rows["2"].bits == 6 * 4 * 64 // 8
     assert rows["1"].module == "LIF"
     assert rows["1"].saved >= 6 * 4 * 64 * 4  # its input
     assert report.parameters == 4 * (10 * 64 + 64 + 64 * 5 + 5)
