@@ -1,16 +1,31 @@
 """The call, temporal modules, networks, streams: all that knows time. It knows no neuron and no layer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .call import Repeated, Result, Sequence, State, active, detach
-from .graph import CaptureError, capture
 from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, static
-from .nodes import Graph, Node
 from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .stream import Stream
 from .taps import Taps, taps
+
+if TYPE_CHECKING:
+    from .graph import CaptureError, capture
+    from .nodes import Graph, Node
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("CaptureError", "Graph", "Node", "capture"):  # most programs ask for no graph
+        from . import graph
+
+        return getattr(graph, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "CaptureError",
