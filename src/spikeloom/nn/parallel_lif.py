@@ -64,9 +64,9 @@ class ParallelLIF(TemporalModule):
     Args:
         neuron: :class:`spikeloom.IF`, :class:`spikeloom.LIF` or a :class:`spikeloom.Leaky` that resets at once.
 
-    Input and output are ``[T, B, *]``; the states are the neuron's. The recording ``iterations``, ``[T, B]``, is how
-    many iterations the call took, the same number at all steps. On a CPU the kernel of the neuron itself is faster:
-    this is for devices without one, and for long sequences of few neurons there.
+    Input and output are ``[T, B, *]``; the states are the neuron's. ``sequence(x, record=("iterations",))`` also says
+    how many iterations it took, as ``[T, B]``, the same number at all steps. On a CPU the kernel of the neuron itself
+    is faster: this is for devices without one, and for long sequences of few neurons there.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -88,16 +88,20 @@ class ParallelLIF(TemporalModule):
         if isinstance(neuron, Leaky) and neuron.reset_delay and neuron.reset != "none":
             raise ValueError("ParallelLIF: expected a Leaky that resets at once, give it reset_delay=False")
         self.neuron = neuron
-        self.recordable = (*neuron.recordable, "iterations")
+        self.recordable = neuron.recordable
 
     def initial_state(self, *x_t: Any) -> State:
         """The neuron's state at rest."""
         return self.neuron.initial_state(*x_t)
 
+    def check_record(self, record: tuple[str, ...]) -> None:
+        """Raises ValueError for what is neither a state nor ``iterations``, which a network does not ask for."""
+        super().check_record(tuple(name for name in record if name != "iterations"))
+
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
-        """All steps of ``[T, B, *]``: ``(spikes, state)``."""
+        """All steps of ``[T, B, *]``: ``(spikes, state)``, and recordings of ``v`` or ``iterations``."""
         self.check_record(record)
         x = masked(xs[0], lengths)
         T, B = x.shape[:2]
