@@ -172,6 +172,7 @@ class Runner:
         self.stream: Any = None
         self.alone: dict[str, sl.Stream] = {}
         self.hooks: list[Any] = []
+        self.taps: sl.core.Taps | None = None
 
     # -- random things
 
@@ -550,6 +551,18 @@ def hook(run: Runner) -> None:
         run.hooks.append(m.register_forward_hook(halve if kind is not sl.surrogate.Surrogate else identity))
 
 
+def tapped(run: Runner) -> None:
+    """Somebody looks on from now on, or no longer."""
+    if run.taps is not None:
+        run.taps.__exit__()
+        run.taps = None
+        return
+    pattern = run.random.choice(["*.input", "*.output", "*.grad_*", "*"])
+    run.taps = taps = sl.taps(run.net, pattern, keep=torch.is_tensor)
+    taps.__enter__()
+    run.later(taps.__exit__)
+
+
 def halve(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output * 0.5 if isinstance(output, Tensor) else output
 
@@ -664,6 +677,7 @@ CHANGES: dict[str, Callable[[Runner], None]] = {
         hook,
         unhook,
         global_hook,
+        tapped,
         load,
         copied,
         pickled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,51 +51,54 @@ def has_prefix(body: nn.Module, call: Call) -> bool:
         return False
     if call.recorder is None or not torch.is_grad_enabled():
         return True
-    return not _wants_each_step(_Layers(body), call.recorder)
+    return not _Spans(body, call.recorder).want_each_step(layers_of(body))
 
 
 def run_layers(body: nn.Module, x: Any, call: Call) -> Any:
     """Runs a Sequential on folded inputs; neighbours of which one absorbs the other run as one."""
-    if call.recorder is None:
-        return _run(_Layers(body), 0, x, call)
-    return call.recorder.see(body, "output", _run(_Layers(body), 0, call.recorder.see(body, "input", x), call))
+    layers, spans = list(layers_of(body)), _spans_of(body, call)
+    if spans is None or call.recorder is None:
+        return _run(layers, 0, x, call, None)
+    return call.recorder.see(body, "output", _run(layers, 0, call.recorder.see(body, "input", x), call, spans))
 
 
 def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
     """Runs a Sequential on ``x`` ``[B, *]``, the same at all T steps, and returns folded outputs."""
-    layers, recorder = _Layers(body), call.recorder
+    layers, spans = list(layers_of(body)), _spans_of(body, call)
     if any(getattr(layer, "inplace", False) for layer in layers):
         x = x.clone()  # T steps of it would be a copy
     y: Any = x
     i = 0
-    with nullcontext() if recorder is None else recorder.still():
+    with nullcontext() if call.recorder is None else call.recorder.still():
         while i < len(layers) and _row_wise(layers[i]) and not _alone(layers[i], y):
-            y = layers.end(i, layers[i](layers.begin(i, y, recorder)), recorder)
+            y = layers[i](y if spans is None else spans.begin(i, y))
+            y = y if spans is None else spans.end(i, y)
             i += 1
         repeats = i < len(layers) and isinstance(y, Tensor) and _takes_repeated(layers[i])
-        if repeats:
-            y = layers.begin(i, y, recorder)
+        if repeats and spans is not None:
+            y = spans.begin(i, y)
     if repeats:
-        y = layers.end(i, layers[i](Repeated(y, call.T)), recorder)
+        y = layers[i](Repeated(y, call.T))
+        y = y if spans is None else spans.end(i, y)
         i += 1
     else:
         y = map_tensors(lambda t: call.fold(t.expand(call.T, *t.shape)), y)
-    return _run(layers, i, y, call)
+    return _run(layers, i, y, call, spans)
 
 
-def _run(layers: _Layers, i: int, x: Any, call: Call) -> Any:
+def _run(layers: list[nn.Module], i: int, x: Any, call: Call, spans: _Spans | None) -> Any:
     fuse = call.fuse and call.lengths is None and not torch.compiler.is_compiling()
     while i < len(layers):
-        x = layers.begin(i, x, call.recorder)
+        x = x if spans is None else spans.begin(i, x)
         both = None
         if fuse and i + 1 < len(layers):
-            both, x = joined(layers[i], layers[i + 1], x, between=layers.between(i))
+            both, x = joined(layers[i], layers[i + 1], x, between=() if spans is None else spans.between(i))
         if both is None:
             x = layers[i](x)
         else:
             i += 1
             x = layers[i](x, sequence=both)
-        x = layers.end(i, x, call.recorder)
+        x = x if spans is None else spans.end(i, x)
         i += 1
     return x
 
@@ -133,57 +136,58 @@ def _normalised(norm: Any, x: Tensor) -> Tensor:
         return functional.batch_norm(x, mean, var, norm.weight, norm.bias, batch, 0.0, norm.eps)
 
 
-class _Layers(list[nn.Module]):
-    """The layers of a Sequential in order, those of Sequentials inside it among them; and where these begin and end."""
+class _Spans:
+    """Where the Sequentials inside another one begin and end among its layers, for who wants to see their values."""
 
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
+    def __init__(self, body: nn.Module, recorder: Recorder) -> None:
+        self._recorder = recorder
         self.begins: list[list[nn.Module]] = []
         self.ends: list[list[nn.Module]] = []
         self._add(body)
 
     def _add(self, body: nn.Module) -> None:
-        for child in body:  # type: ignore[attr-defined]  # a Sequential; .children() would leave out repetitions
-            n = len(self)
-            if _plain_sequential(child):
-                self._add(child)
-            else:
-                self.append(child)
+        for child in body:  # type: ignore[attr-defined]  # as layers_of
+            n = len(self.begins)
+            if not _plain_sequential(child):
                 self.begins.append([])
                 self.ends.append([])
-            if len(self) > n and self[n] is not child:
+                continue
+            self._add(child)
+            if len(self.begins) > n:
                 self.begins[n].insert(0, child)
                 self.ends[-1].append(child)
 
-    def begin(self, i: int, x: Any, recorder: Recorder | None) -> Any:
+    def begin(self, i: int, x: Any) -> Any:
         """What layer i is given, once it was seen as the input of Sequentials that begin there."""
-        if recorder is not None:
-            for module in self.begins[i]:
-                x = recorder.see(module, "input", x)
+        for module in self.begins[i]:
+            x = self._recorder.see(module, "input", x)
         return x
 
-    def end(self, i: int, y: Any, recorder: Recorder | None) -> Any:
+    def end(self, i: int, y: Any) -> Any:
         """What layer i gives, once it was seen as the output of Sequentials that end there."""
-        if recorder is not None:
-            for module in self.ends[i]:
-                y = recorder.see(module, "output", y)
+        for module in self.ends[i]:
+            y = self._recorder.see(module, "output", y)
         return y
 
     def between(self, i: int) -> tuple[Place, ...]:
         """Places of Sequentials between layer i and the one after it."""
         return *((m, "output") for m in self.ends[i]), *((m, "input") for m in self.begins[i + 1])
 
+    def want_each_step(self, layers: Iterable[nn.Module]) -> bool:
+        """Whether a gradient is wanted at a place of the static prefix."""
+        wants = self._recorder.wants_gradient
+        for begins, layer, ends in zip(self.begins, layers, self.ends, strict=True):
+            if any(wants(module, "input") for module in (*begins, layer)):
+                return True
+            if not _row_wise(layer):
+                return False
+            if any(wants(module, "output") for module in (layer, *ends)):
+                return True
+        return False
 
-def _wants_each_step(layers: _Layers, recorder: Recorder) -> bool:
-    """Whether a gradient is wanted at a place of the static prefix."""
-    for begins, layer, ends in zip(layers.begins, layers, layers.ends, strict=True):
-        if any(recorder.wants_gradient(module, "input") for module in (*begins, layer)):
-            return True
-        if not _row_wise(layer):
-            return False
-        if any(recorder.wants_gradient(module, "output") for module in (layer, *ends)):
-            return True
-    return False
+
+def _spans_of(body: nn.Module, call: Call) -> _Spans | None:
+    return None if call.recorder is None else _Spans(body, call.recorder)
 
 
 def layers_of(body: nn.Module) -> Iterator[nn.Module]:

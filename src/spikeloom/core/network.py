@@ -72,8 +72,8 @@ class Network(TemporalModule):
 
     * ``net(image, repeat=T)`` presents ``[B, *]`` at each of T steps (direct coding).
     * ``y, result = net(x, return_state=True, state=previous)`` carries the state on.
-    * ``y, result = net(x, record=("2.v", "*.output"))`` also gives states and outputs of temporal modules;
-      names are ``<path>.<state>`` or ``<path>.output`` and may hold wildcards.
+    * ``y, result = net(x, record=("2.v", "0.input"))`` also gives values at places: ``<path>.input`` and
+      ``<path>.output`` of any module, ``<path>.<state>`` of temporal ones, with wildcards.
     * ``net(x, lengths=n)`` runs a ragged batch: only valid steps are computed, outputs past them are 0.
     * Keyword arguments and ``sl.static(...)`` reach the model as they are; pytrees go in and out.
 
@@ -84,7 +84,24 @@ class Network(TemporalModule):
     are registered for all modules; in a model with a forward of its own, :class:`spikeloom.nn.NormNeuron` does the
     same.
 
-    Inside another network's call a Network is transparent.
+    What is returned, and what one step returns:
+
+    ==========================================  =======================================================
+    ``net(x)``                                  ``y``
+    ``net(x, return_state=True)``               ``(y, Result)``; ``Result.record`` is empty
+    ``net(x, record=names)``                    ``(y, Result)`` with both
+    ``net.step(x_t)``                           ``(y_t, state)``
+    ``net.step(x_t, record=names)``             ``(y_t, state, {name: [B, *]})``
+    ``net.sequence(x)``                         ``(y, state)``, time first whatever ``batch_first`` says
+    ``net.sequence(x, record=names)``           ``(y, state, {name: [T, B, *]})``
+    ``net.stream()(x_t)``                       ``y_t``; its state is ``stream.state``
+    inside another network's call               ``y``: the network is transparent there
+    ==========================================  =======================================================
+
+    A wildcard (``"*.v"``, ``"block.*"``) fits every module; temporal modules that another one runs alone (the neuron in
+    :class:`spikeloom.nn.Recurrent`) only where the wildcard stands behind the path of that one. A value between a norm
+    and the neuron that it joins is in the graph only where they run one after the other: they do so in that call. To
+    look on without that, and over many calls, there is :func:`spikeloom.taps`.
 
     Raises TypeError for modules that mix rows of a batch (``nn.LSTM`` without ``batch_first=True``, ...), and when it
     runs ValueError for layers of torch.nn that are given rows without batch dimension (``nn.LSTM`` on ``[T, B, F]``).
@@ -141,7 +158,7 @@ class Network(TemporalModule):
         return_state: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Runs the network; see the class."""
+        """Runs the network; the class says what is returned in which case."""
         if active() is not None:
             if state is not None or lengths is not None or repeat is not None or record or return_state:
                 raise TypeError("options of a Network inside another network's call: give them to the outer call")

@@ -182,7 +182,7 @@ def looking(recorder: Recorder | None, call: Call) -> Iterator[None]:
         return
     plain = [module for module in recorder.names if not _is_timed(module)]
     handles: list[RemovableHandle] = []
-    token = recorder.token  # not the recorder: a checkpoint holds hooks, and the graph holds the checkpoint
+    token = recorder.token = object()  # not the recorder: a checkpoint holds hooks, and the graph holds the checkpoint
     inner = [(m, name) for m in recorder.names if m not in plain for name in _inner_methods(m, call)]
     try:
         for module in plain:

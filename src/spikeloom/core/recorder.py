@@ -67,7 +67,7 @@ class Recorder:
         self.recorded: dict[str, Any] = {}
         self.seen: set[tuple[nn.Module, str]] = set()
         self._still = False
-        self.token = object()  # by which hooks know whose they are
+        self.token: object = None  # by which hooks know whose they are
         self.running: list[nn.Module] = []  # modules that are seen to by who runs them
         self._folding = Folding(1, 1)
         self._scope: _Scope | None = None

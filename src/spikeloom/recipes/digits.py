@@ -97,7 +97,8 @@ def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch
     images, labels = next(iter(test))
     net.eval()
     with torch.no_grad():
-        membranes, result = net(images.to(device), repeat=config.T, record=("*.output",))
+        wanted = tuple(f"{path}.output" for path in HIDDEN.values())
+        membranes, result = net(images.to(device), repeat=config.T, record=wanted)
     spikes = {layer: result.record[f"{path}.output"] for layer, path in HIDDEN.items()}
     digit = int(labels[0])
     raster, axes = plot.figure(len(spikes))
