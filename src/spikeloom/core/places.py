@@ -34,7 +34,7 @@ _COMPILED = (
 class Tap(Sink, Protocol):
     """What looks at the calls of a thread."""
 
-    def turn(self, modules: Iterable[nn.Module]) -> dict[nn.Module, Asked]: ...
+    def turn(self, modules: Iterable[nn.Module], *, again: bool) -> dict[nn.Module, Asked]: ...
 
 
 _open = threading.local()  # as the running call: no ContextVar, which Dynamo cannot trace
@@ -155,10 +155,14 @@ def recorder_of(
             one.record = tuple(dict.fromkeys((*one.record, name)))
     if torch.compiler.is_compiling():
         _check_compiled(asked, mine)
+    again = bool(mine) and torch._C._current_graph_task_id() != -1  # a backward pass computes the whole call once more
     for tap in mine:
-        for module, wanted in tap.turn(network.structure()[0]).items():
+        for module, wanted in tap.turn(network.structure()[0], again=again).items():
             asked.setdefault(module, Asked("")).sinks.append((tap, wanted.path, wanted.record))
-    return (Recorder(asked, batch_first=batch_first), found) if asked else (None, {})
+    if not asked:
+        return None, {}
+    recorder = Recorder(asked, batch_first=batch_first)
+    return recorder.again() if again else recorder, found
 
 
 def check_seen(recorder: Recorder | None, found: Mapping[str, Any]) -> None:

@@ -84,10 +84,13 @@ class Taps:
         widths = [max(len(row[k]) for row in rows) for k in range(4)]
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
-    def turn(self, modules: Iterable[nn.Module]) -> dict[nn.Module, Asked]:
-        """What is wanted of a call that runs ``modules``, which begins: nothing if it is not its turn."""
+    def turn(self, modules: Iterable[nn.Module], *, again: bool) -> dict[nn.Module, Asked]:
+        """What is wanted of a call that runs ``modules``, which begins: nothing if it is not its turn.
+
+        ``again``: it is the last one once more.
+        """
         found = {module: self._wanted[module] for module in modules if module in self._wanted}
-        if found:
+        if found and not again:
             self._calls += 1
         return found if (self._calls - 1) % self.every == 0 else {}
 
