@@ -450,7 +450,7 @@ def test_an_error_leaves_nothing_behind():
     with pytest.raises(ZeroDivisionError), sl.taps(net, "*"):
         net(x / (1 // 0))
     assert clean(net)
-    with sl.taps(broken, "*"), pytest.raises(RuntimeError, match="shapes|size|features|channels"):
+    with sl.taps(broken, "*"), pytest.raises(RuntimeError, match=r"shapes|size|features|channels"):
         broken(x[..., :-1])
     assert clean(broken)
     wanted = network(7)(x)
