@@ -164,6 +164,5 @@ def test_what_can_be_recorded_is_and_the_rest_is_refused(name):
         if module.recordable:
             y, state, recorded = module.sequence(x, record=module.recordable)
             assert tuple(recorded) == module.recordable
-            states = [n for n in module.recordable if n != "iterations"]  # ParallelLIF's: no state
-            assert all(torch.equal(recorded[n][-1], state[n]) for n in states)
+            assert all(torch.equal(recorded[n][-1], state[n]) for n in module.recordable)
             assert torch.equal(y, module.sequence(x)[0])
