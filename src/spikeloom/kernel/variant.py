@@ -11,15 +11,15 @@ from .program import NORM, OPS, Node, Program, Ref
 class Layout:
     """The operands of a program's kernels: their names, and the order in which the kernels take their pointers.
 
-    Operands that come from numbers are known by the ids of their values too. A forward kernel in C that writes bits has
-    one more pointer behind these, to an int32 that it sets to 1 where an output is not binary.
+    Operands that come from numbers are its params, and known by the ids of their values too. A forward kernel in C that
+    writes bits has one more pointer behind these, to an int32 that it sets to 1 where an output is not binary.
     """
 
     def __init__(self, program: Program) -> None:
         X, S = range(len(program.xs)), range(len(program.states))
         reads = program.params((*program.grads, *(ref for _, ref in program.number_grads)))
         self.forward_params = tuple(program.params(program.outputs))
-        """The values of numbers that the forward kernel reads."""
+        """The params that the forward kernel reads."""
         self.differentiable = tuple(sorted(i for i, _ in program.number_grads))
         """Those of which the backward kernel can compute the gradient."""
         self.backward_params = tuple(sorted({*self.forward_params, *reads, *self.differentiable}))
@@ -38,6 +38,7 @@ class Layout:
         self.kept = tuple(f"ck_{k}" for k in S)
         """The states that are kept for the backward pass, one in each segment."""
         self.params = {i: f"P{i}" for i in self.backward_params}
+        """All params."""
         self.norm = tuple(f"P{program.inputs.index(name)}" for name in NORM if name in program.numbers)
         """Scale and shift of a batch norm before the neuron."""
         self.gradient = {"out": "gout", **{name: f"g{name}" for name in (*self.xs, *self.start, *self.recorded)}}
@@ -81,7 +82,7 @@ class Layout:
         return {name: on if on.isdisjoint(self.norm) else on | affine for name, on in found.items()}
 
     def backward(self, wanted: tuple[int, ...]) -> tuple[str, ...]:
-        """The pointers of the backward kernel; ``wanted``: the values of numbers whose gradient it computes."""
+        """The pointers of a backward kernel that computes the gradients of the params ``wanted``."""
         return (*self._backward, *(self.gradient[self.params[i]] for i in wanted))
 
 
@@ -90,27 +91,27 @@ class Variant:
     """What a kernel is made for. Each variant is compiled when it is first needed."""
 
     io: str
-    """Of inputs and outputs: ``float64``, ``float32``, ``bfloat16`` or ``float16``."""
+    """The dtype of inputs and outputs: ``float64``, ``float32``, ``bfloat16`` or ``float16``."""
     lengths: bool
     """Whether there are valid steps per sample."""
     scalars: tuple[int, ...]
-    """Params with one value."""
+    """The params that have one value."""
     exact: tuple[int, ...]
-    """Params whose reciprocal is exact (powers of two): dividing by them is multiplying."""
+    """The params whose reciprocal is exact (powers of two), so that dividing by them is multiplying."""
     record: bool
     """Whether states are recorded (or recordings have a gradient)."""
     wanted: tuple[int, ...] = ()
-    """Params whose gradient ``backward`` computes."""
+    """The params whose gradient the backward kernel computes."""
     x_grads: tuple[str, ...] = ()
     """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
     packed: bool = False
     """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
     runs: tuple[int, ...] = ()
-    """Triton: of each wanted param, how many neurons side by side have its gradient summed by the kernel."""
+    """In Triton: of each wanted param, how many adjacent neurons share one gradient sum."""
 
 
 class Writer:
-    """What kernels in every language have in common: names of values, and the lines of a step."""
+    """What the printers of all languages have in common: the names of values, and how operations get their operands."""
 
     def __init__(self, program: Program, variant: Variant) -> None:
         self.program, self.variant, self.lengths = program, variant, variant.lengths

@@ -98,7 +98,9 @@ class TritonTarget:
         return dataclasses.replace(variant, runs=tuple(self.run(plan.sizes[i]) for i in variant.wanted))
 
     def run(self, shape: tuple[int, int]) -> int:
-        """Neurons side by side whose gradients of a param the kernel adds: of few kinds, each is another kernel."""
+        """How many adjacent neurons share one gradient sum. It has few distinct values, because each compiles another
+        kernel.
+        """
         size, inner = shape
         if size == 1 or inner % self.block == 0:
             return self.block
