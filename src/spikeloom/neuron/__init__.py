@@ -6,10 +6,10 @@ from .base import Dynamics, Neuron
 from .converted import ActivationAwareIF, FewSpike, FewSpikeTable, SigmaDelta
 from .exponential import EIF, AdEx
 from .leaky import Leaky
+from .levels import ILIF, LIAF, STBIF, TernaryIF, TernaryLIF
 from .li import LI
 from .lif import IF, LIF
 from .mpbn import MPBN as MPBN
-from .multilevel import ILIF, LIAF, STBIF, TernaryIF, TernaryLIF
 from .noise import Noisy as Noisy
 from .options import SLTT as SLTT
 from .options import Adaptive as Adaptive

@@ -1,12 +1,12 @@
 """Modules that know time, made of others."""
 
+from .at_once import AssociativeLeaky, ParallelLIF
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
 from .inhibition import Inhibition
 from .norm_neuron import NormNeuron
 from .online import OTTT
-from .parallel_lif import AssociativeLeaky, ParallelLIF
-from .psn import PSN, MaskedPSN, SlidingPSN
+from .parallel import PSN, MaskedPSN, SlidingPSN
 from .recurrent import ILC, OneToOne, Recurrent
 from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
 from .sparse import SparseLinear

@@ -6,7 +6,7 @@ from torch import nn
 
 import samples
 import spikeloom as sl
-from spikeloom.nn.parallel_lif import linear_scan
+from spikeloom.nn.at_once import linear_scan
 
 NAMES = ("IF", "IF soft", "LIF", "LIF leak", "LIF strict", "Leaky now", "Leaky none")
 
