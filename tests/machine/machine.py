@@ -494,7 +494,7 @@ def mode(run: Runner) -> None:
 
 
 def one_mode(run: Runner) -> None:
-    m = run.one(sl.Neuron)
+    m = run.one(sl.Dynamics)
     m.train(not m.training)
 
 
@@ -750,7 +750,7 @@ def streamed(run: Runner) -> None:
 def alone(run: Runner) -> None:
     """Steps of a stream of one neuron by itself, which lives on."""
     inside = {part for m in run.modules(sl.options.Option) for part in m.modules() if part is not m}
-    found = [(path, m) for path, m in run.net.named_modules() if isinstance(m, sl.Neuron) and m not in inside]
+    found = [(path, m) for path, m in run.net.named_modules() if isinstance(m, sl.Dynamics) and m not in inside]
     path, m = run.random.choice(found)
     if path not in run.alone or run.alone[path].module is not m:
         run.alone[path] = sl.Stream(m)
