@@ -212,10 +212,12 @@ class _Reduced:
             return value.amin(dims)
         if self._keep == "mean":
             return value.sum(dims, dtype=torch.float64)
-        exact = (
-            torch.float32 if value.shape[0] * value.shape[1] < 1 << 24 else torch.float64
-        )  # both faster than integers
-        return value.ne(0).to(exact).sum(dims).to(torch.int64)
+        exact = torch.float32 if value.shape[0] * value.shape[1] < 1 << 24 else torch.float64
+        if type(value) is Tensor:  # four times as fast as counting, or as sums of booleans
+            there = torch.ne(value, 0, out=torch.empty(value.shape, dtype=exact, device=value.device))
+        else:
+            there = value.ne(0).to(exact)
+        return there.sum(dims).to(torch.int64)
 
     def value(self) -> Tensor:
         """What it is by now."""
