@@ -741,3 +741,26 @@ def _edit(folder, kind):
     assert run(1.0) == ["0.625", "True"]
     assert run(1.0) == ["0.625", "False"]  # found on disk
     assert run(3.0) == ["1.875", "True"]
+
+
+def test_an_equation_that_leads_to_a_whole_program_is_not_followed_for_long():
+    """As an ``assert`` does under pytest, whose rewriting names its own functions."""
+
+    class Node:
+        def __init__(self, depth):
+            self.more = [Node(depth - 1) for _ in range(12)] if depth else []
+
+    everything = Node(3)  # 1 + 12 + 144 + 1728 objects, and their lists
+
+    class Reads(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.states(v=0.0)
+
+        def dynamics(self, x, v):
+            return x * len(everything.more), v + x
+
+    neuron = Reads()
+    assert "leads to more than 2,000 objects" in neuron.signature().refused
+    y, state = neuron.sequence(torch.ones(3, 1, 1))
+    assert (y.sum(), float(state["v"])) == (36.0, 3.0)

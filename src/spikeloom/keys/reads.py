@@ -30,6 +30,7 @@ from .code import Unseen
 from .spaces import Watch, inside, items
 
 _LARGEST = 1000  # elements of a container up to which its content is compared
+_MOST = 2000  # objects that are followed; beyond, a neuron runs as a loop (those of this package lead to 30)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset(vars(nn.Module())) | {"_declared", "_changes", "_signature", "_rest", "_bound", "_packed"}
 UNREAD = _MACHINERY - {"training"}
@@ -86,6 +87,9 @@ class Reads:
         done = (-1, -1, -1)
         while done != (found := (len(self.names), len(self._spaces), len(self._fixed))):
             done = found
+            if len(self._number) > _MOST:
+                self.refused = self.refused or f"what its code reads leads to more than {_MOST:,} objects"
+                return
             for part in self.parts:
                 for name in sorted((self.names | self.roots(part)) - UNREAD):
                     self._named(part.__dict__, name)
@@ -110,7 +114,7 @@ class Reads:
 
     def _reach(self, value: Any) -> bool:
         """Numbers an object; False if it was reached before."""
-        if id(value) in self._number:
+        if id(value) in self._number or len(self._number) > _MOST:
             return False
         self._number[id(value)] = len(self._number)
         self._kept.append(value)
