@@ -182,7 +182,7 @@ def test_coloured_noise_is_not_causal_and_noise_fits_into_networks():
     with pytest.raises(ValueError, match="causal"):
         net.stream()(torch.rand(2, 3))
     white = sl.Network(nn.Linear(3, 5), nn.BatchNorm1d(5), sl.options.Noisy(sl.LIF(v_threshold=0.2), threshold=0.5))
-    y = white.stream()(torch.rand(2, 3))
+    y = white.stream(training=True)(torch.rand(2, 3))
     assert y.shape == (2, 5)
     assert white(torch.rand(2, 3), repeat=4).shape == (4, 2, 5)
     noisy = sl.Network(
