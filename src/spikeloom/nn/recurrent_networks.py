@@ -184,6 +184,7 @@ class SpikingGRU(SpikingRNN):
 
     >>> import torch
     >>> import spikeloom as sl
+    >>> _ = torch.manual_seed(0)
     >>> y = sl.Network(sl.nn.SpikingGRU(3, 8))(torch.rand(6, 4, 3))
     >>> y.shape, sorted(y.unique().tolist())
     (torch.Size([6, 4, 8]), [0.0, 1.0])
