@@ -44,7 +44,6 @@ class Plan:
     """The operands whose reciprocal is exact."""
     lengths: bool
     """Whether there are valid steps per sample."""
-    threads: int
 
     @cached_property
     def N(self) -> int:  # noqa: N802  # the number of neurons
@@ -140,7 +139,6 @@ def _new_plan(kernels: Kernels, request: Request, values: dict[str, Tensor], exa
         sizes=sizes,
         exact=exact,
         lengths=request.lengths is not None,
-        threads=torch.get_num_threads(),
     )
 
 

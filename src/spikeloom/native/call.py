@@ -8,7 +8,7 @@ integer, and the address of an ``int64_t[]`` or of a struct of ``int64_t`` for a
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -46,6 +46,17 @@ def threads(work: int, *, at_least: int) -> int:
     return 1 if work < at_least else torch.get_num_threads()
 
 
+def integers(*values: int) -> Any:
+    """An ``int64_t[]``, for functions that are called many times with the same one."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+def addresses(count: int) -> Callable[[Iterable[Tensor | None]], Any]:
+    """What makes a ``void *[]`` of the first values of so many tensors."""
+    kind = ctypes.c_void_p * count
+    return lambda tensors: kind(*[None if t is None else t.data_ptr() for t in tensors])
+
+
 def _argument(value: Any) -> Any:
     if isinstance(value, Tensor):
         return ctypes.c_void_p(value.data_ptr())
@@ -54,5 +65,5 @@ def _argument(value: Any) -> Any:
     if isinstance(value, int):
         return ctypes.c_int64(value)
     if isinstance(value, tuple):
-        return (ctypes.c_int64 * len(value))(*value)
+        return integers(*value)
     return ctypes.c_void_p(value.ctypes.data)  # an array of NumPy

@@ -1,8 +1,7 @@
-"""c_target: kernels in C, on CPUs."""
+"""c/target: kernels in C, on CPUs."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import math
 import operator
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ...native import build
 from ...native.build import BuildError
+from ...native.call import addresses, integers, threads
 from ..norm import Geometry
 from ..plan import Plan
 from ..program import Program
@@ -49,10 +49,10 @@ class CTarget:
             plan.kernels.function(_forward, plan.variant(record=record, packed=packed)),
             plan.kernels.layout,
         )
-        integers = _integers(plan, 0, layout.forward_params)
+        numbers = _integers(plan, 0, layout.forward_params)
         if packed:
-            return _checked(_launch(function, (*layout.forward, "flag"), integers))
-        return _launch(function, layout.forward, integers)
+            return _checked(_launch(function, (*layout.forward, "flag"), numbers))
+        return _launch(function, layout.forward, numbers)
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
         function, layout = plan.kernels.function(_backward, variant), plan.kernels.layout
@@ -84,11 +84,11 @@ def _backward(program: Program, variant: Variant) -> Any:
     return build.load(emit_backward(program, variant)).run
 
 
-def _launch(function: Any, order: tuple[str, ...], integers: Any) -> Launch:
-    pointers, ordered = ctypes.c_void_p * len(order), operator.itemgetter(*order)
+def _launch(function: Any, order: tuple[str, ...], numbers: Any) -> Launch:
+    pointers, ordered = addresses(len(order)), operator.itemgetter(*order)
 
     def launch(operands: Operands) -> None:
-        function(pointers(*[None if t is None else t.data_ptr() for t in ordered(operands)]), integers)
+        function(pointers(ordered(operands)), numbers)
 
     return launch
 
@@ -109,13 +109,13 @@ def _checked(launch: Launch) -> Launch:
 
 
 def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
-    threads = 1 if plan.N * plan.T < _SMALL else plan.threads
+    count = threads(plan.N * plan.T, at_least=_SMALL)
     past = plan.N * plan.T * plan.io.itemsize > _LARGE
     size, per_chunk, _ = _blocks(plan.N)
-    values = [plan.N, plan.T, math.prod(plan.shape[1:]), threads, size, per_chunk, past, *plan.strides, gstride]
+    values = [plan.N, plan.T, math.prod(plan.shape[1:]), count, size, per_chunk, past, *plan.strides, gstride]
     for i in params:
         values += plan.sizes[i]
-    return (ctypes.c_int64 * len(values))(*values)
+    return integers(*values)
 
 
 @functools.lru_cache(maxsize=256)
@@ -128,13 +128,11 @@ def _blocks(n: int) -> tuple[int, int, int]:
 
 
 @functools.cache
-def _norm(dtype: torch.dtype) -> ctypes.CDLL:
+def _norm(dtype: torch.dtype) -> Any:
     return build.load(c_source.norm(str(dtype).removeprefix("torch."), BLOCK, _PARTS))
 
 
 def _call_norm(function: Any, geometry: Geometry, *tensors: Tensor) -> None:
     g = geometry
-    threads = 1 if g.T * g.outer * g.C * g.inner < _SMALL else torch.get_num_threads()
-    values = (g.T, g.stride, g.outer, g.C, g.inner, threads)
-    pointers = (ctypes.c_void_p * len(tensors))(*(t.data_ptr() for t in tensors))
-    function(pointers, (ctypes.c_int64 * len(values))(*values))
+    count = threads(g.T * g.outer * g.C * g.inner, at_least=_SMALL)
+    function(addresses(len(tensors))(tensors), integers(g.T, g.stride, g.outer, g.C, g.inner, count))

@@ -1,4 +1,4 @@
-"""triton_target: kernels in Triton, on whatever device its driver has: GPUs, or a CPU in its interpreter."""
+"""triton/target: kernels in Triton, on whatever device its driver has: GPUs, or a CPU in its interpreter."""
 
 from __future__ import annotations
 
