@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +20,11 @@ from .. import data, native
 from .._extras import install
 from . import checkpoint, environment, files, folder, measure, progress, trained
 from .folder import CHECKPOINT, RESULT, WEIGHTS
+from .parts import Stateful, load_parts
 from .processes import Processes, choose_device, unwrap
-from .schedules import is_schedule, rates_of, replay
 from .settings import Config, ConfigError, Machine, UserError
 from .stop import Stopped, StopRequest
 from .tensorboard import Events
-
-
-class Stateful(Protocol):
-    """A network, an optimiser, a schedule."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 class Run:
@@ -165,25 +158,7 @@ class Run:
         if self._saved is None:
             self._begin_with_weights()
             return
-        rates = {id(part): rates_of(part) for part in parts.values()} if self._longer(self._saved) else {}
-        missing = set(self._parts) ^ set(self._saved["parts"])
-        if missing:
-            raise checkpoint.CheckpointError(
-                f"{self.out / CHECKPOINT}: saved {', '.join(self._saved['parts'])}, the recipe keeps "
-                f"{', '.join(self._parts)}: it is another program"
-            )
-        for name, part in self._parts.items():
-            try:
-                if rates and is_schedule(part):
-                    replay(part, self._saved["parts"][name]["last_epoch"], rates)
-                else:
-                    part.load_state_dict(self._saved["parts"][name])
-            except (RuntimeError, ValueError, KeyError) as problem:
-                raise checkpoint.CheckpointError(
-                    f"{self.out / CHECKPOINT}: the state of {name} does not fit: {problem}"
-                ) from problem
-            if isinstance(part, torch.optim.Optimizer) and self._saved["step"]:
-                part._opt_called = True  # type: ignore[attr-defined]  # or schedules warn that no step came before
+        load_parts(self._parts, self._saved, self.out / CHECKPOINT, longer=self._longer(self._saved))
 
     def epochs(self) -> Iterator[int]:
         """Numbers of the epochs that are left, from 1. After each one its row of figures is written."""
