@@ -1,9 +1,9 @@
-"""Constants that travel with weights: what a module computes besides its parameters, in every ``state_dict``.
+"""Constants in every ``state_dict``: the values besides its parameters that decide what a module computes.
 
-Values are stored as text in a float32 tensor of whole numbers from 0 to 15, one for each half of a byte: averages of
-equal checkpoints, moving averages and casts to half precision (8 bits of a mantissa are enough) leave them as they were
-once they are rounded. Each constant is a line with a check sum of its own, so that an average of different ones is
-found out, and can be named.
+Values are stored as text in a float32 tensor of whole numbers from 0 to 15, one for each half of a byte. After
+averaging equal checkpoints, a moving average or a cast to half precision (8 bits of mantissa are enough), rounding
+gives the same numbers again. Each constant is a line with a check sum of its own, so that an average of different
+values is detected, and the error names the constant.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 _KEY = "_extra_state"
-_FIRST = " at first"  # names the value that an adjustable constant was constructed with
-_LINE = 32  # lines are padded to a multiple of it, so that most averages of different ones can be computed at all
+_FIRST = " at first"  # "lam at first" is the value that the adjustable constant lam was constructed with
+_LINE = 32  # bytes; lines are padded to a multiple of it, so that most checkpoints have equal shapes to average
 _ABSENT = "absent"
 _ROUNDING = 2**-22
 _SILENT = (
@@ -36,32 +36,32 @@ class HasConstants(nn.Module):
     """Base of modules whose constants are part of ``state_dict()`` and are compared when weights are loaded.
 
     Constants are the public attributes that are plain values: numbers, text, None, tuples of these, and functions,
-    which are known by their names. A subclass names those that are no part of its dynamics in ``not_carried``, and
-    calls :meth:`adjustable` for those that change in training.
+    which are stored by name. A subclass lists those that do not affect its dynamics in ``not_carried``, and calls
+    :meth:`adjustable` for those that change in training.
     """
 
     not_carried: ClassVar[tuple[str, ...]] = ("training",)
-    """Public attributes that loading does not compare; those of all bases count."""
+    """Public attributes that loading does not compare, in addition to those that the base classes list."""
     must_carry: ClassVar[bool] = False
-    """Whether ``strict`` loading needs them. Checkpoints that are older than a module's constants have none."""
+    """Whether ``strict`` loading requires constants. Checkpoints older than a module's constants have none."""
 
-    _first: Mapping[str, Any] = {}  # replaced, never written to
+    _first: Mapping[str, Any] = {}  # shared by all instances: replace it, never write to it
     _driven: tuple[str, ...] = ()
 
     def constants(self) -> dict[str, Any]:
-        """What checkpoints carry besides parameters and buffers, by name; empty for a module without any."""
+        """The constants by name that checkpoints hold besides parameters and buffers; empty if there are none."""
         found = self._attributes()
         return {"module": kind(self), **found} if found else {}
 
     def adjustable(self, **values: Any) -> None:
-        """Says that constants with these first values change in training, as a buffer does.
+        """Declares constants that change in training as a buffer does, with their first values.
 
-        A checkpoint of a module that was constructed alike is loaded with its present value; another one is refused.
+        Loading takes over the checkpoint's present value if both modules had the same first value, else it raises.
         """
         self.__dict__["_first"] = {**self._first, **values}
 
     def drive(self, name: str) -> None:
-        """Says that a schedule sets this constant: loading leaves it alone, as the schedule's own state has it."""
+        """Declares that a schedule sets this constant: loading leaves it alone, for the schedule's state holds it."""
         self.__dict__["_driven"] = (*self._driven, name)
 
     def get_extra_state(self) -> Tensor:
@@ -71,7 +71,7 @@ class HasConstants(nn.Module):
         return encode({**mine, **first})
 
     def set_extra_state(self, state: Any) -> None:
-        """Nothing: constants are compared, see ``_load_from_state_dict``."""
+        """Does nothing, because ``_load_from_state_dict`` compares the constants."""
 
     def _attributes(self) -> dict[str, Any]:
         """The public attributes that are plain values."""
@@ -85,7 +85,7 @@ class HasConstants(nn.Module):
         return found
 
     def _carries(self) -> bool:
-        """Whether the extra state is that of this class, and not of a subclass with a state of its own."""
+        """Whether the extra state is this class's; a subclass may have one of its own instead."""
         return type(self).get_extra_state is HasConstants.get_extra_state
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -107,8 +107,8 @@ class HasConstants(nn.Module):
                 warnings.warn(_SILENT, stacklevel=2)
 
     def _compare(self, saved: Any) -> list[str]:
-        """What speaks against weights with these constants; takes over the values of adjustable ones."""
-        if isinstance(saved, Tensor) and saved.is_meta:  # as its weights are: there is nothing to compare
+        """The reasons to refuse weights with these constants; takes over the values of adjustable ones."""
+        if isinstance(saved, Tensor) and saved.is_meta:  # a meta tensor has no values to compare
             return []
         mine = self.constants()
         try:
@@ -127,7 +127,7 @@ class HasConstants(nn.Module):
                     adjusted[name] = there
                     continue
             if there is _ABSENT and not whole and not isinstance(getattr(self, name, None), (*_PLAIN, Tensor)):
-                continue  # versions that stored bytes knew numbers and plain values only
+                continue  # checkpoints stored as bytes hold only numbers and plain values
             wrong.append(
                 f"{name} is {_short(there)} in the checkpoint but {_short(here)} in this {kind(self)}: the weights "
                 f"belong to other dynamics. Construct the {kind(self)} with the checkpoint's value, or drop the keys "
@@ -140,7 +140,7 @@ class HasConstants(nn.Module):
 
 
 def kind(module: nn.Module) -> str:
-    """The name of a module's class, without what torch puts around it (sharding, parametrisation)."""
+    """The name of a module's class, also where torch has put a class around it (sharding, parametrisation)."""
     return next(c.__name__ for c in type(module).__mro__ if c.__module__.split(".")[0] != "torch" or c is nn.Module)
 
 
@@ -151,7 +151,7 @@ def _or_not_carried(module: nn.Module) -> str:
 
 
 def encode(constants: Mapping[str, Any]) -> Tensor:
-    """Constants by name as a float32 tensor of whole numbers, which fits every checkpoint format that holds tensors."""
+    """The constants as a float32 tensor of whole numbers, which every checkpoint format for tensors can hold."""
     lines = []
     for name, value in sorted(constants.items()):
         text = json.dumps({name: value})
@@ -164,7 +164,7 @@ def encode(constants: Mapping[str, Any]) -> Tensor:
 def decode(saved: Any, mine: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The inverse of :func:`encode`, and whether the values have check sums; older versions stored the bytes of JSON.
 
-    Raises ValueError for something else, and for constants that are not whole; ``mine`` says what they are here.
+    Raises ValueError for damaged constants and for anything else; the error shows the values of this module, ``mine``.
     """
     numbers = _whole_numbers(saved)
     if max(numbers, default=0) > 15:
@@ -193,9 +193,9 @@ def _whole_numbers(saved: Any) -> list[int]:
     """The values of a tensor, rounded to whole numbers from 0 to 255."""
     if not isinstance(saved, Tensor) or saved.is_complex():
         raise ValueError(f"expected constants stored by spikeloom, got {getattr(saved, 'dtype', type(saved).__name__)}")
-    gather: Callable[[], Tensor] | None = getattr(saved, "full_tensor", None)  # of a tensor that is shared out
+    gather: Callable[[], Tensor] | None = getattr(saved, "full_tensor", None)  # a sharded tensor has this method
     values = (saved if gather is None else gather()).detach().to("cpu", torch.float64).flatten().round()
-    if not bool(((values >= 0) & (values <= 255)).all()):  # NaN is neither
+    if not bool(((values >= 0) & (values <= 255)).all()):  # NaN fails both comparisons
         raise ValueError(
             f"expected constants stored by spikeloom, got numbers from {float(values.min()):g} to "
             f"{float(values.max()):g}; do not scale or shift the keys that end in '{_KEY}'"
@@ -217,7 +217,7 @@ _NOTHING = object()
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it, or ``_NOTHING`` for one that is none."""
+    """The value in the form that JSON holds, or ``_NOTHING`` if it is no plain value."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, tuple):
@@ -232,7 +232,7 @@ def _plain(value: Any) -> Any:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values are equal, numbers up to rounding to float32: devices without float64 hold them so."""
+    """Whether two values are equal, numbers up to rounding to float32, which is all that some devices hold."""
     if isinstance(a, list) and isinstance(b, list):
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, float) and isinstance(b, (int, float)):

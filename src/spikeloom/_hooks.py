@@ -1,4 +1,4 @@
-"""Hooks and transforms: who has to see a module run. What runs layers together or once must not run past them."""
+"""Hooks and transforms that must see a module run, so that no shortcut may skip its call."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch.autograd import forward_ad
 from torch.nn.modules import module as torch_modules
 
 ROWS: Any = "spikeloom.rows"
-"""The key of the hook that looks at a layer's rows; no number: pickled modules keep those of another process."""
+"""The key of the hook that checks a layer's rows. A number would clash with keys in modules pickled elsewhere."""
 
 
 class Onlooker:
-    """A hook, of one module or for all, that notes what runs, and is content with those that do run."""
+    """A hook, of one module or of all, that only notes what runs; shortcuts may skip calls in spite of it."""
 
     def __init__(self, look: Callable[..., Any]) -> None:
         self._look = look
@@ -25,9 +25,9 @@ class Onlooker:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody has to see this module run: hooks of its own or for all modules, or a forward of its own.
+    """Whether this module has to be called: it has hooks, all modules have, or its instance has a forward of its own.
 
-    The hook that looks at its rows and onlookers are content without.
+    The hook that checks its rows and onlookers do not count.
     """
     own = module.__dict__
     before = own["_forward_pre_hooks"]
@@ -42,12 +42,12 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _see_to(hooks: Mapping[Any, Any]) -> bool:
-    """Whether one of some hooks does more than look on."""
+    """Whether one of these hooks is neither an onlooker nor the one that checks rows."""
     return any(key != ROWS and not isinstance(hook, Onlooker) for key, hook in hooks.items())
 
 
 def for_all() -> bool:
-    """Whether hooks for all modules are there of somebody who does more than look on."""
+    """Whether torch has hooks for all modules that are not onlookers."""
     m = torch_modules
     if not (m._global_forward_hooks or m._global_forward_pre_hooks):
         return bool(m._global_backward_hooks or m._global_backward_pre_hooks)
@@ -57,5 +57,5 @@ def for_all() -> bool:
 
 
 def transformed() -> bool:
-    """Whether torch.func or forward-mode differentiation looks at what runs now."""
+    """Whether the code runs inside torch.func or forward-mode differentiation."""
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0

@@ -28,28 +28,28 @@ class Declared(nn.Module):
     """Base of modules with declared numbers.
 
     ``self.numbers(tau=2.0, rho=nn.Parameter(...))`` declares them; ``module.tau = 3.0`` changes one.
-    A float is kept as a 0-dimensional float64 tensor, which promotes nothing. That tensor is the only place where
-    its value stands: what is written to it in place is seen by every backend, ``repr`` and checkpoints. Changing it
-    recompiles nothing, and ``.half()``, ``.to_empty()`` or a meta device do not touch its value.
+    A float is kept as a 0-dimensional float64 tensor, which promotes no other dtype. That tensor alone holds the
+    value: every backend, ``repr`` and checkpoints see what is written to it in place. Changing it recompiles nothing,
+    and ``.half()``, ``.to_empty()`` or a meta device do not touch its value.
 
-    Shapes of a number: ``[]``; ``[C]``, which belongs to dimension 1 of the step ``[B, C, *]`` (its
-    channels or features); anything else broadcasts against the step without its batch dimension.
+    A number is ``[]``; or ``[C]``, which belongs to dimension 1 of the step ``[B, C, *]`` (its channels or features);
+    any other shape broadcasts against the step without its batch dimension.
     """
 
     limits: ClassVar[dict[str, tuple[float, float]]] = {}
-    """Smallest and largest value that a number may be given."""
+    """The smallest and largest value that each number may have, by name."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Raises TypeError for arguments that the constructor does not take, in words that know other frameworks."""
+        """Raises TypeError for arguments that the constructor does not take; it explains names of other frameworks."""
         if args or kwargs:
             _peers.check_arguments(cls, args, kwargs)
         return super().__new__(cls)
 
     def __init__(self) -> None:
         super().__init__()
-        self._declared: dict[str, bool] = {}  # name -> is it a float?
-        self._changes = 0  # how often an attribute was set or deleted; compiled graphs are guarded by it
-        self._signature: Any = None  # what the equation was found to read last
+        self._declared: dict[str, bool] = {}  # for each name, whether it was given as a float
+        self._changes = 0  # how often an attribute was set or deleted; compiled graphs run only while it stays
+        self._signature: Any = None  # what the equation read when this was last looked up
 
     def numbers(self, **values: Number) -> None:
         """Declares the numbers of this module's equation, each a float, a Tensor or an nn.Parameter."""
@@ -69,7 +69,7 @@ class Declared(nn.Module):
         """A read-only view of this module with the given tensors as the numbers of :meth:`all_names`."""
         view = object.__new__(type(self))
         for name, value in self.__dict__.items():
-            if name[0] == "_" or not isinstance(value, Tensor):  # one that is no number is not read
+            if name[0] == "_" or not isinstance(value, Tensor):  # equations may read no other tensor
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
         view.__dict__.update((name, number) for name, number in numbers.items() if "." not in name)
@@ -86,7 +86,7 @@ class Declared(nn.Module):
         return [buffers[name] if name in buffers else parameters[name] for name in self._declared]  # type: ignore[misc]
 
     def parts(self) -> list[tuple[str, Declared]]:
-        """This module, and what its equation is made of: ``(prefix of its numbers, part)``."""
+        """This module and the parts of its equation, as ``(prefix of its numbers, part)``."""
         found: list[tuple[str, Declared]] = [("", self)]
         for child, part in self._parts_of_its_own():
             if part._modules:
@@ -116,10 +116,10 @@ class Declared(nn.Module):
         return found
 
     def signature(self) -> Signature:
-        """All that the equation reads besides numbers, inputs and states: the same object until any of it changes.
+        """All that the equation reads besides numbers, inputs and states; the same object until any of it changes.
 
-        Code, options, classes, helpers, global values, whatever names in the code may lead to. Where something could
-        change without a trace, its ``refused`` says what and where, and no kernel stands for the equation.
+        This includes code, options, classes, helpers and global values: all that names in the code may lead to. Where
+        something could change unnoticed, ``refused`` says what and where, and no kernel replaces the equation.
         """
         found: Signature | None = self._signature
         if found is None or not found.holds(self):
@@ -128,7 +128,7 @@ class Declared(nn.Module):
 
     def _declare(self, name: str, value: Number) -> None:
         who = f"{type(self).__name__}.{name}"
-        if isinstance(value, nn.Parameter) and name in self._parameters:  # loading with assign=True
+        if isinstance(value, nn.Parameter) and name in self._parameters:  # load_state_dict(assign=True) does this
             self._parameters[name] = value
             return
         if isinstance(value, (int, float, Tensor)):
@@ -163,7 +163,7 @@ class Declared(nn.Module):
             raise ValueError(f"{who}: expected {_interval(low, high)}, got {least if least == most else value}")
 
     def _declare_float(self, name: str, value: float) -> None:
-        if self._declared.get(name):  # in place: compiled code and captured graphs see the new value
+        if self._declared.get(name):  # written in place so that compiled code and captured graphs see the new value
             with torch.no_grad():
                 getattr(self, name).fill_(value)
         else:
@@ -205,7 +205,7 @@ class Declared(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         constants = {name: self._buffers[name] for name in self._declared if name in self._buffers}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, before in constants.items():  # of what fn made, device and dtype; the value stays
+        for name, before in constants.items():  # take device and dtype from what fn returned, but keep the value
             after = self._buffers[name]
             assert before is not None
             assert after is not None
@@ -234,7 +234,7 @@ class Declared(nn.Module):
             self._declare(name, value)
         else:
             super().__setattr__(name, value)
-            if name != "training":  # which is compared by itself: train() and eval() come and go
+            if name != "training":  # train() and eval() set it often, so signatures compare it separately
                 self._changed()
 
     def __delattr__(self, name: str) -> None:
@@ -252,18 +252,18 @@ class Declared(nn.Module):
 
 
 def is_plain_float(number: Tensor) -> bool:
-    """Whether a number is one that was given as a float, and can be asked for its value without waiting."""
+    """Whether a number was given as a float, so that reading its value does not wait for a device."""
     plain = type(number) is Tensor and number.dtype is torch.float64 and not number.ndim
     return plain and number.is_cpu and not number.requires_grad
 
 
 def describe(module: Declared) -> str:
-    """``tau=2.0, rho=learnable [64]``: the declared numbers, for ``extra_repr``."""
+    """The declared numbers for ``extra_repr``, as in ``tau=2.0, rho=learnable [64]``."""
     parts = []
     for name, is_float in module._declared.items():
         number = getattr(module, name)
         if is_float and number.ndim == 0:
-            value = number.item()  # which is a symbol while torch.export walks through
+            value = number.item()  # torch.export gives a symbol here instead of a float
             parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
         else:
             kind = "learnable " if name in module._parameters else "constant "
@@ -289,7 +289,7 @@ def _check_dtype(value: Tensor, who: str) -> None:
 
 
 def _fingerprint(value: Tensor) -> list[Any]:
-    """Values of a small constant tensor, shape and digest of a large one."""
+    """The values of a small constant tensor, or shape and digest of a large one."""
     plain = value.detach().to("cpu", torch.float32).contiguous()
     if plain.numel() <= 64:
         return [list(plain.shape), plain.flatten().tolist()]

@@ -16,17 +16,17 @@ Reduction = Literal["mean", "sum", "none"]
 
 @dataclass(frozen=True)
 class Targets:
-    """What rows of outputs shall be. Rows are samples, ``[B]``, or steps of samples, ``[T, B]``.
+    """The targets of rows of outputs. Rows are samples, ``[B]``, or steps of samples, ``[T, B]``.
 
     A row that does not count, because it lies past its sample's end or its class is ``ignore_index``, has a loss, a
-    weight and a gradient of 0 whatever stands in it.
+    weight and a gradient of 0 whatever its values.
 
     Attributes:
         kept: which rows count, ``[B]`` or ``[T, B]``.
-        every: whether all are known to count, so that nothing need be masked.
+        every: whether all are known to count, so that nothing has to be masked.
         index: the class of each row, or of each sample; 0 where it does not count.
-        shares: or the probabilities of the classes, ``[B, C]`` or ``[T, B, C]``.
-        weight: of the classes, ``[C]``.
+        shares: instead of ``index``, the probabilities of the classes, ``[B, C]`` or ``[T, B, C]``.
+        weight: the weights of the classes, ``[C]``.
     """
 
     kept: Tensor
@@ -73,7 +73,7 @@ class Targets:
         return torch.where(self.kept, (self.shares.to(dtype) * weight).sum(-1), 0)  # autocast leaves sums alone
 
     def divisor(self, dtype: torch.dtype) -> Tensor:
-        """How much each row counts in a mean. As in torch: the weight of its class; 1 where there are shares."""
+        """How much each row counts in a mean: as in torch, the weight of its class, or 1 where there are shares."""
         return self.kept.to(dtype) if self.shares is not None else self.weights(dtype)
 
     def clear(self, values: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ def read(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Targets:
-    """Targets of the rows of ``outputs``: of ``[B, C]``, samples; of ``[T, B, C]``, steps (a target for each sample is
-    that of all its steps).
+    """The targets of the rows of ``outputs``: rows of ``[B, C]`` are samples, those of ``[T, B, C]`` steps. A target
+    that is given for each sample is that of all its steps.
     """
     steps = outputs.ndim == 3
     if not isinstance(target, Tensor):
@@ -121,13 +121,13 @@ def read(
 
 
 def real(outputs: Tensor, lengths: Tensor | None) -> Targets:
-    """For targets that are no classes: all rows of ``outputs`` ``[*, C]`` that are valid count, and alike."""
+    """Targets that are no classes: all valid rows of ``outputs`` ``[*, C]`` count, with equal weight."""
     valid = torch.ones(outputs.shape[:-1], dtype=torch.bool, device=outputs.device)
     return Targets(masked(valid, lengths, fill=False), every=lengths is None)
 
 
 def over_time(rows: Tensor, outputs: Tensor, lengths: Tensor | None) -> Tensor:
-    """``1/L sum_t`` of rows ``[T, B]``, of which those past a sample's end are 0: ``[B]``."""
+    """``1/L sum_t`` of rows ``[T, B]``, as ``[B]``; rows past a sample's end must be 0."""
     return rows.sum(0) / duration(outputs, lengths).to(rows.dtype)
 
 
@@ -160,7 +160,7 @@ def _check_classes(index: Tensor, C: int, ignore_index: int, who: str) -> None:
 
 
 def _refusal(target: Tensor, outputs: Tensor, who: str, *, batch_first: bool) -> str:
-    """Which targets are taken, which one came, and what to do."""
+    """The error text: which targets are accepted, which one was given, and what to do."""
     B, C = outputs.shape[-2:]
     classes, shares = [f"[B] = [{B}]"], [f"[B, C] = [{B}, {C}]"]
     if outputs.ndim == 3:

@@ -1,9 +1,9 @@
-"""Sequences ``[T, B, *]``: which dimension is time, how many steps are real, in which dtype they are added up.
+"""Sequences ``[T, B, *]``: which dimension is time, how many steps are real, and in which dtype sums over them are.
 
 A batch whose samples have different durations is stored as ``[T, B, *]`` with T the longest one;
-``lengths`` (integers, ``[B]``) says how many leading steps of each sample are real. Steps and how many there are of
-them are whole numbers (int64) throughout; what is added up over them is float32 at least, because bfloat16 has no 257
-and float16 no 2,049.
+``lengths`` (integers, ``[B]``) says how many leading steps of each sample are real. Step
+indices and counts are int64 throughout. Sums over steps are float32 or float64, because bfloat16 cannot hold the number
+257 nor float16 the number 2,049.
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ def duration(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums over steps of values of ``dtype`` are computed and given in: float32 at least."""
+    """The dtype in which sums over steps of values of ``dtype`` are computed and returned: at least float32."""
     if not dtype.is_floating_point:
         dtype = torch.get_default_dtype()
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def sequence(x: Tensor, who: str, *, ndim: int = 2, batch_first: bool = False) -> Tensor:
-    """``x`` ``[T, B, *]``, or ``[B, T, *]`` where ``batch_first``, as ``[T, B, *]``; raises unless it is a tensor of
-    numbers that are not complex with at least ``ndim`` dimensions and T, B > 0.
+    """``x`` ``[T, B, *]``, or ``[B, T, *]`` where ``batch_first``, as ``[T, B, *]``. It raises unless x is a tensor
+    of real numbers with at least ``ndim`` dimensions and T, B > 0.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{who}: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
@@ -80,9 +80,7 @@ def sequence(x: Tensor, who: str, *, ndim: int = 2, batch_first: bool = False) -
 
 
 def readable(x: Tensor) -> bool:
-    """Whether a check may look at the values of ``x``: not of meta tensors, in torch.func or while a graph is
-    traced.
-    """
+    """Whether a check may read the values of ``x``: no for meta tensors, in torch.func and while tracing."""
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return False
     return not x.is_meta and torch._C._functorch.maybe_current_level() is None

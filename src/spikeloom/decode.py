@@ -1,10 +1,10 @@
-"""Decoders: spike trains and membranes ``[T, B, *]`` to one value per neuron ``[B, *]``.
+"""Decoders: from spike trains and membranes ``[T, B, *]`` to one value per neuron, ``[B, *]``.
 
-All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b do not count; and ``batch_first``:
-the sequence is ``[B, T, *]``. Nothing is guessed from shapes.
+All take ``lengths`` (``[B]``, optional), with which steps at or past ``lengths[b]`` of sample b do not count; and
+``batch_first``, with which the sequence is ``[B, T, *]``. Nothing is guessed from shapes.
 
-Counts, rates, times and means are float64 for float64 spikes and float32 for all other floating dtypes, bfloat16 and
-float16 too, whose step numbers would be wrong from 257 and 2,049 on. Counts of integers and booleans are int64.
+Counts, rates, times and means are float64 for float64 spikes and float32 for all other floating dtypes, because
+bfloat16 cannot hold the number 257 nor float16 the number 2,049. Counts of integers and booleans are int64.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def first_spike(
     """Step of the first spike, ``[B, *]``, differentiable.
 
     Args:
-        silent: the time of neurons that never fire; None is T (or the sample's length), one past the last step.
+        silent: time of neurons that never fire; None is T (or the sample's length), one past the last step.
 
-    Backward, ``-grad`` goes to the step of the first spike (to the last step of silent neurons): a larger
-    membrane there means an earlier spike. snnTorch's ``SpikeTime`` is ``silent=T-1``.
+    The backward pass sends ``-grad`` to the step of the first spike (to the last step of silent neurons), because a
+    larger membrane there means an earlier spike. snnTorch's ``SpikeTime`` has ``silent=T-1``.
 
     >>> import torch
     >>> from spikeloom import decode
@@ -88,7 +88,7 @@ def population(spikes: Tensor, num_classes: int, *, lengths: Tensor | None = Non
 def membrane(v: Tensor, how: Readout = "max", *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Reads a membrane ``[T, B, *]`` out: its ``max``, ``max_abs`` (the signed value), ``mean`` or ``last`` value.
 
-    A value keeps the membrane's dtype, a mean is float32 at least.
+    A single value keeps the membrane's dtype; a mean is float32 or float64.
     """
     v = sequence(v, "decode.membrane", batch_first=batch_first)
     if how == "max":
@@ -123,7 +123,7 @@ def _lowest(dtype: torch.dtype) -> float:
 
 
 class _FirstSpike(torch.autograd.Function):
-    """Times of the first spikes in the dtype of ``never``; ``last`` holds the numbers of the last steps, int64."""
+    """The times of the first spikes, in the dtype of ``never``; ``last`` holds the index of each last step, int64."""
 
     generate_vmap_rule = True
 
@@ -147,5 +147,5 @@ class _FirstSpike(torch.autograd.Function):
 
 
 def _first(fired: Tensor) -> Tensor:
-    """The first step that is True, int64; 0 where none is."""
+    """The index of the first step that is True, int64; 0 where none is."""
     return fired.to(torch.uint8).argmax(0)

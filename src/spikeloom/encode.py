@@ -1,10 +1,10 @@
-"""Encoders: real values to spike trains. Stateless functions, time first.
+"""Encoders: stateless functions from real values to spike trains, time first.
 
-All take ``lengths`` (``[B]``, optional): steps at or past ``lengths[b]`` of sample b are 0, whatever stands there; and
-``batch_first``: sequences, taken and given, are ``[B, T, *]``.
+All take ``lengths`` (``[B]``, optional), with which the steps at or past ``lengths[b]`` of sample b are 0 whatever the
+input; and ``batch_first``, with which sequences, taken and returned, are ``[B, T, *]``.
 
-NaN is refused by all of them: compared with anything it is silence, and the network would be blamed for it. (Where
-values cannot be looked at, inside ``torch.compile`` and ``torch.func`` and on the meta device, they are not checked.)
+All of them refuse NaN, which would silently become an absence of spikes. Inside ``torch.compile`` and ``torch.func``
+and on the meta device values cannot be read, so nothing is checked there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LatencyCode = Literal["linear", "log", "rc"]
 def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Direct coding: the same ``x`` ``[B, *]`` at each of T steps, ``[T, B, *]``.
 
-    The result is a view that takes no memory; a Network computes what does not change over time once.
+    The result is a view that takes no memory. A Network computes only once what does not change over time.
 
     >>> import torch
     >>> from spikeloom import encode
@@ -53,12 +53,12 @@ def poisson(
 
     Args:
         x: intensities ``[B, *]``, repeated over T steps; or, with ``T=None``, a sequence ``[T, B, *]`` of
-            intensities. Those that are infinite or negative are clipped like others.
+            intensities. Infinite and negative ones are clipped too.
         gain, offset: scale and shift of the intensities, finite.
-        first_spike_time: no spike before this step.
+        first_spike_time: the first step that may have a spike.
         generator: source of randomness, on the device of x; None is torch's.
 
-    Returns spikes (0 or 1) ``[T, B, *]`` in the dtype of x. snnTorch's ``spikegen.rate``, SpikingJelly's
+    Returns spikes (0 or 1) ``[T, B, *]`` in the dtype of x. This is snnTorch's ``spikegen.rate`` and SpikingJelly's
     ``PoissonEncoder``.
 
     >>> import torch
@@ -97,20 +97,20 @@ def latency_time(
     """Spike times (real numbers, in steps) of intensities ``x`` in [0, 1], ``[B, *]``: the larger, the earlier.
 
     Args:
-        code: with t0 = ``first_spike_time``,
+        code: which formula gives the time t, with t0 = ``first_spike_time``:
 
             * ``"linear"``: ``t = t0 + tau (1 - x)``;
             * ``"rc"``: ``t = t0 + tau ln(x / (x - threshold))``, the moment at which a membrane charged by x
               reaches the threshold (snnTorch's logarithmic code);
             * ``"log"``: ``t = T - 1 - ln(a x + 1)`` with ``a = exp(T - 1 - t0) - 1`` (SpikingJelly's).
-        tau: time constant in steps of the first two, positive.
+        tau: positive time constant in steps, of the first two.
         threshold: from 0 to below 1; x at or below it counts as just above it (``"rc"``) or as equal to it
             (``"linear"``).
-        normalize: stretch the times to t0 .. T-1: ``"linear"`` takes ``tau = T - 1 - t0``, ``"rc"`` is scaled so that
-            the latest spike of each sample is at T-1 (if there is a latest: at threshold 0 all are at t0). ``"log"``
+        normalize: whether to stretch the times to t0 .. T-1. ``"linear"`` then takes ``tau = T - 1 - t0``; ``"rc"`` is
+            scaled so that the latest spike of each sample is at T-1 (at threshold 0 all of them stay at t0). ``"log"``
             covers that range by itself.
 
-    Times are float32, or float64 where x is. Raises ValueError for x outside [0, 1].
+    Times are float64 for float64 x and float32 otherwise. An x outside [0, 1] raises ValueError.
 
     >>> import torch
     >>> from spikeloom import encode
@@ -157,7 +157,7 @@ def latency(
     """Latency coding: one spike per element, at ``round(latency_time(x, ...))``, ``[T, B, *]`` in the dtype of x.
 
     Args:
-        clip: elements with ``x < threshold`` stay silent.
+        clip: whether elements with ``x < threshold`` stay silent.
         others: see :func:`latency_time`.
 
     A time past T-1 (possible with ``normalize=False``) gives no spike.
@@ -193,8 +193,8 @@ def delta(
 
     Args:
         threshold: positive and finite.
-        padding: compare the first step with itself (no spike there) instead of with 0.
-        off_spike: also -1 where ``x[t] - x[t-1] <= -threshold``.
+        padding: whether the first step is compared with itself, which gives no spike there, instead of with 0.
+        off_spike: whether the result is -1 where ``x[t] - x[t-1] <= -threshold``.
 
     >>> import torch
     >>> from spikeloom import encode
@@ -220,19 +220,19 @@ def delta(
 
 
 def _log_time(x: Tensor, last: int) -> Tensor:
-    """``last - ln((e^last - 1) x + 1)``, which is ``-ln(x + (1 - x) e^-last)``: that overflows nowhere."""
+    """``last - ln((e^last - 1) x + 1)``, computed as ``-ln(x + (1 - x) e^-last)``, which never overflows."""
     rest, least = math.exp(-last), torch.finfo(x.dtype).tiny
     t = -torch.log(x + (1 - x) * max(rest, least))
     return t if rest >= least else torch.where(x > 0, t, last)
 
 
 def _charging_time(x: Tensor, threshold: float) -> Tensor:
-    """``ln(x / (x - threshold))``, of x at most that for 1e-7 above the threshold."""
+    """``ln(x / (x - threshold))``; x counts as at least 1e-7 above the threshold."""
     return torch.log1p(threshold / (x - threshold).clamp(min=1e-7))
 
 
 def _share_of_latest(t: Tensor) -> Tensor:
-    """Times ``[B, *]`` from 0 on, each as a share of the latest of its sample; 0 where that is 0."""
+    """Each time of ``[B, *]`` as a share of the latest time of its sample; 0 where the latest is 0."""
     if t.numel() == 0:
         return t
     latest = t.flatten(1).amax(1).reshape(-1, *(1,) * (t.ndim - 1)) if t.ndim > 1 else t
@@ -278,7 +278,7 @@ def _whole(value: object) -> bool:
 
 def _check_finite(who: str, **numbers: float) -> None:
     for name, value in numbers.items():
-        if isinstance(value, Tensor) and value.numel() != 1:  # one for each channel: what comes of it is checked
+        if isinstance(value, Tensor) and value.numel() != 1:  # with a value per channel, the result is checked
             continue
         if not math.isfinite(value):
             raise ValueError(f"{who}: {name} must be finite, got {value}")

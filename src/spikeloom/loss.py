@@ -8,22 +8,22 @@ Shared by all:
     :func:`rate_cross_entropy`, :func:`membrane_mse` and :func:`tet`, also take a target for each step: ``[T, B]`` or
     ``[T, B, C]``.
 ``ignore_index``
-    samples, or steps, of this class do not count, neither in sums nor in what means are divided by.
+    samples, or steps, of this class do not count, neither in sums nor in the divisors of means.
 ``weight``
-    of classes, ``[C]``, with torch's meaning in all respects: under label smoothing too, and with shares.
+    a weight for each class, ``[C]``, which means what it means in torch, also under label smoothing and with shares.
 ``reduction``
-    ``"mean"``: ``sum w_y l / sum w_y``, as in torch (for shares of classes divided by the number of samples, as there);
-    ``"sum"``; or ``"none"``: ``[B]``. A mean in which nothing counts is NaN, as in torch.
+    ``"mean"`` gives ``sum w_y l / sum w_y`` (for shares of classes, the sum divided by the number of samples);
+    ``"sum"`` the sum; ``"none"`` a loss for each sample, ``[B]``. A mean in which nothing counts is NaN. All this is as
+    in torch.
 ``lengths``
-    ``[B]``: the steps past each sample's end do not count. Whatever stands there, in outputs or in targets, NaN and
-    infinities too, changes neither the loss nor a gradient, and has the gradient 0. The same holds for what
-    ``ignore_index`` leaves out.
+    number of steps of each sample, ``[B]``. Outputs and targets past a sample's end, NaN and infinities too, change
+    neither the loss nor a gradient, and their own gradient is 0. The same holds for what ``ignore_index`` leaves out.
 ``batch_first``
     outputs are ``[B, T, C]`` and targets for each step ``[B, T]`` or ``[B, T, C]``. It is never guessed.
 
-Everything is computed and given in float64 for float64 outputs, in float32 for others: bfloat16 and float16 outputs
-give a float32 loss, and outputs that are integers or booleans are taken for numbers. For T = 1 the cross entropies are
-``torch.nn.functional.cross_entropy`` of the only step, whatever that is for infinite outputs.
+Losses are float64 for float64 outputs and float32 for all others, and computed in that dtype; outputs may also be
+integers or booleans. For T = 1 the cross entropies equal ``torch.nn.functional.cross_entropy`` of the only step, for
+infinite outputs too.
 
 Notation: s spikes, v membrane, y target, L steps of the sample (T without lengths), CE cross entropy.
 """
@@ -51,8 +51,8 @@ def rate_cross_entropy(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """``1/L sum_t CE(s[t], y)``: every step shall name the class, or, with targets ``[T, B]``, its own. snnTorch's
-    ``ce_rate_loss``; for outputs that are not spikes the first part of TET.
+    """``1/L sum_t CE(s[t], y)``: every step is to name the class, or, with targets ``[T, B]``, its own. For spikes
+    this is snnTorch's ``ce_rate_loss``; for other outputs it is the first part of TET.
 
     >>> import torch
     >>> from spikeloom import loss
@@ -79,7 +79,7 @@ def count_cross_entropy(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """``CE(sum_t s[t], y)``; with ``num_classes`` the counts of populations (:func:`decode.population`)."""
+    """``CE(sum_t s[t], y)``; with ``num_classes`` the counts are those of populations (:func:`decode.population`)."""
     who = "loss.count_cross_entropy"
     counts = _counts(_outputs(spikes, who, batch_first), num_classes, lengths)
     y = _targets.read(target, counts, who, weight=weight, ignore_index=ignore_index)
@@ -101,7 +101,7 @@ def max_membrane_cross_entropy(
     who = "loss.max_membrane_cross_entropy"
     x = _outputs(v, who, batch_first)
     y = _targets.read(target, x[0], who, weight=weight, ignore_index=ignore_index)
-    peak = decode.membrane(y.clear(x), "max", lengths=lengths)  # the gradient of a maximum is not 0 times NaN
+    peak = decode.membrane(y.clear(x), "max", lengths=lengths)  # NaN in rows that do not count would reach the gradient
     return _of_samples(_cross_entropy(peak, y, label_smoothing, who), y, reduction, who)
 
 
@@ -129,7 +129,7 @@ def count_mse(
     y = _targets.read(target, counts, who, weight=weight, ignore_index=ignore_index)
     steps = duration(x, lengths).to(x.dtype).unsqueeze(1)
     rates = y.mixed(correct_rate, incorrect_rate, counts)
-    wanted = (steps * (rates + 2e-7)).floor()  # 0.29 is less than 29 / 100 in binary: rounded down it would be 28
+    wanted = (steps * (rates + 2e-7)).floor()  # without 2e-7, a rate of 0.29 in 100 steps would give 28
     members = x.shape[-1] // counts.shape[-1]
     return _of_samples(y.squares(counts, members * wanted) / steps.squeeze(1), y, reduction, who)
 
@@ -150,8 +150,8 @@ def membrane_mse(
 
     Args:
         target: class indices ``[B]`` or ``[T, B]`` (v* is ``on_target`` for the class, ``off_target`` for the others)
-            or, for regression, floats ``[B, C]`` or ``[T, B, C]``, wanted as they are (then ``weight``, ``on_target``
-            and ``off_target`` do not apply).
+            or, for regression, the values v* themselves as floats ``[B, C]`` or ``[T, B, C]`` (then ``weight``,
+            ``on_target`` and ``off_target`` do not apply).
     """
     who = "loss.membrane_mse"
     x = _outputs(v, who, batch_first)
@@ -181,7 +181,7 @@ def first_spike_cross_entropy(
 ) -> Tensor:
     """``CE(-t, y)`` (negate) or ``CE(1 / (t + 1), y)`` (reciprocal) of first spike times t, in steps.
 
-    ``silent``: see :func:`decode.first_spike`; snnTorch's ``ce_temporal_loss`` is ``silent=T-1``.
+    For ``silent`` see :func:`decode.first_spike`; snnTorch's ``ce_temporal_loss`` has ``silent=T-1``.
     """
     who = "loss.first_spike_cross_entropy"
     t = decode.first_spike(_outputs(spikes, who, batch_first), silent=silent, lengths=lengths)
@@ -253,9 +253,9 @@ def tet(
 
     Args:
         outputs: real outputs (membranes, currents) of the last layer, ``[T, B, C]``.
-        form: ``"paper"``: ``R = 1/L sum_t mean_c (o_c[t] - phi)^2``;
-            ``"mean_output"`` (snetx): ``R = CE(mean_t o[t], y)``, which needs one target for all steps.
-        phi: level that the paper's R holds the outputs at.
+        form: ``"paper"`` for ``R = 1/L sum_t mean_c (o_c[t] - phi)^2``, or ``"mean_output"`` (snetx) for ``R =
+            CE(mean_t o[t], y)``, which needs one target for all steps.
+        phi: level towards which the paper's R pulls the outputs.
 
     Deng et al., Temporal Efficient Training of SNNs via Gradient Re-weighting, ICLR 2022.
     """
@@ -278,7 +278,7 @@ def tet(
 
 
 def _outputs(x: Tensor, who: str, batch_first: bool) -> Tensor:
-    """``[T, B, C]`` in the dtype that the loss is computed in."""
+    """The outputs as ``[T, B, C]`` in the dtype that the loss is computed in."""
     x = sequence(x, who, ndim=3, batch_first=batch_first)
     if x.ndim != 3 or x.shape[2] == 0:
         given = list((x.transpose(0, 1) if batch_first else x).shape)
@@ -302,14 +302,14 @@ def _cross_entropy(rows: Tensor, y: Targets, smoothing: float, who: str) -> Tens
 
 
 def _of_samples(each: Tensor, y: Targets, reduction: Reduction, who: str) -> Tensor:
-    """Of losses ``[B]``."""
+    """Reduces the losses of samples, ``[B]``."""
     return _targets.reduce(each, y.divisor(each.dtype), reduction, who)
 
 
 def _of_steps(
     rows: Tensor, y: Targets, outputs: Tensor, lengths: Tensor | None, reduction: Reduction, who: str
 ) -> Tensor:
-    """Of losses of steps ``[T, B]``."""
+    """Averages the losses of steps, ``[T, B]``, over time and reduces them."""
     each, divisor = (_targets.over_time(r, outputs, lengths) for r in (rows, y.divisor(rows.dtype)))
     return _targets.reduce(each, divisor, reduction, who)
 
@@ -325,7 +325,7 @@ def _only_classes(who: str, **given: object) -> None:
 
 
 def _wanted(target: Tensor, x: Tensor, who: str, batch_first: bool) -> Tensor:
-    """A real target ``[T, B, C]`` or ``[B, C]`` for ``x`` ``[T, B, C]``."""
+    """A real target ``[T, B, C]`` or ``[B, C]`` that fits ``x`` ``[T, B, C]``; else ValueError."""
     by_step = target.transpose(0, 1) if batch_first and target.ndim == 3 else target
     if by_step.shape not in (x.shape, x.shape[1:]):
         T, B, C = x.shape

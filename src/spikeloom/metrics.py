@@ -1,8 +1,8 @@
 """Accuracies of spike trains ``[T, B, C]`` against class indices ``[B]``: 0-dimensional tensors from 0 to 1.
 
-All take ``lengths`` (``[B]``, optional); ``batch_first``, where the trains are ``[B, T, C]``; and ``ignore_index``:
-samples of this class do not count (where none is left, the accuracy is NaN). Ties go to the lower class index. A sample
-with NaN among what is compared is wrong.
+All take ``lengths`` (``[B]``, optional); ``batch_first`` for trains ``[B, T, C]``; and ``ignore_index``: samples of
+this class do not count (if none is left, the accuracy is NaN). Ties go to the lower class index. A sample whose
+compared values include NaN counts as wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def accuracy_rate(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """Share of samples whose most active (or, for membranes, on average highest) output is the target.
+    """Share of samples whose most active output (for membranes, the highest on average) is the target.
 
     >>> import torch
     >>> from spikeloom import metrics
@@ -31,7 +31,7 @@ def accuracy_rate(
     tensor(0.5000)
     """
     who = "metrics.accuracy_rate"
-    counts = decode.count(_trains(spikes, who, batch_first), lengths=lengths)  # equal where rates are, and exact
+    counts = decode.count(_trains(spikes, who, batch_first), lengths=lengths)  # counts rank as rates do, and are exact
     return _accuracy(counts, target, ignore_index, who)
 
 
@@ -77,7 +77,7 @@ def _trains(x: Tensor, who: str, batch_first: bool) -> Tensor:
 
 
 def _accuracy(scores: Tensor, target: Tensor, ignore_index: int, who: str) -> Tensor:
-    """Of scores ``[B, C]``, of which the highest wins."""
+    """The share of samples whose highest score, of ``[B, C]``, is that of the target."""
     if not isinstance(target, Tensor) or target.shape != scores.shape[:1] or target.dtype.is_floating_point:
         got = f"{list(target.shape)} of {target.dtype}" if isinstance(target, Tensor) else type(target).__name__
         raise ValueError(

@@ -1,8 +1,8 @@
 """Pictures of spike trains, membranes and training runs, drawn with matplotlib (extra ``plot``).
 
-Every function draws into ``ax`` (None makes a new figure) and returns it; nothing is shown or saved unasked. Tensors
-may have any real dtype (bfloat16, booleans, packed spikes), be on any device and need gradients; arrays and nested
-lists of numbers are taken too.
+Functions with an argument ``ax`` draw into it (None makes a new figure) and return it; none shows or saves anything.
+Tensors may have any real dtype (bfloat16, booleans, packed spikes), be on any device and require gradients; arrays and
+nested lists of numbers are taken too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def raster(spikes: Tensor, *, max_neurons: int = 100, ax: Axes | None = None, ti
     marks = flat[:, shown].ne(0).T.numpy()
     ax.imshow(marks, aspect="auto", origin="lower", interpolation="nearest", cmap="binary", vmin=0, vmax=1)
     for t in range(T + 1 if T <= 50 else 0):
-        ax.axvline(t - 0.5, color="white", lw=2.0)  # a gap between steps
+        ax.axvline(t - 0.5, color="white", lw=2.0)  # the white line separates two steps
     ax.set(xlabel="step", ylabel="neuron")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ticks = _evenly(len(shown), 5)
@@ -95,7 +95,7 @@ def traces(
 
 
 def firing_rates(rates: Mapping[str, float], *, ax: Axes | None = None, title: str = "") -> Axes:
-    """A bar for each layer: spikes per neuron and step."""
+    """Firing rates of layers, a bar for each: spikes per neuron and step."""
     if not isinstance(rates, Mapping):
         raise TypeError(f"plot.firing_rates: expected rates by the names of layers, got {_kind(rates)}")
     shares = {str(layer): _number(rate, "plot.firing_rates", layer) for layer, rate in rates.items()}
@@ -116,8 +116,8 @@ def firing_rates(rates: Mapping[str, float], *, ax: Axes | None = None, title: s
 
 
 def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
-    """Loss and accuracies over epochs; ``history`` has ``epoch``, ``loss`` and, if any, ``*accuracy`` in each row. An
-    accuracy that a row has not leaves a gap.
+    """Loss and accuracies over epochs; each row of ``history`` has ``epoch``, ``loss`` and any number of ``*accuracy``.
+    Where a row lacks an accuracy, its curve has a gap.
     """
     if not isinstance(history, Sequence) or not all(isinstance(row, Mapping) for row in history):
         raise TypeError(f"plot.curves: expected a list of rows, figures by name, got {_kind(history)}")
@@ -151,7 +151,7 @@ def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) ->
 
 
 def confusion(counts: Tensor, classes: Sequence[str], *, ax: Axes | None = None, title: str = "") -> Axes:
-    """Confusion matrix ``[classes, classes]`` of counts: a row for each true class, in shares of the row."""
+    """Confusion matrix of counts ``[classes, classes]``, drawn as shares of each row, which is one true class."""
     n, values = len(classes), _values(counts, "plot.confusion").double()
     if n == 0 or values.shape != (n, n):
         raise ValueError(f"plot.confusion: expected counts [{n}, {n}] for {n} classes, got {list(values.shape)}")
@@ -197,8 +197,8 @@ def events(
 
     Args:
         recording: a recording, or anything :func:`spikeloom.data.events.as_recording` takes.
-        kind: ``"frames"``, ``panels`` equal parts of the time beside each other, or ``"cloud"``, events in space and
-            time; of more than 20,000 events every n-th is drawn, and the title says so.
+        kind: ``"frames"`` draws ``panels`` equal parts of the time side by side, ``"cloud"`` the events in space and
+            time; of more than 20,000 events it draws every n-th, and the title says so.
         panels: number of frames.
     """
     recording = _recording(recording, "plot.events")
@@ -225,7 +225,7 @@ def events(
 
 
 def animate(recording: Any, *, frames: int = 40, seconds: float = 4.0) -> FuncAnimation:
-    """The events of a camera as a film of so many equal parts: ``animate(r).save("film.gif", writer="pillow")``."""
+    """A camera's events as a film of ``frames`` equal parts: ``animate(r).save("film.gif", writer="pillow")``."""
     recording = _recording(recording, "plot.animate")
     recording.need_camera("plot.animate")
     _check_whole("plot.animate", frames=frames)
@@ -249,13 +249,13 @@ def animate(recording: Any, *, frames: int = 40, seconds: float = 4.0) -> FuncAn
 
 
 def _ceiling(frames: Tensor) -> float:
-    """The count that is drawn in full colour: that of the 99th percentile of pixels with events."""
+    """The count from which on a pixel has its full colour: the 99th percentile of pixels with events."""
     counts = frames[frames > 0]
     return float(counts[:: len(counts) // 100_000 + 1].quantile(0.99)) if len(counts) else 1.0
 
 
 def _colours(frame: Tensor, top: float) -> Any:
-    """White where nothing happens, red ON, blue OFF: ``[H, W, 3]``."""
+    """The colours of a frame, ``[H, W, 3]``: white without events, red for ON, blue for OFF."""
     off, on = (frame / top).clamp(max=1)
     return torch.stack((1 - off, 1 - (on + off).clamp(max=1), 1 - on), -1).numpy()
 
@@ -295,7 +295,7 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _values(x: Any, who: str) -> Tensor:
-    """What is drawn of a tensor, an array or a list of numbers: dense, on the CPU, in a dtype that NumPy has."""
+    """The values of a tensor, an array or a list of numbers: dense, on the CPU, in a dtype that NumPy has."""
     try:
         values = torch.as_tensor(x).detach()
         values = values.unpack() if isinstance(values, SpikeTensor) else values
@@ -309,7 +309,7 @@ def _values(x: Any, who: str) -> Tensor:
 
 
 def _number(x: Any, who: str, name: str) -> float:
-    """A number, or a tensor with one element."""
+    """The float of a number or of a tensor with one element."""
     try:
         return float(x.detach() if isinstance(x, Tensor) else x)
     except (TypeError, ValueError, RuntimeError) as wrong:

@@ -1,4 +1,4 @@
-"""Kept: a module as it was, to compute with it once more."""
+"""Kept: a record of a module's attributes and tensors, to compute once more with the module as it was."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_LARGE = 1 << 16  # values of a tensor from which only those that a computation changes are kept
+_LARGE = 1 << 16  # elements; of tensors at least this large, only those that the computation changes are copied
 
 
 class Kept:
     """Attributes, parameters, buffers, hooks and training flags of a module and of all inside it, as they are now.
 
-    Tables (``__dict__``, ``_buffers``, ...) and lists are put back into the objects that they are; so are the states of
-    generators, and of Python's and numpy's random numbers.
+    Tables (``__dict__``, ``_buffers``, ...) and lists stay the same objects and get their old content back, and
+    generators their old states, those of Python's and numpy's random numbers included.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._tables: list[tuple[Any, Any]] = []
-        self._values: dict[int, Tensor] = {}  # of tensors that anybody may change, by their identity
+        self._values: dict[int, Tensor] = {}  # copies of tensors that may change, by the tensor's id
         self._owned: list[tuple[Tensor, str]] = []
         self._watched: list[tuple[Tensor, int, str]] = []
         self._drawn: list[tuple[Callable[[], Any], Callable[[Any], Any], Any]] = []
@@ -49,10 +49,9 @@ class Kept:
                     self._values[id(value)] = _copy(value)
 
     def settle(self) -> None:
-        """After the computation: large tensors that it did not change are kept as they are, and watched.
+        """Drops, after the computation, the copies of large tensors that it did not change, and watches these instead.
 
-        A layer that has become one of another class, as a lazy one does, was given what it computes with by it: it
-        stays as it is.
+        A layer whose class the computation changed, as a lazy layer's, has got its weights in it and stays as it is.
         """
         made = {id(t) for part, kind in self._kinds if type(part) is not kind for t in (part.__dict__, *_tables(part))}
         self._tables = [(table, then) for table, then in self._tables if id(table) not in made]
@@ -67,14 +66,14 @@ class Kept:
 
     @contextmanager
     def put_back(self) -> Iterator[None]:
-        """Inside, all is as it was; what is changed then is lost."""
+        """A context in which the module is as it was; changes made inside are lost."""
         for tensor, version, name in self._watched:
             if tensor._version != version:
                 raise RuntimeError(
                     f"checkpoint: {name} was changed in place between the forward and the backward pass, which has to "
                     "compute with it once more; call backward() before optimizer.step() and before other changes"
                 )
-        values = {key: _copy(value) for key, value in self._values.items()}  # one for all names of a tensor
+        values = {key: _copy(value) for key, value in self._values.items()}  # one copy serves all names of a tensor
         wanted = ((table, _with(then, values)) for table, then in self._tables if table or then)
         changes = [(table, type(then)(table), then) for table, then in wanted if _differ(table, then)]
         states = [(put, get()) for get, put, _ in self._drawn]
@@ -102,7 +101,7 @@ def _copy(value: Tensor) -> Tensor:
 
 
 def _with(then: Any, values: dict[int, Tensor]) -> Any:
-    """A table with ``values`` in place of the tensors that they stand for."""
+    """A copy of a table in which ``values`` replace the tensors that they are copies of."""
     if isinstance(then, list) or not any(id(value) in values for value in then.values()):
         return then
     return {name: values.get(id(value), value) for name, value in then.items()}
@@ -125,7 +124,7 @@ def _put(table: Any, then: Any) -> None:
 
 
 def _numpy_state() -> tuple[Any, ...]:
-    import numpy as np  # its random numbers take time to load
+    import numpy as np  # imported here because its random numbers take time to load
 
     state: Any = np.random.get_state()
     return (state[0], state[1].tobytes(), *state[2:])

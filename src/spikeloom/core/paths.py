@@ -13,12 +13,13 @@ from .tree import walk
 def temporal_paths(body: nn.Module) -> dict[TemporalModule, str]:
     """The first path of every temporal module of ``body``, networks left out (they are transparent).
 
-    Raises TypeError if the body holds a module that mixes rows of its batch; those that may do so are watched.
+    Raises TypeError if the body holds a module that mixes rows of its batch. Modules whose inputs decide this get a
+    hook that checks them.
     """
     found: dict[TemporalModule, str] = {}
     owners: dict[str, nn.Module] = {}
     hidden: set[nn.Module] = set()
-    equations: set[nn.Module] = set()  # layers that an equation calls see one step, or what stands for one
+    equations: set[nn.Module] = set()  # layers inside equations see one step at a time, so their rows are not checked
     for path, module in walk(body):
         refuse(module, path)
         if hasattr(type(module), "dynamics"):

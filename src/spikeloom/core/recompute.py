@@ -15,22 +15,22 @@ from .kept import Kept
 from .layers import run_layers, runs_layers
 
 KEEPERS: list[Callable[[], Callable[[], AbstractContextManager[Any]]]] = []
-"""What else the second computation must find as the first did: called before, each gives what makes a context of it."""
+"""Each is called before the first computation and returns a function that makes a context for the second one."""
 
 
 def checkpoint(module: nn.Module, *args: Any) -> Any:
     """``module(*args)``, of which only the inputs are kept: the backward pass computes it once more.
 
     Gradients are exact. The second computation sees what the first did: the steps, the incoming states, random numbers
-    (torch's, numpy's, Python's), autocast and backend, and the module with its buffers, attributes, hooks and training
-    flags, whatever the first one or anybody since has changed of them. What it changes itself is lost: it commits no
-    state and updates no running statistics. Hooks are called in both; what they or the module keep elsewhere, in a
-    global say, is neither put back nor kept from a second change. Use it in the forward of a model inside a
-    :class:`Network`; in an ``nn.Sequential`` write :class:`Checkpoint`. On spikes of one bit each (``Network(...,
-    spikes="packed")``) next to nothing is kept. ``torch.utils.checkpoint`` does not know of time and raises there.
+    (torch's, numpy's, Python's), autocast and backend, and the module's buffers, attributes, hooks and training flags,
+    even where they have changed since. Its own changes are lost: it commits no state and updates no running statistics.
+    Both computations call hooks; what hooks or the module write elsewhere, say to a global, is not put back.
+    Use this in the forward of a model inside a :class:`Network`; in an ``nn.Sequential`` write :class:`Checkpoint`.
+    With packed spikes (``Network(..., spikes="packed")``) the inputs that are kept take one bit per spike.
+    ``torch.utils.checkpoint`` does not know of time and raises inside a network.
 
-    Raises TypeError for what is no module and RuntimeError in the backward pass where parameters were changed in place
-    since, as torch does without it.
+    An argument that is no module raises TypeError. As in torch, the backward pass raises RuntimeError where parameters
+    were changed in place since the forward pass.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -68,7 +68,7 @@ def checkpoint(module: nn.Module, *args: Any) -> Any:
                 stack.enter_context(activate(again))
             return _run(module, inputs, again)
 
-    once_more = torch.compiler.disable(run)  # torch's own lets Dynamo in again, which compiles but the first time
+    once_more = torch.compiler.disable(run)  # torch's checkpoint lets in Dynamo, which compiles only the first run
     return torch_checkpoint(once_more, *args, use_reentrant=False)
 
 
@@ -88,12 +88,12 @@ class Checkpoint(nn.Module):
         self.module = module
 
     def forward(self, *args: Any) -> Any:
-        """``module(*args)``."""
+        """The result of ``module(*args)``."""
         return checkpoint(self.module, *args)
 
 
 def _run(module: nn.Module, inputs: tuple[Any, ...], call: Call | None) -> Any:
-    """As a network runs its body: neighbours in a Sequential may run as one."""
+    """Runs a module as a network runs its body: neighbours in a Sequential may run as one."""
     if (
         call is not None
         and not call.stepping

@@ -22,9 +22,9 @@ Factory = type[nn.Module] | Callable[..., nn.Module]
 class Replacement:
     """What :func:`replace` did.
 
-    ``replaced``: path -> new module, for every path (a shared module is one new module under several paths).
-    ``functional``: what looks like ``what`` and was left alone: calls such as ``F.relu`` in the methods of a model, as
-    ``"path (Class.forward, line n): code"``, names of functions and modules that are no submodules, as ``"path
+    ``replaced`` maps every path to its new module (a shared module is one new module under several paths).
+    ``functional`` lists what looks like ``what`` but was left alone: calls such as ``F.relu`` in methods of a model, as
+    ``"path (Class.forward, line n): code"``, and names of functions or modules that are no submodules, as ``"path
     (Class.attribute): value"``.
     """
 
@@ -43,7 +43,7 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
     """Replaces every module of type ``what`` inside ``net``, in place.
 
     Args:
-        net: a model, wrapped in a Network or not.
+        net: a model, or a Network around one.
         what: a module type or a tuple of them.
         by: a module class (or ``functools.partial`` of one), called without arguments; or a factory
             ``(path, old) -> module``, for instance to choose a threshold per layer.
@@ -51,13 +51,13 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
     A module shared by several paths becomes one new module (parameters shared; inside a Network each call
     of it has its own state). New modules take the training flag of the old ones and the device of the model.
     A function of torch that a module holds (``self.act = F.relu``, the activation of a transformer's layer) is replaced
-    like ``nn.ReLU()``, which a factory gets as the old one. ``nn.TransformerEncoderLayer`` then runs what is inside it
-    in evaluation too, where torch would compute with the weights and the old activation. Functional activations
-    (``F.relu(x)`` in ``forward``) cannot be replaced; they are listed in the result, as are activations by name
-    (``nn.RNN(nonlinearity="relu")``), modules in plain lists and the projection inside ``nn.MultiheadAttention``, which
-    torch does not call.
+    like ``nn.ReLU()``; a factory gets such a module as the old one. ``nn.TransformerEncoderLayer`` then runs the
+    modules inside it in evaluation too, where torch would compute with the weights and the old activation. Functional
+    activations (``F.relu(x)`` in ``forward``) cannot be replaced. The result lists them, and also activations given by
+    name (``nn.RNN(nonlinearity="relu")``), modules in plain lists and the projection inside ``nn.MultiheadAttention``,
+    which torch does not call.
 
-    Raises ValueError if ``net`` itself is of type ``what`` and TypeError if ``by`` does not give a module.
+    A ``net`` that is itself of type ``what`` raises ValueError; a ``by`` that returns no module raises TypeError.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -85,12 +85,12 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
 
 
 class _Work:
-    """One replacement: what is to be replaced by what, and what was."""
+    """One call of :func:`replace`: its arguments, and what it has replaced so far."""
 
     def __init__(self, whats: tuple[type[nn.Module], ...], by: Factory, device: object) -> None:
         self.whats, self.by, self.device = whats, by, device
         self.report = Replacement()
-        self.names: dict[str, type[nn.Module]] = {}  # of functions -> the module that computes the same
+        self.names: dict[str, type[nn.Module]] = {}  # function name to the module that computes the same
         for kind in whats:
             for name in (_snake(kind.__name__), kind.__name__.lower()):
                 self.names |= {name: kind, f"{name}_": kind}
@@ -119,7 +119,7 @@ class _Work:
             self._attributes(parent, prefix)
 
     def _attributes(self, owner: nn.Module, prefix: str) -> None:
-        """Replaces functions of torch that a module holds, and tells of what it cannot."""
+        """Replaces functions of torch that a module holds, and lists those that it cannot replace."""
         for name, value in list(owner.__dict__.items()):
             path = f"{prefix}{name}"
             if name.startswith("_"):
@@ -159,7 +159,7 @@ def _make(by: Factory, path: str, old: nn.Module) -> nn.Module:
 
 
 def _functional_calls(path: str, module: nn.Module, names: set[str]) -> list[str]:
-    """Calls of functions with such names in a module's own methods; those of torch.nn are not looked into."""
+    """The calls of functions with these names in a module's own methods; methods of torch.nn are left out."""
     cls = type(module)
     if _is_torchs(module):
         return []

@@ -1,9 +1,9 @@
 """Rows: dimension 0 of what plain layers see holds samples and steps, and every layer must keep its rows apart.
 
-Layers of torch.nn take a single sample without batch dimension too, and know it by its number of dimensions: ``[T, B,
-F]``, folded to ``[T*B, F]``, is one sequence for an LSTM and one image's row of channels for a convolution. Inside a
-network each of them takes the form with a batch only. What is wrong whatever it is given is refused when the network
-is built (:func:`refuse`), the rest when the layer is called (:func:`keep_rows`), wherever in a model it stands.
+Layers of torch.nn also take a single sample without batch dimension, which they recognise by its number of dimensions:
+``[T, B, F]``, folded to ``[T*B, F]``, is one sequence for an LSTM and one image without batch for a convolution. Inside
+a network each layer takes only the form with a batch. A layer that is wrong for every input is refused when the network
+is built (:func:`refuse`), the others when they are called (:func:`keep_rows`), wherever in a model they are.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .tree import walk
 class _Takes(NamedTuple):
     """What a kind of layers takes.
 
-    ``names``: the arguments that are looked at; ``layout``: their dimensions with a batch, or the least number of them;
-    ``remedy``: what to do where the layer mixes rows whatever it is given, else empty.
+    ``names`` are the arguments to check; ``layout`` is their dimensions with a batch, or the least number of these;
+    ``remedy`` tells what to do where the layer mixes rows for every input, and gives an empty string elsewhere.
     """
 
     names: tuple[str, ...]
@@ -110,22 +110,22 @@ _TAKES: dict[type, _Takes] = {getattr(nn, name): takes for names, takes in _KIND
 
 
 def watch(layer: nn.Module) -> None:
-    """Has a layer that takes samples without batch dimension look at its inputs inside a network; others stay."""
+    """Gives a layer that also takes samples without batch dimension a hook that checks its inputs inside a network."""
     hooks = layer._forward_pre_hooks
     if _takes(layer) is not None and ROWS not in hooks and not torch.compiler.is_compiling():
-        others = list(hooks.items())  # of lazy layers, which take shape from what they are given
+        others = list(hooks.items())  # hooks of lazy layers, which must run after the check
         hooks.clear()
         hooks.update([(ROWS, keep_rows), *others])
         layer._forward_pre_hooks_with_kwargs[ROWS] = True
 
 
 def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises where a layer in a network would take its rows for something else; a forward pre-hook of the layer."""
+    """Raises where a layer in a network would not read dimension 0 as rows; it is a forward pre-hook of the layer."""
     call = active()
     takes = None if call is None else _takes(layer)
     if call is None or takes is None:
         return
-    if takes.remedy is not None and takes.remedy(layer):  # an option that was set since
+    if takes.remedy is not None and takes.remedy(layer):  # an option was set after the network was built
         refuse(layer, _path(layer, call))
     layout = takes.layout
     least = 1 + layout.count(",") if isinstance(layout, str) else layout(layer)

@@ -1,8 +1,8 @@
 """Shortcuts of torch's own: layers that compute with the weights of modules inside, without running these.
 
-In evaluation without gradients ``nn.TransformerEncoderLayer`` computes its whole block at once, with ReLU or GELU by a
-flag that was set when it was made, and ``nn.TransformerEncoder`` hands it nested tensors where padding is masked. What
-has taken the place of one of the modules inside, a neuron say, would not run.
+In evaluation without gradients ``nn.TransformerEncoderLayer`` computes its whole block at once, with ReLU or GELU as a
+flag from its construction says, and ``nn.TransformerEncoder`` passes it nested tensors where padding is masked. A
+module that has replaced one of those inside, such as a neuron, would then not run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _METHODS = ("forward", "_sa_block", "_ff_block")
 
 
 def take_none(module: nn.Module) -> None:
-    """Has an encoder of torch run the modules inside it where its layers are not what they were made as."""
+    """Makes an encoder of torch run the modules inside its layers where these are no longer as constructed."""
     layers: Any = module.layers if isinstance(module, nn.TransformerEncoder) else (module,)
     for layer in layers:
         if isinstance(layer, nn.TransformerEncoderLayer) and layer.activation_relu_or_gelu and not _as_made(layer):
@@ -40,13 +40,13 @@ def take_none(module: nn.Module) -> None:
 
 
 def never_nest(module: nn.Module) -> None:
-    """Has an encoder of torch make no nested tensors: neurons take none, and layers that are hooked neither."""
+    """Stops an encoder of torch from making nested tensors, which neither neurons nor layers with hooks take."""
     if isinstance(module, nn.TransformerEncoder) and module.use_nested_tensor:
         module.use_nested_tensor = False
 
 
 def _as_made(layer: Any) -> bool:
-    """Whether the block that torch computes at once is what the modules of an encoder layer compute."""
+    """Whether the modules of an encoder layer still compute what torch's block computes at once."""
     if any(getattr(type(layer), name) is not getattr(nn.TransformerEncoderLayer, name) for name in _METHODS):
         return False
     if any(type(getattr(layer, name)) is not kind for name, kind in _MADE_OF.items()):

@@ -1,4 +1,4 @@
-"""Modules inside a body, by the paths that states, recordings and errors go by."""
+"""Modules inside a body, by the paths under which states, recordings and errors name them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped
 
 
 def children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Named children; the name is empty where the child is the content of a wrapper (compile, DDP, FSDP...)."""
+    """The named children; the name is empty where the child is the content of a wrapper (compile, DDP, FSDP...)."""
     for name, child in module._modules.items():
         if child is not None:
             yield ("" if _is_wrapped(module, name) else name), child
@@ -28,5 +28,5 @@ def walk(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]
 def _is_wrapped(parent: nn.Module, name: str) -> bool:
     if isinstance(parent, TemporalModule) and parent.transparent:
         return name == "body"
-    container = isinstance(parent, (nn.Sequential, nn.ModuleDict, nn.ModuleList))  # the user chose their names
+    container = isinstance(parent, (nn.Sequential, nn.ModuleDict, nn.ModuleList))  # users choose the names in these
     return name in _WRAPPERS and not container and type(parent).__module__.startswith("torch.")

@@ -1,7 +1,7 @@
 """code: what Python code may read, from its instructions, and whose code it is, from its file.
 
-Code of torch, Python and this package is fixed: a version says what it does. All other code is somebody's, may be
-edited or replaced at any time, and is known by its instructions alone.
+Code of torch, NumPy, Python and this package is fixed: its version tells what it does. All other code belongs to the
+user, may be edited or replaced at any time, and is identified by its instructions alone.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ _HIDDEN = frozenset(
         "methodcaller",
     ]
 )
-"""Attributes through which code reaches what its names do not say."""
-_MADE_BY_CODE = 1 << 9  # of a type's flags: it is no static one
+"""Attributes through which code can reach values that it does not name."""
+_MADE_BY_CODE = 1 << 9  # a bit of type.__flags__ that only static types in C lack
 
 
-class Unseen(Exception):  # noqa: N818  # no error of the user's: something could change without a trace
-    """Something that no comparison would see change; the message names it."""
+class Unseen(Exception):  # noqa: N818  # it reports a finding, not an error of the user's
+    """Something could change without any comparison noticing; the message names it."""
 
 
 @functools.cache
@@ -148,18 +148,18 @@ def is_fixed_file(path: str) -> bool:
 
 @functools.cache
 def _numpy_folder() -> str:
-    spec = importlib.util.find_spec("numpy")  # without importing it
+    spec = importlib.util.find_spec("numpy")  # find_spec does not import it
     return "" if spec is None or spec.origin is None else str(Path(spec.origin).resolve().parent)
 
 
 def is_numpy(value: Any, *names: str) -> bool:
-    """Whether a value is of one of NumPy's types; if it is not imported there are none."""
+    """Whether a value is of one of these NumPy types; False if NumPy is not imported."""
     numpy = sys.modules.get("numpy")
     return numpy is not None and isinstance(value, tuple(getattr(numpy, name) for name in names))
 
 
 def is_fixed_code(body: types.CodeType, space: dict[str, Any]) -> bool:
-    """Whether code, with its globals, is fixed; what ``exec`` made (dataclasses do) belongs to the module it is in."""
+    """Whether code with these globals is fixed. Code made by ``exec``, as in dataclasses, belongs to its module."""
     path = body.co_filename
     if path.startswith("<") and not path.startswith("<frozen"):
         path = space.get("__file__") or path
@@ -179,11 +179,11 @@ def is_fixed_module(module: types.ModuleType) -> bool:
 
 
 def is_fixed_class(cls: type) -> bool:
-    """Whether a class is one that a fixed module defines, and not only says so."""
+    """Whether a fixed module really defines a class, beyond being named in its ``__module__``."""
     module = sys.modules.get(cls.__module__)
     if module is None or not is_fixed_module(module):
         return False
-    if module is builtins:  # what code without a __name__ defines says so too
+    if module is builtins:  # classes of code without a __name__ have this module too
         return not cls.__flags__ & _MADE_BY_CODE
     found: Any = module
     for part in cls.__qualname__.split("."):
@@ -194,16 +194,16 @@ def is_fixed_class(cls: type) -> bool:
 
 
 class Names(NamedTuple):
-    """What the instructions of a code object and of the code inside it name."""
+    """The names in the instructions of a code object and of the code inside it, each with its line."""
 
     globals: dict[str, int]
-    """Global names, and the line of the first use."""
+    """The global names, each with the line of its first use."""
     attributes: dict[str, int]
-    """Attributes, and strings that may be names of attributes."""
+    """The names of attributes, and strings that may be such names."""
     cells: dict[str, int]
-    """Variables of functions around it."""
+    """The variables of enclosing functions."""
     refused: str
-    """What it does that no comparison would see, or nothing."""
+    """What the code does that no comparison would notice, or an empty string."""
 
 
 @functools.cache
@@ -220,7 +220,7 @@ def names_of(code: types.CodeType) -> Names:
             found_globals.setdefault(name, line)
         elif i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
             refused = refused or f"writes the global {name} at {place(code, line)}"
-        elif i.opname == "IMPORT_NAME" and (before[0] != 0 or not _imports_fixed(name)):  # 0: not relative
+        elif i.opname == "IMPORT_NAME" and (before[0] != 0 or not _imports_fixed(name)):  # 0 is absolute
             refused = refused or f"imports {name} at {place(code, line)}"
         elif i.opname == "MATCH_CLASS" and i.arg:
             refused = refused or f"matches attributes of a class by their places at {place(code, line)}"
@@ -231,7 +231,7 @@ def names_of(code: types.CodeType) -> Names:
                 refused = refused or f"reads {name} at {place(code, line)}"
             found.setdefault(name, line)
         elif i.opname == "LOAD_CONST":
-            words = name if isinstance(name, tuple) else (name,)  # tuples are of class patterns
+            words = name if isinstance(name, tuple) else (name,)  # class patterns in match have tuples of names
             found.update((w, line) for w in words if isinstance(w, str) and w.isidentifier() and w not in found)
         before = [before[1], name]
     for inner in inner_codes(code):
@@ -250,24 +250,24 @@ def _imports_fixed(name: str) -> bool:
 
 
 def place(code: types.CodeType, line: int) -> str:
-    """``file:line``."""
+    """The place of a line, as ``file:line``."""
     return f"{code.co_filename}:{line}"
 
 
 def inner_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """The code objects directly inside of one: comprehensions, lambdas, functions, classes."""
+    """The code objects directly inside another: comprehensions, lambdas, functions and classes."""
     return (c for c in code.co_consts if isinstance(c, types.CodeType))
 
 
 def all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """A code object and all inside of it."""
+    """A code object and all code objects inside it, at any depth."""
     yield code
     for inner in inner_codes(code):
         yield from all_codes(inner)
 
 
 def text_of(code: types.CodeType) -> str:
-    """All that makes a code object do what it does, without where it stands."""
+    """A text of all that decides what a code object does; it leaves out file and lines."""
     constants = [text_of(c) if isinstance(c, types.CodeType) else _constant(c) for c in code.co_consts]
     sizes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
@@ -282,7 +282,7 @@ def _constant(value: Any) -> str:
 
 
 class _Named(NamedTuple):
-    """Its field is of the type that reads fields of named tuples."""
+    """A named tuple whose field shows the type of the descriptors that read such fields."""
 
     first: int
 
@@ -299,12 +299,12 @@ _C_FUNCTIONS = (
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value can never change and its repr says all of it."""
+    """Whether a value can never change and its repr describes it completely."""
     return type(value) in PLAIN or is_numpy(value, "generic", "dtype") or type(value).__module__ == "typing"
 
 
 def is_c_function(value: Any) -> bool:
-    """Whether a value is a function in C; Unseen for one that belongs to an object or to a module with a state."""
+    """Whether a value is a function in C; raises Unseen if it belongs to an object or to a module with state."""
     if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return True
     if not isinstance(value, _C_FUNCTIONS):
@@ -324,7 +324,7 @@ def check_module_name(name: str) -> None:
 
 
 def title(value: Any) -> str:
-    """The name by which a fixed function, class or module is known."""
+    """The name that identifies a fixed function, class or module."""
     if isinstance(value, types.ModuleType):
         return f"module {value.__name__}"
     if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)) or is_numpy(value, "ufunc"):

@@ -1,9 +1,9 @@
 """reads: what an equation may read, followed from the names in its code through all that they may lead to.
 
-Code reads a value by its name: a global by that of the global, an attribute by its own or by a string in the code. So
-all names in the code that ``dynamics`` may lead to are looked up in every namespace that it may lead to (the neuron and
-its parts, their classes, modules, objects, functions), whether or not that name is ever looked up there. This is more
-than what is read, and nothing less.
+Code reads a value by name: the name of a global, of an attribute, or a string that holds one. So every name in the code
+that ``dynamics`` may lead to is looked up in every namespace that it may lead to (the neuron and its parts, their
+classes, modules, objects, functions), whether or not the code looks it up there. What is found may be more than what is
+read, but never less.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from . import code
 from .code import Unseen
 from .spaces import Watch, inside, items
 
-_LARGEST = 1000  # elements of a container up to which its content is compared
-_MOST = 2000  # objects that are followed; beyond, a neuron runs as a loop (those of this package lead to 30)
+_LARGEST = 1000  # elements; a larger container is not compared, and an equation that reads it runs as a loop
+_MOST = 2000  # objects to follow; a neuron that leads to more runs as a loop (those of this package lead to 30)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset(vars(nn.Module())) | {"_declared", "_changes", "_signature", "_rest", "_bound", "_packed"}
 UNREAD = _MACHINERY - {"training"}
-"""Attributes of modules that no equation reads by their names."""
+"""Attributes of modules that are not compared, because no equation reads them by name."""
 _IMPLICIT = frozenset(["__call__", "__getattr__", "__getattribute__", "__get__"])
-"""Methods that run though no code names them."""
+"""Methods that Python calls without any code naming them."""
 _ROOTS = {"dynamics": frozenset(["dynamics"]), "forward": frozenset(["forward"])}
 _FUNCTION = frozenset(["forward", "backward", "setup_context", "jvp", "vjp"])
 """Methods of a torch.autograd.Function, which autograd calls."""
@@ -50,20 +50,20 @@ class Reads:
     def __init__(self, neuron: Any) -> None:
         self.parts: list[Any] = parts_of(neuron)
         self.names: set[str] = set()
-        self.doubts: dict[str, str] = {}  # by name
+        self.doubts: dict[str, str] = {}  # for a name, the reason why its value may change unnoticed
         self.bad: dict[types.CodeType, str] = {}
         self.codes: set[types.CodeType] = set()
         self.functions: list[Any] = []
         self.cells: list[tuple[Any, Any]] = []
-        self.kinds: list[tuple[Any, type]] = []  # of objects
-        self.orders: list[tuple[type, tuple[type, ...]]] = []  # of somebody's classes
+        self.kinds: list[tuple[Any, type]] = []  # objects, each with its class
+        self.orders: list[tuple[type, tuple[type, ...]]] = []  # the user's classes, with their resolution order
         self.contents: list[tuple[Any, list[Any]]] = []
         self.refused = hooked(self.parts)
-        self._number: dict[int, int] = {}  # of all objects that were reached, in their order
+        self._number: dict[int, int] = {}  # of each object reached, by its id, in order
         self._failed: dict[int, str] = {}
         self._kept: list[Any] = []
-        self._spaces: list[tuple[Any, frozenset[str], bool]] = []  # namespace, names of its own, a class of ours
-        self._fixed: list[dict[str, Any]] = []  # namespaces of fixed modules, where somebody may put what is not
+        self._spaces: list[tuple[Any, frozenset[str], bool]] = []  # namespace, extra names, whether it is ours
+        self._fixed: list[dict[str, Any]] = []  # namespaces of fixed modules, into which users may put values
         self._globals: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self._ours: set[types.CodeType] = set()
         for part in self.parts:
@@ -73,11 +73,11 @@ class Reads:
         self._follow()
 
     def roots(self, part: Any) -> frozenset[str]:
-        """What runs of a part without being named."""
+        """The methods of a part that run without being named."""
         return _ROOTS["dynamics" if hasattr(type(part), "dynamics") else "forward"]
 
     def spaces(self) -> list[Watch]:
-        """Names and values of all namespaces but those of the parts and of this package's classes."""
+        """The names and values of all namespaces except those of the parts and of this package's classes."""
         found = [Watch.on(space, self.names | own) for space, own, ours in self._spaces if not ours]
         found += [Watch.on(space, names) for space, names in self._globals.values()]
         found += [Watch.on(space, self.names) for space in self._fixed]
@@ -113,7 +113,7 @@ class Reads:
                 self.doubts.setdefault(name, str(doubt))
 
     def _reach(self, value: Any) -> bool:
-        """Numbers an object; False if it was reached before."""
+        """Gives an object its number; returns False if it has one already."""
         if id(value) in self._number or len(self._number) > _MOST:
             return False
         self._number[id(value)] = len(self._number)
@@ -121,7 +121,7 @@ class Reads:
         return True
 
     def _value(self, value: Any) -> None:
-        """Follows a value; Unseen if it can change without a trace."""
+        """Follows a value; raises Unseen if it can change unnoticed."""
         if code.is_plain(value) or isinstance(value, Tensor) or code.is_c_function(value):
             return
         if id(value) in self._failed:
@@ -166,7 +166,7 @@ class Reads:
         self._all(items(value))
 
     def _all(self, values: Iterable[Any]) -> None:
-        """Follows all of several values; Unseen if one can change without a trace."""
+        """Follows several values; raises Unseen if one of them can change unnoticed."""
         doubt: Unseen | None = None
         for value in values:
             try:
@@ -183,7 +183,7 @@ class Reads:
                 self._own_code(body, function.__globals__)
             else:
                 code.check_module_name(str(function.__globals__.get("__name__")))
-            self._all(cell.cell_contents for cell in cells)  # a wrapper of somebody's function
+            self._all(cell.cell_contents for cell in cells)  # a wrapper around a user's function holds it in a cell
             return
         defaults, keywords = function.__defaults__, function.__kwdefaults__
         self.functions.append((function, body, defaults, keywords, items(keywords or {})))
@@ -193,7 +193,7 @@ class Reads:
         for name, cell in zip(body.co_freevars, cells, strict=True):
             try:
                 value = cell.cell_contents
-            except ValueError:  # not yet bound
+            except ValueError:  # the cell is still empty
                 self.doubts.setdefault(name, "a variable that has no value yet")
                 continue
             self.cells.append((cell, value))
@@ -201,7 +201,7 @@ class Reads:
                 self._named({name: value}, name)
 
     def _names(self, body: types.CodeType, space: dict[str, Any]) -> None:
-        """Adds the names in somebody's code, and follows its globals."""
+        """Adds the names in a user's code, and follows its globals."""
         self.codes.update(code.all_codes(body))
         found = code.names_of(body)
         self.names.update(found.attributes)
@@ -219,7 +219,7 @@ class Reads:
                     self.doubts.setdefault(name, "a builtin that reads what no name says, or does more than compute")
 
     def _own_code(self, body: types.CodeType, space: dict[str, Any]) -> None:
-        """Adds the attributes that this package's code reads; its globals do not change."""
+        """Adds the attributes that this package's code reads; its globals never change and need no following."""
         if body in self._ours:
             return
         self._ours.add(body)
@@ -243,7 +243,7 @@ class Reads:
             self._spaces.append((vars(module), frozenset(["__getattr__"]), False))
 
     def _class(self, cls: type, roots: frozenset[str], *, called: bool = False) -> None:
-        """Follows a class and its bases; ``called``: its instances may be made and used as Python uses objects."""
+        """Follows a class and its bases; ``called`` says that the equation may create and use instances of it."""
         bases = [base for base in cls.__mro__ if not code.is_fixed_class(base) or is_our_class(base)]
         if isinstance(cls, enum.EnumMeta):
             roots = roots | {"_member_map_"}
@@ -258,7 +258,7 @@ class Reads:
             self._value(type(cls))
 
     def _layer(self, layer: nn.Module) -> None:
-        """A module that is no part: a neuron elsewhere, or a layer without numbers."""
+        """Follows a module that is no part: another neuron, or a layer without numbers."""
         if "_declared" in layer.__dict__:
             raise Unseen(f"a {type(layer).__name__} that is no part of the neuron; make it an attribute")
         if isinstance(layer, torch.jit.ScriptModule):
@@ -266,7 +266,7 @@ class Reads:
         if any(layer.__dict__[name] for name in _HOOKS):
             raise Unseen(f"a {type(layer).__name__} with a hook")
         self._class(type(layer), frozenset(["forward"]) | _IMPLICIT)
-        own = frozenset(layer.__dict__) - UNREAD  # torch's code reads them
+        own = frozenset(layer.__dict__) - UNREAD  # torch's code reads these attributes
         self._spaces.append((layer.__dict__, own | {"training"}, False))
         for name in (*_HOOKS, "_modules"):
             self.contents.append((layer.__dict__[name], items(layer.__dict__[name])))
@@ -284,7 +284,7 @@ class Reads:
         self.kinds.append((value, cls))
         self._spaces.append((value.__dict__, frozenset(), False))
 
-    # -- what it comes to, as text
+    # -- the digest: all that was found, as text
 
     def digest(self) -> str:
         """A hash of everything that was found."""
@@ -306,7 +306,7 @@ class Reads:
         lines += [self._space_text(space, Watch.on(space, self.names | own)) for space, own, _ in self._spaces]
         for space, names in self._globals.values():
             lines.append(self._space_text(space, Watch.on(space, names)))
-        for space in self._fixed:  # without modules, of which torch imports some when they are first needed
+        for space in self._fixed:  # without modules, because torch imports some of them only when needed
             there = sorted(n for n in self.names & space.keys() if not isinstance(space[n], types.ModuleType))
             lines.append(str([(n, self._text(space[n])) for n in there]))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
@@ -342,7 +342,7 @@ class Reads:
 
 
 def _is_fixed(value: Any) -> bool:
-    """Whether a value in a module of torch's or Python's is what its version says, or plain."""
+    """Whether a value in a module of torch or Python is plain or determined by the version."""
     if isinstance(value, types.FunctionType):
         return code.is_fixed_code(value.__code__, value.__globals__)
     return code.is_plain(value) or (code.is_fixed_class(value) if isinstance(value, type) else _is_in_c(value))
@@ -364,7 +364,7 @@ def is_our_class(cls: type) -> bool:
 
 
 def hooked(parts: Sequence[Any]) -> str:
-    """Which hook a kernel would not call: on all modules, or on a part (the neuron itself runs as a module)."""
+    """Names a hook, of all modules or of a part, that a kernel would not call; the neuron's own are called anyway."""
     if for_all():
         return "hooks on all modules are registered, which a kernel would not call"
     for part in parts[1:]:

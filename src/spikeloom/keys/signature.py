@@ -1,10 +1,10 @@
 """signature: all that an equation may read, found from the names in its code and compared before each use.
 
-Which values these are is :mod:`spikeloom.keys.reads`; :meth:`Signature.prove` watches one run and sees that no other
-code ran.
+:mod:`spikeloom.keys.reads` finds these values; :meth:`Signature.prove` watches one run and checks that no other code
+ran.
 
-Values are compared by identity, lists, dicts and sets by their content. A value that could change without that (an
-array, a file, a clock) is a doubt: no kernel stands for an equation whose code names one and ran.
+Values are compared by identity; lists, dicts and sets by content. A value that could change without either (an array, a
+file, a clock) is a doubt: no kernel replaces an equation that ran code which names one.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .watched import watched
 
 
 class Signature:
-    """What a neuron's equation was found to read, and whether it still is that.
+    """What a neuron's equation was found to read; it can tell whether that is still so.
 
-    ``digest``: a hash of all of it, which means the same in another process. ``refused``: why no kernel can stand for
-    the equation whatever it reads, or an empty string.
+    ``digest`` is a hash of all of it, which is the same in another process. ``refused`` is the reason why no kernel can
+    replace the equation, or an empty string.
     """
 
     def __init__(self, found: Reads) -> None:
         self.refused = found.refused
         self.digest = found.digest()
         self.known: dict[Any, Any] = {}
-        """What was made of the equation, for whoever made it."""
+        """A store for results that callers derive from the equation, valid as long as this signature."""
         self._codes, self._bad, self._doubts = found.codes, found.bad, found.doubts
-        self._parts = found.parts[1:]  # without the neuron, which holds this signature
+        self._parts = found.parts[1:]  # the neuron holds this signature: a reference to it would be a cycle
         self._own = [_Part(part, frozenset(found.names | found.roots(part))) for part in found.parts]
         self._spaces = found.spaces()
         self._functions, self._cells, self._contents = found.functions, found.cells, found.contents
@@ -43,21 +43,21 @@ class Signature:
 
     @property
     def watched(self) -> bool:
-        """Whether code other than this package's is part of the equation, so that a run has to be watched."""
+        """Whether the equation contains code from outside this package, so that a run has to be watched."""
         return bool(self._codes)
 
     @staticmethod
     def of(neuron: Any) -> Signature:
-        """What ``neuron.dynamics`` may read now."""
+        """The signature of all that ``neuron.dynamics`` may read now."""
         return Signature(Reads(neuron))
 
     def holds(self, neuron: Any) -> bool:
         """Whether all that the equation may read is still what it was."""
-        if self.refused:  # the loop runs meanwhile, which is right whatever else changes
+        if self.refused:  # the neuron runs as a loop, which is right whatever else changes
             return hooked(parts_of(neuron)) == self.refused
         try:
             return self._holds(neuron)
-        except (KeyError, ValueError, AttributeError):  # something is gone
+        except (KeyError, ValueError, AttributeError):  # something that was read no longer exists
             return False
 
     def _holds(self, neuron: Any) -> bool:
@@ -87,7 +87,7 @@ class Signature:
         return all(_same(space, values) for space, values in self._contents)
 
     def prove(self, run: Callable[[], Any]) -> Any:
-        """``run()``, which runs the equation; Unseen where what it does could change without a trace."""
+        """The result of ``run()``, which runs the equation; raises Unseen if what it does could change unnoticed."""
         if not self._codes:
             return run()
         found, ran, doubts = watched(run)
@@ -108,7 +108,7 @@ class Signature:
 
 
 class _Part:
-    """What is compared of a part of a neuron itself, and of the classes of this package that it is made from."""
+    """The attributes of a neuron's part, and of its classes in this package, that are compared."""
 
     def __init__(self, part: Any, names: frozenset[str]) -> None:
         mine, self.cls = part.__dict__, type(part)
@@ -123,7 +123,7 @@ class _Part:
         self.methods = self.inherited(self.cls)
 
     def holds(self, part: Any) -> bool:
-        """Whether it is still what it was."""
+        """Whether all that is compared is unchanged."""
         mine = part.__dict__
         return (
             part.__class__ is self.cls
@@ -136,7 +136,7 @@ class _Part:
         )
 
     def _still(self, mine: dict[str, Any]) -> bool:
-        """After an attribute was set or deleted: whether that was none of those that are read."""
+        """Whether an attribute that was set or deleted is none of those that are read."""
         names = list(mine["_declared"]), list(mine.get("_rest", ()))
         if names != (self.numbers, self.states) or not mine.keys().isdisjoint(self.absent):
             return False
@@ -149,7 +149,7 @@ def _attributes(names: list[str], cls: type) -> tuple[Any, ...]:
 
 
 def _stays(cls: type, name: str) -> bool:
-    """Whether a class gives the same object each time; a class method is bound anew."""
+    """Whether an attribute of a class is the same object at each access; a class method is not."""
     missing = object()
     found = getattr(cls, name, missing)
     return found is not missing and getattr(cls, name) is found

@@ -1,4 +1,4 @@
-"""spaces: namespaces and containers: which values stand in them, and those of some names."""
+"""spaces: which values namespaces and containers hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 
 class Watch(NamedTuple):
-    """Names in a namespace: the values of those that are there, and those that are not."""
+    """Names looked up in a namespace: those that it has, with their values, and those that it lacks."""
 
     space: Any
     read: Callable[[Any], tuple[Any, ...]]
@@ -30,14 +30,14 @@ def _few(names: list[str], space: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def items(space: Any) -> list[Any]:
-    """The elements of a container, by identity: keys and values of a dict, a set in the order of its texts."""
+    """The elements of a container: keys and values of a dict, those of a set sorted by their text."""
     if isinstance(space, dict):
         return [*space, *space.values()]
     return sorted(space, key=repr) if isinstance(space, (set, frozenset)) else list(space)
 
 
 def inside(value: Any) -> tuple[Any, ...] | None:
-    """What a wrapper holds, which stays the same; None for other values."""
+    """The objects inside a wrapper, which never change; None for other values."""
     if isinstance(value, (staticmethod, classmethod)):
         return (value.__func__,)
     if isinstance(value, types.MethodType):

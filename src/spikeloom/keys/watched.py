@@ -1,4 +1,4 @@
-"""watched: what runs while an equation is traced: the code of others, and functions that may tell another thing."""
+"""watched: what runs while an equation is traced: users' code, and functions whose result may change later."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .code import BUILTINS, PLAIN, STATELESS, is_fixed_code, is_numpy, is_ours, 
 _ASKS = re.compile(
     r"(?!is_tensor$|is_storage$)_?(is|are|get|has|initial|current|numpy|tolist|data_ptr|default)(_|$)|seed$|.*_available$"
 )
-"""Functions of torch that tell of a mode, a device or values; all others make tensors of tensors."""
+"""Names of torch functions whose result depends on a mode, a device or values; all others map tensors to tensors."""
 
 
 def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]]:
-    """``run()``, the code of others that ran, and which functions it called that may tell another thing later.
+    """The result of ``run()``, the users' code that ran, and the functions it called whose result may change later.
 
-    An error of the run's is what is found of it.
+    If ``run()`` raises, the error takes the place of the result.
     """
     ran: set[types.CodeType] = set()
     doubts: list[str] = []
@@ -44,7 +44,7 @@ def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]
             doubts.append(f"{body.co_name} {here}")
 
     collects = gc.isenabled()
-    gc.disable()  # callbacks and finalizers of others would run in between
+    gc.disable()  # or callbacks and finalizers would run in between and be noted
     sys.setprofile(hook)
     try:
         found = run()
@@ -58,7 +58,7 @@ def watched(run: Callable[[], Any]) -> tuple[Any, set[types.CodeType], list[str]
 
 
 def _reads_on(body: types.CodeType) -> bool:
-    """Whether a fixed function tells of a mode, or reads all attributes of an object."""
+    """Whether a fixed function's result depends on a mode, or it reads all attributes of an object."""
     return bool(_ASKS.match(body.co_name)) or body.co_name in ("asdict", "astuple")
 
 
@@ -72,9 +72,9 @@ def _importing(frame: Any) -> bool:
 
 
 def _tells_nothing(function: Any) -> bool:
-    """Whether a function in C gives the same for the same arguments."""
+    """Whether a function in C always gives the same result for the same arguments."""
     name, owner = function.__name__, getattr(function, "__self__", None)
-    if isinstance(owner, str) and name.startswith("format"):  # which reads attributes that the text names
+    if isinstance(owner, str) and name.startswith("format"):  # format reads attributes that the text names
         return False
     if isinstance(owner, types.ModuleType) and owner.__name__ == "builtins":
         return name in BUILTINS

@@ -14,8 +14,8 @@ import sys
 
 from torch import Tensor
 
-_HUGE, _MADV_HUGEPAGE = 1 << 21, 14  # bytes of a huge page; the name of the advice in Linux
-_NEVER_KEPT = 1 << 25  # bytes; from here on glibc gives memory back at once, so that it is fresh each time
+_HUGE, _MADV_HUGEPAGE = 1 << 21, 14  # bytes of a huge page; Linux's number of the advice to use them
+_NEVER_KEPT = 1 << 25  # bytes; glibc returns larger blocks at once when freed, so each new one faults its pages in
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER = 2**31 - 1
 
@@ -25,8 +25,8 @@ logger = logging.getLogger("spikeloom")
 def retain_memory() -> bool:
     """Lets this process keep the memory of freed tensors for the next ones (glibc only).
 
-    Resident memory then stays at its peak until :func:`release_memory`. Returns whether it took effect; on other
-    allocators nothing changes, which is said through logging.
+    Resident memory then stays at its peak until :func:`release_memory`. Returns whether it took effect; with
+    other allocators it changes nothing and logs a warning.
     """
     libc = _glibc()
     return libc is not None and bool(libc.mallopt(_M_MMAP_MAX, 0)) and bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER))
@@ -44,10 +44,10 @@ def release_memory() -> bool:
 
 
 def huge_pages(tensor: Tensor) -> Tensor:
-    """Asks Linux to back a large fresh tensor with 2 MB pages: 512 times fewer page faults when it is first written.
+    """Asks Linux to back a large fresh tensor with 2 MB pages, so that its first write causes 512 times fewer faults.
 
-    It does so for tensors of 32 MB or more, whose memory glibc never keeps when they are freed. The memory of smaller
-    ones has been written to before. Returns the tensor.
+    This applies to tensors of 32 MB or more, whose memory glibc never keeps when they are freed. Smaller ones mostly
+    get memory that has been written to before. Returns the tensor.
     """
     size = tensor.nbytes
     if size >= _NEVER_KEPT and (libc := _linux()) is not None:

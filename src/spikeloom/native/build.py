@@ -19,7 +19,7 @@ from typing import Any
 
 ABI = 1
 _FLAGS = "-std=gnu11 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -shared -fPIC"
-_EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # against what CC may ask for
+_EXACT = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only")  # they undo unsafe flags in CC
 _OPTIONAL = ("-march=native -fopenmp", "-mcpu=native -fopenmp", "-march=native", "-mcpu=native", "")  # first that works
 _PROBE = """
 int probe(int n) {
@@ -39,14 +39,14 @@ _loaded: dict[str, ctypes.CDLL] = {}
 
 
 class BuildError(Exception):
-    """There is no working compiler on this machine, or it failed; the message says which."""
+    """There is no working compiler on this machine, or it failed; the message tells which of the two."""
 
 
 def load(source: str) -> ctypes.CDLL:
     """The shared library of ``source``, from memory, from the cache, or compiled now. Raises BuildError."""
     try:
         return _load(source)
-    except BuildError:  # flags that the compiler took once may be of no use any more
+    except BuildError:  # the compiler may no longer accept the flags that it accepted once
         if not _tries_flags_again():
             raise
         return _load(source)
@@ -68,7 +68,7 @@ def _load(source: str) -> ctypes.CDLL:
 
 
 def ready() -> None:
-    """Raises BuildError where there is no working compiler. It is tried once in a process."""
+    """Raises BuildError where there is no working compiler. A process tries the compiler only once."""
     problem = _problem()
     if problem:
         raise BuildError(problem)
@@ -76,7 +76,7 @@ def ready() -> None:
 
 @functools.cache
 def compiled(source: str) -> Any:
-    """The functions of a C source for code that has another way, or None without a compiler."""
+    """The functions of a C source, or None without a compiler; for callers that can do without."""
     try:
         ready()
         return load(source)
@@ -94,7 +94,7 @@ def _problem() -> str:
 
 
 def compiler() -> str | None:
-    """The C compiler, as a shell would start it; None if there is none."""
+    """The command of the C compiler as one line for a shell; None if there is none."""
     words = command()
     return shlex.join(words) if words else None
 
@@ -102,7 +102,7 @@ def compiler() -> str | None:
 def command() -> tuple[str, ...]:
     """The words that start the C compiler: ``CC`` if set, with its arguments, else the first of cc, gcc, clang.
 
-    Empty if there is none.
+    The tuple is empty if there is none.
     """
     named = os.environ.get("CC", "").strip()
     if not named:
@@ -111,7 +111,7 @@ def command() -> tuple[str, ...]:
         return (whole,)
     try:
         first, *arguments = shlex.split(named)
-    except ValueError:  # a quotation mark without another
+    except ValueError:  # a quotation mark is not closed
         return ()
     found = shutil.which(first)
     return (found, *arguments, *(_EXACT if arguments else ())) if found else ()
@@ -137,7 +137,7 @@ def cache_folder() -> Path:
 
 
 def facts() -> dict[str, str]:
-    """What kernels are built with and kept in: compiler, flags, cache; ``problem`` where none can be built."""
+    """The compiler, its flags and the cache folder of kernels; also ``problem`` where none can be built."""
     folder = cache_folder()
     kept = _kept(folder)
     size = sum(f.stat().st_size for f in kept) / 2**20
@@ -150,9 +150,9 @@ def facts() -> dict[str, str]:
 
 
 def clear_cache() -> int:
-    """Removes the kernels and programs kept on the disk, and nothing else; returns how many files that were.
+    """Removes the kernels and programs kept on the disk, and nothing else; returns how many files it removed.
 
-    What this process has loaded stays in use.
+    Kernels that this process has loaded stay in use.
     """
     kept = _kept(cache_folder())
     for file in kept:
@@ -172,7 +172,7 @@ def _private_folder() -> Path:
 
 @functools.cache
 def _toolchain() -> str:
-    """What a binary depends on besides its source, one a line: compiler, flags, processor, system."""
+    """All that a binary depends on besides its source, one a line: compiler, flags, processor, system."""
     found = compiler()
     if found is None:
         named = os.environ.get("CC", "").strip()
@@ -184,7 +184,7 @@ def _toolchain() -> str:
 
 @functools.cache
 def _tools() -> list[str]:
-    """The compiler's version and the flags that it takes, from the disk where the compiler's file has not changed."""
+    """The compiler's version and the flags that it accepts; read from the disk if its file is unchanged."""
     stored = _kept_tools()
     lines = _read_lines(stored)
     if lines is None:
@@ -206,7 +206,7 @@ def _kept_tools() -> Path:
 
 
 def _read_lines(file: Path) -> list[str] | None:
-    """The lines after the first one of a file of this user whose first line is the check sum of the rest, else None."""
+    """The lines after the first, which must be their check sum; None if it is not or the file is not this user's."""
     try:
         digest, _, text = file.read_bytes().partition(b"\n") if is_own(file) else (b"", b"", b"")
     except OSError:
@@ -236,7 +236,7 @@ def _probed_flags() -> list[str]:
     problem = ""
     have = _features().split()
     width = 512 if "avx512f" in have else 256 if "avx2" in have else None
-    # By a processor's name a compiler may choose narrower vectors than it has.
+    # With -march=native a compiler may choose narrower vectors than the processor has.
     widest = (f"{_OPTIONAL[0]} -mprefer-vector-width={width}",) if width else ()
     for optional in (*widest, *_OPTIONAL):
         flags = [*_FLAGS.split(), *optional.split()]
@@ -251,7 +251,7 @@ def _probed_flags() -> list[str]:
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Writes a file of the cache completely or not at all. A cache that cannot be written to is no error."""
+    """Writes a file of the cache completely or not at all. A cache that cannot be written to raises no error."""
     try:
         handle, temporary = tempfile.mkstemp(dir=file.parent)
         with os.fdopen(handle, "w") as opened:
@@ -262,7 +262,7 @@ def replace_text(file: Path, text: str) -> None:
 
 
 def _features() -> str:
-    """The processor's features, since several machines may share a home folder and so the cache in it."""
+    """The processor's features; a binary depends on them, because several machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n")
     except OSError:

@@ -33,7 +33,7 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Through(torch.autograd.Function):
-    """The values ``h`` of a recurrence whose step t has the factor ``a[t]`` for ``h[t-1]``: its gradient over time."""
+    """Returns ``h`` and adds its gradient over time, where ``h[t]`` depends on ``h[t-1]`` by the factor ``a[t]``."""
 
     generate_vmap_rule = True
 
@@ -55,18 +55,18 @@ class _Through(torch.autograd.Function):
 class ParallelLIF(TemporalModule):
     """A LIF with its reset, all steps at once: the spikes are found as a fixed point, ``s = [h(s) >= v_threshold]``.
 
-    With the spikes given, the voltages of all steps are a linear recurrence, which a scan solves in log2(T) passes; the
-    voltages give spikes, and so on. After iteration k the first k steps are right whatever the input, because each step
-    depends on earlier ones alone: it ends after T iterations at the latest, mostly much earlier, when nothing changes.
-    The last iterations then apply the neuron's own equation to all steps until no bit changes, so that the result is
-    that of the sequential neuron exactly. The gradient is that of the sequential neuron, by one scan backwards.
+    For given spikes the voltages of all steps are a linear recurrence, which a scan solves in log2(T) passes. These
+    voltages give new spikes, and so on until no spike changes. Each step depends on earlier ones alone, so after
+    iteration k the first k steps are right: the search takes T iterations at most, and mostly far fewer. The last
+    iterations then apply the neuron's own equation to all steps until no bit changes, so that the result equals that of
+    the sequential neuron exactly. Its gradient is that of the sequential neuron too, computed by one scan backwards.
 
     Args:
         neuron: :class:`spikeloom.IF`, :class:`spikeloom.LIF` or a :class:`spikeloom.Leaky` that resets at once.
 
-    Input and output are ``[T, B, *]``; the states are the neuron's. ``sequence(x, record=("iterations",))`` also says
-    how many iterations it took, as ``[T, B]``, the same number at all steps. On a CPU the kernel of the neuron itself
-    is faster: this is for devices without one, and for long sequences of few neurons there.
+    Input and output are ``[T, B, *]``; the states are the neuron's. ``sequence(x, record=("iterations",))`` also
+    returns how many iterations it took, as ``[T, B]`` with the same number everywhere. On a CPU the kernel of the
+    neuron itself is faster. Use this on devices that have no such kernel, for long sequences of few neurons.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -79,7 +79,7 @@ class ParallelLIF(TemporalModule):
 
     paper = "Yarga and Wood, Accelerating SNNs with Parallelizable LIF Neurons, Neuromorph. Comput. Eng. 5, 2025"
     opaque = True
-    not_carried = ("iterations",)  # an attribute of those that older versions pickled
+    not_carried = ("iterations",)  # modules that older versions pickled have this attribute
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ParallelLIF(TemporalModule):
         return self.neuron.initial_state(*x_t)
 
     def check_record(self, record: tuple[str, ...]) -> None:
-        """Raises ValueError for what is neither a state nor ``iterations``, which a network does not ask for."""
+        """Raises ValueError for a name that is neither a state nor ``iterations``."""
         super().check_record(tuple(name for name in record if name != "iterations"))
 
     def sequence(
@@ -112,7 +112,7 @@ class ParallelLIF(TemporalModule):
             with torch.no_grad():
                 h, iterations = _solve(neuron, wide, v0)
                 slope = _slope(neuron, h)
-            before = torch.cat([v0, _reset(neuron, h)[:-1]])  # its gradient: of the numbers alone
+            before = torch.cat([v0, _reset(neuron, h)[:-1]])  # carries gradients to the neuron's numbers only
             factor = _decay(neuron, h).detach() * torch.cat([torch.zeros_like(v0), slope[:-1]])
             h = _Through.apply(_charge(neuron, wide, before), factor)  # type: ignore[no-untyped-call]
             spikes = neuron.fire(h - neuron.v_threshold)
@@ -136,14 +136,14 @@ def _solve(neuron: Neuron, x: Tensor, v0: Tensor) -> tuple[Tensor, int]:
     spikes = zero
     for _ in range(T):
         iterations += 1
-        kept = torch.cat([v0, neuron.reset_voltage(zero, spikes)[:-1]])  # v = kept + left h
+        kept = torch.cat([v0, neuron.reset_voltage(zero, spikes)[:-1]])  # the voltage after the reset is kept + left h
         left = (neuron.reset_voltage(torch.ones_like(x), spikes) - neuron.reset_voltage(zero, spikes))[:-1]
         h = linear_scan(torch.cat([torch.zeros_like(v0), decay[1:] * left]), rest + decay * kept)
         new = neuron.fire(h - neuron.v_threshold)
         if torch.equal(new, spikes):
             break
         spikes = new
-    for _ in range(T):  # bit by bit
+    for _ in range(T):  # until no bit changes
         exact = _charge(neuron, x, torch.cat([v0, _reset(neuron, h)[:-1]]))
         if torch.equal(exact, h):
             break
@@ -160,7 +160,7 @@ def _charge(neuron: Neuron, x: Tensor, v: Tensor) -> Tensor:
 
 
 def _slope(neuron: Neuron, h: Tensor) -> Tensor:
-    """Derivative of :func:`_reset` by h."""
+    """The derivative of :func:`_reset` by h."""
     if neuron.reset == "none":
         return torch.ones_like(h)
     u, surrogate = h - neuron.v_threshold, neuron.surrogate
@@ -171,7 +171,7 @@ def _slope(neuron: Neuron, h: Tensor) -> Tensor:
 
 
 def _decay(neuron: Neuron, like: Tensor) -> Tensor:
-    """The factor of the voltage in the next one."""
+    """The factor by which the voltage enters the next step's."""
     zero = torch.zeros_like(like)
     return _charge(neuron, zero, torch.ones_like(like)) - _charge(neuron, zero, zero)
 
@@ -195,18 +195,18 @@ class _Decaying(Neuron):
 
 
 class AssociativeLeaky(TemporalModule):
-    """Spikes of a matrix that decays as its input says: ``S[t] = S[t-1] diag(a[t]) + v[t] k[t]^T``.
+    """Spikes of a matrix whose decay depends on the input: ``S[t] = S[t-1] diag(a[t]) + v[t] k[t]^T``.
 
     Args:
         in_features: size of the input.
         d_value, d_key: rows and columns of S; v has ``d_value`` values, k and a have ``d_key``.
         query: multiply the spikes of S by a matrix ``Q[t]``, ``[d_key, d_value]``, that is linear in the input.
-        v_threshold, strict, surrogate: of the spikes ``[S >= v_threshold]``.
+        v_threshold, strict, surrogate: how ``[S >= v_threshold]`` spikes, see :class:`spikeloom.Neuron`.
 
     The input is ``[T, B, in_features]``; the output is ``[T, B, d_value d_value]`` with a query, else the spikes ``[T,
     B, d_value d_key]``. The state ``v`` is S, ``[B, d_value, d_key]``, zeros at rest. Products are computed for all
-    steps at once, the recurrence in one kernel where there is one. snnTorch's ``AssociativeLeaky`` divides by products
-    of decays, which are lost in rounding after some dozen steps.
+    steps at once, and the recurrence runs in one kernel where there is one. snnTorch's ``AssociativeLeaky`` divides by
+    products of decays, which rounding destroys after some dozen steps.
 
     >>> import torch
     >>> import spikeloom as sl

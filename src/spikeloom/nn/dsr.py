@@ -25,7 +25,7 @@ from ..neuron import Neuron
 
 
 class _Rated(Neuron):
-    """The forward pass of DSR's neurons: it fires ``v_threshold`` at ``alpha v_threshold``."""
+    """The forward pass of DSR's neurons: at ``alpha v_threshold`` they fire a spike of height ``v_threshold``."""
 
     is_binary = False
     least: Tensor
@@ -48,7 +48,7 @@ class _Rated(Neuron):
 
 
 class _ByRate(TemporalModule):
-    """What DSRIF and DSRLIF share. ``tau``: membrane time constant (infinite for IF), ``dt``: a step in its unit."""
+    """The base of both neurons. ``tau`` is the membrane time constant, infinite for IF; ``dt`` a step in its unit."""
 
     paper = "Meng et al., Training Low-Latency SNNs by Differentiation on Spike Representation, CVPR 2022"
     opaque = True
@@ -67,7 +67,7 @@ class _ByRate(TemporalModule):
         self.neuron = _Rated(v_threshold, alpha, least, math.exp(-dt / tau))
 
     def initial_state(self, *x_t: Any) -> State:
-        """Zeros."""
+        """The neuron's state at rest: zeros."""
         return self.neuron.initial_state(*x_t)
 
     def sequence(
@@ -86,7 +86,7 @@ class _ByRate(TemporalModule):
         """The rate that the input stands for, ``[B, *]``."""
         wide = masked(x, lengths).to(state_dtype(x.dtype))
         steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
-        age = duration(x, lengths) - 1 - steps  # of each sample from its own end, or long padding leaves no weight
+        age = duration(x, lengths) - 1 - steps  # from each sample's own end: from T, padding would shrink all weights
         weights = masked(torch.exp(-self.dt / self.tau * age.to(wide.dtype)), lengths)
         leak = 1.0 if math.isinf(self.tau) else self.tau
         total = trailing(weights.sum(0), x.ndim - 1)
@@ -104,10 +104,11 @@ class DSRIF(_ByRate):
 
     Args:
         v_threshold: initial value of the threshold, ``neuron.v_threshold``, which is learned and is the spikes' height.
-        alpha: fires at ``alpha v_threshold``.
-        least: the threshold is not less than this.
+        alpha: the neuron fires at ``alpha v_threshold``.
+        least: lower bound of the threshold.
 
-    Input and output ``[T, B, *]``; state ``v``. The gradient is that of one call: split runs share the forward pass.
+    Input and output are ``[T, B, *]``; the state is ``v``. A run that is split into several calls has the same output,
+    but each call's gradient comes from the rate of its own steps.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -132,8 +133,8 @@ class DSRLIF(_ByRate):
         dt: length of a step in the same unit.
         v_threshold, alpha, least: see :class:`DSRIF`.
 
-    Input and output ``[T, B, *]``; state ``v``. SpikingJelly's ``DSRLIFNode`` spreads the gradient evenly over the
-    steps of the input; here it has the weights of r, whose gradient it is.
+    Input and output are ``[T, B, *]``; the state is ``v``. SpikingJelly's ``DSRLIFNode`` spreads the gradient evenly
+    over the steps of the input; here each step gets its weight in r.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -23,7 +23,7 @@ from ..surrogate import Sigmoid, Surrogate
 
 
 class _Gated(Neuron):
-    """The step of GLIF, of an input that has passed its gate. All numbers are learned as logits."""
+    """One step of GLIF for an input that has passed its gate. All numbers are learned as logits."""
 
     def __init__(self, surrogate: Surrogate, **logits: nn.Parameter) -> None:
         super().__init__(surrogate=surrogate)
@@ -41,18 +41,18 @@ class _Gated(Neuron):
 
 class GLIF(TemporalModule):
     """Gated LIF: ``v[t] = (1 - a (1 - tau)) v[t-1] (1 - c s[t-1]) - (1 - a) leak + x[t] (1 - b (1 - g[t])) - (1 - c)
-    v_subreset s[t-1]``, fires at ``v_threshold``.
+    v_subreset s[t-1]``; it fires at ``v_threshold``.
 
     Args:
-        T: number of steps; the conductances g are those of T steps.
-        features: channels (dimension 1 of the step), each with numbers of its own; None: one for all.
+        T: number of steps; each has a conductance g of its own.
+        features: number of channels (dimension 1 of the step), each with numbers of its own; with None all share them.
         tau, v_threshold, conduct: initial values, from 0 to 1.
         leak, v_subreset: initial values, from 0 to 1; None is ``v_threshold / (2 T)`` and ``v_threshold``.
         surrogate: see :class:`spikeloom.Neuron`; None is ``Sigmoid(4)``.
 
-    All are learned, as logits (``alpha`` and so on are parameters whose logistic function is the value). The gates
-    begin next to 1/2, drawn from torch's generator. Input and output ``[T, B, *]``. States ``v`` and ``s``, and
-    ``step``, ``[B]``: how many steps each sample has seen. Raises ValueError beyond step T.
+    All are learned as logits, in parameters such as ``alpha``, whose logistic function is the value. The gates begin
+    near 1/2, drawn from torch's generator. Input and output are ``[T, B, *]``. The states are ``v``, ``s``
+    and ``step``, ``[B]``, the number of steps that each sample has seen. Beyond step T the neuron raises ValueError.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -101,7 +101,7 @@ class GLIF(TemporalModule):
         self.recordable = self.neuron.recordable
 
     def initial_state(self, *x_t: Any) -> State:
-        """Zeros."""
+        """The state at rest: zeros."""
         x = x_t[0]
         return {**self.neuron.initial_state(x), "step": torch.zeros(x.shape[0], dtype=torch.long, device=x.device)}
 

@@ -15,14 +15,13 @@ class Inhibition(Option):
     """Winner takes all: ``s = [u >= 0]`` where ``u = h - v_threshold`` is the largest, 0 elsewhere; then the reset.
 
     Args:
-        neuron: one that fires once a step.
-        among: ``"channels"``: the neurons along dimension 1 of the step, at each place for itself; ``"all"``: all
-            neurons of a sample.
+        neuron: a neuron that fires at most once a step.
+        among: which neurons compete: ``"channels"``, those along dimension 1 of the step, separately at each place; or
+            ``"all"``, all neurons of a sample.
 
-    The others do not fire and are not reset. Of equal ones the first wins. Gradients pass through the winner alone. The
-    neurons of a sample depend on each other, so this runs as a PyTorch loop. Input and output are ``[T, B, C, *]``; the
-    states are the neuron's. snnTorch's ``inhibition=True`` resets the losers that are above their threshold all the
-    same.
+    The others do not fire and are not reset. Among equal ones the first wins. Gradients pass through the winner alone.
+    The neurons of a sample depend on each other, so this runs as a PyTorch loop. Input and output are ``[T, B, C, *]``;
+    the states are the neuron's. snnTorch's ``inhibition=True`` also resets losers that are above their threshold.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -45,7 +44,7 @@ class Inhibition(Option):
 
         def the_largest(u: Tensor) -> Tensor:
             rows = u if self.among == "channels" else u.flatten(1)
-            if rows.shape[1] == 0:  # nobody to win
+            if rows.shape[1] == 0:  # there is no neuron that could win
                 return u
             winner = torch.zeros_like(rows, dtype=torch.bool).scatter(1, rows.argmax(1, keepdim=True), True)
             return torch.where(winner.view_as(u), u, -torch.ones_like(u))  # below any threshold

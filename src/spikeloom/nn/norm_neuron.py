@@ -18,16 +18,16 @@ class NormNeuron(TemporalModule):
 
         y[t] = neuron((x[t] - mean) / sqrt(var + eps) * weight + bias)
 
-    mean and var over T, B and space in training, the running ones in eval mode. A network finds such neighbours in an
-    ``nn.Sequential`` by itself; this module is for a model with a forward of its own.
+    In training, mean and var are taken over T, B and space; in eval mode they are the running ones. A network finds
+    such neighbours in an ``nn.Sequential`` by itself; this module is for a model with a forward of its own.
 
     Args:
         bn: ``nn.BatchNorm1d``, ``2d`` or ``3d``; its parameters, running statistics and ``state_dict`` stay its own.
         neuron: any neuron, with options around it or without.
 
     Input and output are ``[T, B, C, *]``; state and recordings are the neuron's. The normalised tensor is neither
-    written nor saved. Hooks on ``bn`` run, and then it runs by itself. Hooks on ``neuron`` do not, since its step is no
-    call: put them on the NormNeuron. Raises TypeError for other modules.
+    written nor saved. Where ``bn`` has hooks, it runs as a layer of its own so that they run. Hooks on ``neuron``
+    do not run, because it is never called: put them on the NormNeuron. Other modules raise TypeError.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -80,7 +80,7 @@ class NormNeuron(TemporalModule):
         return self.neuron.step(self.bn(x_t[0]), state=state)
 
     def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
-        """The neuron's, with the batch norm before it."""
+        """The neuron's run, prepared with the batch norm before it; None where it cannot be."""
         return None if previous is not None else prepare(self.neuron, x, previous=self.bn, last=last)
 
     def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor:

@@ -20,15 +20,15 @@ from ..neuron import LI
 
 
 class OTTT(TemporalModule):
-    """A layer whose weights learn from traces of its input: ``trace[t] = (1 - 1/tau) trace[t-1] + x[t]`` stands for
-    ``x[t]`` in their gradient. Output and gradient of the input are those of the layer.
+    """A layer whose weights learn from traces of its input: ``trace[t] = (1 - 1/tau) trace[t-1] + x[t]`` replaces
+    ``x[t]`` in the gradient of the weights. Output and gradient of the input are those of the layer.
 
     Args:
-        layer: an affine layer as ``nn.Linear`` or ``nn.Conv2d``, on ``[B, *]``; nothing that keeps statistics.
-        tau: time constant of the trace in steps; that of the neurons.
+        layer: an affine layer on ``[B, *]`` that keeps no statistics, such as ``nn.Linear`` or ``nn.Conv2d``.
+        tau: time constant of the trace in steps; use that of the neurons.
 
     With :class:`spikeloom.options.SLTT` around the neurons between such layers a network is trained online: gradients
-    need no memory of earlier steps but the traces. The input is ``[T, B, *]``; the state ``v`` is the trace, zeros at
+    need no memory of earlier steps but for traces. The input is ``[T, B, *]``; the state ``v`` is the trace, zeros at
     rest. SpikingJelly's ``GradwithTrace`` takes the trace from the neuron before; here the layer keeps it.
 
     >>> import torch

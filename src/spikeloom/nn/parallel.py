@@ -24,14 +24,14 @@ from ..surrogate import ATan, Surrogate
 
 class PSN(TemporalModule):
     """Parallel spiking neuron: ``h = W x + b`` over time, ``s = [h >= 0]``. W is ``[T, T]`` and sees the future: the
-    neuron is not causal, so that streams and split runs raise.
+    neuron is not causal, so streams and split runs raise.
 
     Args:
         T: number of steps of every sequence.
         surrogate: see :class:`spikeloom.Neuron`; None is ``ATan(2)``.
 
-    ``weight`` begins as in ``nn.Linear(T, T)``, ``bias`` at -1 (a threshold of 1). Input and output ``[T, B, *]``.
-    Raises ValueError for another T, with lengths or with a state.
+    ``weight`` begins as in ``nn.Linear(T, T)``, ``bias`` at -1 (a threshold of 1). Input and output are ``[T, B, *]``.
+    The neuron raises ValueError for another T, with lengths or with a state.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -53,7 +53,7 @@ class PSN(TemporalModule):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def weights(self) -> Tensor:
-        """``[T, T]``: what step t (row) takes from step k (column)."""
+        """The weight, ``[T, T]``, with which step t (row) takes the input of step k (column)."""
         return self.weight
 
     def sequence(
@@ -88,8 +88,8 @@ class MaskedPSN(PSN):
     rest, and ``step``, ``[B]``: how many steps each sample has seen. Beyond step T it raises ValueError. Below
     ``lam = 1`` there is no state.
 
-    ``lam`` travels with the weights: it is loaded where both neurons were constructed with the same one, and another
-    one raises.
+    Checkpoints hold ``lam``. It is loaded where both neurons were constructed with the same one; loading raises where
+    they were not.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -125,11 +125,11 @@ class MaskedPSN(PSN):
         return self.lam == 1.0
 
     def weights(self) -> Tensor:
-        """``[T, T]``, masked."""
+        """The masked weights, ``[T, T]``."""
         return self.weight * (self.lam * self.band + (1 - self.lam))
 
     def initial_state(self, *x_t: Any) -> State:
-        """``order - 1`` inputs of zero, and no step yet; None below ``lam = 1``."""
+        """The state before the first step: ``order - 1`` inputs of zero, and step 0; None below ``lam = 1``."""
         if not self.causal:
             return None
         x = x_t[0]
@@ -155,7 +155,7 @@ class MaskedPSN(PSN):
         h = trailing(self.bias.to(x.dtype)[at], x.ndim)
         for i in range(self.order):
             ago = self.order - 1 - i
-            weight = self.weight.diagonal(-ago).to(x.dtype)[(at - ago).clamp(min=0)]  # before step 0 it meets zeros
+            weight = self.weight.diagonal(-ago).to(x.dtype)[(at - ago).clamp(min=0)]  # inputs before step 0 are zeros
             h = h + trailing(weight, x.ndim) * seen[i : i + T]
         return self.surrogate(h), {"seen": _last(seen, self.order), "step": begin + T}
 
@@ -175,8 +175,8 @@ class SlidingPSN(TemporalModule):
         order: number of steps, the present one included, that a step sees.
         surrogate: see :class:`spikeloom.Neuron`; None is ``ATan(2)``.
 
-    ``weight`` begins at ``2^-(steps ago)``, ``bias`` at -1. Input and output ``[T, B, *]``; the state holds the last
-    ``order - 1`` inputs, ``[B, order - 1, *]``, zeros at rest.
+    ``weight`` begins at ``2^-(steps ago)``, ``bias`` at -1. Input and output are ``[T, B, *]``; the state holds the
+    last ``order - 1`` inputs, ``[B, order - 1, *]``, zeros at rest.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -197,7 +197,7 @@ class SlidingPSN(TemporalModule):
         self.bias = nn.Parameter(torch.tensor(-1.0))
 
     def initial_state(self, *x_t: Any) -> State:
-        """``order - 1`` inputs of zero."""
+        """The state before the first step: ``order - 1`` inputs of zero."""
         return _no_inputs(x_t[0], self.order)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
@@ -230,5 +230,5 @@ def _no_inputs(x_t: Tensor, order: int) -> Tensor:
 
 
 def _last(seen: Tensor, order: int) -> Tensor:
-    """The inputs that later steps see, ``[B, order - 1, *]``, of all ``[steps, B, *]``."""
+    """The last ``order - 1`` inputs, which later steps see, as ``[B, order - 1, *]``, from ``[steps, B, *]``."""
     return seen[seen.shape[0] - order + 1 :].transpose(0, 1)

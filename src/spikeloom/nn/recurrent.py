@@ -16,7 +16,7 @@ class OneToOne(nn.Module):
     """Feedback of each neuron (or channel) to itself alone: ``w y``.
 
     Args:
-        features: number of channels, or 1 for one weight for all.
+        features: number of channels; with 1 all share one weight.
         weight: initial value.
     """
 
@@ -25,7 +25,7 @@ class OneToOne(nn.Module):
         self.weight = nn.Parameter(torch.full((features,), weight))
 
     def forward(self, y: Tensor) -> Tensor:
-        """``[B, C, *]``, the same shape."""
+        """The feedback of ``y`` ``[B, C, *]``, in the same shape."""
         if len(self.weight) not in (1, y.shape[1]):
             raise ValueError(f"OneToOne: {len(self.weight)} weights do not fit the channels of {list(y.shape)}")
         return y * self.weight.to(y.dtype).reshape(-1, *(1,) * (y.ndim - 2))
@@ -36,7 +36,7 @@ class ILC(nn.Module):
 
     Args:
         groups: number of groups.
-        size: neurons of a group; the step is ``[B, groups size]``.
+        size: number of neurons in a group; the step is ``[B, groups size]``.
 
     ``Recurrent(neuron, ILC(act_dim, dec_pop_dim))`` is SpikingJelly's ``ILCIFNode`` and its kin.
     """
@@ -54,7 +54,7 @@ class ILC(nn.Module):
             nn.init.uniform_(parameter, -(size**-0.5), size**-0.5)
 
     def forward(self, y: Tensor) -> Tensor:
-        """``[B, groups size]``, the same shape."""
+        """The feedback of ``y`` ``[B, groups size]``, in the same shape."""
         if y.ndim != 2 or y.shape[1] != self.groups * self.size:
             raise ValueError(f"ILC: expected [B, {self.groups * self.size}], got {list(y.shape)}")
         back = torch.einsum("bgi,goi->bgo", y.unflatten(1, (self.groups, self.size)), self.weight)
@@ -69,11 +69,11 @@ class Recurrent(TemporalModule):
         feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
             ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
 
-    Input and output are ``[T, B, *]``, of one dtype, in which the feedback comes back too. The states are the neuron's
-    and ``fed_back``, the last output. Steps are computed one after the other: the feedback needs the spikes. snnTorch's
+    Input, output and feedback are ``[T, B, *]`` of one dtype. The states are the neuron's and ``fed_back``, the last
+    output. Steps are computed one after the other, because each needs the spikes of the one before. snnTorch's
     ``RLeaky`` and ``RSynaptic`` are this with :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
 
-    Raises ValueError when the feedback has another shape than the input.
+    A feedback whose shape is not the input's raises ValueError.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -41,7 +41,7 @@ class _Layer(nn.Module):
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
 
     def back(self, h: Tensor) -> Tensor:
-        """``U h``, in the dtype of the state h whatever the weights and autocast compute in."""
+        """``U h`` in the dtype of the state h, whichever dtype the weights have or autocast computes in."""
         product: Tensor = self.linear_hh(h.to(self.linear_hh.weight.dtype))
         return product.to(h.dtype)
 
@@ -50,15 +50,16 @@ class SpikingRNN(TemporalModule):
     """A recurrent network whose hidden state spikes: ``h = S(W x + U h)``.
 
     Args:
-        input_size, hidden_size, num_layers, bias, bidirectional: as ``nn.RNN``.
+        input_size, hidden_size, num_layers, bias, bidirectional: as in ``nn.RNN``.
         dropout: probability between layers in training.
-        same_mask: one dropout mask for all steps of a sequence.
+        same_mask: whether all steps of a sequence share one dropout mask.
         surrogate: gradient of S; None is ``Erf(2)``.
 
-    Input ``[T, B, input_size]``, output ``[T, B, hidden_size]`` (twice that if bidirectional) of the last layer, in the
-    dtype of the input. The state is a list with a tuple of tensors ``[B, hidden_size]`` for each layer, float64 for
-    float64 input and float32 for any other, under autocast too. A bidirectional network is not causal:
-    streams and split runs raise. With lengths, the backward direction begins at each sample's last step.
+    The input is ``[T, B, input_size]``; the output is that of the last layer, ``[T, B, hidden_size]`` (or ``2
+    hidden_size`` if bidirectional), in the dtype of the input. The state is a list with a tuple of tensors ``[B,
+    hidden_size]`` for each layer. States are float64 for float64 input and float32 for any other, under autocast too. A
+    bidirectional network is not causal: streams and split runs raise. With lengths, its backward direction begins at
+    each sample's last step.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -68,7 +69,7 @@ class SpikingRNN(TemporalModule):
     """
 
     paper = "Lotfi Rezaabad and Vishwanath, Long Short-Term Memory Spiking Networks and Their Applications, ICONS 2020"
-    not_carried = ("dropout", "same_mask")  # which are of training alone
+    not_carried = ("dropout", "same_mask")  # they matter in training only
     gates, parts = 1, 1
 
     def __init__(
@@ -153,7 +154,7 @@ class SpikingRNN(TemporalModule):
     def _run(
         self, x: Tensor, layer: _Layer, states: tuple[Tensor, ...], going: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        product = layer.linear_ih(x).to(states[0].dtype)  # one for all steps
+        product = layer.linear_ih(x).to(states[0].dtype)  # one product serves all steps
         outputs, places = [], through_steps()
         for t, x_t in enumerate(product.unbind(0)):
             if places is not None:
@@ -218,14 +219,14 @@ class SpikingLSTM(SpikingRNN):
 
     Args:
         all: see :class:`SpikingRNN`.
-        cell: ``"gates"``, or ``"membrane"``: gates as in ``nn.LSTM``, and the hidden state h is a membrane whose spikes
-            ``[h >= v_threshold]`` are the output (snnTorch's ``SLSTM``).
+        cell: with ``"gates"`` the gates spike; with ``"membrane"`` they are those of ``nn.LSTM``, and the hidden state
+            h is a membrane whose spikes ``[h >= v_threshold]`` are the output (snnTorch's ``SLSTM``).
         candidate: surrogate of g; None is ``surrogate``.
-        v_threshold, reset, strict: of the membrane. A reset comes one step after the spike: ``"soft"`` subtracts
-            v_threshold from h, ``"hard"`` sets h to 0, ``"none"`` does nothing.
+        v_threshold, reset, strict: how the membrane fires and resets. A reset comes one step after the spike:
+            ``"soft"`` subtracts v_threshold from h, ``"hard"`` sets h to 0, ``"none"`` does nothing.
 
-    The gradient of the minimum passes straight through. The default surrogate of a membrane is ``ATan(2)``. States are
-    ``(h, c)`` for each layer. Unlike snnTorch's, the memory is kept when input and hidden sizes differ.
+    The gradient passes straight through the minimum. The default surrogate of a membrane is ``ATan(2)``. The states are
+    ``(h, c)`` for each layer. Unlike in snnTorch, the memory is kept when input and hidden sizes differ.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -281,7 +282,7 @@ def membrane_lstm(
     strict: bool,
     pool: Callable[[Tensor], Tensor] = lambda h: h,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """An LSTM step on gates i, f, g, o before their functions: spikes of ``pool(h)``, and ``(h, c)``."""
+    """One LSTM step from the gates i, f, g, o before their activation: the spikes of ``pool(h)``, and ``(h, c)``."""
     i, f, g, o = gates
     before = h
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -302,13 +303,14 @@ class SConv2dLSTM(TemporalModule):
     tanh(g); h = sigmoid(o) tanh(c)``; output ``[pool(h) >= v_threshold]``.
 
     Args:
-        in_channels, out_channels, kernel_size, bias: of the convolution, which keeps height and width; the size is odd.
-        max_pool, avg_pool: size of a pooling of h before the threshold; one of them at most.
+        in_channels, out_channels, kernel_size, bias: as in ``nn.Conv2d``; the kernel size is odd, so that the
+            convolution keeps height and width.
+        max_pool, avg_pool: size of a pooling of h before the threshold; at most one of them is given.
         v_threshold, reset, strict: see :class:`SpikingLSTM`.
         surrogate: see :class:`spikeloom.Neuron`; None is ``ATan(2)``.
 
-    Input ``[T, B, in_channels, H, W]``, output ``[T, B, out_channels, H', W']``; states ``h`` and ``c``, zeros at rest.
-    Dtypes are those of :class:`SpikingRNN`.
+    The input is ``[T, B, in_channels, H, W]``, the output ``[T, B, out_channels, H', W']``. The states ``h`` and ``c``
+    are zeros at rest. Dtypes are those of :class:`SpikingRNN`.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -13,28 +13,29 @@ from ..kernel.backend import chosen, transformed
 from .synapses import Places, available, times
 
 SPARSE = 0.06
-"""Synapses per pair of neurons up to which products are sums over synapses on a CPU, forward and backward."""
+"""Synapses per pair of neurons. Up to this density a CPU sums over synapses, forward and backward."""
 
 
 class SparseLinear(nn.Module):
     """``y = W x + b`` where W has values at given places only. Values and gradients exist for these synapses alone.
 
     Args:
-        in_features, out_features: as ``nn.Linear``.
-        mask: boolean ``[out_features, in_features]``: where there is a synapse.
+        in_features, out_features: as in ``nn.Linear``.
+        mask: boolean ``[out_features, in_features]``, True where there is a synapse.
         density: share of synapses that exist, drawn at random, above 0 and at most 1.
         fan_in: number of synapses of each output, drawn at random.
-        seed: of the random connections; the same seed gives the same ones everywhere.
+        seed: seed of the random connections; the same seed gives the same ones everywhere.
         bias: whether there is a bias.
 
-    Exactly one of mask, density and fan_in is given. ``weight`` is a vector, a value for each synapse, row by row; each
-    begins uniform in +-1/sqrt(fan-in of its output). ``synapses``, a buffer, holds their places, so that a
-    checkpoint brings its connections along. Input ``[*, in_features]``, output ``[*, out_features]``.
+    Exactly one of mask, density and fan_in is given. ``weight`` is a vector with one value per synapse, row by row;
+    each begins uniform in +-1/sqrt(fan-in of its output). The buffer ``synapses`` holds their places, so that a
+    checkpoint brings its connections along. The input is ``[*, in_features]``, the output ``[*, out_features]``.
 
     On a CPU and up to a density of 6 %, products and gradients are sums over the synapses (second derivatives need
-    ``sl.backend("eager")``). Else the layer is a dense one with zeros, and computes from bits where spikes are bits.
+    ``sl.backend("eager")``). Otherwise the layer multiplies by the dense matrix with zeros, and reads packed spikes as
+    bits.
 
-    Raises ValueError for a mask of another shape, a density or a fan-in out of range.
+    A mask of another shape, or a density or fan-in out of range, raises ValueError.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -79,14 +80,14 @@ class SparseLinear(nn.Module):
 
     @property
     def mask(self) -> Tensor:
-        """Boolean ``[out_features, in_features]``: where there is a synapse."""
+        """Boolean ``[out_features, in_features]``, True where there is a synapse."""
         there = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=self.synapses.device)
         there[self.synapses] = True
         return there.view(self.out_features, self.in_features)
 
     @property
     def density(self) -> float:
-        """Synapses that exist, per pair of neurons."""
+        """The number of synapses per pair of neurons."""
         return len(self.synapses) / (self.in_features * self.out_features)
 
     def dense_weight(self) -> Tensor:
@@ -95,7 +96,7 @@ class SparseLinear(nn.Module):
         return whole.index_put((self.synapses,), self.weight).view(self.out_features, self.in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[*, in_features]`` to ``[*, out_features]``."""
+        """Maps ``[*, in_features]`` to ``[*, out_features]``."""
         if x.shape[-1] != self.in_features:
             raise ValueError(f"SparseLinear: expected [*, {self.in_features}], got {list(x.shape)}")
         if x.ndim < 2 and active() is not None:
@@ -110,7 +111,7 @@ class SparseLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _places_now(self) -> Places:
-        """The places of the synapses as the kernels take them, kept for as long as the synapses are equal to a copy."""
+        """The places of the synapses as the kernels take them, computed again only when the synapses have changed."""
         kept, shape = self._places, (self.out_features, self.in_features)
         if kept is None or kept[1] != shape or not torch.equal(kept[0], self.synapses):
             kept = self._places = self.synapses.clone(), shape, Places.of(self.synapses, *shape)

@@ -57,7 +57,7 @@ PRODUCTS(float)
 PRODUCTS(double)
 """
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-_SMALL = 1 << 17  # multiplications; below it one thread is faster than several
+_SMALL = 1 << 17  # multiplications of a product; with fewer, one thread is faster than several
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Places:
     transposed_starts: Tensor
     rows: Tensor
     order: Tensor
-    """Of the synapses column by column."""
+    """The indices of the synapses, sorted column by column."""
 
     @staticmethod
     def of(synapses: Tensor, outputs: int, inputs: int) -> Places:
-        """From places in the flat matrix ``[outputs, inputs]``, in ascending order."""
+        """The places from ascending indices into the flattened matrix ``[outputs, inputs]``."""
         rows, columns = synapses // inputs, synapses % inputs
         order = columns.argsort(stable=True)
 
@@ -88,12 +88,12 @@ class Places:
 
 
 def available(x: Tensor, weight: Tensor) -> bool:
-    """Whether there are kernels for these."""
+    """Whether there are kernels for this input and weight."""
     return x.is_cpu and x.dtype == weight.dtype and x.dtype in _TYPES and build.compiled(_SOURCE) is not None
 
 
 def times(x: Tensor, weight: Tensor, places: Places) -> Tensor:
-    """``x [B, inputs] @ W^T``, ``[B, outputs]``, with gradient."""
+    """The product ``x [B, inputs] @ W^T``, ``[B, outputs]``, with gradient."""
     y: Tensor = _Times.apply(x, weight, places)  # type: ignore[no-untyped-call]
     return y
 
@@ -101,7 +101,7 @@ def times(x: Tensor, weight: Tensor, places: Places) -> Tensor:
 class _Times(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, places: Places) -> Tensor:
-        ctx.save_for_backward(x, weight)  # spikes of one bit each as they are
+        ctx.save_for_backward(x, weight)  # packed spikes are saved as bits
         ctx.places = places
         return _product(weight, places.starts, places.columns, x * 1 if type(x) is not Tensor else x, places.shape[0])
 

@@ -18,21 +18,21 @@ class Surrogate(Declared, HasConstants):
 
     Args:
         scale: sharpness ``a`` of the derivative; a float (which a :class:`Schedule` may drive), a tensor or
-            an ``nn.Parameter``. Must be positive.
+            an ``nn.Parameter``. It must be positive.
         spiking: ``False`` makes the forward pass the primitive itself, a smooth function whose derivative is
             exactly the surrogate (gradient checks, conversion).
 
     A learnable scale receives ``d primitive / d scale``. With ``strict=True`` the step fires at ``u > 0``
     instead of ``u >= 0``. NaN gives no spike.
 
-    The curve and its options travel in ``state_dict()``, and loading weights into another one raises. A scale that is
-    no parameter is loaded as a buffer is where both were constructed with the same one, and left alone where a
-    :class:`Schedule` drives it.
+    ``state_dict()`` holds the curve and its options; loading weights into another curve raises. A scale that is no
+    parameter is loaded like a buffer where both surrogates were constructed with the same one; where a
+    :class:`Schedule` drives it, loading leaves it alone.
     """
 
     limits: ClassVar = {"scale": POSITIVE}
-    paper: ClassVar[str] = ""  # who described it, for spikeloom.cite
-    scaled: ClassVar[bool] = True  # whether the scale does anything: schedules leave the others alone
+    paper: ClassVar[str] = ""  # the source that spikeloom.cite names; empty if there is none
+    scaled: ClassVar[bool] = True  # whether the scale has an effect; where it has none, schedules leave it alone
     scale: Tensor
 
     def __init__(self, scale: Number, *, spiking: bool = True) -> None:
@@ -47,7 +47,7 @@ class Surrogate(Declared, HasConstants):
         return {"surrogate": kind(self), **self._attributes(), **Declared.constants(self)}
 
     def derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        """ds/du, elementwise."""
+        """The derivative ds/du, elementwise."""
         raise NotImplementedError(f"{type(self).__name__} must define derivative(u, scale)")
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
@@ -55,11 +55,11 @@ class Surrogate(Declared, HasConstants):
         raise NotImplementedError(f"{type(self).__name__} has no primitive; use spiking=True")
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
-        """d primitive / d scale; the default holds for every primitive of the form ``G(a u)``."""
+        """The derivative d primitive / d scale; the default is right for every primitive of the form ``G(a u)``."""
         return u * self.derivative(u, scale) / scale
 
     def forward(self, u: Tensor, strict: bool = False) -> Tensor:
-        """Spikes (0 or 1, in the dtype of u) of ``u``, any shape."""
+        """The spikes of ``u`` of any shape: 0 or 1, in the dtype of u."""
         scale = self.scale
         if not self.spiking:
             return self.primitive(u, scale)

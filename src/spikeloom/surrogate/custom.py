@@ -13,12 +13,12 @@ Curve = Callable[[Tensor, Tensor], Tensor]
 
 
 class Custom(Surrogate):
-    """A surrogate from functions of ``(u, scale)``, which kernels are generated from as from any other.
+    """A surrogate from functions of ``(u, scale)``; kernels are generated from it as from any other.
 
     Args:
-        derivative: g(u), elementwise torch operations.
-        primitive: what g is the derivative of, for ``spiking=False``; None has none.
-        scale_derivative: d primitive / d scale, for a learnable scale; None is ``u g(u) / a``, right for every
+        derivative: g(u), in elementwise torch operations.
+        primitive: the function whose derivative is g, which ``spiking=False`` needs; None if there is none.
+        scale_derivative: d primitive / d scale, for a learnable scale; None is ``u g(u) / a``, which is right for every
             primitive that is a function of ``a u``.
 
     >>> import torch

@@ -1,4 +1,4 @@
-"""Surrogates that draw random numbers. They have no place in a kernel: a neuron with one runs as a PyTorch loop."""
+"""Surrogates that draw random numbers. No kernel can hold one: a neuron with one runs as a PyTorch loop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .base import Surrogate
 
 
 class StochasticSpikeOperator(Surrogate):
-    """``g(u) = 1`` where the neuron fired, else ``a (r - 1/2 + mean)`` with r uniform from 0 to 1. No primitive.
+    """``g(u) = 1`` where the neuron fired, else ``a (r - 1/2 + mean)`` with r uniform from 0 to 1.
 
-    snnTorch's ``SSO``, whose ``variance`` is the scale here.
+    It has no primitive. This is snnTorch's ``SSO``, whose ``variance`` is the scale here.
     """
 
     def __init__(self, scale: Number = 0.2, *, mean: float = 0.0) -> None:
@@ -27,9 +27,9 @@ class StochasticSpikeOperator(Surrogate):
 
 
 class PoissonPass(Surrogate):
-    """A spike with probability ``u``, clipped to [0, 1]; backward 1, as if the rate passed through. No scale.
+    """A spike with probability ``u``, clipped to [0, 1]; the derivative is 1, as if the rate passed through.
 
-    Primitive: ``u``. The argument is a rate: put it behind a neuron whose v_threshold is 0, or use it alone.
+    Primitive: ``u``. It has no scale. Its argument is a rate: use it in a neuron whose v_threshold is 0, or alone.
     """
 
     scaled = False

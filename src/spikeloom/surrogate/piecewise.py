@@ -109,7 +109,7 @@ class LeakyKReLU(Surrogate):
 class LeakySpikeOperator(Surrogate):
     """``g(u) = 1`` where the neuron fired and ``a`` where it did not. Primitive: ``u`` and ``a u``.
 
-    snnTorch's ``LSO``.
+    This is snnTorch's ``LSO``.
     """
 
     def __init__(self, scale: Number = 0.1, *, spiking: bool = True) -> None:
@@ -126,7 +126,7 @@ class LeakySpikeOperator(Surrogate):
 
 
 class Heaviside(Surrogate):
-    """``g(u) = 1`` where the neuron fired, else 0; primitive ``max(u, 0)``. snnTorch's ``heaviside``; no scale."""
+    """``g(u) = 1`` where the neuron fired, else 0; primitive ``max(u, 0)``. It is snnTorch's, and has no scale."""
 
     scaled = False
 
@@ -144,7 +144,7 @@ class Heaviside(Surrogate):
 
 
 class S2NN(Surrogate):
-    """``g(u) = a S(a u) (1 - S(a u))`` below 0 and ``beta / (1 + u)`` above: a long tail for potentials that are high.
+    """``g(u) = a S(a u) (1 - S(a u))`` below 0 and ``beta / (1 + u)`` above: its tail is long for high potentials.
 
     Primitive: ``S(a u)`` and ``beta ln(1 + u) + 1/2``. Suetake et al., S2NN, Neural Networks 2023, arXiv:2201.10879.
     """

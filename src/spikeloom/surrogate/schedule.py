@@ -16,12 +16,12 @@ from .base import Surrogate
 
 
 class Schedule:
-    """Base: ``scale = value(epoch)`` for every surrogate of ``target``.
+    """Base of all schedules: ``scale = value(epoch)`` for every surrogate of ``target``.
 
     Args:
         target: a module (all surrogates inside it are driven) or an iterable of surrogates.
 
-    Raises ValueError if there is no surrogate to drive, or one whose scale is learnable.
+    A target without surrogates, or one with a learnable scale, raises ValueError.
     """
 
     def __init__(self, target: nn.Module | Iterable[Surrogate]) -> None:
@@ -51,11 +51,11 @@ class Schedule:
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs: the epoch, and the numbers of the curve."""
+        """The state for a checkpoint: the epoch, and the numbers of the curve."""
         return {"epoch": self.epoch, **self._curve()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Returns to the epoch of a checkpoint and sets the scales; raises ValueError for that of another curve."""
+        """Returns to the epoch of a checkpoint and sets the scales; the state of another curve raises ValueError."""
         for name, value in self._curve().items():
             if name in state and state[name] != value:
                 raise ValueError(
@@ -72,7 +72,7 @@ class Schedule:
 
     def _set(self) -> None:
         for surrogate in self.surrogates:
-            surrogate.scale = self.scale  # type: ignore[assignment]  # Declared takes floats
+            surrogate.scale = self.scale  # type: ignore[assignment]  # Declared accepts floats
 
 
 class LinearSchedule(Schedule):

@@ -14,7 +14,7 @@ from .base import Surrogate
 class ATan(Surrogate):
     """``g(u) = (a/2) / (1 + (pi a u / 2)^2)``, primitive ``atan(pi a u / 2) / pi + 1/2``; g(0) = a/2.
 
-    Fang et al., Incorporating Learnable Membrane Time Constant..., ICCV 2021. The default of every neuron.
+    Fang et al., Incorporating Learnable Membrane Time Constant..., ICCV 2021. It is the default of neurons.
     """
 
     paper = "Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs, ICCV 2021"
@@ -80,7 +80,8 @@ class Erf(Surrogate):
 class SuperSpike(Surrogate):
     """``g(u) = a / (1 + |u|)^2``, primitive ``a u / (1 + |u|)``; g(0) = a. The scale is the height, not the width.
 
-    The curve of SpikingJelly's ``SuperSpike``; that of Zenke and Ganguli, 2018, has its scale inside: FastSigmoid.
+    This is the curve of SpikingJelly's ``SuperSpike``. That of Zenke and Ganguli, 2018, is FastSigmoid, whose scale is
+    the width.
     """
 
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
@@ -169,7 +170,7 @@ class MultiGaussian(Surrogate):
 
 
 class QPseudoSpike(Surrogate):
-    """``g(u) = w^-a`` with ``w = 1 + 2 |u| / (a - 1)``; g(0) = 1. Its tail is the heavier, the smaller a > 1 is.
+    """``g(u) = w^-a`` with ``w = 1 + 2 |u| / (a - 1)``; g(0) = 1. The smaller a > 1 is, the heavier its tail.
 
     Primitive: ``w^(1-a) / 2`` below 0 and 1 minus that above. Herranz-Celotti and Rouat, arXiv:2202.00282.
     """
