@@ -15,7 +15,7 @@ from ..runs import ConfigError, processor, versions
 
 
 def info(*, clear_cache: bool) -> None:
-    """Prints what there is, or clears the kernel cache."""
+    """Prints versions, devices, compiler, kernel cache and data, or clears the kernel cache."""
     console = Console(soft_wrap=True, highlight=False)
     if clear_cache:
         console.print(f"removed {native.clear_cache()} files; kernels are compiled again when they are needed")
@@ -36,7 +36,7 @@ def info(*, clear_cache: bool) -> None:
 
 
 def names(what: str) -> None:
-    """Prints one list, or all."""
+    """Prints one list of names, or all."""
     lists = {
         "recipes": recipes.NAMES,
         "neurons": catalogue.neurons(),
@@ -55,7 +55,7 @@ def names(what: str) -> None:
 
 
 def summary(name: str) -> str:
-    """What a data set is: title, samples of each split, their shape."""
+    """A line on a data set: its title, the number of samples of each split, their shape."""
     d = data.describe(name)
     sizes = " + ".join("?" if n is None else f"{n:,}" for n in d.counts.values())
     return f"{d.title}; {sizes} samples {d.sample}"

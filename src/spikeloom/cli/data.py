@@ -1,4 +1,4 @@
-"""``spikeloom data``: what is in a file of events, other formats of it, and the data sets on this machine."""
+"""``spikeloom data``: describes and converts files of events, and handles the data sets on this machine."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def verify(name: Annotated[str, typer.Argument(help="A data set.")], root: Root 
 
 
 def facts(recording: data.Recording) -> dict[str, str]:
-    """What :func:`info` prints."""
+    """The lines that :func:`info` prints, by their titles."""
     events = recording.events
     size = " x ".join(map(str, recording.size)) + (" channels" if len(recording.size) == 1 else "")
     where = " (extent of the events; the file does not say)" if recording.measured else ""
@@ -153,7 +153,7 @@ def _draw(recording: data.Recording, path: Path, title: str) -> None:
 
 
 class _Bars:
-    """A bar for each file that is downloaded, checked or unpacked; where stderr is no terminal, a line."""
+    """Shows a bar for each file that is downloaded, checked or unpacked; if stderr is no terminal, a line."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -170,11 +170,11 @@ class _Bars:
 
     @property
     def names(self) -> list[str]:
-        """What was told of, in order."""
+        """The names of the bars, in the order in which they began."""
         return list(self._tasks)
 
     def told(self, name: str, done: int, total: int | None) -> None:
-        """See ``data.Progress``."""
+        """Shows how far a file is; its arguments are those of ``data.Progress``."""
         if name not in self._tasks:
             if self._bars.disable:
                 typer.echo(f"{name} ...", err=True)

@@ -1,4 +1,4 @@
-"""``spikeloom eval``: what a trained network does on a split."""
+"""``spikeloom eval``: measures a trained network on a split."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Writes eval-SPLIT.json and, for a classifier, confusion-SPLIT.png."""
 def evaluate(
     path: Path, *, split: str, out: Path | None, device: str, data_root: str | None, workers: int
 ) -> dict[str, Any]:
-    """Measures, prints and writes; returns the figures."""
+    """Measures the network, prints and writes the figures, and returns them."""
     trained = runs.load(path)
     out = out or trained.folder
-    with held(out) if (out / CONFIG).exists() else nullcontext():  # the folder of a run that may be running
+    with held(out) if (out / CONFIG).exists() else nullcontext():  # the run in this folder may be running
         return _measured(trained, split, out=out, device=device, data_root=data_root, workers=workers)
 
 

@@ -39,20 +39,20 @@ def explain() -> None:
 
 
 class Recipes(TyperGroup):
-    """Finds a recipe by its name, or by the config file or run folder that names it."""
+    """A group of commands that finds a recipe by its name, or by the config file or run folder that names it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The recipes."""
+        """The names of the recipes."""
         return list(recipes.NAMES)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of a recipe; a file's settings are its defaults."""
+        """The command of a recipe, whose defaults are the settings of the file, if one is given."""
         if cmd_name in recipes.NAMES:
             return command(cmd_name, {}, where="", out=Path("runs") / cmd_name)
         path = Path(cmd_name)
         try:
             is_run = (path / CONFIG).exists()
-        except (OSError, ValueError) as problem:  # a name that no file can have
+        except (OSError, ValueError) as problem:  # no file can have this name
             raise ConfigError(f"{shown(cmd_name)}: cannot be read: {getattr(problem, 'strerror', problem)}") from None
         if is_run:
             file, out = path / CONFIG, path
@@ -117,11 +117,11 @@ def train(
     seeds: int,
     init_from: str | None = None,
 ) -> None:
-    """Trains one seed, or several one after the other, whose figures are then in ``summary.json`` too."""
+    """Trains one seed, or several one after the other, whose figures are also written to ``summary.json``."""
     if seeds < 1:
         raise ConfigError(f"seeds must be at least 1, got {seeds}")
     results = []
-    replace(config, seed=config.seed + seeds - 1)  # or the last of many is refused when all others are trained
+    replace(config, seed=config.seed + seeds - 1)  # else a last seed out of range raises after all others trained
     for seed in range(config.seed, config.seed + seeds):
         one = replace(config, seed=seed)
         folder = out if seeds == 1 else out / f"seed-{seed}"
@@ -136,7 +136,7 @@ def train(
 
 
 def _figures(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of each figure of several seeds all values, their mean and their standard deviation."""
+    """All values of each figure over several seeds, with their mean and their standard deviation."""
     found = {}
     for name in results[0]:
         if name not in ("recipe", "seed", "epochs", "steps", "seconds"):
@@ -163,7 +163,7 @@ def _made(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settin
 
 
 def _parameters(kind: type[Settings], given: Mapping[str, Any], panel: str) -> list[inspect.Parameter]:
-    """An option for each field; its default is what the file gives, or the class."""
+    """An option for each field, whose default is the value that the file gives, or else that of the class."""
     types = typing.get_type_hints(kind)
     found = []
     for f in fields(kind):
@@ -181,9 +181,9 @@ def _parameter(name: str, kind: Any, default: Any, text: str, panel: str) -> ins
 
 
 def _unwrapped(text: str) -> str:
-    """A docstring for a terminal of any width: paragraphs in one line each, examples (indented) a paragraph each.
+    """A docstring for a terminal of any width: each paragraph is one line, each indented example a paragraph.
 
-    Quotation marks of code go, and square brackets are no markup.
+    Quotation marks of code are removed, and square brackets are escaped, so that they are no markup.
     """
     text, blocks = escape(text.replace("``", "")), []
     for block in inspect.cleandoc(text).split("\n\n"):

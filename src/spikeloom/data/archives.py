@@ -17,10 +17,10 @@ from .downloads import Progress
 from .errors import DataError
 from .packed import Room, is_gzip
 
-LIMIT = 1 << 40  # bytes that an archive may unpack to
-_BLOCK = 4096  # what a file or a folder takes at least, be it empty
-_HEADER = 1 << 26  # bytes that a part of an archive which is read at once may have
-_DEEP = 200  # folders in each other, those above the archive too
+LIMIT = 1 << 40  # bytes: an archive that unpacks to more is refused
+_BLOCK = 4096  # bytes: each file or folder counts as at least so many, even an empty one
+_HEADER = 1 << 26  # bytes: an archive that needs more of its content in one read is refused
+_DEEP = 200  # a path with more folders than this, those above the archive included, is refused
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _MARK = re.compile(r"\..*\.(unpacked|unpacking)")
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
@@ -34,10 +34,10 @@ def is_archive(name: str) -> bool:
 def unpack(archive: Path, folder: Path, *, limit: int = LIMIT, progress: Progress | None = None) -> None:
     """Unpacks ``archive``, and the archives in it, into ``folder``.
 
-    The content gets its place when all of it is unpacked; a mark, written last, says that it is, so that an interrupted
-    run is done again and a finished one is not. Names that lead out of the folder, links and devices raise
-    :class:`DataError`, and then nothing is left behind. Archives in archives share the room that the outermost has.
-    ``progress`` is told the bytes of the archive that have been read.
+    The content is moved to its place once all of it is unpacked. A mark is written last, so that an interrupted call
+    unpacks again and a finished one does not. Names that lead out of the folder, links and devices raise
+    :class:`DataError`, and then nothing is left behind. Archives inside an archive count against its limit.
+    ``progress`` gets the number of bytes of the archive that have been read.
     """
     mark = folder / f".{archive.name}.unpacked"
     stamp = f"{archive.stat().st_size} bytes"
@@ -61,7 +61,7 @@ def unpack(archive: Path, folder: Path, *, limit: int = LIMIT, progress: Progres
 
 
 def by_hand(archive: Path, folder: Path) -> str:
-    """What to do with an archive that is not unpacked here."""
+    """A message that tells the user to unpack an archive of another kind by hand."""
     return (
         f"{archive}: .rar is not unpacked here; do it with unrar or 7-Zip (of several parts, the first one: "
         f"unrar x {archive.name} {folder}/)"
@@ -88,7 +88,7 @@ def _unpack(archive: Path, folder: Path, room: Room, where: str, progress: Progr
                 _write(_tarred(where, opened_tar), where, folder, room, told)
                 plain.seek(opened_tar.offset)
                 last = plain.read(tarfile.BLOCKSIZE)
-            if not last or last.strip(b"\0"):  # tarfile takes a damaged header for the end
+            if not last or last.strip(b"\0"):  # tarfile mistakes a damaged header for the end
                 raise tarfile.ReadError(f"byte {opened_tar.offset:,}: neither a file nor the end of the archive")
     except DataError:
         raise
@@ -101,7 +101,7 @@ def _unpack(archive: Path, folder: Path, room: Room, where: str, progress: Progr
 
 
 class _Bounded:
-    """A file of which no more is read at once than an archive needs, whatever size a header claims to have."""
+    """A file that refuses to read more at once than a sound archive needs, whatever size a header claims."""
 
     def __init__(self, file: Any) -> None:
         self._file = file

@@ -1,5 +1,5 @@
-"""Readers of the array formats that image data sets come in: IDX, CIFAR batches, NPZ. NumPy only; of pickles nothing is
-taken but plain arrays, strings and numbers.
+"""Readers of the array formats that image data sets come in: IDX, CIFAR batches, NPZ. They need NumPy only, and accept
+nothing from a pickle but plain arrays, strings and numbers.
 
 A file that does not hold what its header says raises :class:`DataError` with the file, the byte and what was expected.
 """
@@ -22,7 +22,7 @@ _PIXELS = 3 * 32 * 32
 
 
 def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[Any]:
-    """The array of an IDX file, plain or gzipped; ``ndim`` is the number of dimensions that it must have.
+    """The array of an IDX file, plain or gzipped; another number of dimensions than ``ndim`` raises.
 
     IDX: two zero bytes, a type byte, the number of dimensions, each size as a big-endian int32, then the values
     (Y. LeCun, the MNIST database).
@@ -39,14 +39,14 @@ def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[Any]:
     dtype = np.dtype(_IDX_TYPES[raw[2]])
     begin, size = 4 + 4 * dims, dtype.itemsize
     for n in shape:
-        size *= n  # Python's integers: a lying header cannot overflow
+        size *= n  # sizes are Python's integers, so that a lying header cannot overflow
     if len(raw) - begin != size:
         raise DataError(
             f"{path}: shape {list(shape)} takes {size:,} bytes after byte {begin}, the file has {len(raw) - begin:,}"
         )
     try:
         values = np.frombuffer(raw, dtype, offset=begin).reshape(shape)
-    except (ValueError, OverflowError) as wrong:  # no values, or more dimensions than arrays have
+    except (ValueError, OverflowError) as wrong:  # the file has no values, or more dimensions than an array can have
         raise DataError(f"{path}: shape {list(shape)} in its header is none of an array ({wrong})") from None
     return values.astype(dtype.newbyteorder("=")) if dtype.byteorder == ">" else values
 
@@ -77,7 +77,7 @@ def read_cifar_python(path: Path, *, labels: str = "labels") -> tuple[NDArray[np
         raise DataError(f"{path}: expected a dictionary with 'data' and {labels!r}, got {_keys(batch)}")
     try:
         data, y = np.asarray(batch["data"]), np.asarray(batch[labels])
-    except (ValueError, TypeError, OverflowError) as wrong:  # lists of lists of different lengths, and the like
+    except (ValueError, TypeError, OverflowError) as wrong:  # such as lists of lists of different lengths
         raise DataError(f"{path}: its data or labels are no arrays ({wrong})") from None
     if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != _PIXELS or y.shape != data.shape[:1]:
         raise DataError(

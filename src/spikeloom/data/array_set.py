@@ -20,7 +20,7 @@ from .storage import Storage
 from .transforms import ToFloat
 
 Arrays = tuple[Tensor, Tensor]
-"""Data ``[N, *]`` and labels ``[N]``."""
+"""The data ``[N, *]`` and the labels ``[N]`` of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class Form:
     """One of the forms in which a data set is published.
 
     Attributes:
-        folders: where the files may lie, below the root, tried in turn.
-        train, test: the files of each split, in the order in which their samples count.
-        read: the arrays of the files of a split.
-        package: the package that the data come with, if no file holds them.
+        folders: the folders below the root where the files may lie, tried in turn.
+        train, test: the files of each split, in the order of their samples.
+        read: the function that makes arrays of the files of a split.
+        package: the package that brings the data, if no file holds them.
     """
 
     read: Callable[[Sequence[Path]], Arrays]
@@ -42,7 +42,7 @@ class Form:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All of its files."""
+        """The files of both splits."""
         return (*self.train, *self.test)
 
 
@@ -51,14 +51,14 @@ class ArraySet:
     """A data set that is read into memory as a whole.
 
     Attributes:
-        name, title: for people.
+        name, title: the name that calls take, and the one that is shown to people.
         sample: the shape of a sample.
-        classes: names of the classes.
-        counts: number of samples of each split.
+        classes: the names of the classes.
+        counts: the number of samples of each split.
         forms: the forms in which it is published.
         source: where it comes from.
         downloads: the files of one of the forms, or an archive of them.
-        train_transform, test_transform: make the default transform of a split.
+        train_transform, test_transform: functions that make the default transform of a split.
         test_size: None where a test split is published, else the number of samples that a seed holds out.
         timed: whether the first dimension of a sample is time.
     """
@@ -78,7 +78,7 @@ class ArraySet:
 
     @property
     def storage(self) -> Storage:
-        """Where its files lie."""
+        """The places of its files on the disk."""
         return Storage(
             name=self.name,
             forms=tuple(form.names for form in self.forms),
@@ -94,12 +94,12 @@ class ArraySet:
 
     @property
     def recorded(self) -> bool:
-        """Samples are tensors, not recordings."""
+        """False: the samples are tensors, not recordings."""
         return False
 
     @property
     def rule(self) -> str:
-        """How train and test are told apart."""
+        """A sentence that says how the samples are split into train and test."""
         if self.test_size is None:
             return "published test split"
         return f"{self.test_size} samples held out, stratified, by seed"
@@ -137,7 +137,7 @@ class ArraySet:
         return Samples(data, labels, classes=self.classes, transform=transform, seed=seed, indices=chosen)
 
     def here(self, root: Path) -> bool:
-        """Whether all files are there, or the package that brings them."""
+        """Whether all files, or the package that brings the data, can be found."""
         packages = [form.package for form in self.forms if form.package]
         if packages:
             return any(importlib.util.find_spec(package) is not None for package in packages)
@@ -154,7 +154,7 @@ class ArraySet:
         return root if self.forms[0].package else self.storage.fetch(root, progress=progress)
 
     def verify(self, root: Path, *, progress: Progress | None) -> list[str]:
-        """What is wrong with the files: checksums of downloads, and all that loading finds."""
+        """The problems of the files: wrong checksums of downloads, and all that loading finds."""
         problems = self.storage.damaged(root, progress=progress)
         for split in ("train", "test"):
             try:
@@ -169,7 +169,7 @@ class ArraySet:
         return form.read([_file(folder, name) for name in names])
 
     def _form(self, root: Path) -> tuple[Form, Path]:
-        """The form in which the files are there, and their folder."""
+        """The form in which the files were found, and their folder."""
         if self.forms[0].package:
             return self.forms[0], root
         folder = self.storage.locate(root)

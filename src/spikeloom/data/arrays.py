@@ -1,4 +1,4 @@
-"""NumPy's files, NPY and NPZ: plain arrays only, and none whose header asks for more than is there."""
+"""NumPy's files, NPY and NPZ. Only plain arrays are read, and none whose header asks for more than the file has."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def npy(raw: bytes, where: str, *, objects: bool = False) -> NDArray[Any]:
     """The array of an NPY file in memory; its header must agree with its size.
 
     Args:
-        objects: take an array of objects too, if they are plain arrays, containers, strings and numbers.
+        objects: whether an array of objects is read too, if they are plain arrays, containers, strings and numbers.
     """
     file = io.BytesIO(raw[: 1 << 17])
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except Exception as broken:  # the header is Python's syntax, with all that can be wrong with that
+    except Exception as broken:  # NumPy parses the header as Python, which can fail in many ways
         what = re.sub(r" at 0x[0-9a-f]+", "", str(broken))
         raise DataError(f"{where}: not a readable NPY file of plain arrays ({what[:200]})") from None
     begin = file.tell()
@@ -41,7 +41,7 @@ def npy(raw: bytes, where: str, *, objects: bool = False) -> NDArray[Any]:
         raise DataError(f"{where}: holds {str(dtype)[:80]}; only plain arrays of numbers are loaded")
     size = dtype.itemsize
     for n in shape:
-        size *= n  # Python's integers: a lying header cannot overflow
+        size *= n  # sizes are Python's integers, so that a lying header cannot overflow
     have = len(raw) - begin
     if size != have or any(n < 0 for n in shape):
         raise DataError(f"{where}: shape {list(shape)} of {dtype} takes {size:,} bytes, {have:,} are there")
@@ -54,7 +54,7 @@ def npy(raw: bytes, where: str, *, objects: bool = False) -> NDArray[Any]:
 def npz(
     file: IO[bytes], size: int, where: str, room: Room, *, names: Sequence[str] | None = None, objects: bool = False
 ) -> dict[str, NDArray[Any]]:
-    """Arrays of an NPZ file of ``size`` bytes by name: all of them, or those ``names``."""
+    """The arrays of an NPZ file of ``size`` bytes by name: all of them, or those in ``names``."""
     try:
         with zipfile.ZipFile(file) as archive:
             entries = {e.filename.removesuffix(".npy"): e for e in archive.infolist() if e.filename.endswith(".npy")}

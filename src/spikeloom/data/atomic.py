@@ -16,5 +16,5 @@ def atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(part)
         part.replace(path)
     finally:
-        with contextlib.suppress(OSError):  # where nothing can be written nothing is left, and the first error counts
+        with contextlib.suppress(OSError):  # the error to report is the first one, not that of this clean-up
             part.unlink()

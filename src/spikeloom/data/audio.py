@@ -1,4 +1,4 @@
-"""Sound as spikes: a filter bank like the cochlea's, and hair cells that fire. Also a reader of WAV files.
+"""Sound as spikes: a filter bank like the cochlea's, hair cells that fire, and a reader of WAV files.
 
 >>> import numpy as np
 >>> from spikeloom.data import Cochlea
@@ -38,7 +38,7 @@ def read_wav(source: str | Path | bytes, *, name: str = "") -> tuple[NDArray[np.
         with wave.open(io.BytesIO(raw)) as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             body = file.readframes(min(file.getnframes(), len(raw)))
-    except Exception as broken:  # of several kinds, some without a word
+    except Exception as broken:  # the wave module raises errors of several kinds, some without a message
         what = str(broken) or type(broken).__name__
         raise DataError(f"{where}: not a readable PCM WAV file ({what}); fetch it again") from broken
     if width not in (1, 2, 3, 4) or not channels or rate <= 0 or len(body) % (width * channels):
@@ -56,7 +56,7 @@ def read_wav(source: str | Path | bytes, *, name: str = "") -> tuple[NDArray[np.
 
 
 def erb(f: ArrayLike) -> NDArray[np.float64]:
-    """Equivalent rectangular bandwidth of the ear at ``f`` Hz: ``24.7 (4.37 f / 1000 + 1)`` (B. R. Glasberg and
+    """Equivalent rectangular bandwidth of the ear at ``f`` Hz, in Hz: ``24.7 (4.37 f / 1000 + 1)`` (B. R. Glasberg and
     B. C. J. Moore, 1990)."""
     return 24.7 * (4.37e-3 * np.asarray(f, np.float64) + 1)
 
@@ -74,15 +74,15 @@ class Cochlea:
        subtraction, found for all times at once.
 
     Args:
-        channels: number of hair cells.
-        rate: samples per second of the waveform.
-        low, high: Hz, of the lowest and the highest centre; None is 0.45 of the rate, at most 8 kHz.
+        channels: the number of hair cells.
+        rate: the samples per second of the waveform.
+        low, high: the lowest and the highest centre frequency in Hz; None is 0.45 of the rate, at most 8 kHz.
         bank: ``"gammatone"`` (R. D. Patterson et al., 1987) or ``"mel"``.
-        gain: spikes per second at a drive of 1.
-        compression: exponent; 1 is linear.
-        adaptation: from 0, none, to 1, where a steady sound ends in silence.
-        memory, smooth: seconds.
-        level: the waveform is scaled to this root mean square first; None leaves it.
+        gain: the spikes per second at a drive of 1.
+        compression: the exponent of step 2; 1 is linear.
+        adaptation: the factor of step 2, from 0, no adaptation, to 1, where a steady sound ends in silence.
+        memory, smooth: the time constants of step 2 in seconds.
+        level: the root mean square to which the waveform is scaled first; None leaves it as it is.
     """
 
     channels: int = 64
@@ -111,7 +111,7 @@ class Cochlea:
 
     @property
     def top(self) -> float:
-        """Hz of the highest centre."""
+        """The highest centre frequency, Hz."""
         return min(0.45 * self.rate, 8000.0) if self.high is None else self.high
 
     @functools.cached_property
@@ -135,7 +135,7 @@ class Cochlea:
         return Recording(events, (self.channels,), "cochlea")
 
     def drive(self, waveform: ArrayLike) -> tuple[NDArray[np.float64], float]:
-        """What drives the hair cells, ``[channels, steps]`` of at least 0, and the seconds of a step."""
+        """The drive of the hair cells, ``[channels, steps]`` from 0 up, and the length of a step in seconds."""
         x = np.asarray(waveform, np.float64)
         if x.ndim != 1 or not np.isfinite(x).all():
             raise DataError(f"Cochlea: expected a finite waveform [L], got {list(x.shape)}")
@@ -185,7 +185,7 @@ class Cochlea:
         edges[0], edges[-1] = (_hertz(_mel(self.centres[k]) + s * apart) for k, s in ((0, -1), (-1, 1)))
         left, mid, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
         triangles = np.maximum(np.minimum((f - left) / (mid - left), (right - f) / (right - mid)), 0)
-        empty = triangles.sum(1) == 0  # narrower than the spectrum's lines: take the nearest one
+        empty = triangles.sum(1) == 0  # a triangle narrower than the spectrum's lines takes the nearest line
         triangles[empty, np.abs(f[None] - mid[empty]).argmin(1)] = 1.0
         return np.asarray(triangles @ spectrum.T)
 

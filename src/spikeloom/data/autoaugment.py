@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Operation, probability, strength from 0 to 9; one pair is drawn for each image.
+# Each image draws one of these pairs. An operation stands with its probability and its strength from 0 to 9.
 _CIFAR10 = """
 Invert .1 0 Contrast .2 6 | Rotate .7 2 TranslateX .3 9 | Sharpness .8 1 Sharpness .9 3
 ShearY .5 8 TranslateY .7 9 | AutoContrast .5 0 Equalize .9 0 | ShearY .2 7 Posterize .3 7
@@ -25,7 +25,7 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 class AutoAugment(nn.Module):
-    """One of the 25 pairs for CIFAR-10, drawn for each image ``uint8 [C, H, W]`` (C is 1 or 3).
+    """Applies to each image ``uint8 [C, H, W]`` (C is 1 or 3) one of the 25 pairs for CIFAR-10, drawn at random.
 
     Strengths, from 0 to 9: shear up to 0.3, translation up to 45 % of a side, rotation up to 30 degrees, brightness,
     colour, contrast and sharpness by a factor of up to 1 +- 0.9 (the sign is drawn), posterising down to 4 bits,
@@ -48,7 +48,7 @@ class AutoAugment(nn.Module):
 
 
 def operate(x: Tensor, name: str, strength: float, *, sign: int = 1, fill: int = 128) -> Tensor:
-    """An operation on ``uint8 [C, H, W]``, of strength 0 to 1."""
+    """The image ``uint8 [C, H, W]`` after the operation ``name``; ``strength`` is from 0 to 1."""
     H, W = x.shape[-2:]
     s = sign * strength
     if name == "Rotate":
@@ -78,7 +78,7 @@ def operate(x: Tensor, name: str, strength: float, *, sign: int = 1, fill: int =
 
 
 def _affine(x: Tensor, matrix: tuple[tuple[float, float], ...], shift: tuple[int, int], fill: int) -> Tensor:
-    """Each pixel from where ``matrix`` (about the middle), then ``shift`` (x, y) lead; the nearest one."""
+    """Takes each pixel from the nearest one to where ``matrix`` (about the middle) and then ``shift`` (x, y) lead."""
     H, W = x.shape[-2:]
     row, column = torch.meshgrid(torch.arange(H) - (H - 1) / 2, torch.arange(W) - (W - 1) / 2, indexing="ij")
     (a, b), (c, d) = matrix
@@ -90,7 +90,7 @@ def _affine(x: Tensor, matrix: tuple[tuple[float, float], ...], shift: tuple[int
 
 
 def _dull(x: Tensor, name: str) -> Tensor:
-    """What an image is blended with: black, grey, its mean grey, or itself made smooth."""
+    """The image that an operation blends with: black, grey, its mean grey, or a smoothed copy."""
     if name == "Brightness":
         return torch.zeros_like(x)
     if name == "Sharpness":
@@ -125,7 +125,7 @@ def _stretched(channel: Tensor) -> Tensor:
 
 
 def _equalized(channel: Tensor) -> Tensor:
-    """Every value as frequent as the others, as far as one table of values can make it."""
+    """Makes all values about equally frequent, by one table of values."""
     counts = torch.bincount(channel.flatten().long(), minlength=256)
     used = counts[counts > 0]
     step = (int(counts.sum()) - int(used[-1])) // 255

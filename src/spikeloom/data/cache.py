@@ -1,11 +1,11 @@
-"""Recordings on the disk in the form in which they are read fastest: their events after each other, memory-mapped.
+"""Recordings on the disk in the form that is read fastest: the events of one after those of another, memory-mapped.
 
-A cache is a folder whose name says what is in it: data set, files with their sizes and times of change, how they were
-read, and the version of this format. It counts as whole once its manifest, written last, says so; conversion goes on
-where it was interrupted, and any number of processes may do it at once.
+A cache is a folder whose name is a digest of what is in it: data set, files with their sizes and times of change, how
+they were read, and the version of this format. It counts as whole once its manifest, written last, is there. An
+interrupted conversion goes on where it stopped, and any number of processes may convert at once.
 
-What is read from it is checked: the manifest and the tables of where recordings begin by digests each time they are
-opened, the events of a recording by a sum the first time that a process reads them.
+Everything read from it is checked. Digests check the manifest and the tables of where recordings begin each time they
+are opened; a sum checks the events of a recording the first time that a process reads them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .errors import DataError
 from .events import EVENT, EVENT_1D, Events, Recording
 
 VERSION = 3
-_PART = 512  # recordings in a part, at most
+_PART = 512  # a part holds at most so many recordings
 _EVENTS = 1 << 24  # a part ends with the recording that takes it beyond so many events
 Content = Recording | Tensor
 
@@ -47,8 +47,8 @@ class Direct:
     """Recordings read from their files each time.
 
     Args:
-        read: makes the recording of a number.
-        count: how many there are.
+        read: the function that reads the recording of a given number.
+        count: the number of recordings.
     """
 
     def __init__(self, read: Callable[[int], Content], count: int) -> None:
@@ -62,7 +62,7 @@ class Direct:
 
 
 class Cached:
-    """Recordings from a whole cache. Parts are mapped into memory when they are asked for, in each process anew."""
+    """Recordings from a whole cache. Each process maps a part into memory when it first asks for it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class Cached:
     def _map(self, part: int) -> Part:
         try:
             return Part(*_names(self.folder, part), self._sums[part])
-        except Exception as problem:  # NumPy reads headers as Python's syntax, with all that can be wrong with that
+        except Exception as problem:  # NumPy parses headers as Python, which can fail in many ways
             raise _damaged(_names(self.folder, part)[1], str(problem)) from None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -105,9 +105,9 @@ class Cached:
 
 class Part:
     """Some recordings after each other, and their table ``[n + 1, 2]``: where each begins, and the CRC-32 of its
-    events; the last row has the end of the last one.
+    events. The last row has the end of the last recording.
 
-    Raises ValueError where they are not what they were, by ``digest`` and by the sums.
+    A table that differs from ``digest``, or events that differ from their sum, raise ValueError.
     """
 
     def __init__(self, events: Path, table: Path, digest: str | None = None) -> None:
@@ -139,7 +139,7 @@ class Part:
 
 
 def key(description: Mapping[str, Any], files: Sequence[Path], root: Path) -> str:
-    """The name of a cache: what it holds and from which files, as a digest."""
+    """The name of a cache: a digest of what it holds and from which files."""
     state = hashlib.sha256(json.dumps([VERSION, description], sort_keys=True).encode())
     for file in files:
         about = file.stat()
@@ -158,14 +158,14 @@ def build(
     size: tuple[int, ...],
     progress: Progress | None = None,
 ) -> Cached:
-    """The cache in ``folder``, made of what is missing.
+    """The cache in ``folder``, after the parts that are missing were written.
 
     Args:
-        read, files: the recording of a number, and the file that it comes from.
-        count: how many recordings there are.
-        root: below which the files lie; the manifest names them from there.
+        read, files: the function that reads the recording of a given number, and the file of each recording.
+        count: the number of recordings.
+        root: the folder below which the files lie; the manifest names them from there.
         about: what the manifest says about the content.
-        size: of the sensor.
+        size: the size of the sensor.
     """
     if (folder / "manifest.json").is_file():
         return Cached(folder)
@@ -197,7 +197,7 @@ def build(
 
 
 def _convert(folder: Path, part: int, recordings: Iterator[Recording], size: tuple[int, ...]) -> int:
-    """Writes a part of the next recordings; how many they are."""
+    """Writes a part with the next recordings and returns their number."""
     taken: list[Events] = []
     for recording in recordings:
         if len(recording.size) != len(size):
@@ -209,24 +209,24 @@ def _convert(folder: Path, part: int, recordings: Iterator[Recording], size: tup
     atomically(at_events, lambda path: _save(path, np.concatenate(taken)))
     begins = np.cumsum([0, *map(len, taken)])
     table = np.stack((begins, np.array([*map(_sum, taken), 0])), 1).astype(np.int64)
-    atomically(at_table, lambda path: _save(path, table))  # last: a part with its table is whole
+    atomically(at_table, lambda path: _save(path, table))  # the table comes last: a part that has one is whole
     return len(taken)
 
 
 def _whole(folder: Path, part: int) -> int:
-    """How many recordings a part has that is whole; 0 for others."""
+    """The number of recordings in a part; 0 if the part is not whole."""
     events, table = _names(folder, part)
     if not (events.is_file() and table.is_file()):
         return 0
     try:
         found = Part(events, table)
         return len([found[k] for k in range(len(found))])
-    except Exception:  # as above
+    except Exception:  # NumPy parses headers as Python, which can fail in many ways
         return 0
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    """What a cache says about itself, if that is what was written."""
+    """The manifest of a cache; one that is not what was written raises."""
     path = folder / "manifest.json"
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())

@@ -14,10 +14,10 @@ Split = Literal["train", "validation", "test"]
 
 
 class DataSet(Protocol):
-    """A data set: what is said about it, and what can be done with its files.
+    """A data set: its description, and the calls that load, fetch and check its files.
 
     ``sample`` is the shape of a sample, ``counts`` the number of samples of each published split (None where it is not
-    known for sure), ``rule`` says how train and test are told apart, ``timed`` whether a sample has a dimension of
+    known for sure). ``rule`` says how train and test are told apart, ``timed`` whether a sample has a dimension of
     time, ``recorded`` whether samples are recordings, of which ``frames`` makes tensors.
     """
 
@@ -55,7 +55,7 @@ class DataSet(Protocol):
         """The samples of a split."""
 
     def here(self, root: Path) -> bool:
-        """Whether all files are there."""
+        """Whether all files can be found below ``root``."""
 
     def files(self, root: Path) -> dict[str, str]:
         """Checksums by which two runs can tell whether they had the same files."""
@@ -64,4 +64,4 @@ class DataSet(Protocol):
         """Downloads what is missing and returns the folder of the files."""
 
     def verify(self, root: Path, *, progress: Progress | None) -> list[str]:
-        """What is wrong with the files, a line for each problem."""
+        """The problems of the files, a line for each."""

@@ -1,4 +1,4 @@
-"""Files from the network: resumed, checked, from the first mirror that has them."""
+"""Downloads of files: they are resumed, checked, and come from the first mirror that has them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from .errors import DataError
 
 Progress = Callable[[str, int, int | None], None]
-"""Is told the name of a file, the bytes that are there, and the bytes that there will be, if known."""
+"""A function that gets the name of a file, the bytes that are done, and the bytes in all, or None if unknown."""
 _CHUNK = 1 << 20
-_TRIES = 5  # of one mirror, as long as each brings something
+_TRIES = 5  # a mirror gets so many connections, fewer if one brings nothing
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Download:
     """A file of a data set.
 
     Attributes:
-        name: below the data set's folder.
-        urls: where it is, mirrors in the order in which to try them; none if it must be put there by hand.
-        md5, sha256: checksums as published, if they are.
-        size: bytes, if known.
+        name: the path below the data set's folder.
+        urls: the mirrors, in the order in which to try them; empty if the file must be put there by hand.
+        md5, sha256: the published checksums, if there are any.
+        size: the number of bytes, if known.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Download:
     size: int | None = None
 
     def problem(self, file: Path, progress: Progress | None = None) -> str | None:
-        """What is wrong with a file, or None. ``progress`` is told how far checksums have come."""
+        """The problem of a file, or None. ``progress`` gets the number of bytes that were checked."""
         if self.size is not None and file.stat().st_size != self.size:
             return f"{file.stat().st_size:,} bytes instead of {self.size:,}"
 
@@ -64,8 +64,8 @@ def checksum(file: Path, kind: str = "sha256", *, progress: Progress | None = No
 
 
 def fetch(download: Download, folder: Path, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
-    """The file, downloaded if it is not there yet. A download that was interrupted goes on where it stopped; the file
-    gets its name only when it is whole and its checksum is right."""
+    """The path of the file, which is downloaded if it is not there yet. An interrupted download goes on where it
+    stopped; the file gets its name only when it is whole and its checksum is right."""
     target = folder / download.name
     if target.is_file():
         problem = download.problem(target)
@@ -104,7 +104,7 @@ def _transfer(url: str, part: Path, download: Download, progress: Progress | Non
                 return
         except (OSError, http.client.HTTPException) as broken:
             if isinstance(broken, urllib.error.HTTPError) and broken.code == 416 and before:
-                part.unlink()  # the mirror has fewer bytes than are here: these are none of its
+                part.unlink()  # the mirror has fewer bytes than are here, so these come from another file
                 continue
             if isinstance(broken, urllib.error.HTTPError) or attempt == _TRIES - 1:
                 raise
@@ -116,14 +116,14 @@ def _transfer(url: str, part: Path, download: Download, progress: Progress | Non
 
 
 def _piece(url: str, part: Path, have: int, download: Download, progress: Progress | None, timeout: float) -> bool:
-    """One connection; whether the file is whole after it."""
+    """Downloads over one connection and returns whether the file is whole then."""
     request = urllib.request.Request(url, headers={"User-Agent": "spikeloom"})
     if have:
         request.add_header("Range", f"bytes={have}-")
     with urllib.request.urlopen(request, timeout=timeout) as reply:
         resumed = reply.status == 206 and (reply.headers.get("Content-Range") or "").startswith(f"bytes {have}-")
         if have and not resumed:
-            have = 0  # the mirror begins from the start
+            have = 0  # the mirror ignored the range and sends the whole file
         length = reply.headers.get("Content-Length")
         total = have + int(length) if length and length.isdigit() else download.size
         if download.size is not None and total not in (None, download.size):

@@ -1,4 +1,4 @@
-"""Samples of data sets in files: recordings, sounds and pictures, read when they are asked for."""
+"""Samples of data sets in files: recordings, sounds and pictures, each read when it is asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ ToTensor = Callable[[Recording], Tensor]
 class Frames:
     """:func:`to_frames` with its options, for loaders: ``Frames(steps=16)``, ``Frames(duration=10_000)``.
 
-    ``length`` makes samples of a fixed duration or count as long as each other: cut, or filled up with frames of zeros.
+    ``length`` is the number of frames that each sample of a fixed duration or count is cut to, or filled up to with
+    frames of zeros.
     """
 
     steps: int | None = None
@@ -62,15 +63,15 @@ class FileSamples(Indexed):
     """Samples that are read when they are asked for.
 
     Args:
-        store: the recordings, by number.
+        store: the recordings by number.
         labels, classes, seed, indices: see :class:`Indexed`; ``indices`` are numbers in the store.
         frames: makes a tensor of a recording; None gives the recordings as they are, in lists. A function with
             ``ragged = True`` always has lengths in its batches, others where the samples of a batch differ.
-        augment: of a recording, before that.
-        transform: of the tensor, after it.
+        augment: a function that changes a recording before ``frames``.
+        transform: a function that changes the tensor after ``frames``.
 
-    A batch is data ``[B, *]`` and labels ``[B]``; where frames or waveforms differ in length it is padded with zeros,
-    and ``lengths [B]`` are a third part.
+    A batch is data ``[B, *]`` and labels ``[B]``. Where frames or waveforms differ in length, the data are padded with
+    zeros and ``lengths [B]`` are the third part of the batch.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class FileSamples(Indexed):
         self.store, self.frames, self.augment = store, frames, augment
 
     def batch(self, keys: Sequence[Key]) -> tuple[Any, ...]:
-        """The samples of ``keys``, (epoch, index) each."""
+        """The samples of ``keys``, each an (epoch, index)."""
         made: list[Any] = [self._make(key) for key in keys]
         labels = self.labels[torch.tensor([index for _, index in keys])]
         if self.frames is None and any(isinstance(sample, Recording) for sample in made):
@@ -117,7 +118,10 @@ class FileSamples(Indexed):
 
 
 class Waveforms:
-    """In place of :class:`Frames`: sounds as they are, ``[L]`` from -1 to 1, padded, with their lengths."""
+    """Gives sounds as waveforms ``[L]`` from -1 to 1 where :class:`Frames` would give frames of their spikes.
+
+    A batch is padded with zeros and has lengths.
+    """
 
     ragged = True
 
@@ -130,11 +134,11 @@ class Options:
     """How the samples of a :class:`FileSet` are made.
 
     Attributes:
-        augment: of recordings of the training split.
-        cochlea: in place of the set's own.
-        lazy: read the original files each time, with no copy on the disk.
-        partial: accept fewer samples than the published split has.
-        progress: is told how the conversion goes.
+        augment: a function that changes each recording of the training split.
+        cochlea: what makes spikes of sounds, in place of the set's own.
+        lazy: whether the original files are read each time, with no copy on the disk.
+        partial: whether fewer samples than the published split has are accepted.
+        progress: a function that gets the state of the conversion.
     """
 
     augment: EventTransform | None = None

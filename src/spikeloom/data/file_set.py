@@ -1,4 +1,4 @@
-"""A data set whose samples are files, or lie in files: events, sounds, pictures."""
+"""A data set whose samples are files, or parts of files: events, sounds, pictures."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from .storage import Storage
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet:
-    """A data set whose samples are files, or lie in files.
+    """A data set whose samples are files, or parts of files.
 
     Attributes:
-        name, title: for people.
+        name, title: the name that calls take, and the one that is shown to people.
         sample: the shape of a sample.
-        size: of the sensor; empty for pictures.
-        counts: published number of samples of each split; None where it is not known for sure. A set without a
+        size: the size of the sensor; empty for pictures.
+        counts: the published number of samples of each split; None where it is not known for sure. A set without a
             published split has ``"all"`` alone.
-        marks: patterns of files that its folder must hold.
-        index: samples of a split and names of the classes, from the folder.
+        marks: the patterns of files that its folder must hold.
+        index: the function that finds the samples of a split and the names of the classes in the folder.
         source: where it comes from.
-        read: the content of a sample; None is :func:`read_item`.
-        downloads, folders, licence: of its files, see :class:`Storage`.
+        read: the function that reads the content of a sample; None is :func:`read_item`.
+        downloads, folders, licence: see :class:`Storage`.
         rule: how train and test are told apart.
         held_out: the share that a seed holds out for testing where no split is published.
         cochlea: what makes spikes of its sounds, if it holds sounds.
-        fixed: name of what ``read`` does to the recordings, so that caches tell versions apart.
-        transform: of train and test; None is none.
+        fixed: the name of what ``read`` does to the recordings, so that caches tell versions apart.
+        transform: the functions that make the transforms of train and test; None is no transform.
     """
 
     name: str
@@ -64,7 +64,7 @@ class FileSet:
 
     @property
     def storage(self) -> Storage:
-        """Where its files lie."""
+        """The places of its files on the disk."""
         return Storage(
             name=self.name,
             forms=(self.marks,),
@@ -76,12 +76,12 @@ class FileSet:
 
     @property
     def timed(self) -> bool:
-        """Whether a sample has a dimension of time: recordings and sounds have, pictures have not."""
+        """Whether a sample has a dimension of time, as recordings and sounds do and pictures do not."""
         return bool(self.size) or self.cochlea is not None
 
     @property
     def recorded(self) -> bool:
-        """Whether samples are recordings; sounds become some."""
+        """Whether samples are recordings; sounds become recordings of spikes."""
         return self.timed
 
     @property
@@ -90,7 +90,11 @@ class FileSet:
         return ("train", "test") if "all" in self.counts else tuple(self.counts)
 
     def find(self, folder: Path, split: str) -> tuple[Sequence[Item], Sequence[str]]:
-        """Samples of a split and names of the classes; what is not as published is a :class:`DataError`."""
+        """The samples of a split and the names of the classes.
+
+        Raises DataError for a split that cannot be found, a label without a class, and a path that leads out of the
+        folder.
+        """
         try:
             items, classes = self.index(folder, split)
         except (OSError, LookupError, ValueError, TypeError) as wrong:
@@ -116,7 +120,7 @@ class FileSet:
         seed: int,
         options: Options | None,
     ) -> FileSamples:
-        """The samples of a split, from an event cache on the disk where they are recordings."""
+        """The samples of a split; recordings come from an event cache on the disk."""
         options = options or Options()
         if isinstance(frames, Waveforms) and self.cochlea is None:
             raise DataError(f"data set {self.name} holds no sounds, so that there are no waveforms; use Frames")
@@ -150,7 +154,7 @@ class FileSet:
         )
 
     def here(self, root: Path) -> bool:
-        """Whether all files are there, unpacked."""
+        """Whether all files are below ``root``, unpacked."""
         return self.storage.find(root) is not None
 
     def files(self, root: Path) -> dict[str, str]:
@@ -162,7 +166,7 @@ class FileSet:
         return self.storage.fetch(root, progress=progress)
 
     def verify(self, root: Path, *, progress: Progress | None) -> list[str]:
-        """What is wrong with the files: checksums of archives, numbers of samples."""
+        """The problems of the files: wrong checksums of archives, and wrong numbers of samples."""
         problems = self.storage.damaged(root, progress=progress)
         folder = self.storage.locate(root, progress=progress)
         for split, expected in self.counts.items():
@@ -191,7 +195,7 @@ class FileSet:
         place = self.storage.writable(root) / ".cache" / f"{split}-{name}"
         return cache.build(
             place,
-            read=read,  # type: ignore[arg-type]  # of sounds and events, which are recordings here
+            read=read,  # type: ignore[arg-type]  # reads sounds and events alone, which are recordings here
             count=len(items),
             files=files.__getitem__,
             root=folder,

@@ -1,4 +1,4 @@
-"""How the samples of each data set of files are found, and read."""
+"""Functions that find the samples of each data set of files, and read them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BULLYING = (
     "kicking",
 )  # fmt: skip
 NAV = ("le", "ri", "up", "do", "ho", "se")
-LETTERS = tuple("abcdefghiklmnopqrstuvwxy")  # j and z are movements
+LETTERS = tuple("abcdefghiklmnopqrstuvwxy")  # j and z have no recordings: they are movements
 
 Found = tuple[Sequence[Item], Sequence[str]]
 
@@ -41,8 +41,8 @@ Found = tuple[Sequence[Item], Sequence[str]]
 def class_folders(
     folder: Path, split: str, *, below: str, pattern: str, classes: tuple[str, ...] | None = None
 ) -> Found:
-    """Files ``pattern`` in a folder for each class; ``below`` says where, ``{split}`` in it is the split. Classes are
-    those given, or the folders' names in alphabetical order."""
+    """The files that match ``pattern`` in a folder for each class. The folders lie in ``below``, in which ``{split}``
+    stands for the split. The classes are those given, or the folders' names in alphabetical order."""
     top = folder / below.format(split=split, Split=split.capitalize())
     names = classes or tuple(sorted(p.name for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")))
     items = [
@@ -84,7 +84,7 @@ def gesture(folder: Path, split: str) -> Found:
 
 
 def es_imagenet(folder: Path, split: str) -> Found:
-    """Training folders ``class0`` to ``class999``; ``vallabel.txt`` names the test files and their classes."""
+    """Folders ``class0`` to ``class999`` are for training; ``vallabel.txt`` names the test files and their classes."""
     top = folder / "ES-imagenet-0.18" if (folder / "ES-imagenet-0.18").is_dir() else folder
     names = tuple(f"class{k}" for k in range(1000))
     if split == "train":
@@ -97,7 +97,7 @@ def es_imagenet(folder: Path, split: str) -> Found:
 
 
 def hardvs(folder: Path, split: str) -> Found:
-    """Lists ``train_label.txt`` and so on: ``action_001/name label``."""
+    """A list for each split, such as ``train_label.txt``, has lines ``action_001/name label``."""
     lines = (folder / f"{ {'validation': 'val'}.get(split, split) }_label.txt").read_text().splitlines()
     names = tuple(f"action_{k:03}" for k in range(1, 301))
     items = []
@@ -185,21 +185,21 @@ def imagenet_folders(folder: Path, split: str) -> Found:
 
 
 def mirrored(folder: Path, item: Item) -> Recording:
-    """CIFAR10-DVS as its users have it upright: ``x' = 127 - y, y' = 127 - x, p' = 1 - p``."""
+    """A recording of CIFAR10-DVS, turned upright as its users have it: ``x' = 127 - y, y' = 127 - x, p' = 1 - p``."""
     r = read_item(folder, item)
     e = r.events
     return replace(r, events=make_events(e["t"], 127 - e["y"], 127 - e["x"], ~e["p"]))
 
 
 def turned(folder: Path, item: Item, *, size: tuple[int, int]) -> Recording:
-    """``x' = W - 1 - x, y' = H - 1 - y``, as ASL-DVS is upright."""
+    """A recording of ASL-DVS, turned upright: ``x' = W - 1 - x, y' = H - 1 - y``."""
     r = read_item(folder, item, size=size)
     e = r.events
     return replace(r, events=make_events(e["t"], size[1] - 1 - e["x"], size[0] - 1 - e["y"], e["p"]))
 
 
 def nav_dat(folder: Path, item: Item) -> Recording:
-    """ATIS files, turned upright, from time 0 on and without the events that are earlier than one before them."""
+    """An ATIS recording, turned upright; its times begin at 0, and events earlier than one before them are left out."""
     r = read_item(folder, item, size=(240, 304), format="dat-1")
     e = r.events
     e = e[e["t"] >= np.maximum.accumulate(e["t"])] if len(e) else e
@@ -216,7 +216,7 @@ def sound(folder: Path, item: Item, *, rate: int) -> Tensor:
 
 
 def picture(folder: Path, item: Item) -> Tensor:
-    """``uint8 [3, H, W]``."""
+    """A picture file as ``uint8 [3, H, W]``."""
     try:
         from PIL import Image
     except ModuleNotFoundError:
@@ -224,7 +224,7 @@ def picture(folder: Path, item: Item) -> Tensor:
     try:
         with Image.open(folder / item.file) as image:
             return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    except Exception as broken:  # Pillow's decoders have errors of their own, and a picture may be a bomb
+    except Exception as broken:  # Pillow's decoders have errors of their own, and refuse huge pictures
         raise DataError(f"{folder / item.file}: not a readable picture ({broken})") from broken
 
 

@@ -1,4 +1,4 @@
-"""What a sample is where samples are files, or lie in files, and how its recording is read."""
+"""The place of a sample in the files of a data set, and how its recording is read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .events import Recording, read_events
 
 
 class Item(NamedTuple):
-    """A sample: its file below the set's folder and its label; where it begins and ends in it (microseconds) or which
-    of several recordings it is, if the file holds more than it."""
+    """A sample: its file below the set's folder, and its label. If the file holds more than the sample, the item also
+    says where the sample begins and ends (microseconds), or which of several recordings it is."""
 
     file: str
     label: int
@@ -25,14 +25,13 @@ class Item(NamedTuple):
 
 
 Read = Callable[[Path, Item], Recording | Tensor]
-"""Gives the content of an item, whose file lies below the folder."""
+"""A function that reads the content of an item, whose file lies below the folder."""
 Index = Callable[[Path, str], tuple[Sequence[Item], Sequence[str]]]
-"""Gives the items of a split and the names of the classes, from the folder of the files."""
+"""A function that finds the items of a split and the names of the classes in the folder of the files."""
 
 
 def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, format: str | None = None) -> Recording:  # noqa: A002
-    """The recording of an item, by its file's format. A file that holds several items is decoded once for all that
-    follow each other."""
+    """The recording of an item. Items of one file that are read after each other share one decoding of it."""
     if item.start is None or item.stop is None:
         return read_events(folder / item.file, index=item.number, size=size, format=format)
     path = folder / item.file

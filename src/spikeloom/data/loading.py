@@ -24,7 +24,7 @@ Loader = DataLoader[Any]
 
 @dataclass(frozen=True)
 class Loaders:
-    """What :func:`loaders` returns. ``split`` says which samples are where: counts, and a SHA-256 of the indices."""
+    """What :func:`loaders` returns. ``split`` has the number of samples of each part and a SHA-256 of their indices."""
 
     train: Loader
     validation: Loader | None
@@ -61,21 +61,21 @@ def loaders(
 
     Args:
         name: one of ``SETS``, or samples of your own: (train, test), whose transforms stay as they are.
-        batch_size: of all processes together.
-        test_batch_size: for validation and test, which compute no gradients; None is ``batch_size``.
-        validation: share of the training samples to hold out, stratified, from 0 to below 1; it gets the transform
-            of the test set. 0 takes the published validation split, if there is one.
-        frames: for recordings: what makes a tensor of one, such as :class:`Frames`.
-        options: of data sets in files: see :class:`Options`.
-        subset: keep only so many training samples (stratified), for trials; before validation is held out.
+        batch_size: the samples in a batch, over all processes together.
+        test_batch_size: the same for validation and test, which compute no gradients; None is ``batch_size``.
+        validation: the share of the training samples to hold out, stratified, from 0 to below 1; they get the
+            transform of the test set. 0 takes the published validation split, if there is one.
+        frames: what makes a tensor of a recording, such as :class:`Frames`.
+        options: the options of data sets in files: see :class:`Options`.
+        subset: the number of training samples to keep (stratified), for trials; validation is held out of these.
         transforms: (train, test); None is the data set's own.
-        seed: of order, splits and random transforms.
-        workers: processes that load. The batches do not depend on it.
-        distributed: share batches between the processes of ``torch.distributed``; None: if it is initialised.
+        seed: the seed of order, splits and random transforms.
+        workers: the number of processes that load. The batches do not depend on it.
+        distributed: whether the processes of ``torch.distributed`` share the batches; None: if it is initialised.
         root: see :func:`data_root`.
-        batch_first: False is for sequences alone: they come time first, ``[T, B, *]``, as networks, losses and
-            decoders take them unless they are told ``batch_first=True``; targets for each step too
-            (:class:`Samples`).
+        batch_first: False is for sequences alone. They, and targets for each step (:class:`Samples`), then come time
+            first, ``[T, B, *]``, as networks, losses and decoders take them unless they are told
+            ``batch_first=True``.
 
     The order of samples depends on seed and epoch alone: see :class:`Batches`, which is the ``sampler`` of each
     loader.
@@ -138,7 +138,8 @@ def _check_sequences(name: str, frames: ToTensor | None, transforms: Sequence[Tr
 def _choose(train: Indexed, subset: int | None, validation: float, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of training and validation samples."""
     n = len(train)
-    labels = train.labels if train.classes else torch.zeros(n, dtype=torch.int64)  # without classes: any of them
+    # Targets that are no classes count as one class.
+    labels = train.labels if train.classes else torch.zeros(n, dtype=torch.int64)
     kept = torch.arange(n)
     if subset is not None:
         if not 0 < subset <= n:
@@ -170,7 +171,7 @@ def _loader(
 ) -> Loader:
     batches = Batches(
         len(samples), batch_size, shuffle=shuffle, seed=seed, rank=rank, world=world, even=shuffle
-    )  # training needs as many samples in each process, a test every sample once
+    )  # processes need equally many samples in training, and every sample once in a test
     return DataLoader(
         Gathered(samples, batch_first=batch_first),
         batch_size=None,

@@ -1,4 +1,4 @@
-"""What is packed in files, with bounds: gzip, and the room that everything in a file shares."""
+"""Bounds on what is unpacked from files: gzip, and the limit that everything in a file shares."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from .errors import DataError
 
-SPACE = 1 << 30  # bytes that one packed thing may take unpacked, whatever its header promises
-_RATIO = 1200  # deflate packs no better than 1032 to 1
+SPACE = 1 << 30  # bytes: a packed file or array that unpacks to more is refused, whatever its header promises
+_RATIO = 1200  # deflate packs at most 1032 to 1; a file that unpacks to more than this many times its size is refused
 
 
 class Room:
-    """Bytes that may come out of a file of ``size`` bytes in all. What is packed in what is packed takes from it too.
+    """The number of bytes that may still be unpacked from a file of ``size`` bytes, archives inside it included.
 
     >>> room = Room(1000)
     >>> room.take(2_000_000, "a.zip")
@@ -27,20 +27,20 @@ class Room:
         self.left = min(limit, _RATIO * size + (1 << 20))
 
     def take(self, n: int, where: str) -> None:
-        """Some of it is used up; more than there is raises."""
+        """Uses up ``n`` bytes; raises DataError if fewer are left."""
         self.left -= n
         if n < 0 or self.left < 0:
             raise DataError(f"{where}: unpacks to far more than a file of its size can hold; nothing of it is kept")
 
 
 def is_gzip(head: bytes) -> bool:
-    """Whether a file begins as gzip does: mark, deflate, no flag that gzip does not have. Events can begin with the
-    mark alone."""
+    """Whether a file begins as gzip does: mark, deflate, and no flag that gzip does not have. The mark alone proves
+    nothing: events can begin with it."""
     return len(head) >= 4 and head[:3] == b"\x1f\x8b\x08" and not head[3] & 0xE0
 
 
 def contents(path: Path, room: Room | None = None) -> bytes:
-    """The bytes of a file, unpacked if it is gzip."""
+    """The bytes of a file, unpacked if the file is gzip."""
     try:
         with path.open("rb") as file:
             packed = is_gzip(file.read(4))
@@ -50,7 +50,7 @@ def contents(path: Path, room: Room | None = None) -> bytes:
 
 
 def gunzip(path: Path, room: Room | None = None) -> bytes:
-    """What a gzip file holds."""
+    """The unpacked bytes of a gzip file."""
     try:
         with gzip.open(path) as file:
             raw = bounded(file.read, SPACE)

@@ -23,30 +23,30 @@ _NAMES = {
         (("numpy.core.numeric", "numpy._core.numeric"), "_frombuffer"),
         (("numpy",), "ndarray"),
         (("numpy",), "dtype"),
-        (("_codecs",), "encode"),  # how Python 3 writes bytes for Python 2
-        (("__builtin__", "builtins"), "bytes"),  # ... and none of them
+        (("_codecs",), "encode"),  # Python 3 writes bytes for Python 2 in this way
+        (("__builtin__", "builtins"), "bytes"),  # and in this way if they are empty
     )
     for module in modules
 }
-_PUSHED = {  # what stands in the pickle itself
+_PUSHED = {  # opcodes that push the value that stands in the pickle itself
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
     "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PLAIN = re.compile(r"[<>|=]?(?:\?|b1|[iuf][1248]|f16|c8|c16|[SU][1-9]\d{0,6})")
-_DEPTH = 32  # how deep containers may be nested
-_SHARED = 64  # how many times its own size a pickle may hold, by naming one thing several times
+_DEPTH = 32  # levels: a pickle that nests containers deeper raises
+_SHARED = 64  # a pickle that names things so often that it would hold more than this times its size raises
 
 
 def unpickle_arrays(raw: bytes, where: str) -> Any:
-    """What a pickle holds, if that is arrays of plain dtypes, containers, strings and numbers; anything else raises,
-    and nothing of it runs. An array of objects is one of such things."""
+    """The content of a pickle of arrays of plain dtypes, containers, strings and numbers. Anything else raises, and
+    nothing of the pickle runs. An array of objects may hold the same kinds."""
     try:
         return _Result(_SHARED * len(raw) + 4096).plain(_Machine().run(raw))
     except DataError as refused:
         raise DataError(f"{where}: {refused}; it was not loaded") from None
-    except Exception as broken:  # whatever a damaged pickle leads to
+    except Exception as broken:  # a damaged pickle can raise anything
         raise DataError(f"{where}: not a pickle of plain arrays ({broken})") from broken
 
 
@@ -59,7 +59,7 @@ class _Global:
 
 @dataclass(eq=False)
 class _Dtype:
-    """A dtype that was asked for."""
+    """A dtype that a pickle asks for."""
 
     spec: Any
     state: Any = None
@@ -67,14 +67,14 @@ class _Dtype:
 
 @dataclass(eq=False)
 class _Array:
-    """An array that was asked for: shape, dtype, order and bytes, not looked at yet."""
+    """An array that a pickle asks for: shape, dtype, order and bytes, not yet checked."""
 
     state: Any = None
     scalar: bool = False
 
 
 class _Machine:
-    """The stack, the marks and the memo of a pickle that is read."""
+    """The stack, the marks and the memo of a pickle while it is read."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -82,7 +82,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, raw: bytes) -> Any:
-        """What is on the stack when the pickle stops."""
+        """The value on top of the stack when the pickle stops."""
         for opcode, argument, _ in pickletools.genops(raw):
             name = opcode.name
             if name in _PUSHED:
@@ -98,29 +98,29 @@ class _Machine:
         return self.stack.pop()
 
     def marked(self) -> list[Any]:
-        """What lies above the last mark."""
+        """Takes all items above the last mark off the stack."""
         begin = self.marks.pop()
         items = self.stack[begin:]
         del self.stack[begin:]
         return items
 
     def extend(self, items: list[Any]) -> None:
-        """Items for the list on the stack."""
+        """Appends items to the list on the stack."""
         if type(self.stack[-1]) is not list:
             raise DataError("appends to what is no list")
         self.stack[-1].extend(items)
 
     def fill(self, items: list[Any]) -> None:
-        """Keys and values for the dictionary on the stack."""
+        """Puts keys and values into the dictionary on the stack."""
         if type(self.stack[-1]) is not dict or len(items) % 2:
             raise DataError("sets items of what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, bytes, int):  # of others the hash may run away
+            if type(key) not in (str, bytes, int):  # hashing other kinds may never end
                 raise DataError(f"a dictionary has a {type(key).__name__} for a key")
             self.stack[-1][key] = value
 
     def last(self, n: int) -> list[Any]:
-        """The last ``n``."""
+        """Takes the last ``n`` items off the stack."""
         if len(self.stack) < n:
             raise IndexError("its stack is empty")
         items = self.stack[-n:]
@@ -128,26 +128,26 @@ class _Machine:
         return items
 
     def mapping(self) -> None:
-        """A dictionary of what lies above the last mark."""
+        """Pushes a dictionary of the items above the last mark."""
         items = self.marked()
         self.stack.append({})
         self.fill(items)
 
     def ask(self, module: Any, name: Any) -> None:
-        """Something by its name."""
+        """Pushes what the pickle asks for by name; a name that no plain array needs raises."""
         if f"{module}.{name}" not in _NAMES:
             raise DataError(f"asks for {module}.{name}, which is no plain array")
         self.stack.append(_Global(_NAMES[f"{module}.{name}"]))
 
     def reduce(self) -> None:
-        """What the pickle wants to call is noted, not called."""
+        """Notes what the pickle wants to call, without calling it."""
         what, arguments = self.last(2)
         if type(what) is not _Global or type(arguments) is not tuple or what.name not in _MADE:
             raise DataError("calls something that makes no array")
         self.stack.append(_MADE[what.name](*arguments))
 
     def build(self) -> None:
-        """A state is kept for the end."""
+        """Keeps the state of a dtype or an array, to be checked at the end."""
         state = self.stack.pop()
         if type(self.stack[-1]) not in (_Dtype, _Array):
             raise DataError("sets the state of what is no array")
@@ -197,10 +197,10 @@ _STEPS |= {f"{size}{name}": _STEPS[name] for name in ("PUT", "GET") for size in 
 
 
 class _Result:
-    """What a pickle leaves, as Python and NumPy have it.
+    """Turns what a pickle leaves into objects of Python and NumPy.
 
     Args:
-        room: how much it may hold when everything that is named several times counts as often.
+        room: the bytes that the result may hold, where a thing that is named several times counts each time.
     """
 
     def __init__(self, room: int) -> None:
@@ -208,7 +208,7 @@ class _Result:
         self._made: dict[int, Any] = {}
 
     def plain(self, value: Any, depth: int = 0) -> Any:
-        """A value with its arrays."""
+        """The value with real arrays in place of those that were asked for."""
         kind = type(value)
         self._take(1 + (len(value) if kind in (str, bytes, bytearray) else 0))
         if kind in (list, tuple, dict) and depth == _DEPTH:
@@ -258,7 +258,7 @@ class _Result:
 
 
 def of_bytes(content: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *, fortran: bool = False) -> NDArray[Any]:
-    """An array of its own of bytes that are as many as it takes. Booleans are 0 or 1 in it, whatever the bytes are."""
+    """A new array made of exactly the bytes that it takes. Booleans become 0 or 1, whatever their bytes are."""
     array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C").copy(order="K")
     if dtype.kind == "b":
         array[...] = array.view(np.uint8) != 0
@@ -269,15 +269,15 @@ def of_bytes(content: Any, dtype: np.dtype[Any], shape: tuple[int, ...], *, fort
 
 
 def is_plain(dtype: np.dtype[Any]) -> bool:
-    """Whether values of a dtype are numbers, booleans or strings of a fixed length of at least a byte, or records of
-    such."""
+    """Whether values of a dtype are numbers, booleans, strings of a fixed length of at least a byte, or records of
+    these."""
     if dtype.names is not None:
         return all(dtype[name].names is None and is_plain(dtype[name]) for name in dtype.names)
     return dtype.kind in "biufcSU" and dtype.itemsize > 0 and dtype.subdtype is None and not dtype.hasobject
 
 
 def _dtype(asked: Any) -> np.dtype[Any]:
-    """A dtype made anew of what was asked for."""
+    """A new dtype like the one that a pickle asks for; one that is not plain raises."""
     state = getattr(asked, "state", None)
     if type(asked) is not _Dtype or type(asked.spec) is not str or type(state) is not tuple or len(state) < 6:
         raise DataError("an array without a dtype")

@@ -23,22 +23,22 @@ SETS: dict[str, DataSet] = {**ARRAY_SETS, **FILE_SETS}
 
 
 def describe(name: str) -> DataSet:
-    """A data set; an unknown name raises and says which there are."""
+    """The data set of a name; an unknown name raises an error that lists the known ones."""
     if name not in SETS:
         raise DataError(f"there is no data set {name!r}; there are {', '.join(SETS)}")
     return SETS[name]
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder. It need not be
-    there; what cannot be a folder raises :class:`DataError`."""
+    """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder. It need not
+    exist; a path that cannot be a folder raises :class:`DataError`."""
     named = root or os.environ.get("SPIKELOOM_DATA") or "data"
     problem = "it has a byte 0" if "\0" in str(named) else ""
     try:
         folder = Path(named).expanduser()
         if not problem and folder.exists() and not folder.is_dir():
             problem = "it is no folder"
-    except (OSError, RuntimeError) as wrong:  # too long a name, a user that does not exist
+    except (OSError, RuntimeError) as wrong:  # the name is too long, or names a user that does not exist
         problem = getattr(wrong, "strerror", None) or str(wrong)
     if problem:
         short = repr(str(named)[:80]) + ("..." if len(str(named)) > 80 else "")
@@ -50,7 +50,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def _told(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """A function whose files cannot be read or written says so in a :class:`DataError`."""
+    """The function with each OSError of its files turned into a :class:`DataError`."""
 
     @functools.wraps(function)
     def called(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -82,11 +82,11 @@ def load(
         name: one of ``SETS``.
         split: ``"train"``, ``"test"`` or, where it is published, ``"validation"``. Where no split is published ``seed``
             holds a stratified test set out.
-        frames: for recordings: what makes a tensor of one, such as :class:`Frames`; None gives them as they are.
+        frames: what makes a tensor of a recording, such as :class:`Frames`; None gives recordings as they are.
         root: see :func:`data_root`.
-        transform: of each sample; None is the data set's own.
-        seed: of the split, where it needs one, and of a random transform.
-        options: of data sets in files: see :class:`Options`.
+        transform: a function of each sample; None is the data set's own.
+        seed: the seed of the split, where it needs one, and of a random transform.
+        options: the options of data sets in files: see :class:`Options`.
 
     Raises :class:`DataError` when files are missing (it says which, and where they were looked for) or damaged.
     """
@@ -98,8 +98,8 @@ def load(
 
 @_told
 def files(name: str, root: str | Path | None = None) -> dict[str, str]:
-    """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. Of sets
-    of many files, a digest of their names and sizes."""
+    """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. For
+    sets of many files it is one digest of their names and sizes."""
     return describe(name).files(data_root(root))
 
 
@@ -107,21 +107,21 @@ def files(name: str, root: str | Path | None = None) -> dict[str, str]:
 def fetch(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> Path:
     """Downloads what is missing of a data set, unpacks its archives and returns the folder of its files.
 
-    Downloads that were interrupted go on; checksums are verified. Where a licence forbids it, or the files are not on
-    the network, :class:`DataError` says which files to put where.
+    Interrupted downloads go on where they stopped, and checksums are verified. Where a licence forbids downloading, or
+    the files are not on the network, :class:`DataError` says which files to put where.
     """
     return describe(name).fetch(data_root(root), progress=progress)
 
 
 @_told
 def verify(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> list[str]:
-    """What is wrong with the files of a data set, a line for each problem; nothing is an empty list."""
+    """The problems of the files of a data set, a line for each; the list is empty if there are none."""
     return describe(name).verify(data_root(root), progress=progress)
 
 
 @_told
 def available(name: str, root: str | Path | None = None) -> bool:
-    """Whether all files of a data set are there, unpacked."""
+    """Whether all files of a data set are below the root, unpacked."""
     d = describe(name)
     try:
         return d.here(data_root(root))

@@ -1,4 +1,4 @@
-"""Samples, and how they become batches that a seed alone determines."""
+"""Samples, and the batches made of them, which a seed alone determines."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ class Indexed(Dataset[tuple[Any, ...]]):
     Attributes:
         labels: ``int64 [N]``; without ``classes`` any targets ``[N, *]``.
         classes: the names of the labels, in the order of their numbers; empty for targets that are no classes.
-        transform: of one sample, applied when it is asked for.
-        seed: of the randomness in transforms. Each sample's is drawn from (seed, epoch, index), whatever worker makes
-            it.
-        indices: where the samples stand in what they were taken from.
-        per_step: whether targets ``[N, T, *]`` have a value for each step; None where nobody said it.
+        transform: a function of one sample, applied when the sample is asked for.
+        seed: the seed of random transforms. A sample's draws depend on (seed, epoch, index), not on the worker.
+        indices: the places of the samples in the set that they were taken from.
+        per_step: whether targets ``[N, T, *]`` have a value for each step; None where it was not given.
     """
 
     per_step: bool | None = None
@@ -55,8 +54,8 @@ class Indexed(Dataset[tuple[Any, ...]]):
         return tuple(part[0] for part in self.batch([(0, index)]))
 
     def batch(self, keys: Sequence[Key]) -> tuple[Any, ...]:
-        """The samples of ``keys``, (epoch, index) each: data ``[B, *]``, labels ``[B]``, and lengths ``[B]`` where the
-        samples are of different lengths."""
+        """The samples of ``keys``, each an (epoch, index): data ``[B, *]``, labels ``[B]``, and lengths ``[B]`` where
+        the samples are of different lengths."""
         raise NotImplementedError
 
     def subset(self, indices: Tensor) -> Self:
@@ -66,7 +65,7 @@ class Indexed(Dataset[tuple[Any, ...]]):
         return chosen
 
     def seeded(self, key: Key, make: Callable[[], T]) -> T:
-        """``make()`` under a seed of the sample's own; the generators are as before afterwards."""
+        """The result of ``make()`` under the sample's own seed; afterwards the generators are as they were before."""
         seed = mix(self.seed, *key)
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
@@ -118,7 +117,7 @@ class Samples(Indexed):
         self.data, self.per_step = data, per_step
 
     def batch(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor]:
-        """The samples of ``keys``, (epoch, index) each: data ``[B, *]`` and labels ``[B]``."""
+        """The samples of ``keys``, each an (epoch, index): data ``[B, *]`` and labels ``[B]``."""
         at = torch.tensor([index for _, index in keys])
         x, y = self.data[at], self.labels[at]
         transform = self.transform
@@ -137,18 +136,18 @@ class Samples(Indexed):
 
 
 class Batches(Sampler[list[Key]]):
-    """Batches of keys, epoch after epoch, from ``(seed, epoch)`` alone; each process of several gets its part.
+    """Batches of keys, epoch after epoch, which ``(seed, epoch)`` alone determine; each process gets its part of them.
 
     Args:
-        n: number of samples.
-        batch_size: of all processes together; a multiple of ``world``.
+        n: the number of samples.
+        batch_size: the samples in a batch, over all processes together; a multiple of ``world``.
         shuffle: whether each epoch has an order of its own.
-        rank, world: this process and their number. Process r takes every ``world``-th sample of a batch, beginning
-            with the r-th.
+        rank, world: the number of this process, and how many there are. Process r takes every ``world``-th sample of
+            a batch, beginning with the r-th.
         even: whether the last, smaller batch of an epoch loses up to ``world - 1`` samples, so that all processes
-            have as many (training needs that; with one process nothing is lost).
+            have equally many (training needs that; with one process nothing is lost).
 
-    Iterating goes through one epoch; the next iteration through the next one. :meth:`seek` begins anywhere.
+    An iteration goes through one epoch, and the next one through the next epoch. :meth:`seek` sets where it begins.
     """
 
     def __init__(
@@ -173,7 +172,7 @@ class Batches(Sampler[list[Key]]):
         self.epoch, self.start = 0, 0
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """The next iteration begins at this batch of this epoch (both count from 0)."""
+        """Makes the next iteration begin at this batch of this epoch (both count from 0)."""
         self.epoch, self.start = epoch, batch
 
     def order(self, epoch: int) -> Tensor:
@@ -199,8 +198,8 @@ class Batches(Sampler[list[Key]]):
 
 
 def stratified(labels: Tensor, held_out: int, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits samples into (rest, held out): indices, ascending. Every class gives its share, rounded by largest
-    remainders, so that exactly ``held_out`` are held out; which ones, the seed says.
+    """Splits samples into (rest, held out) and returns the indices of both, ascending. Every class gives its share,
+    rounded by largest remainders, so that exactly ``held_out`` are held out; the seed determines which ones.
 
     >>> import torch
     >>> rest, held = stratified(torch.tensor([0, 0, 0, 0, 1, 1]), 3, seed=0)
@@ -245,11 +244,11 @@ def _batched(transform: Transform) -> bool:
 
 
 class Gathered(Dataset[Any]):
-    """Samples asked for by whole batches, so that one index operation and one transform serve all.
+    """Samples that are asked for in whole batches, so that one index operation and one transform serve all.
 
     Args:
-        batch_first: data are ``[B, *]``; else they are sequences and come as ``[T, B, *]``, and so do targets for each
-            step.
+        batch_first: whether data are ``[B, *]``; else they are sequences and come as ``[T, B, *]``, and so do targets
+            for each step.
     """
 
     def __init__(self, samples: Indexed, *, batch_first: bool = True) -> None:

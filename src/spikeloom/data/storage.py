@@ -1,4 +1,4 @@
-"""Where the files of a data set lie, and how they get there."""
+"""The places where the files of a data set lie, and how the files get there."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Storage:
     """The files of a data set, below the root of all data sets.
 
     Attributes:
-        name: of the data set; its own folder, where downloads go, has this name too.
+        name: the name of the data set, and of its own folder, where downloads go.
         forms: the forms in which the set is published, each the patterns of the files that a folder must hold. A file
             may have ``.gz`` at its end.
         folders: other folders in which the files may lie.
         downloads: the files that are fetched; archives are unpacked into the folder ``files`` of the set's own folder.
-        licence: why the files must be fetched by hand, if so.
-        source: where they come from, for people.
+        licence: the reason why the files must be fetched by hand, if so.
+        source: where they come from, as shown to people.
     """
 
     name: str
@@ -40,19 +40,19 @@ class Storage:
     def find(self, root: Path) -> Path | None:
         """The folder that holds all files of a form, or None. Nothing is unpacked."""
         for folder in self._candidates(root):
-            for inside in _folders_in(folder):  # archives may have a folder of their own around their files
+            for inside in _folders_in(folder):  # archives may put a folder around their files
                 if any(not self.missing(inside, form) for form in self.forms):
                     return inside
         return None
 
     def missing(self, folder: Path, form: tuple[str, ...]) -> list[str]:
-        """The patterns of a form that no file of the folder has."""
+        """The patterns of a form that no file in the folder matches."""
         return [p for p in form if not (any(folder.glob(p)) or any(folder.glob(f"{p}.gz")))]
 
     def locate(self, root: Path, *, progress: Progress | None = None) -> Path:
-        """The folder that holds the files; archives that lie there are unpacked first.
+        """The folder that holds the files; archives of them are unpacked first.
 
-        Raises DataError where files are missing: it says which, where they were looked for, and what to do.
+        Raises DataError where files are missing; it says which, where they were looked for, and what to do.
         """
         folder = self.find(root)
         if folder is not None:
@@ -88,7 +88,7 @@ class Storage:
         return self.locate(root, progress=progress)
 
     def damaged(self, root: Path, *, progress: Progress | None = None) -> list[str]:
-        """What is wrong with the downloads that lie there, a line for each problem."""
+        """The problems of the downloads that are below ``root``, a line for each."""
         problems = []
         for file in self.downloads:
             there = self._lying(root, file.name)
@@ -97,7 +97,7 @@ class Storage:
         return problems
 
     def listing(self, root: Path) -> dict[str, str]:
-        """A digest of the names and sizes of all files: enough to tell whether two runs had the same."""
+        """A digest of the names and sizes of all files, by which two runs can tell whether they had the same ones."""
         folder = self.locate(root)
         paths = ((p, p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         lines = sorted(
@@ -118,7 +118,7 @@ class Storage:
         return [*dict.fromkeys((*named, self.writable(root) / "files"))]
 
     def _archives(self, root: Path) -> list[Path] | None:
-        """All downloads, if they lie there."""
+        """The paths of all downloads; None if one is missing."""
         there = [self._lying(root, file.name) for file in self.downloads]
         return [p for p in there if p is not None] if there and None not in there else None
 
@@ -129,7 +129,7 @@ class Storage:
         return next((p for f in (self.name, *self.folders) if (p := root / f / name).is_file()), None)
 
     def _what_is_missing(self, root: Path) -> str:
-        """Names what the folder that has most of a form lacks, where else was looked, and what to do."""
+        """A message for the user: the missing files of the most complete folder, the other folders, and what to do."""
         looked = [root / folder for folder in (*self.folders, self.name)]
         tried = [(self.missing(folder, form), k, folder) for k, folder in enumerate(looked) for form in self.forms]
         lacks, _, nearest = min(tried, key=lambda one: (len(one[0]), one[1]))
@@ -148,7 +148,7 @@ class Storage:
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    """The folder and those directly in it; nothing where it is none."""
+    """The folder and those directly in it; an empty list if it is no folder."""
     if not folder.is_dir():
         return []
     return [folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))]

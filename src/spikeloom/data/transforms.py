@@ -1,8 +1,8 @@
 """Transforms of one sample, ``[C, H, W]`` (or any shape, where a transform says so). Compose them with
 ``nn.Sequential``, or pass any function of a tensor.
 
-Random ones draw from torch's default generator; the loaders seed it for each sample by (seed, epoch, sample), so that
-a sample looks the same whatever the number of workers, and another each epoch.
+Random ones draw from torch's default generator. The loaders seed it for each sample by (seed, epoch, sample), so that
+a sample differs between epochs but does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["AutoAugment", "CropResized", "Cutout", "Normalize", "RandomCrop", "R
 
 
 class ToFloat(HasConstants):
-    """``uint8`` from 0 to 255 to ``float32`` from 0 to 1; any shape, also a batch.
+    """Turns ``uint8`` from 0 to 255 into ``float32`` from 0 to 1, in any shape, also a batch.
 
     >>> import torch
     >>> ToFloat()(torch.tensor([0, 51, 255], dtype=torch.uint8))
     tensor([0.0000, 0.2000, 1.0000])
     """
 
-    batched = True  # the same for a batch as for each sample
+    batched = True  # one call on a batch gives the same as a call on each sample
 
     def __init__(self, top: float = 255.0) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Normalize(nn.Module):
 
 
 class RandomCrop(nn.Module):
-    """A window of the same size of ``[C, H, W]``, padded by ``padding`` zeros on each side."""
+    """Pads ``[C, H, W]`` with ``padding`` zeros on each side, and cuts out a random window of the old size."""
 
     def __init__(self, padding: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class RandomFlip(nn.Module):
 
 
 class Cutout(nn.Module):
-    """Zeros in a square of ``size`` pixels around a random pixel. DeVries and Taylor, 2017, arXiv:1708.04552."""
+    """Sets a square of ``size`` pixels a side around a random pixel to 0 (DeVries, Taylor, 2017, arXiv:1708.04552)."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ class Config(runs.Config):
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
-    """MNIST; the labels are not used."""
+    """MNIST, whose labels are not used."""
     return sl.data.loaders("mnist", test_batch_size=200, **loading)
 
 
@@ -86,7 +86,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def drawn(net: nn.Module, test: sl.data.Loader, config: Config, device: torch.device) -> dict[str, Any]:
-    """Ten test images above what became of them."""
+    """Ten test images, with their reconstructions below."""
     from spikeloom import plot
 
     images = next(iter(test))[0][:10].to(device)

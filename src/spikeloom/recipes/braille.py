@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
-LEVELS = 255  # of a taxel, from 0 to 1
+LEVELS = 255  # levels from a taxel's value 0 to 1, of which every ``step``-th gives a spike when it is crossed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Config(runs.Config):
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
-    """The letters; the seed holds ten of each class out for testing."""
+    """The letters, of which the seed holds ten of each class out for testing."""
     return sl.data.loaders("braille", test_batch_size=270, batch_first=False, **loading)
 
 
@@ -51,7 +51,7 @@ def build(config: Config) -> sl.Network:
 
 
 def spikes(taxels: Tensor, config: Config) -> Tensor:
-    """Level crossings of values from 0 to 1 ``[T, B, 12]``: spikes ``[T, B, 24]``, ON lines first."""
+    """Spikes ``[T, B, 24]`` where values ``[T, B, 12]`` from 0 to 1 cross levels; the ON lines come first."""
     levels = torch.floor(taxels * LEVELS / config.step + 1e-3)
     crossed = levels.diff(dim=0, prepend=levels[:1])
     return torch.cat((crossed.clamp(min=0), (-crossed).clamp(min=0)), -1)
@@ -91,7 +91,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def pictures(net: nn.Module, loaders: sl.data.Loaders, config: Config, device: torch.device) -> dict[str, Any]:
-    """Spikes of one test letter, and the membranes that it leads to."""
+    """The spikes of one test letter, and the output membranes."""
     from spikeloom import plot
 
     taxels, labels = next(iter(loaders.test))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import spikeloom as sl
 from spikeloom import runs
 
-HIDDEN = {"conv 1": "2", "conv 2": "5"}  # layers that spike, and their paths
+HIDDEN = {"conv 1": "2", "conv 2": "5"}  # titles of the layers that spike, and their paths in the network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +84,14 @@ def train(config: Config, run: runs.Run) -> None:
             optimiser.step()
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=sl.metrics.accuracy_rate(membranes, labels))
-        # To look at: nothing is chosen by it, and the last epoch counts.
+        # These figures are only shown: nothing is chosen by them, and the last epoch counts.
         run.report(**run.measure(net, loaders.validation or loaders.test, measures, "held_out"))
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))
     run.draw(partial(pictures, runs.unwrap(net), loaders.test, config, run.device))
 
 
 def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch.device) -> dict[str, Any]:
-    """Rasters and membranes of one test image, firing rates on all of them."""
+    """Rasters and membranes of one test image, and firing rates on all test images."""
     from spikeloom import plot
 
     images, labels = next(iter(test))

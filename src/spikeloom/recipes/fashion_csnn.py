@@ -50,7 +50,7 @@ def build(config: Config) -> sl.Network:
         nn.Linear(config.hidden, 10, bias=False), lif(),
         spikes="packed" if config.packed else "dense",
     )  # fmt: skip
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in which layers between steps are faster
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # is faster for layers between steps
     return net
 
 

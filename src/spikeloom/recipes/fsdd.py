@@ -35,7 +35,7 @@ class Config(runs.Config):
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
-    """The recordings as counts of spikes ``[B, T, channels]``; they are turned into spikes once, and kept."""
+    """The recordings as counts of spikes ``[B, T, channels]``. The spikes are computed once and kept on the disk."""
     frames = sl.data.Frames(duration=1000 * config.step_ms, length=config.T)
     options = sl.data.Options(cochlea=sl.data.Cochlea(channels=config.channels, rate=8000))
     return sl.data.loaders("fsdd", test_batch_size=300, frames=frames, options=options, batch_first=True, **loading)
@@ -95,7 +95,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def pictures(net: nn.Module, test: sl.data.Loader, device: torch.device) -> dict[str, Any]:
-    """Spikes of one test recording, and the membranes that it leads to."""
+    """The spikes of one test recording, and the output membranes."""
     from spikeloom import plot
 
     counts, labels = next(iter(test))

@@ -52,7 +52,7 @@ def spikes(net: nn.Module, images: Tensor, config: Config) -> Tensor:
 
 
 def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """Negative first spike times ``[B, 10]``; of outputs that fire first together, the one that fires more often."""
+    """Negative first spike times ``[B, 10]``; of outputs that fire first together, the more active one is higher."""
     outputs = spikes(net, images, config)
     return sl.decode.rate(outputs) / 2 - sl.decode.first_spike(outputs)
 
@@ -81,7 +81,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch.device) -> dict[str, Any]:
-    """Spikes of one test image: what goes in, and what comes out."""
+    """The input and the output spikes of one test image."""
     from spikeloom import plot
 
     images, labels = next(iter(test))

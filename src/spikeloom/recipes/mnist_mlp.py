@@ -23,7 +23,7 @@ from spikeloom import runs
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runs.Config):
-    """Settings: T, and the neuron's time constant."""
+    """Settings of coding and neuron."""
 
     T: int = runs.option(100, "steps per image", minimum=1)
     tau: float = runs.option(2.0, "membrane time constant in steps", minimum=1.0)

@@ -46,7 +46,7 @@ def build(config: Config) -> sl.Network:
 
 
 def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """Spikes of each population, ``[B, 10]``."""
+    """The number of spikes of each population, ``[B, 10]``."""
     return sl.decode.population(net(images, repeat=config.T), 10)
 
 
@@ -54,7 +54,7 @@ measures = runs.accuracy(scores)
 
 
 def train(config: Config, run: runs.Run) -> None:
-    """Trains for ``config.epochs`` epochs: all of the label's population shall fire, and nobody else."""
+    """Trains for ``config.epochs`` epochs; the target is that the label's population fires and no other neuron does."""
     loaders = run.load(data)
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
@@ -63,7 +63,7 @@ def train(config: Config, run: runs.Run) -> None:
         for images, labels in run.steps(loaders.train):
             with run.autocast():
                 spikes = net(images, repeat=config.T)
-            counts = sl.decode.population(spikes.float(), 10) / (config.T * config.members)  # shares that fire
+            counts = sl.decode.population(spikes.float(), 10) / (config.T * config.members)  # the share that fires
             loss = nn.functional.mse_loss(counts, nn.functional.one_hot(labels, 10).float())
             optimiser.zero_grad()
             loss.backward()

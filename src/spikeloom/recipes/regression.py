@@ -21,7 +21,7 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
-WARM_UP = 20  # steps of a window before predictions count
+WARM_UP = 20  # steps at the beginning of a window whose predictions do not count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Config(runs.Config):
 
 
 def mackey_glass(samples: int, *, delay: int = 17, per_unit: int = 10) -> Tensor:
-    """The series ``[samples]`` in float64, by Heun's method with ``per_unit`` steps for a unit of time, from x = 1.2
-    (before which it is 1.2); the first 300 units are left out.
+    """The series ``[samples]`` in float64, by Heun's method with ``per_unit`` steps for a unit of time. It begins at
+    x = 1.2, which is also its value before that; the first 300 units are left out.
     """
     lag, dt = delay * per_unit, 1.0 / per_unit
     x = [1.2] * (lag + 1)
@@ -55,7 +55,7 @@ def mackey_glass(samples: int, *, delay: int = 17, per_unit: int = 10) -> Tensor
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
-    """Windows: inputs ``[B, window, 1]`` and the same, ``horizon`` samples later. The last fifth is the test."""
+    """Windows ``[B, window, 1]``, whose targets are the same ``horizon`` samples later. The last fifth is the test."""
     series = mackey_glass(config.samples)
     cut = len(series) * 4 // 5
     series = ((series - series[:cut].mean()) / series[:cut].std()).float()
@@ -65,7 +65,7 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
 
 
 def windows(series: Tensor, config: Config, *, stride: int) -> sl.data.Samples:
-    """Windows of a series and what follows them."""
+    """Windows of a series, and the values ``horizon`` samples later as targets."""
     span = config.window + config.horizon
     if len(series) < span:
         raise runs.ConfigError(f"a window and its horizon take {span} samples, a part of the series has {len(series)}")
@@ -88,7 +88,7 @@ def build(config: Config) -> sl.Network:
 
 
 def measures(net: nn.Module, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
-    """Mean squared errors of each window, after the warm-up."""
+    """Mean squared errors of each window, without the warm-up."""
     late = slice(WARM_UP, None)
     return {
         "mse": (net(x) - y)[:, late].square().mean((1, 2)),
@@ -120,7 +120,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def pictures(net: nn.Module, test: sl.data.Loader, device: torch.device) -> dict[str, Any]:
-    """Prediction and truth of two test windows."""
+    """The prediction and the truth of two test windows."""
     from spikeloom import plot
 
     x, y = next(iter(test))

@@ -1,4 +1,4 @@
-"""What a linear classifier reaches, for a network to be held against."""
+"""The accuracy of a linear classifier, to compare a network with."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def linear_baseline(
 ) -> float:
     """Test accuracy of multinomial logistic regression on ``features(x)`` ``[B, F]``, such as spike counts.
 
-    Minimises ``sum_n CE(W z_n + b, y_n) + |W|^2 / 2``, where ``z`` is standardised by the training features; the
-    minimum is unique, so nothing is drawn.
+    It minimises ``sum_n CE(W z_n + b, y_n) + |W|^2 / 2``, where ``z`` is standardised by the training features. The
+    minimum is unique, so that nothing depends on a seed.
     """
     (x, y), (x_test, y_test) = (_gathered(loader, features) for loader in (train, test))
     mean, std = x.mean(0), x.std(0, correction=0)
@@ -44,7 +44,7 @@ def linear_baseline(
 
 
 def _gathered(loader: DataLoader[tuple[Tensor, Tensor]], features: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Features and labels of all samples of a loader of ``loaders()``, whatever part of them this process trains on."""
+    """The features and the labels of all samples of a loader, also of those that other processes train on."""
     samples: Any = loader.dataset
     n = len(samples)
     parts = [samples[[(0, i) for i in range(k, min(k + 256, n))]] for k in range(0, n, 256)]

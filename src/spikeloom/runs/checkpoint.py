@@ -1,8 +1,8 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is an ordinary ``torch.save`` file. It is written under another name, forced to the disk, then renamed over
-the old one: whoever is killed in between leaves the old one. Before it is loaded, the check sum of every record is
-compared, and only tensors and plain values are unpickled.
+the old one, so that a process that is killed in between leaves the old one. Before it is loaded, the check sum of every
+record is compared, and only tensors and plain values are unpickled.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SAVED = (
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read or continued from."""
+    """A checkpoint cannot be read, or the run cannot continue from it."""
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_own(path: Path, settings: Mapping[str, Any], world: int) -> dict[str, Any]:
-    """The checkpoint of a run with these settings in so many processes; raises where it is another one's."""
+    """The checkpoint of a run with these settings in ``world`` processes; raises if it comes from another run."""
     saved = load(path)
     if saved.get("format") != FORMAT:
         raise CheckpointError(f"{path}: format {saved.get('format')!r} is not {FORMAT}: another version")
@@ -80,7 +80,7 @@ _REMEDY = "restore it from a copy, or start the run anew with --overwrite"
 
 
 def random_state() -> dict[str, Any]:
-    """States of all generators: Python's, NumPy's, torch's on the CPU and on the current CUDA device."""
+    """The states of all generators: Python's, NumPy's, torch's on the CPU and on the current CUDA device."""
     name, keys, position, has_gauss, cached = cast("tuple[str, Any, int, int, float]", np.random.get_state())
     state = {
         "python": random.getstate(),
@@ -93,7 +93,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Continues all generators from :func:`random_state`."""
+    """Sets all generators to the states of a :func:`random_state`."""
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

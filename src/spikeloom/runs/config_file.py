@@ -1,6 +1,6 @@
-"""Config files: names with one plain value each, in TOML or YAML, and nothing that either could mean otherwise.
+"""Config files in TOML or YAML: names with one plain value each, and nothing ambiguous.
 
-What comes out is text, a number, true, false or nothing. Everything else is refused with a sentence: names given twice,
+A value is text, a number, true, false or nothing. Everything else raises an error that explains it: names given twice,
 in one spelling or in two, lists and tables however deep, dates, infinities, and what YAML 1.1 and 1.2 read differently.
 YAML is read event by event, so that nothing is built from a file before it is known to be flat: no alias is followed,
 no tag is obeyed.
@@ -19,7 +19,7 @@ from .._extras import install
 from .settings import ConfigError, shown
 
 MOST = 1 << 14
-"""Bytes of the largest config file: dotted keys and brackets take parsers quadratic time."""
+"""Bytes: a larger config file raises, because dotted keys and brackets take parsers quadratic time."""
 
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _NULL = ("", "~", "null", "Null", "NULL")
@@ -32,7 +32,7 @@ _KINDS = {"bool": "true or false", "int": "a whole number", "float": "a number",
 def read_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML or YAML file, by name. Hyphens in names are read as underscores.
 
-    Raises ConfigError for a file that cannot be read, and for whatever is no plain setting in it.
+    Raises ConfigError for a file that cannot be read, and for anything in it that is no plain setting.
     """
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise ConfigError(f"{path}: a config file ends in .toml, .yaml or .yml")
@@ -91,7 +91,7 @@ def _toml(path: Path, text: str) -> Iterable[tuple[str, Any]]:
         raise ConfigError(
             f"{path}: not valid TOML: brackets are nested too deeply; a setting has one value"
         ) from problem
-    except ValueError as problem:  # also for numbers of too many digits, which are no TOMLDecodeError
+    except ValueError as problem:  # numbers of too many digits raise a ValueError that is no TOMLDecodeError
         reason = str(problem).splitlines()[0][:200].replace("Cannot overwrite a value", "a name is given twice")
         if "digits" in reason:
             reason = "a whole number has too many digits"
@@ -113,7 +113,7 @@ def _yaml(path: Path, text: str) -> Iterator[tuple[str, Any]]:
         for name, event in _flat(path, yaml.parse(text, Loader=yaml.SafeLoader)):
             meant = resolver.resolve(yaml.ScalarNode, event.value, event.implicit).rpartition(":")[2]
             yield name, _scalar(f"{path}: line {event.start_mark.line + 1}: {_named(name)}", event, meant)
-    except (yaml.YAMLError, ValueError, OverflowError) as problem:  # the last two for escapes beyond Unicode
+    except (yaml.YAMLError, ValueError, OverflowError) as problem:  # escapes beyond Unicode raise the last two
         mark = getattr(problem, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = str(getattr(problem, "problem", None) or problem).splitlines()[0][:200]
@@ -121,7 +121,7 @@ def _yaml(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 
 
 def _flat(path: Path, events: Iterator[Any]) -> Iterator[tuple[str, Any]]:
-    """Names and the events of their values, of one document with one mapping of scalars."""
+    """The names and the events of their values, from one document with one mapping of scalars; others raise."""
     kind = _kind(next(events))
     while kind in ("StreamStart", "DocumentStart"):
         event = next(events)
@@ -160,9 +160,10 @@ def _kind(event: Any) -> str:
 
 
 def _scalar(where: str, event: Any, meant: str) -> Any:
-    """A value that YAML 1.1 (its type there is ``meant``) and 1.2 read alike; 1e-3 too, which is text in YAML 1.1."""
+    """A value that YAML 1.1 (its type there is ``meant``) and 1.2 read alike; others raise. 1e-3, text in YAML 1.1, is
+    read as a number."""
     text: str = event.value
-    if not event.implicit[0]:  # in quotes
+    if not event.implicit[0]:  # the value stands in quotes
         return text
     kind = "bool" if text in _BOOL else "null" if text in _NULL else "str"
     if _INT.fullmatch(text):

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, processor, threads, git."""
+"""The environment in which a run was made: versions, processor, threads, git."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = ("spikeloom", "torch", "numpy", "triton", "scikit-learn", "safetenso
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are installed."""
+    """The versions of Python and of the packages that are installed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """Name of the processor."""
+    """The name of the processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -57,7 +57,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def git(folder: Path) -> dict[str, Any] | None:
-    """Commit and changes of the repository that holds a folder; None outside one or without git."""
+    """The commit and the changes of the repository that holds a folder; None without a repository or without git."""
     if shutil.which("git") is None:
         return None
     commit = _git(folder, "rev-parse", "HEAD")
@@ -67,7 +67,7 @@ def git(folder: Path) -> dict[str, Any] | None:
 
 
 def git_diff(folder: Path) -> str:
-    """Changes since the commit, as a patch; empty without any."""
+    """The changes since the commit, as a patch; empty if there are none."""
     return (_git(folder, "diff", "HEAD") if shutil.which("git") else None) or ""
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or as they were: written under another name, forced to the disk, then renamed."""
+"""Files that are whole or as they were: they are written under another name, forced to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WriteError(UserError):
 
 
 def write(path: Path, payload: bytes | memoryview | str) -> None:
-    """Replaces a file by ``payload`` at once: afterwards it holds all of it, or is what it was."""
+    """Replaces a file by ``payload`` in one step: afterwards it holds the whole payload, or what it held before."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
-            # Names of files need not be text; what JSON then holds are escapes that give them back.
+            # Names of files need not be valid text; JSON then holds escapes, from which they can be restored.
             file.write(payload.encode(errors="backslashreplace") if isinstance(payload, str) else payload)
             file.flush()
             os.fsync(file.fileno())
@@ -35,12 +35,12 @@ def write(path: Path, payload: bytes | memoryview | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """JSON, indented."""
+    """Writes a value as indented JSON."""
     write(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """``metrics.jsonl`` and ``metrics.csv``: a line for each row, a column for each name that any row has."""
+    """Writes ``metrics.jsonl`` and ``metrics.csv``: a line for each row, a column for each name that any row has."""
     write(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     table = io.StringIO()
     columns = dict.fromkeys(name for row in rows for name in row)
@@ -51,7 +51,7 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_picture(path: Path, draw: Callable[[], Any]) -> None:
-    """The matplotlib figure that ``draw`` makes, as PNG; nothing is shown, and the figure is freed."""
+    """Writes the matplotlib figure that ``draw`` makes as PNG; nothing is shown, and the figure is freed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -64,7 +64,7 @@ def write_picture(path: Path, draw: Callable[[], Any]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable, where folders can be synchronised."""
+    """Forces a rename in a folder to the disk, where the system can do that."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)

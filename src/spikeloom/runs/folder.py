@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, what is in it, and what may be replaced."""
+"""The folder of a run: which run owns it, what is in it, and what may be replaced."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _OWN = {
 def claim(
     out: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool, held: ExitStack
 ) -> Callable[[], None]:
-    """Makes the folder and locks it until ``held`` is closed; raises where it is somebody else's or in use.
+    """Makes the folder and locks it until ``held`` is closed; raises if it holds something else or is in use.
 
     Args:
-        settings: what ``config.toml`` says; a run that goes on must have the same.
+        settings: the content of ``config.toml``; a run that goes on must have the same.
 
-    Returns what raises, when it is called, where the folder is another one by then.
+    Returns a function that raises if the folder has been removed or replaced by the time it is called.
     """
     try:
         taken = out.exists() and not out.is_dir()
-    except (OSError, ValueError) as problem:  # a name that no folder can have
+    except (OSError, ValueError) as problem:  # no folder can have this name
         raise ConfigError(
             f"{shown(str(out))}: no folder can be there: {getattr(problem, 'strerror', problem)}"
         ) from problem
@@ -54,9 +54,9 @@ def claim(
 
 
 def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Mapping[str, Any]]) -> None:
-    """Writes what a run begins with, unless it is there; ``described``: what ``environment.json`` says.
+    """Writes the files that a run begins with, unless they are there; ``described`` gives ``environment.json``.
 
-    A run that goes on for more epochs has their number written, and is a finished one no longer.
+    If a run goes on for more epochs, their number is written, and the result and the weights are removed.
     """
     if (out / CONFIG).exists():
         if read_file(out / CONFIG) != {k: v for k, v in settings.items() if v is not None}:
@@ -67,11 +67,11 @@ def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Map
     files.write_json(out / "environment.json", described())
     if diff := environment.git_diff(Path.cwd()):
         files.write(out / "git.diff", diff)
-    files.write(out / CONFIG, to_toml(settings))  # last: a folder without it is a run that never began
+    files.write(out / CONFIG, to_toml(settings))  # this comes last: a folder without it holds a run that never began
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, or holds nothing but what a run begins with."""
+    """Whether a folder belongs to a run, or holds only files that a run begins with."""
     try:
         if "recipe" in read_file(folder / CONFIG):
             return True
@@ -82,7 +82,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run wrote, and nothing else; its pictures are written over."""
+    """Removes the files that a run wrote, and nothing else. Pictures stay until the new run overwrites them."""
     for path in folder.iterdir():
         if path.name == "tensorboard":
             shutil.rmtree(path)
@@ -93,9 +93,9 @@ def _clear(folder: Path) -> None:
 
 
 def must_agree(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], *, longer: bool = False) -> None:
-    """Raises unless the settings ``before``, which ``path`` holds, are those of ``now``; None is as if not given.
+    """Raises unless the settings ``before``, which ``path`` holds, are those of ``now``; None counts as not given.
 
-    ``longer``: more epochs than before are as well.
+    With ``longer``, ``now`` may have more epochs.
     """
     for name in [*before, *now]:
         if longer and name == "epochs" and type(before.get(name)) is int and before[name] <= now.get(name, 0):

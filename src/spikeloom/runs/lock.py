@@ -1,7 +1,7 @@
 """One run in a folder at a time, by a lock of the operating system that ends with the process that holds it.
 
-The file ``.lock`` says who holds it, for the message that a second run gets; that the file is there means nothing. On
-file systems without locks the process that it names is looked for instead.
+The file ``.lock`` names the process that holds the lock, for the message that a second run gets; the file may remain
+when no run holds it. On file systems without locks, the folder counts as locked while the process named in it lives.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ else:
 
 LOCK = ".lock"
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_SETTLED = 0.5  # seconds, without locks: of two that came at once, the one that wrote last stays
-_FAR = 1 << 30  # Windows locks bytes, and nobody else may read these
+_SETTLED = 0.5  # seconds to wait without locks: of two runs that came at once, the one that wrote last stays
+_FAR = 1 << 30  # the byte to lock on Windows: locked bytes cannot be read by others, so that it lies beyond the content
 _open: set[IO[bytes]] = set()
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[Callable[[], None]]:
-    """Holds the lock of a folder; ConfigError while another process, or another run of this one, does.
+    """Holds the lock of a folder; raises ConfigError if another process, or another run of this one, holds it.
 
-    What it gives is to be called before something is written: it raises UserError where the folder is another by then.
+    It yields a function to call before anything is written, which raises UserError if the folder was removed or
+    replaced by then.
     """
     path = folder / LOCK
     try:
@@ -83,7 +84,7 @@ def _claim(folder: Path, file: IO[bytes]) -> None:
 
 
 def _take(file: IO[bytes]) -> bool | None:
-    """Whether the lock could be had; None where there are none."""
+    """Whether this call got the lock; None on file systems without locks."""
     try:
         if sys.platform == "win32":  # pragma: no cover
             file.seek(_FAR)
@@ -96,7 +97,7 @@ def _take(file: IO[bytes]) -> bool | None:
 
 
 def _owner(file: IO[bytes]) -> dict[str, Any]:
-    """Who wrote the file last; empty where nobody holds it, or nothing can be read."""
+    """The process that wrote the file last; empty if none holds the lock, or nothing can be read."""
     file.seek(0)
     try:
         found = json.loads(file.read(1000))
@@ -114,7 +115,7 @@ def _write(file: IO[bytes], owner: dict[str, Any]) -> None:
 
 
 def _lives(owner: dict[str, Any]) -> bool:
-    """Whether an owner's process is there; one on another machine counts as being there."""
+    """Whether an owner's process is alive; one on another machine counts as alive."""
     process = owner.get("process")
     if type(process) is not int or owner.get("host") != socket.gethostname():
         return bool(owner)
@@ -122,7 +123,7 @@ def _lives(owner: dict[str, Any]) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # the process is alive, and another user's
         return True
     return True
 
@@ -134,7 +135,7 @@ def _described(owner: dict[str, Any]) -> str:
 
 
 def _let_go() -> None:
-    """In a child that was forked, as those that load data: the lock is not its, and must not outlive its parent."""
+    """Closes the locks in a forked child, such as one that loads data, so that they do not outlive the parent."""
     for file in _open:
         file.close()
     _open.clear()

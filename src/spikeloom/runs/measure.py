@@ -1,4 +1,4 @@
-"""Averages over a data set, the same in one process or several."""
+"""Averages over a data set, which are the same in one process or several."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Measures = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 def accuracy(
     scores: Callable[[nn.Module, Tensor, C], Tensor],
 ) -> Callable[[nn.Module, Tensor, Tensor, C], dict[str, Tensor]]:
-    """Measures of a classifier from its ``scores(net, x, config)`` ``[B, classes]``: whether the highest is right."""
+    """Makes ``measures`` for a classifier from its ``scores(net, x, config)`` ``[B, classes]``: whether the highest
+    score is that of the label."""
 
     def measures(net: nn.Module, x: Tensor, y: Tensor, config: C) -> dict[str, Tensor]:
         return {"accuracy": scores(net, x, config).argmax(-1) == y}
@@ -44,11 +45,11 @@ def average(
 
     Args:
         measures: a function of network, data and targets of a batch that returns values ``[B]`` by name.
-        seed: of noise in the network or its coding: the figure does not depend on what was computed before, and
-            the generators are as before afterwards.
-        check: called after each batch; it may raise.
+        seed: the seed of noise in the network or its coding, so that the figure does not depend on what was computed
+            before. Afterwards the generators are as they were.
+        check: a function that is called after each batch; it may raise.
 
-    The network is put into eval mode, and back.
+    The network is in eval mode meanwhile, and then back in the mode that it had.
     """
     net = unwrap(net)
     training = net.training
@@ -56,7 +57,7 @@ def average(
     progress = progress or Silent()
     sums: dict[str, Tensor] = {}
     count = 0
-    loader.sampler.seek(0)  # type: ignore[attr-defined]  # Batches
+    loader.sampler.seek(0)  # type: ignore[attr-defined]  # the sampler is Batches
     progress.open(label, len(loader), 0)
     with ExitStack() as stack:
         stack.callback(progress.close)
@@ -66,7 +67,7 @@ def average(
         torch.manual_seed(seed)
         for x, y in loader:
             found = measures(net, x.to(device), y.to(device))
-            n = len(next(iter(found.values()), y))  # of x and y the batch is not always the first dimension
+            n = len(next(iter(found.values()), y))  # the first dimension of x and y need not be the batch
             for name, values in found.items():
                 if values.shape != (n,):
                     raise ValueError(

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun started."""
+"""The processes of a run: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU (of torchrun's process: its own), or the CPU."""
+    """The device of a name. ``auto`` is the first GPU (under torchrun the one of this process), or the CPU."""
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -33,7 +33,7 @@ def choose_device(name: str) -> torch.device:
 
 
 class Processes:
-    """This process among all of a run. With one, everything here does nothing."""
+    """This process among all of a run. In a run of one process nothing is exchanged."""
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -43,14 +43,14 @@ class Processes:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-            # Networks in DistributedDataParallel hold the group, in cycles: free them while the interpreter is there.
-            # Threads of a group that end later want its lock, and such a process aborts, rarely.
+            # Networks in DistributedDataParallel hold the group, in cycles. They are freed before the interpreter ends:
+            # threads of a group that end later ask for its lock, and then the process sometimes aborts.
             atexit.register(gc.collect)
-        self._group: Any = dist.new_group(backend="gloo") if self.world > 1 else None  # for numbers on the CPU
+        self._group: Any = dist.new_group(backend="gloo") if self.world > 1 else None  # exchanges numbers on the CPU
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process is the one that writes files and prints."""
         return self.rank == 0
 
     def close(self) -> None:

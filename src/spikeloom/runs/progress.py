@@ -1,4 +1,4 @@
-"""What a run says while it works: a bar on a terminal, a line for each epoch elsewhere."""
+"""The messages of a run while it works: a bar on a terminal, a line for each epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-_REFRESH = 0.5  # seconds; reading a loss from a GPU waits for it
-_SPEAK = 15.0  # seconds of an epoch after which a file or a pipe gets a line
+_REFRESH = 0.5  # seconds between new figures: reading a loss more often would make the run wait for the GPU
+_SPEAK = 15.0  # seconds after which a file or a pipe gets a line within an epoch
 
 
 class Silent:
-    """Says nothing."""
+    """Prints nothing, and is the base of those that do."""
 
     def open(self, label: str, steps: int, done: int) -> None:
-        """An epoch, or a measurement, of so many steps begins."""
+        """Begins an epoch or a measurement of ``steps`` steps, of which ``done`` are done."""
 
     def due(self) -> bool:
-        """Whether it is time for new figures; they may cost something to read."""
+        """Whether it is time for new figures, which may be slow to read."""
         return False
 
     def step(self, figures: Mapping[str, float] | None = None) -> None:
-        """A step is done."""
+        """Counts a step that is done."""
 
     def close(self) -> None:
-        """What was opened is over."""
+        """Ends the epoch or the measurement that was opened."""
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Prints a line that stays on the screen."""
 
 
 class Lines(Silent):
-    """Prints the lines, and in a long epoch how far it is."""
+    """Prints the lines, and how far a long epoch is."""
 
     def __init__(self) -> None:
         self._label, self._steps, self._done, self._last = "", 0, 0, time.monotonic()
@@ -97,7 +97,7 @@ class Bar(Lines):
 
 
 def choose(*, first: bool) -> Silent:
-    """A bar on a terminal, lines elsewhere, nothing in a second process."""
+    """A bar on a terminal, lines elsewhere, and silence in all processes but the ``first``."""
     if not first:
         return Silent()
     if sys.stdout.isatty():
@@ -109,7 +109,7 @@ def choose(*, first: bool) -> Silent:
 
 
 def text(figures: Mapping[str, float]) -> str:
-    """Figures for people: shares in percent, seconds rounded."""
+    """Figures as text for people: shares in percent, seconds rounded."""
     parts = []
     for name, value in figures.items():
         label = name.replace("_", " ")

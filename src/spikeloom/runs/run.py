@@ -1,4 +1,4 @@
-"""A run: a folder that says everything, and a plain training loop that can be stopped and continued."""
+"""A run: a folder with all that is known of it, and a plain training loop that can be stopped and continued."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ class Run:
     threads, bit by bit as if it had not been interrupted.
 
     Args:
-        recipe: the name that the folder is marked with.
-        out: the folder. One that holds something raises, unless ``resume`` or (if it is a run) ``overwrite``. A run
-            that never saved anything is replaced.
-        resume: go on with the run in ``out``; begin it, if there is none. The settings must be those of the run, but
-            there may be more epochs: then the run is extended, and schedules go on as those of the longer run.
+        recipe: the name that is written into the folder.
+        out: the folder. One that holds something raises, unless it holds a run and ``resume`` or ``overwrite`` is
+            given. A run that never saved anything is replaced.
+        resume: whether the run in ``out`` goes on; if there is none, it begins. The settings must be those of the run,
+            but there may be more epochs: then the run is extended, and schedules go on as those of the longer run.
         init_from: a run folder, checkpoint or weights file whose weights the network begins with (:meth:`keep` loads
-            them); a run that is resumed has its own.
+            them); a resumed run uses its own weights instead.
 
-    Another run in the same folder raises ConfigError until this one is left, in this process or in others.
+    Until this context is left, another run in the same folder raises ConfigError, in this process and in others.
 
-    Started by torchrun, each process has a Run of its own; the first one writes.
+    Under torchrun each process has a Run of its own, and the first one writes.
     """
 
     def __init__(
@@ -128,11 +128,11 @@ class Run:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """Options of :func:`spikeloom.data.loaders` that a recipe passes on."""
+        """The options of :func:`spikeloom.data.loaders` that a recipe passes on."""
         return {**self.config.loading(), "workers": self.machine.workers, "root": self.machine.data_root}
 
     def load(self, loaders: Callable[..., data.Loaders]) -> data.Loaders:
-        """``loaders(config, **loading)``, with the split written down."""
+        """The result of ``loaders(config, **loading)``, whose split is written to ``split.json``."""
         found = loaders(self.config, **self.loading)
         if self.processes.first:
             files.write_json(self.out / "split.json", found.split)
@@ -141,7 +141,7 @@ class Run:
     def place(self, net: nn.Module) -> nn.Module:
         """The network on the run's device, in DistributedDataParallel where torchrun started several processes.
 
-        From here on each process has noise of its own.
+        From here on each process draws noise of its own.
         """
         net = self.processes.wrap(net)
         if self.processes.world > 1:
@@ -149,7 +149,7 @@ class Run:
         return net
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision, if the run has any; for forward and loss."""
+        """A context for forward and loss, with mixed precision if the run has it."""
         return nullcontext() if self.config.amp == "off" else torch.autocast(self.device.type, torch.bfloat16)
 
     def keep(self, **parts: Stateful) -> None:
@@ -161,7 +161,7 @@ class Run:
         load_parts(self._parts, self._saved, self.out / CHECKPOINT, longer=self._longer(self._saved))
 
     def epochs(self) -> Iterator[int]:
-        """Numbers of the epochs that are left, from 1. After each one its row of figures is written."""
+        """The numbers of the epochs that are left, counted from 1. After each one its row of figures is written."""
         if self._parts is None:
             raise RuntimeError("Run.epochs: call run.keep(net=..., optimiser=...) first, or nothing could be resumed")
         if self._saved is not None:
@@ -175,7 +175,7 @@ class Run:
     def steps(self, loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of this epoch that are left, on the run's device."""
         self._interruptible = False
-        loader.sampler.seek(self.epoch, self.position)  # type: ignore[attr-defined]  # Batches
+        loader.sampler.seek(self.epoch, self.position)  # type: ignore[attr-defined]  # the sampler is Batches
         self.progress.open(f"epoch {self.epoch + 1}/{self.config.epochs}", len(loader), self.position)
         for x, y in loader:
             yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
@@ -188,7 +188,7 @@ class Run:
                 self._save()
         self.progress.close()
         if self._saved_at != self.step:
-            self._save()  # whoever is stopped in what follows, which is measuring, comes back to here
+            self._save()  # a run that is stopped while measuring continues here
         self._interruptible = self.processes.world == 1
 
     def log(self, n: int, **values: Tensor | float) -> None:
@@ -200,7 +200,7 @@ class Run:
             self._sums[name] = (total + scaled, count + n)
 
     def report(self, **values: float) -> None:
-        """Figures of the epoch as they are, beside the averages."""
+        """Adds figures to the epoch's row as they are, beside the averages."""
         self._reported.update(values)
 
     def measure(
@@ -210,7 +210,7 @@ class Run:
         measures: Callable[[nn.Module, Tensor, Tensor, Any], Mapping[str, Tensor]],
         prefix: str,
     ) -> dict[str, float]:
-        """Averages of ``measures(net, x, y, config)`` over a loader (see :func:`average`), named ``prefix_*``; none
+        """Averages of ``measures(net, x, y, config)`` over a loader (see :func:`average`), named ``prefix_*``; empty
         without a loader.
         """
         if loader is None:
@@ -229,7 +229,7 @@ class Run:
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
     def finish(self, net: nn.Module, **figures: float) -> None:
-        """Writes weights and the result; ``figures`` are those of the trained network."""
+        """Writes the weights and the result, whose ``figures`` are those of the trained network."""
         self.result = {
             "recipe": self.recipe, "seed": self.config.seed, "epochs": self.epoch, "steps": self.step,
             **figures, "seconds": round(self._clock(), 1),
@@ -310,7 +310,7 @@ class Run:
         self._reported = dict(saved["reported"])
         checkpoint.set_random_state(saved["random"][self.processes.rank])
         if self.processes.first:
-            files.write_table(self.out, self.history)  # rows of epochs after the checkpoint are to come again
+            files.write_table(self.out, self.history)  # epochs after the checkpoint will write their rows again
             if saved["threads"] != torch.get_num_threads():
                 self.progress.line(
                     f"note: saved with {saved['threads']} threads, now {torch.get_num_threads()}: results may differ "
@@ -363,7 +363,7 @@ class Run:
         return self.processes.any(self._stop.signal)
 
     def _check(self) -> None:
-        """Called while measuring: everything is saved, so that a request to stop need not wait."""
+        """Stops a run that was asked to stop while it measures: everything is saved by then, so it need not wait."""
         if self._interruptible and self._stop.signal:
             self._stopped(save=False)
 
@@ -386,7 +386,7 @@ class Run:
         return self._seconds + time.perf_counter() - self._begun
 
     def _together(self, work: Callable[[], None]) -> None:
-        """Work of the first process; its failure is everybody's."""
+        """Does ``work`` in the first process; if it fails, all processes raise."""
         problem: UserError | None = None
         if self.processes.first:
             try:

@@ -16,15 +16,15 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-_LARGEST = 2**63 - 1  # of whole numbers, in TOML and in torch; but for seeds
+_LARGEST = 2**63 - 1  # whole numbers beyond this raise, as TOML and torch have none; seeds may be larger
 
 
 class UserError(Exception):
-    """What the user can put right; the command line prints it without a traceback."""
+    """A problem that the user can put right; the command line prints it without a traceback."""
 
 
 class ConfigError(UserError):
-    """A setting that does not exist, or a value that it cannot have."""
+    """A setting does not exist, or cannot have the given value."""
 
 
 def option(
@@ -53,7 +53,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """What a run's numbers depend on, for every recipe."""
+    """The settings that every recipe has and that a run's numbers depend on."""
 
     epochs: int = option(10, "epochs to train; the last one counts", minimum=1)
     batch_size: int = option(64, "samples per step, of all processes together", minimum=1)
@@ -72,7 +72,7 @@ class Config(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Settings):
-    """Where and how a run is computed; its numbers do not depend on it beyond rounding."""
+    """The settings of where and how a run is computed; its numbers do not depend on them beyond rounding."""
 
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto is the first GPU, or the CPU")
     backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c"))
@@ -82,7 +82,7 @@ class Machine(Settings):
 
 
 def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list[dict[str, Any]]:
-    """Shares named values out to the settings classes that have them; a name that none has raises."""
+    """Splits named values between the settings classes that have them; a name that none has raises."""
     known = [{f.name for f in fields(kind)} for kind in kinds]
     everything = sorted(set().union(*known))
     for name in values:
@@ -94,7 +94,7 @@ def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Values as TOML, one name a line; None is left out (TOML has no such value), as a default is."""
+    """Values as TOML, one name a line. None is left out, because TOML does not have it; the default then applies."""
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 
@@ -108,7 +108,7 @@ def _toml(value: Any) -> str:
 
 
 def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
-    """The value in the field's type, within its limits."""
+    """The value in the field's type; one of another type or outside the limits raises."""
     kinds = [k for k in typing.get_args(kind) if k is not type(None)] if isinstance(kind, types.UnionType) else [kind]
     if value is None and isinstance(kind, types.UnionType):
         return None
@@ -136,7 +136,7 @@ def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value for a message: of long text or a huge number, enough to know it by."""
+    """A value as text for a message; long text and huge numbers are shortened."""
     if type(value) is int and value.bit_length() > 128:
         return f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
     return _short.repr(value)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the step ends, the run is saved, then it stops."""
+"""Ctrl-C and SIGTERM as requests: the run ends its step, saves, and then stops."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 
-class Stopped(BaseException):  # like KeyboardInterrupt: no `except Exception` of a recipe may swallow it
-    """A run that was asked to stop and has saved everything; ``signal`` is what asked."""
+class Stopped(BaseException):  # so that no `except Exception` of a recipe swallows it
+    """A run was asked to stop and has saved everything; ``signal`` is the number of the signal that asked."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)

@@ -15,7 +15,8 @@ class Events:
         self._writer: Any = None
 
     def write(self, row: Mapping[str, float], step: int) -> None:
-        """The figures of an epoch, after ``step`` steps; what an earlier process wrote later than that is void."""
+        """Writes the figures of an epoch that ended after ``step`` steps, and voids what an earlier process wrote
+        beyond that step."""
         if self._writer is None:
             try:
                 from torch.utils.tensorboard import SummaryWriter

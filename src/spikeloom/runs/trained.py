@@ -1,4 +1,4 @@
-"""What a run left: its network with the trained weights, its settings and its data."""
+"""The results of a run: its network with the trained weights, its settings and its data."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Trained:
     Attributes:
         net: the network with the trained weights, in ``eval`` mode on the CPU.
         config: the settings that it was trained with.
-        recipe: the module of its recipe, with ``scores(net, x, config)`` where it classifies.
-        folder: where it lies.
-        result: the figures that the run ended with; empty for one that was stopped.
+        recipe: the module of its recipe, with ``scores(net, x, config)`` if it classifies.
+        folder: the folder of the run.
+        result: the figures that the run ended with; empty if it was stopped.
     """
 
     net: nn.Module
@@ -49,7 +49,7 @@ class Trained:
 def load(path: str | Path) -> Trained:
     """The network of a run folder, or of a checkpoint or weights file in one, with its settings and its data.
 
-    Raises UserError where there is no run, where it saved nothing yet, and where the weights do not fit.
+    Raises UserError if there is no run, if it saved nothing yet, or if the weights do not fit.
 
     ::
 
@@ -61,7 +61,7 @@ def load(path: str | Path) -> Trained:
     folder = _folder_of(path)
     values = read_file(folder / CONFIG)
     name = str(values.pop("recipe", ""))
-    recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # by name, as the config gives it
+    recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # the config gives the name
     (settings,) = split(values, recipe.Config, where=str(folder / CONFIG))
     config = recipe.Config(**settings)
     net: nn.Module = recipe.build(config)
@@ -82,7 +82,7 @@ def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
-    """Loads a state into a network; UserError where it does not fit."""
+    """Loads a state into a network; raises UserError if it does not fit."""
     try:
         net.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as problem:
@@ -93,7 +93,7 @@ def _folder_of(path: Path) -> Path:
     try:
         folder = path if path.is_dir() else path.parent
         there = path.exists()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # no file can have this name
         there = False
     if not there:
         raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
@@ -114,7 +114,7 @@ def _weights_file(path: Path, folder: Path) -> Path:
 
 
 def _read(file: Path, settings: dict[str, Any] | None) -> dict[str, Tensor]:
-    """The network's state in a file. A checkpoint says which settings it is of; they must be ``settings``, if given."""
+    """The network's state in a file. If ``settings`` are given, a checkpoint that was saved with others raises."""
     if file.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

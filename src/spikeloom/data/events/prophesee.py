@@ -26,7 +26,7 @@ _PLUGINS: dict[str, Size] = {
 
 
 def read_atis_dat(source: Source) -> Decoded:
-    """Version 1, whatever a header says, and also without one."""
+    """A DAT file of version 1, whatever its header says, and also without a header."""
     return read_dat(source, old=True)
 
 
@@ -39,7 +39,7 @@ def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
     fields = _fields(lines)
     kind = source.raw[at : at + 2].tolist()
     if old and not lines:
-        at -= 2  # without a header the events begin at once
+        at -= 2  # a file without a header has no bytes of type and size either
     elif len(kind) < 2 or kind[1] != 8:
         raise source.error(f"byte {at:,}: expected the type and the size 8 of the events, got {kind}")
     size = _size(lines, fields)
@@ -57,7 +57,7 @@ def read_dat(source: Source, *, old: bool | None = None) -> Decoded:
 
 
 def write_dat(path: Path, recording: Recording) -> None:
-    """DAT, version 2."""
+    """Writes DAT, version 2."""
     events = recording.events
     _fits(recording, "DAT", bits_t=32, bits_clock=32, bits_x=14)
     table = np.empty(len(events), _DAT)
@@ -72,8 +72,8 @@ def write_dat(path: Path, recording: Recording) -> None:
 
 
 def read_evt2(source: Source) -> Decoded:
-    """EVT 2.0: words of 32 bits. Types 0 and 1 are events (6 bits of time, column, row), 8 the upper 28 bits of time.
-    Events before the first time are left out: when they happened is not known.
+    """EVT 2.0 has words of 32 bits. Types 0 and 1 are events (6 bits of time, column, row), type 8 has the upper 28
+    bits of time. Events before the first such word are left out, because their time is not known.
     """
     lines, begin = source.lines(b"%", stop=b"% end", record=4)
     size = _size(lines, _fields(lines))
@@ -86,7 +86,7 @@ def read_evt2(source: Source) -> Decoded:
 
 
 def _timed(source: Source, words: NDArray[Any], begin: int, length: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Which words of 32 bits are events, and when; a word of the file has ``length`` bytes."""
+    """The indices of the words of 32 bits that are events, and their times; a word in the file has ``length`` bytes."""
     kind = words >> 28
     _known(source, kind, begin, length, (0, 1, 8, 10, 14, 15))
     high = np.flatnonzero(kind == 8)
@@ -98,7 +98,8 @@ def _timed(source: Source, words: NDArray[Any], begin: int, length: int) -> tupl
 
 
 def write_evt2(path: Path, recording: Recording) -> None:
-    """EVT 2.0; a word of time wherever it changes. Times must not run backwards by more than the format can say."""
+    """Writes EVT 2.0, with a word of time wherever the upper bits change. Steps back in time that the format cannot
+    express raise."""
     events = recording.events
     _fits(recording, "EVT 2.0", bits_t=34, bits_clock=28, bits_x=11)
     t = events["t"]
@@ -110,7 +111,7 @@ def write_evt2(path: Path, recording: Recording) -> None:
 
 
 def read_evt21(source: Source) -> Decoded:
-    """EVT 2.1: words of 64 bits, whose upper half is a word of EVT 2.0; the lower one has a bit for each of up to 32
+    """EVT 2.1 has words of 64 bits. The upper half is a word of EVT 2.0; the lower half has a bit for each of up to 32
     events in a row.
     """
     lines, begin = source.lines(b"%", stop=b"% end", record=8)
@@ -126,14 +127,15 @@ def read_evt21(source: Source) -> Decoded:
     return _inside(source, (t, x, upper & 2047, upper >> 28), begin + 8 * event, _size(lines, _fields(lines)))
 
 
-_WIDTHS = {4: 12, 5: 8}  # events that a vector word may hold
+_WIDTHS = {4: 12, 5: 8}  # the number of events that a vector word of each type may hold
 
 
 def read_evt3(source: Source) -> Decoded:
-    """EVT 3.0: words of 16 bits that change a state: row (0), column with an event (2), column of a vector (3), vectors
-    of 12 and 8 events (4, 5), lower and upper 12 bits of time (6, 8).
+    """EVT 3.0 has words of 16 bits that change a state: row (0), column with an event (2), column of a vector (3),
+    vectors of 12 and 8 events (4, 5), lower and upper 12 bits of time (6, 8).
 
-    Only the upper bits of time overflow. The lower ones may step back by some microseconds: cameras write them ahead.
+    Only the upper bits of time overflow. The lower ones may step back by some microseconds, as cameras write them
+    ahead.
     """
     lines, begin = source.lines(b"%", stop=b"% end", record=2)
     size = _size(lines, _fields(lines))
@@ -161,7 +163,7 @@ def read_evt3(source: Source) -> Decoded:
         widths = np.zeros(len(words) + 1, np.int64)
         for code, width in _WIDTHS.items():
             widths[1:][kind == code] = width
-        before = np.cumsum(widths)  # vector columns before each word
+        before = np.cumsum(widths)  # the sum of the widths of all vectors before each word
         at = event[vector]
         origin = latest((base & 2047).astype(np.int64) - before[bases], bases, at)
         x[vector] = origin + before[at]
@@ -174,8 +176,8 @@ def read_evt3(source: Source) -> Decoded:
 
 
 def _evt3_clock(words: NDArray[Any], kind: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Times that the words of time set, and where: a new upper part begins with lower bits 0; one that is said again
-    changes nothing."""
+    """The times that words of time set, and the indices of these words. A new upper part sets the lower bits to 0; one
+    that is repeated changes nothing."""
     high = np.flatnonzero(kind == 8)
     if not len(high):
         return np.empty(0, np.int64), high
@@ -190,7 +192,7 @@ def _evt3_clock(words: NDArray[Any], kind: NDArray[Any]) -> tuple[NDArray[np.int
 
 
 def _bits(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Index of the mask and number of the bit of every bit that is set, in order."""
+    """For every bit that is set, in order: the index of its mask, and its number in the mask."""
     width = 8 * masks.itemsize
     if len(masks) and (masks == 1).all():
         return np.arange(len(masks)), np.zeros(len(masks), np.int64)
@@ -199,7 +201,7 @@ def _bits(masks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _known(source: Source, kind: NDArray[Any], begin: int, word: int, types: tuple[int, ...]) -> None:
-    """Words of a type that the format does not have are damage."""
+    """Reports words of a type that the format does not have as damage."""
     table = np.zeros(16, bool)
     table[list(types)] = True
     wrong = np.flatnonzero(~table[kind])
@@ -210,7 +212,7 @@ def _known(source: Source, kind: NDArray[Any], begin: int, word: int, types: tup
 
 
 def _inside(source: Source, columns: tuple[Any, ...], at: NDArray[Any], size: Size | None) -> Decoded:
-    """The events inside the sensor; those outside are damage, of the words where they stand."""
+    """The events inside the sensor; the words of those outside are reported as damage."""
     t, x, y, p = columns
     H, W = size or (1 << 16, 1 << 16)
     outside = (x >= W) | (y >= H)
@@ -223,7 +225,7 @@ def _inside(source: Source, columns: tuple[Any, ...], at: NDArray[Any], size: Si
 
 
 def _fields(lines: list[str]) -> dict[str, str]:
-    """``% name value`` lines; ``format`` is split at its semicolons."""
+    """The fields of ``% name value`` lines, by name; ``format`` is split at its semicolons."""
     fields = {}
     for line in lines:
         name, _, value = line.lstrip("% ").partition(" ")
@@ -236,7 +238,7 @@ def _fields(lines: list[str]) -> dict[str, str]:
 
 
 def _size(lines: list[str], fields: dict[str, str]) -> Size | None:
-    """What the header says about the sensor."""
+    """The size of the sensor that the header gives; None if it gives none."""
     H, W = fields.get("height", ""), fields.get("width", "")
     if all(n.isdecimal() and len(n) < 6 and 0 < int(n) <= 1 << 14 for n in (H, W)):
         return int(H), int(W)
@@ -249,7 +251,8 @@ def _size(lines: list[str], fields: dict[str, str]) -> Size | None:
 
 
 def _fits(recording: Recording, name: str, *, bits_t: int, bits_clock: int, bits_x: int) -> None:
-    """Raises for what a format cannot hold, of whose ``bits_t`` bits of time the upper ``bits_clock`` overflow."""
+    """Raises for events that a format cannot hold, whose times have ``bits_t`` bits and overflow in the upper
+    ``bits_clock``."""
     t, top = recording.events["t"], 1 << bits_t
     if len(t) and (int(t.min()) < 0 or int(t.max()) >= top):
         raise DataError(f"{name} holds times from 0 to {top - 1:,} us, got {int(t.min()):,} to {int(t.max()):,}")

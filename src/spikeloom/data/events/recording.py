@@ -1,4 +1,4 @@
-"""What a recording of events is: one structured dtype, the size of the sensor beside it."""
+"""Recordings of events: one structured dtype, and the size of the sensor beside it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..errors import DataError
 from . import native
 
 EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?")])
-"""An event of a camera: time in microseconds, column, row, whether it got brighter."""
+"""An event of a camera: time ``t`` in microseconds, column ``x``, row ``y``, and whether the pixel got brighter."""
 EVENT_1D = np.dtype([("t", "<i8"), ("x", "<u2"), ("p", "?")])
 """An event of a sensor in one dimension, such as a cochlea: ``x`` is the channel."""
 Events = NDArray[np.void]
 MOST = 1 << 31
-"""What counts stay below: frames, sides of a sensor, recordings."""
+"""Numbers of frames, sides of a sensor and indices of recordings must be below this, or they raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +32,8 @@ class Recording:
         size: ``(H, W)`` of a camera, ``(channels,)`` of a sensor in one dimension.
         format: the name of the file's format, empty for events that come from elsewhere.
         measured: whether ``size`` is only the extent of the events, because nothing says how large the sensor is.
-        skipped: bytes that were left out as damaged or foreign (with ``errors="skip"``; words of other sensors in the
-            same file do not count).
+        skipped: the number of bytes that ``errors="skip"`` left out as damaged or foreign; words of other sensors in
+            the same file do not count.
 
     >>> Recording(as_events({"t": [0, 10], "x": [1, 2], "y": [0, 0], "p": [1, 0]}), (4, 4))
     Recording(2 events, 4 x 4, 10 us)
@@ -56,12 +56,12 @@ class Recording:
 
     @property
     def rate(self) -> float:
-        """Events per second; 0 where there is no duration."""
+        """Events per second; 0 if the duration is 0."""
         return 1e6 * len(self.events) / self.duration if self.duration else 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(2, H, W)`` or ``(channels,)``: a frame of the events."""
+        """The shape of a frame of the events: ``(2, H, W)`` or ``(channels,)``."""
         return (2, *self.size) if len(self.size) == 2 else self.size
 
     def between(self, start: float, stop: float) -> Recording:
@@ -70,7 +70,7 @@ class Recording:
         return self.keep((t >= start) & (t < stop))
 
     def keep(self, which: NDArray[Any] | slice) -> Recording:
-        """Some of the events: a mask, indices or a slice."""
+        """The recording with the events that a mask, indices or a slice choose."""
         return replace(self, events=self.events[which])
 
     def pixels(self) -> NDArray[np.int64]:
@@ -90,7 +90,7 @@ class Recording:
 
 
 def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike | None, p: ArrayLike) -> Events:
-    """A structured array from columns; ``y`` None is a sensor in one dimension."""
+    """A structured array from columns; ``y=None`` makes events of a sensor in one dimension."""
     t = np.asarray(t)
     events = np.empty(t.shape, EVENT_1D if y is None else EVENT)
     events["t"], events["x"], events["p"] = t, x, np.asarray(p).astype(bool, copy=False)
@@ -101,7 +101,7 @@ def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike | None, p: ArrayLike) -
 
 def as_events(source: Any) -> Events:
     """Events in this package's dtype, from anything that has their columns by name: a :class:`Recording`, a structured
-    array (tonic's too, in any order and width), a dictionary of arrays. No copy where the dtype is right already.
+    array (tonic's too, in any order and width), a dictionary of arrays. An array of the right dtype is not copied.
 
     ``p`` is ON where it is above 0, so that -1 and 0 are both OFF; without it every event is ON. Times that are not
     whole, or numbers that do not fit, raise :class:`DataError`.
@@ -124,7 +124,7 @@ def as_events(source: Any) -> Events:
 
 
 def as_recording(source: Any, size: tuple[int, ...] | None = None) -> Recording:
-    """A :class:`Recording`; without a size, the extent of the events. Events outside a given size raise."""
+    """A :class:`Recording`; its size is ``size``, or the extent of the events. Events outside a given size raise."""
     if isinstance(source, Recording) and size in (None, source.size):
         return source
     events = as_events(source)
@@ -135,7 +135,7 @@ def as_recording(source: Any, size: tuple[int, ...] | None = None) -> Recording:
 
 
 def extent(events: Events) -> tuple[int, ...]:
-    """The smallest size that holds all events; 1 without events."""
+    """The smallest size that holds all events; each side is 1 if there are none."""
     camera = "y" in (events.dtype.names or ())
     found = native.top(events) if events.dtype in (EVENT, EVENT_1D) else None
     if found is None:
@@ -145,7 +145,7 @@ def extent(events: Events) -> tuple[int, ...]:
 
 
 def whole_number(value: Any, what: str, *, least: int = 1) -> int:
-    """A whole number, of Python's or anybody's integers: 4.0 and True are none."""
+    """The value as an int; raises unless it is an integer of any library from ``least`` up. 4.0 and True raise."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -158,14 +158,14 @@ def whole_number(value: Any, what: str, *, least: int = 1) -> int:
 
 
 def positive_number(value: Any, what: str) -> float:
-    """A finite number above 0."""
+    """The value as a number; raises unless it is finite and above 0."""
     if isinstance(value, (bool, str)) or not (math.isfinite(value) and value > 0):
         raise ValueError(f"{what} must be positive, got {value!r}")
     return int(value) if value == int(value) else float(value)
 
 
 def sides(size: Any, where: str) -> tuple[int, ...]:
-    """A sensor's size; anything but one or two whole numbers from 1 on raises."""
+    """A sensor's size as a tuple; anything but one or two whole numbers from 1 on raises."""
     found = tuple(size) if isinstance(size, Sequence) and not isinstance(size, str) else ()
     whole = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 0 < n < MOST for n in found)
     if not whole or len(found) not in (1, 2):
@@ -198,11 +198,11 @@ def _names(source: Any) -> list[str]:
 
 
 def _polarity(values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether events are ON."""
+    """A mask of the events that are ON."""
     if values.ndim != 1 or values.dtype.kind not in "biuf":
         raise DataError(f"events: column p must be numbers or booleans [N], got {values.dtype} {list(values.shape)}")
     if values.dtype.kind == "b":
-        values = values.view(np.uint8)  # a byte from a file may be neither 0 nor 1
+        values = values.view(np.uint8)  # in a file the byte of a boolean may be neither 0 nor 1
     elif not np.isfinite(values).all():
         i = int(np.isfinite(values).argmin())
         raise DataError(f"events: p[{i}] = {values[i]} is no polarity")
@@ -211,13 +211,13 @@ def _polarity(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _whole(values: NDArray[Any], name: str) -> NDArray[Any]:
-    """Whole numbers that fit the column."""
+    """The values, if all are whole numbers that fit the column; else it raises."""
     if values.ndim != 1 or values.dtype.kind not in "iuf":
         raise DataError(f"events: column {name} must be numbers [N], got {values.dtype} {list(values.shape)}")
     if not len(values):
         return values.astype(np.int64)
     low, high = (-(2**63), 2**63 - 1) if name == "t" else (0, 2**16 - 1)
-    with np.errstate(invalid="ignore"):  # a NaN is wrong too
+    with np.errstate(invalid="ignore"):  # NaN differs from its floor, so that it counts as wrong
         wrong = (values < low) | (values > high)
         if values.dtype.kind == "f":
             wrong |= values != np.floor(values)

@@ -1,4 +1,4 @@
-"""The bytes of an event file, and what becomes of those that make no sense."""
+"""The bytes of an event file, and the treatment of those that make no sense."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _SURE = re.compile(rb"(?:#[\t\x20-\x7e]|% +[A-Za-z])[\t\x20-\x7e]{2,}\r?")
 
 
 class Decoded(NamedTuple):
-    """What a reader finds: events, the size of the sensor if the file says it, where each event stands in the file
-    (offset of the first, bytes per event) if events have one size."""
+    """The result of a reader: the events, the size of the sensor if the file gives it, and, if all events have one
+    length, their places in the file (byte of the first, bytes per event)."""
 
     events: Events
     size: Size | None = None
@@ -29,13 +29,13 @@ class Decoded(NamedTuple):
 
 
 class Source:
-    """A file's bytes (memory-mapped; gzip is unpacked) and what was left out of them.
+    """A file's bytes (memory-mapped; gzip is unpacked), and the number of those that were left out.
 
-    Damage goes through :meth:`damaged`: it raises with the byte, or counts what is lost and lets the reader go on.
+    Readers report damage to :meth:`damaged`, which raises with the byte, or counts what is lost and lets them go on.
 
     Args:
         path, lenient, index: see ``read_events``, where ``lenient`` is ``errors="skip"``.
-        columns, unit: what the columns of a table are, and of its times; None is what the file says.
+        columns, unit: the names of a table's columns, and the unit of its times; None is what the file says.
     """
 
     def __init__(
@@ -52,30 +52,30 @@ class Source:
         self.raw, self.room = _map(path)
 
     def damaged(self, offset: int, what: str, lost: int) -> None:
-        """Bytes ``lost`` from ``offset`` on are no use."""
+        """Reports that ``lost`` bytes from ``offset`` on are damaged: raises, or counts them as skipped."""
         if not self.lenient:
             raise DataError(f'{self.path}: byte {offset:,}: {what}; errors="skip" reads what is intact')
         self.skipped += lost
 
     def open(self) -> IO[bytes]:
-        """The file, open for reading; what it holds, if it is packed."""
+        """The file, open for reading, or its unpacked content if it is gzip."""
         return io.BytesIO(self.raw.tobytes()) if is_gzip(_first(self.path)) else self.path.open("rb")
 
     def error(self, what: str) -> DataError:
-        """What to raise when nothing of the file can be read."""
+        """The error to raise when nothing of the file can be read."""
         return DataError(f"{self.path}: {what}")
 
     def named(self) -> None:
-        """Raises where the file itself names its columns and the user does too."""
+        """Raises if the user names columns; readers of files that name their own columns call it."""
         if self.columns is not None:
             raise self.error("its columns have names; columns= is for arrays of rows and for text")
 
     def head(self, n: int) -> bytes:
-        """The first bytes."""
+        """The first ``n`` bytes."""
         return self.raw[:n].tobytes()
 
     def records(self, begin: int, dtype: Any) -> NDArray[Any]:
-        """The file from ``begin`` on as records of a dtype; a broken last one is damage."""
+        """The file from ``begin`` on as records of a dtype; an incomplete last one is reported as damage."""
         dtype = np.dtype(dtype)
         body = self.raw[begin:]
         rest = len(body) % dtype.itemsize
@@ -85,7 +85,7 @@ class Source:
         return body[: len(body) - rest].view(dtype)
 
     def lines(self, mark: bytes, stop: bytes = b"", *, record: int = 1, lead: int = 0) -> tuple[list[str], int]:
-        """Header lines and the byte after them; see :func:`header`."""
+        """The lines of the header and the byte after them; see :func:`header`."""
         return header(self.raw, mark, stop, record=record, lead=lead)
 
 
@@ -94,13 +94,13 @@ def header(
 ) -> tuple[list[str], int]:
     """The lines at the beginning of a file that begin with ``mark``, and the byte after them.
 
-    They end with the line ``stop``. Without one, data may follow that begin as a line does: then the last line that
-    can be nothing else (four characters or more, all of them ASCII, after ``%`` a blank and a word) ends the header,
-    or one after it from which on the file is a whole number of records.
+    They end with the line ``stop``. Without that line, data may follow that look like a header line. The header then
+    ends with the last line that can be nothing else (four characters or more, all of them ASCII, after ``%`` a blank
+    and a word), or with the first line from there on after which the file is a whole number of records.
 
     Args:
-        whole: size of the file, where ``raw`` is only its beginning.
-        record, lead: bytes of a record, and between the header and the first one.
+        whole: the size of the file, where ``raw`` is only its beginning.
+        record, lead: the number of bytes in a record, and between the header and the first record.
     """
     whole = len(raw) if whole is None else whole
     lines, ends, sure, at = list[str](), [0], 0, 0
@@ -117,7 +117,7 @@ def header(
 
 
 def _line(raw: Bytes | bytes, at: int) -> bytes | None:
-    """The line that begins at a byte; None if it has no end within 64 kB."""
+    """The line that begins at a byte; None if it does not end within 64 kB."""
     for n in (256, 1 << 16):
         piece = bytes(raw[at : at + n])
         if (end := piece.find(b"\n")) >= 0:
@@ -131,8 +131,9 @@ def _first(path: Path) -> bytes:
 
 
 def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
-    """Times of a counter of ``bits`` bits as int64: a step back by more than half its range is an overflow, a step
-    ahead after one undoes it (an event from before it), and without one it is a long pause.
+    """The times of a counter of ``bits`` bits as int64, without its overflows. A step back by more than half the range
+    is an overflow. A step ahead by as much undoes an overflow (the event is from before it), or, if there was none, is
+    a long pause.
 
     >>> unwrap(np.array([250, 255, 3, 1], np.uint8), 8)
     array([250, 255, 259, 257])
@@ -145,14 +146,14 @@ def unwrap(t: NDArray[Any], bits: int) -> NDArray[np.int64]:
         if len(turns):
             wraps = np.where(step[turns] < 0, 1, -1)
             counts = np.cumsum(wraps)
-            counts -= np.minimum.accumulate(np.minimum(counts, 0))  # never below none
+            counts -= np.minimum.accumulate(np.minimum(counts, 0))  # the number of overflows never falls below 0
             long += np.repeat(np.r_[0, counts], np.diff(np.r_[0, turns + 1, len(long)])) << bits
     return long
 
 
 def latest(values: NDArray[Any], at: NDArray[Any], where: NDArray[Any]) -> NDArray[Any]:
-    """For each ascending position ``where``: the value whose position ``at`` (ascending) is the last before it. The
-    positions before the first ``at`` must have been left out.
+    """For each position in ``where`` (ascending), the value whose position in ``at`` (ascending) is the last before it.
+    Positions before the first of ``at`` must have been left out.
 
     >>> latest(np.array([7, 9]), np.array([0, 4]), np.array([1, 3, 5]))
     array([7, 7, 9])
@@ -162,7 +163,7 @@ def latest(values: NDArray[Any], at: NDArray[Any], where: NDArray[Any]) -> NDArr
 
 
 def _map(path: Path) -> tuple[Bytes, Room]:
-    """The bytes of a file, and the room that what is packed in it has."""
+    """The bytes of a file, and the limit on what is unpacked from it."""
     try:
         packed = is_gzip(_first(path))
         size = path.stat().st_size

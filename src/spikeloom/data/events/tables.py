@@ -18,7 +18,7 @@ from .source import Decoded, Size, Source
 
 
 def read_npz(source: Source) -> Decoded:
-    """Arrays t, x, y, p (or an array ``events``, or pos and neg); ``size`` beside them is the sensor's."""
+    """Arrays t, x, y, p (or an array ``events``, or pos and neg), with the sensor's size in an array ``size``."""
     where = str(source.path)
     with source.open() as file:
         columns = arrays.npz(file, len(source.raw), where, source.room, objects=True)
@@ -47,7 +47,7 @@ def read_npy(source: Source) -> Decoded:
 
 
 def write_npz(path: Path, recording: Recording) -> None:
-    """Arrays t, x, y, p (as SpikingJelly writes them) and size."""
+    """Writes arrays t, x, y, p, as SpikingJelly does, and ``size``."""
     events = recording.events
     names = events.dtype.names or ()
     columns: dict[str, Any] = {name: events[name] for name in names}
@@ -56,8 +56,8 @@ def write_npz(path: Path, recording: Recording) -> None:
 
 
 def read_mat(source: Source) -> Decoded:
-    """MATLAB files up to version 7.2: columns (ASL-DVS: ts, x, y, pol), also in a structure, or ST-MNIST's
-    ``spiketrain``: taxels by samples of -1, 0 and 1, and a last row of seconds. Later ones are HDF5.
+    """MATLAB files up to version 7.2 hold columns (ASL-DVS: ts, x, y, pol), also in a structure, or ST-MNIST's
+    ``spiketrain``: taxels by samples of -1, 0 and 1, and a last row of seconds. Files of later versions are HDF5.
     """
     where = str(source.path)
     try:
@@ -85,7 +85,7 @@ def _taxels(train: NDArray[Any], where: str, unit: str) -> Decoded:
 
 
 def size_of(value: Any) -> Size | None:
-    """A sensor's size, if that is what a file has in its place."""
+    """The sensor's size from a file's value, or None if the value is no size."""
     if value is None:
         return None
     sides = np.asarray(value).reshape(-1)

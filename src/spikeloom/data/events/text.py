@@ -21,12 +21,12 @@ _BLANKS = re.compile(rb"[\s,;]+")
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _WHOLE = re.compile(rb"[+-]?\d+")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")
-_MOST = 64  # columns
+_MOST = 64  # a first line of more numbers than this is no event: the file is not text
 
 
 class _Form(NamedTuple):
-    """What is known of a file of lines before its numbers are read: fields of its columns, whether the file or the user
-    says so, the unit of time, the sensor's size, the byte of the first line of numbers."""
+    """What is known of a text before its numbers are read: the fields of its columns, whether the file or the user
+    names them, the unit of time, the sensor's size, and the byte of the first line of numbers."""
 
     fields: tuple[str, ...]
     said: bool
@@ -36,7 +36,7 @@ class _Form(NamedTuple):
 
 
 def is_text(head: bytes, whole: int) -> bool:
-    """Whether the first line of numbers is an event's, or, where there is none, names of columns are."""
+    """Whether the first line of numbers can be an event, or, without such a line, a line names columns."""
     if _CONTROL.search(head):
         return False
     lines = [line.strip() for line in re.split(rb"[\r\n]+", head.removeprefix(_BOM))]
@@ -44,20 +44,20 @@ def is_text(head: bytes, whole: int) -> bool:
     rows = (len(_split(line)) for line in lines if line and not line.startswith(b"#") and _is_numbers(line))
     sizes = itertools.islice(rows, 2)
     first = next(sizes, 0)
-    first = next(sizes, 0) if first == 2 else first  # of a sensor
+    first = next(sizes, 0) if first == 2 else first  # two numbers are the sensor's size
     return 3 <= first <= _MOST if first else any(_names(line)[0] for line in lines)
 
 
 def read_text(source: Source) -> Decoded:
     """A line ``t x y p`` for each event (``t x p`` in one dimension), between blanks, commas or semicolons.
 
-    A line of names, commented out with ``#`` or not, may come first and say otherwise: usual names, in any order, with
-    a unit of time after one (``time_us``, ``t [ms]``). A line of names that is not understood raises, as does a column
-    p of anything but -1, 0 and 1; ``columns=`` says what the columns are. A first line of two numbers is the sensor's
-    width and height. Without a unit, times are microseconds where all of them are whole and seconds elsewhere; times
-    that may be both raise, and ``unit=`` says which.
+    A line of names, commented out with ``#`` or not, may come first and name other columns: usual names, in any order,
+    with a unit after that of the time (``time_us``, ``t [ms]``). A line of names that is not understood raises, as does
+    a column p of anything but -1, 0 and 1; then ``columns=`` must name the columns. A first line of two numbers is the
+    sensor's width and height. Without a unit, times are microseconds where all of them are whole and seconds elsewhere;
+    times that may be either raise, and then ``unit=`` must be given.
     """
-    raw = source.raw.tobytes().replace(b"\r", b"\n")  # byte for byte, so that places stay what they are
+    raw = source.raw.tobytes().replace(b"\r", b"\n")  # one byte for one, so that positions do not shift
     form = _form(source, raw)
     body = raw[form.begin :]
     for separator in (b",", b";"):
@@ -68,7 +68,7 @@ def read_text(source: Source) -> Decoded:
 
 
 def write_text(path: Path, recording: Recording) -> None:
-    """A line ``t x y p`` for each event, in microseconds, below a line of names."""
+    """Writes a line ``t x y p`` for each event, with microseconds, below a line of names."""
     events = recording.events
     names = list(events.dtype.names or ())
     size = " ".join(map(str, reversed(recording.size)))
@@ -78,7 +78,7 @@ def write_text(path: Path, recording: Recording) -> None:
 
 
 def _form(source: Source, raw: bytes) -> _Form:
-    """What the lines before the first event say."""
+    """The form that the lines before the first event give."""
     at = len(_BOM) if raw.startswith(_BOM) else 0
     names: set[tuple[tuple[str, ...], str | None]] = set()
     size, first = None, 0
@@ -111,7 +111,7 @@ def _form(source: Source, raw: bytes) -> _Form:
 
 
 def _fields(source: Source, own: tuple[str, ...], n: int, at: int) -> tuple[tuple[str, ...], bool]:
-    """The fields of ``n`` columns, and whether anybody says so."""
+    """The fields of ``n`` columns, and whether the file or the user names them."""
     fields = source.columns or own
     if fields and n not in (0, len(fields)):
         raise source.error(f"byte {at:,}: {n} columns, of which {len(fields)} are named ({' '.join(fields)})")
@@ -122,7 +122,8 @@ def _fields(source: Source, own: tuple[str, ...], n: int, at: int) -> tuple[tupl
 
 
 def _names(line: bytes) -> tuple[tuple[str, ...], str | None, str]:
-    """Fields that a line names and the unit of time, or what is wrong with it. A comment without names is none."""
+    """The fields that a line names, the unit of time, and the problem of the line, empty if it has none. A comment
+    without names has no fields and no problem."""
     comment = line.startswith(b"#")
     text = line.removeprefix(_BOM).lstrip(b"# \t").decode("utf8", "replace").replace('"', "").replace("'", "")
     text = text.rpartition(":")[2] if comment else text
@@ -131,7 +132,7 @@ def _names(line: bytes) -> tuple[tuple[str, ...], str | None, str]:
     found = [field_of(word) for word in words]
     fields = tuple(field for field, _ in found)
     known = [field for field in fields if field != "_"]
-    if comment and (len(known) < 2 or 2 * len(known) <= len(words)):  # prose may have one of these words
+    if comment and (len(known) < 2 or 2 * len(known) <= len(words)):  # a sentence may have a few of these words
         return (), None, ""
     if "_" in fields:
         return (), None, f"{text[:60]!r}, of which {words[fields.index('_')][:20]!r} is no known name"
@@ -147,7 +148,7 @@ def _sides(source: Source, parts: list[bytes], at: int) -> Size:
 
 
 class _Table(NamedTuple):
-    """Columns of numbers but for time, and the times as they are written and as floating point has them."""
+    """Columns of numbers, without the times; the times as they are written; the times in floating point."""
 
     values: dict[str, NDArray[Any]]
     t: NDArray[Any]
@@ -155,11 +156,11 @@ class _Table(NamedTuple):
 
 
 def _table(body: bytes, form: _Form) -> _Table | None:
-    """All columns at once; None where something is wrong with one."""
+    """Reads all columns at once; None if one of them has something wrong in it."""
     if not body.strip():
         none = np.empty(0, np.int64)
         return _Table({name: none for name in form.fields if name not in "t_"}, none, none.astype(np.float64))
-    whole = not any(mark in body for mark in (b".", b"e", b"E", b"n", b"N"))  # nor nan or inf
+    whole = not any(mark in body for mark in (b".", b"e", b"E", b"n", b"N"))  # n and N are in nan and inf
     kinds = [np.int64 if whole else "S48" if name == "t" else np.float64 for name in form.fields]
     names = [f"{name}{k}" if name == "_" else name for k, name in enumerate(form.fields)]
     try:
@@ -175,7 +176,7 @@ def _table(body: bytes, form: _Form) -> _Table | None:
 
 
 def _fits(name: str, column: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which numbers may stand in a column."""
+    """A mask of the numbers that may stand in a column."""
     fine: NDArray[np.bool_]
     if name == "p":
         fine = (column == 1) | (column == 0) | (column == -1)
@@ -185,7 +186,7 @@ def _fits(name: str, column: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _careful(source: Source, body: bytes, form: _Form) -> _Table:
-    """Line by line, because something is wrong somewhere: find out where."""
+    """Reads line by line, to report the line in which something is wrong."""
     kept: list[list[bytes]] = []
     lost, at = 0, form.begin
     for line in body.split(b"\n"):
@@ -205,7 +206,7 @@ def _careful(source: Source, body: bytes, form: _Form) -> _Table:
 
 
 def _problem(parts: list[bytes], form: _Form) -> str:
-    """What is wrong with a line; nothing is empty."""
+    """The problem of a line, or an empty string."""
     if len(parts) != len(form.fields) or not all(_NUMBER.fullmatch(part) and len(part) < 48 for part in parts):
         return f"a line that is not {len(form.fields)} numbers"
     for name, part in zip(form.fields, parts, strict=True):
@@ -218,7 +219,7 @@ def _problem(parts: list[bytes], form: _Form) -> str:
 
 
 def _times(source: Source, table: _Table, form: _Form) -> NDArray[np.int64]:
-    """Microseconds. Numbers beyond 2^53 are exact."""
+    """The times in microseconds; numbers beyond 2^53 are exact."""
     where, t = str(source.path), table.t
     if t.dtype.kind == "i":
         return scaled(t, form.unit or "us", where)
@@ -226,11 +227,11 @@ def _times(source: Source, table: _Table, form: _Form) -> NDArray[np.int64]:
     exponent = (np.char.find(t, b"e") >= 0) | (np.char.find(t, b"E") >= 0)
     plain = ~(fraction | exponent)
     if plain.all():
-        whole = np.array([int(n) for n in t.tolist()], object)  # of any size
+        whole = np.array([int(n) for n in t.tolist()], object)  # Python's integers have no limit
         return scaled(whole, form.unit or "us", where)
     values = table.rounded
     unit = form.unit or _unit(source, t, values, plain, exponent)
-    if len(t) and float(np.abs(values).max()) >= 2**31:  # where float64 has no microseconds of seconds any more
+    if len(t) and float(np.abs(values).max()) >= 2**31:  # seconds beyond this lose microseconds in float64
         exact = [int((Decimal(n.decode()) * _SCALE[unit]).to_integral_value(ROUND_HALF_EVEN)) for n in t.tolist()]
         return scaled(np.array(exact, object), "us", where)
     return microseconds(values, where, unit=unit)
@@ -242,21 +243,21 @@ _SCALE = {"s": Decimal(10**6), "ms": Decimal(1000), "us": Decimal(1), "ns": Deci
 def _unit(
     source: Source, t: NDArray[Any], values: NDArray[np.float64], plain: NDArray[np.bool_], exponent: NDArray[np.bool_]
 ) -> str:
-    """The unit of times with decimal points, by how they are written, where that says it."""
+    """The unit of times with decimal points, from how they are written; raises where that leaves it open."""
     if plain.any():
         i = int((plain != plain[0]).argmax())
         what = f"time {i:,} is {t[i].decode()} and time 0 {t[0].decode()}: some are whole and some have a decimal point"
     elif (values != np.floor(values)).any():
         return "s"
     elif exponent.all() or not values.any():
-        return "us"  # whole numbers, as programs print them that have floating point only; or 0 of any unit
+        return "us"  # some programs print whole numbers in this way; and 0 is the same in any unit
     else:
         what = f"time 0 is {t[0].decode()}, and all are whole: seconds or microseconds?"
     raise source.error(f'{what} Say so with unit="s" or unit="us"')
 
 
 def _row(line: bytes) -> int:
-    """How many numbers a line is of; 0 if it is of anything else."""
+    """The number of numbers in a line; 0 if it has anything else in it."""
     line = line.split(b"#", 1)[0].strip()
     return len(_split(line)) if line and _is_numbers(line) else 0
 

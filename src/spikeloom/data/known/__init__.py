@@ -1,1 +1,1 @@
-"""What each data set is: where it comes from, its classes and splits. A row each."""
+"""The description of each data set: where it comes from, its classes and its splits."""

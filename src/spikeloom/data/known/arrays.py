@@ -1,4 +1,4 @@
-"""Data sets that are read into memory as a whole: what each is, and how its files become arrays."""
+"""Data sets that are read into memory as a whole: their descriptions, and the functions that read their files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _cifar(mean: Sequence[float], std: Sequence[float]) -> _Pair:
     return lambda: nn.Sequential(RandomCrop(4), RandomFlip(), *still), lambda: nn.Sequential(*still)
 
 
-# Means and standard deviations of the channels of the 50,000 training images.
+# These are means and standard deviations of each channel over the 50,000 training images, for values from 0 to 1.
 _CIFAR10 = _cifar((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CIFAR100 = _cifar((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 _FIVE = tuple(f"data_batch_{k}" for k in range(1, 6))

@@ -1,4 +1,4 @@
-"""What each data set of event recordings, sounds or picture files is: where it comes from, its classes and splits."""
+"""Data sets of event recordings, sounds or picture files: where each comes from, its classes and its splits."""
 
 from __future__ import annotations
 
