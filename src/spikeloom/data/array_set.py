@@ -99,7 +99,7 @@ class ArraySet:
 
     @property
     def rule(self) -> str:
-        """A sentence that says how the samples are split into train and test."""
+        """How the samples are split into train and test, in words."""
         if self.test_size is None:
             return "published test split"
         return f"{self.test_size} samples held out, stratified, by seed"

@@ -138,7 +138,7 @@ class Options:
         cochlea: what makes spikes of sounds, in place of the set's own.
         lazy: whether the original files are read each time, with no copy on the disk.
         partial: whether fewer samples than the published split has are accepted.
-        progress: a function that gets the state of the conversion.
+        progress: a function that is called as the conversion goes on.
     """
 
     augment: EventTransform | None = None

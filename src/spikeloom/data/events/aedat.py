@@ -72,9 +72,9 @@ _NAMED = re.compile(r"^#\s*Source\s+\d+:\s*(\S+)")
 
 
 def read_aedat3(source: Source) -> Decoded:
-    """Packets of events, each led by 28 bytes; those of type 1 hold polarity events: ``data`` has validity (bit 0),
-    polarity (bit 1), row (bits 2 to 16), column (bits 17 to 31), then 31 bits of microseconds, to which the packet's
-    overflow counter is added. Events marked invalid, and packets of frames, motion and signals, are left out.
+    """Packets of events, each led by 28 bytes. Those of type 1 hold polarity events: ``data`` has validity (bit 0),
+    polarity (bit 1), row (bits 2 to 16) and column (bits 17 to 31); 31 bits of microseconds follow, above which the
+    packet's overflow counter stands. Events marked invalid, and packets of frames, motion and signals, are left out.
     """
     lines, at = source.lines(b"#", stop=b"#!END-HEADER")
     if not any(line.startswith("#!END-HEADER") for line in lines):
@@ -124,8 +124,8 @@ def read_aedat3(source: Source) -> Decoded:
 
 
 def _decoded(parts: list[tuple[NDArray[np.void], int]]) -> Events | None:
-    """Events of packets and their overflow counters, in one array; None without a compiler. Packets that follow each
-    other with one counter, as nearly all do, are decoded at once."""
+    """The events of packets with their overflow counters, in one array; None without a compiler. Packets in a row with
+    the same counter, as nearly all have, are decoded at once."""
     events, n = np.empty(sum(len(table) for table, _ in parts), EVENT), 0
     for overflow, group in itertools.groupby(parts, key=lambda part: part[1]):
         raw = np.concatenate([table.view(np.uint8) for table, _ in group])
@@ -140,7 +140,7 @@ _CAPACITY = 4096
 
 
 def write_aedat3(path: Path, recording: Recording) -> None:
-    """AEDAT 3.1 with polarity packets only."""
+    """Writes AEDAT 3.1, with polarity packets only."""
     events = recording.events
     t = events["t"]
     if len(events) and (t.min() < 0 or t.max() >> 62 or max(recording.size) > 1 << 15):
@@ -157,7 +157,7 @@ def write_aedat3(path: Path, recording: Recording) -> None:
     cuts = np.union1d(np.arange(0, len(events), _CAPACITY), np.flatnonzero(np.diff(overflow)) + 1)
     with path.open("wb") as file:
         file.write(f"#!AER-DAT3.1\r\n#Format: RAW\r\n#Source 1: {chip}\r\n#!END-HEADER\r\n".encode())
-        for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=False):  # no event, no packet
+        for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=False):  # a file without events has no packet
             n = int(end - begin)
             head = np.array([(1, 1, 8, 4, overflow[begin], n, n, n)], _PACKET)
             file.write(head.tobytes() + table[begin:end].tobytes())

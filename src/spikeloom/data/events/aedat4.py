@@ -22,15 +22,15 @@ from .source import Decoded, Size, Source
 _EVENT = np.dtype([("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?"), ("pad", "V3")])
 _VERSION = b"#!AER-DAT4.0\r\n"
 _LZ4, _ZSTD = (1, 2), (3, 4)
-_RATIO = 1 << 10  # how many times its size a packet may take unpacked
+_RATIO = 1 << 10  # a packet that unpacks to more than this many times its size is damage
 
 
 class _BrokenError(Exception):
-    """Bytes that are no flatbuffer of the kind expected."""
+    """Bytes are no flatbuffer of the expected kind."""
 
 
 def read_aedat4(source: Source) -> Decoded:
-    """Events of the first event stream of a file, with the size that its header gives to that stream."""
+    """The events of the first event stream of a file, with the sensor size that the header gives for that stream."""
     raw: memoryview = source.raw.data
     at = len(_VERSION)
     if source.head(at) != _VERSION:
@@ -41,7 +41,7 @@ def read_aedat4(source: Source) -> Decoded:
         raise source.error(f"byte {at:,}: its header is damaged ({broken})") from None
     stream, size = _stream(info)
     unpack = _unpacker(source, compression)
-    end = table_at if at <= table_at <= len(raw) else len(raw)  # -1, or a lie: packets go on to the end
+    end = table_at if at <= table_at <= len(raw) else len(raw)  # without a valid table, packets go on to the end
     parts = []
     while at < end:
         if end - at < 8:
@@ -69,12 +69,12 @@ def read_aedat4(source: Source) -> Decoded:
     events = np.empty(len(table), EVENT)
     for name in ("t", "x", "y"):
         events[name] = table[name]
-    events["p"] = table["p"].view(np.uint8) != 0  # whatever the byte is
+    events["p"] = table["p"].view(np.uint8) != 0  # any byte but 0 is ON
     return Decoded(events, size)
 
 
 def _header(raw: memoryview, at: int) -> tuple[int, int, str, int]:
-    """Compression, where the table of packets begins, the XML that describes the streams, the byte after the header."""
+    """The compression, the byte of the table of packets, the XML that describes the streams, the header's end."""
     (length,) = struct.unpack_from("<I", raw, at)
     if length > len(raw) - at - 4 or bytes(raw[at + 8 : at + 12]) != b"IOHE":
         raise _BrokenError("it has no IOHE buffer")
@@ -104,7 +104,7 @@ def _events(packet: bytes | memoryview) -> Any:
 
 
 def _table(buffer: memoryview) -> list[int]:
-    """Where the fields of a flatbuffer's root table begin; 0 for those that are left out."""
+    """The positions of the fields of a flatbuffer's root table; 0 for those that are left out."""
     (root,) = struct.unpack_from("<I", buffer, 0)
     if root + 4 > len(buffer):
         raise _BrokenError("its root is outside")
@@ -120,7 +120,7 @@ def _table(buffer: memoryview) -> list[int]:
 
 
 def _vector(buffer: memoryview, at: int) -> tuple[int, int]:
-    """Where the elements of a vector begin, and how many there are."""
+    """The position of the first element of a vector, and the number of elements."""
     begin = at + struct.unpack_from("<I", buffer, at)[0]
     (n,) = struct.unpack_from("<I", buffer, begin)
     return begin + 4, n
@@ -128,7 +128,7 @@ def _vector(buffer: memoryview, at: int) -> tuple[int, int]:
 
 def _stream(info: str) -> tuple[int | None, Size | None]:
     """Number and sensor size of the first event stream; None where the header does not describe the streams."""
-    if len(info) > 1 << 20 or "<!" in info:  # entities and document types have no business here
+    if len(info) > 1 << 20 or "<!" in info:  # no stream needs entities or a document type, which can expand without end
         return None, None
     try:
         root = ElementTree.fromstring(info)

@@ -23,7 +23,7 @@ Axis = Literal["x", "y", "t", "p"]
 
 @dataclass(frozen=True)
 class Compose:
-    """One transform after the other."""
+    """Applies one transform after the other."""
 
     transforms: Sequence[EventTransform]
 
@@ -77,7 +77,7 @@ class Roll:
 
 @dataclass(frozen=True)
 class Crop:
-    """A window of ``size`` (H, W): a random one, or the middle one; the sensor becomes as large."""
+    """Keeps a window of ``size`` (H, W), a random one or the middle one; it becomes the size of the sensor."""
 
     size: tuple[int, int]
     where: Literal["random", "centre"] = "random"
@@ -114,7 +114,7 @@ class Resize:
 
 @dataclass(frozen=True)
 class CropTime:
-    """The events of the first ``duration`` microseconds, or of a random window of that length."""
+    """Keeps the events of the first ``duration`` microseconds, or of a random window of that length."""
 
     duration: float
     where: Literal["random", "start"] = "random"
@@ -130,7 +130,7 @@ class CropTime:
 
 @dataclass(frozen=True)
 class Drop:
-    """Loses each event with probability ``p``, drawn from 0 to ``p`` for each recording if ``up_to``."""
+    """Loses each event with probability ``p``; with ``up_to`` each recording draws it between 0 and ``p``."""
 
     p: float
     up_to: bool = False
@@ -182,8 +182,8 @@ class DropArea:
 
 @dataclass(frozen=True)
 class Jitter:
-    """Normal noise: of ``time`` microseconds and ``space`` pixels (standard deviations). With noise in time the events
-    are put in order again; those that leave the sensor, or come before time 0, are lost."""
+    """Adds normal noise to times and places, with standard deviations of ``time`` microseconds and ``space`` pixels.
+    After noise in time the events are sorted again; those that leave the sensor, or come before time 0, are lost."""
 
     time: float = 0.0
     space: float = 0.0
@@ -224,12 +224,11 @@ class Noise:
 
 @dataclass(frozen=True)
 class NDA:
-    """Neuromorphic data augmentation: mirrors with probability 1/2, then one of rolling, turning, cutting a square out
-    and shearing, each up to a limit (Y. Li et al., 2022, "Neuromorphic data augmentation for training spiking neural
-    networks").
+    """Mirrors with probability 1/2, then rolls, turns, cuts a square out or shears, each up to a limit (Y. Li et al.,
+    2022, "Neuromorphic data augmentation for training spiking neural networks").
 
     Args:
-        roll: pixels, at most; turn: degrees; cut: pixels a side; shear: columns per row.
+        roll, turn, cut, shear: the limits, in pixels, degrees, pixels a side, and columns per row.
     """
 
     roll: int = 5
@@ -256,11 +255,12 @@ class NDA:
 
 
 def event_mix(a: Recording, b: Recording, *, beta: float = 1.0) -> tuple[Recording, float]:
-    """Events of ``a`` outside and of ``b`` inside a random box in time and space, and the share of the result that is
-    ``a``'s: the weight of its label.
+    """Events of ``a`` outside and of ``b`` inside a random box in time and space, and the share of the result that
+    comes from ``a``, which is the weight of its label.
 
-    The box's volume is drawn from Beta(beta, beta); its middle is uniform (after G. Shen et al., 2023, "EventMix",
-    which draws masks of mixed Gaussians; the box is simpler). Both begin at time 0 afterwards; sizes must agree.
+    The volume of the box is drawn from Beta(beta, beta), its place uniformly. (G. Shen et al., 2023, "EventMix", draw
+    masks of mixed Gaussians; the box is simpler.) Both recordings are shifted to begin at time 0. Their sizes must
+    agree.
     """
     if a.size != b.size:
         raise ValueError(f"event_mix: recordings of one sensor size are needed, got {a.size} and {b.size}")
@@ -292,8 +292,8 @@ def event_mix(a: Recording, b: Recording, *, beta: float = 1.0) -> tuple[Recordi
 def cut_mix(
     frames: torch.Tensor, labels: torch.Tensor, *, beta: float = 1.0, batch_first: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """A batch of frames ``[B, *, H, W]`` in which a random rectangle comes from another sample; the other samples'
-    labels, and the share that is still the sample's own (S. Yun et al., 2019, arXiv:1905.04899). With
+    """A batch of frames ``[B, *, H, W]`` in which a random rectangle of each sample comes from another one, the labels
+    of these others, and the share of a sample that is still its own (S. Yun et al., 2019, arXiv:1905.04899). With
     ``batch_first=False`` frames are ``[T, B, *, H, W]``.
 
     The loss is ``share * loss(y, labels) + (1 - share) * loss(y, others)``.
@@ -318,7 +318,7 @@ def cut_mix(
 
 
 def _mapped(recording: Recording, matrix: NDArray[Any]) -> Recording:
-    """Places (x, y) from the middle of the sensor through a matrix, to the nearest pixel."""
+    """Moves events by a matrix on their places (x, y) from the middle of the sensor, to the nearest pixel."""
     H, W = recording.size
     e = recording.events
     middle = np.array([[(W - 1) / 2], [(H - 1) / 2]])
@@ -333,7 +333,7 @@ def _shifted(recording: Recording, *shifts: int) -> Recording:
 
 
 def _placed(recording: Recording, y: NDArray[np.int64] | None, x: NDArray[np.int64]) -> Recording:
-    """The events at new places, those on the sensor."""
+    """The events at new places, without those that leave the sensor."""
     keep = (x >= 0) & (x < recording.size[-1])
     if y is not None:
         keep &= (y >= 0) & (y < recording.size[0])

@@ -1,5 +1,5 @@
-"""Formats without a header: ATIS (N-MNIST, N-Caltech101) and the neuromorphic auditory sensor. They are known by what
-their bytes would mean: times that run forward.
+"""Formats without a header: ATIS (N-MNIST, N-Caltech101) and the neuromorphic auditory sensor. A file counts as one of
+them if its bytes, read in that format, give times that run forward.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..errors import DataError
 from .recording import Recording, make_events
 from .source import Bytes, Decoded, Source, unwrap
 
-_OVERFLOW_ROW = 240  # a row that no ATIS sensor has: the clock of the file went 2^13 us on without an event
+_OVERFLOW_ROW = 240  # no ATIS sensor has this row: a record with it is no event, and adds 2^13 us to all later times
 _TICKS = 23
 
 
 def read_atis(source: Source) -> Decoded:
     """Five bytes an event: column, row, one bit polarity with 23 bits of microseconds, big-endian.
 
-    An event in row 240 is none: it adds 2^13 us to all times after it (G. Orchard et al., 2015, N-MNIST).
+    A record with row 240 is no event: it adds 2^13 us to all times after it (G. Orchard et al., 2015, N-MNIST).
     """
     table = source.records(0, "V5").view(np.uint8).reshape(-1, 5)
     t = _atis_times(table)
@@ -36,7 +36,7 @@ def read_atis(source: Source) -> Decoded:
 
 
 def write_atis(path: Path, recording: Recording) -> None:
-    """The layout of :func:`read_atis`; a time beyond 23 bits is led by overflow marks where those suffice."""
+    """Writes the layout of :func:`read_atis`; overflow marks lead to times beyond 23 bits where they suffice."""
     events = recording.events
     t = events["t"]
     if len(events) and (t.min() < 0 or t.max() >> _TICKS or max(recording.size) > _OVERFLOW_ROW):
@@ -58,9 +58,10 @@ def is_atis(head: bytes, whole: int) -> bool:
 
 
 def _reads_as_text(head: bytes) -> bool:
-    """Whether these are lines that somebody can read: of what, the reader of text did not understand."""
+    """Whether these bytes are printable text, although the reader of text found no events in them."""
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(head.removeprefix(codecs.BOM_UTF8))  # may end amid one
+        # The decoder is incremental, because the head may end inside a character.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head.removeprefix(codecs.BOM_UTF8))
     except UnicodeDecodeError:
         return False
     return all(character.isprintable() or character in "\t\r\n\f" for character in text)
@@ -91,7 +92,7 @@ def _read_nas(source: Source, name: str) -> Decoded:
         )
     t = unwrap(table["t"], 32)
     if tick != 1.0:
-        t = (t * 2 + 5) // 10  # 0.2 us, rounded to whole microseconds, half up
+        t = (t * 2 + 5) // 10  # from ticks of 0.2 us to whole microseconds, rounded half up
     return Decoded(make_events(t, address >> 1, None, (address & 1) == 0), None)
 
 
@@ -104,7 +105,7 @@ def _is_nas(head: bytes, whole: int, name: str) -> bool:
 
 
 def _forward(t: NDArray[Any], whole: int, record: int) -> bool:
-    """Whether times run forward, almost everywhere, over a sample of records, and get somewhere."""
+    """Whether times run forward almost everywhere in a sample of records, and are not all the same."""
     if whole % record > 0 and len(t) < 100:
         return False
     steps = np.diff(t)

@@ -32,7 +32,7 @@ UNITS = tuple(_UNITS)
 
 
 def field_of(word: str) -> tuple[str, str | None]:
-    """The field that a name of a column stands for, ``_`` for none, and the unit of time in it.
+    """The field that the name of a column stands for, or ``_`` if it is none, and the unit of time in the name.
 
     >>> field_of("time_us"), field_of("Polarity"), field_of("x[px]"), field_of("speed")
     (('t', 'us'), ('p', None), ('x', None), ('_', None))
@@ -50,7 +50,7 @@ def from_columns(columns: Columns, where: str, *, unit: str | None = None) -> Ev
     """Events from columns under any of their usual names. Without a unit, times that are all whole numbers, of whatever
     type, are microseconds; others are seconds.
 
-    ``pos`` and ``neg`` (ES-ImageNet) hold rows of (y, x, t) for each polarity instead.
+    Instead, ``pos`` and ``neg`` (ES-ImageNet) may hold rows of (y, x, t) for each polarity.
     """
     names = {str(name).lower(): name for name in columns}
     if {"pos", "neg"} <= set(names):
@@ -78,7 +78,7 @@ def _column(values: Any, where: str) -> NDArray[Any]:
     """A flat array of numbers or booleans."""
     try:
         column = np.asarray(values).reshape(-1)
-    except (ValueError, TypeError, OverflowError) as wrong:  # lists of lists of different lengths, and the like
+    except (ValueError, TypeError, OverflowError) as wrong:  # such as lists of lists of different lengths
         raise DataError(f"{where} is no array of numbers ({wrong})") from None
     if column.dtype.kind not in "biuf":
         raise DataError(f"{where} holds {column.dtype}, which are no numbers")
@@ -98,7 +98,7 @@ def _by_polarity(pos: Any, neg: Any, where: str) -> Columns:
 def of_array(
     array: NDArray[Any], where: str, *, unit: str | None = None, fields: tuple[str, ...] | None = None
 ) -> Events:
-    """Events of a structured array, or of rows of (t, x, y, p), or of what ``fields`` says."""
+    """Events of a structured array, or of rows of (t, x, y, p) or of the columns that ``fields`` names."""
     if array.dtype.names and fields is None:
         return from_columns({name: array[name] for name in array.dtype.names}, where, unit=unit)
     fields = fields or tuple("txyp")
@@ -111,23 +111,23 @@ def of_array(
 
 
 def _all_whole(t: NDArray[Any]) -> bool:
-    """Whether floating-point numbers are whole ones that int64 can hold."""
+    """Whether all floating-point numbers are whole and fit int64."""
     with np.errstate(invalid="ignore"):
         return bool(((t % 1 == 0) & (np.abs(t) < 2**62)).all())
 
 
 def microseconds(times: NDArray[Any], where: str, *, unit: str = "s") -> NDArray[np.int64]:
-    """Times in floating point as whole microseconds."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what is none is told below
+    """Converts times in floating point to whole microseconds."""
+    with np.errstate(over="ignore", invalid="ignore"):  # times that are no numbers raise below
         t = np.asarray(times, np.float64) * {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}[unit]
-    if len(t) and not np.abs(t).max() < 2**62:  # NaN too
+    if len(t) and not np.abs(t).max() < 2**62:  # NaN fails this comparison too
         i = int(np.argmax(~(np.abs(t) < 2**62)))
         raise DataError(f"{where}: time {i:,} is {times[i]} {unit}, which no clock has")
     return np.rint(t).astype(np.int64)
 
 
 def scaled(times: NDArray[Any], unit: str, where: str) -> NDArray[np.int64]:
-    """Whole times of a unit as microseconds, exactly."""
+    """Converts whole times of a unit to microseconds, exactly."""
     factor = {"s": 10**6, "ms": 1000, "us": 1, "ns": 1}[unit]
     outside = [int(times.min()), int(times.max())] if len(times) else []
     if any(abs(t) * factor >> 63 for t in outside):

@@ -1,7 +1,7 @@
-"""Decoders in C: one pass over the words of a file, straight into records.
+"""Decoders in C, which make records in one pass over the words of a file.
 
-They take clean files only; where a word makes no sense they give up, and the readers in NumPy, which say what is wrong,
-do the work. Without a compiler those do all of it.
+They decode clean files only. At a word that makes no sense they give up, and the readers in NumPy, which say what is
+wrong, decode the file instead; without a compiler these decode every file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .source import Size
 
 
 class Layout(NamedTuple):
-    """Where the parts of an address are, and how a pair of address and time lies in the file."""
+    """The bits of an address where x, y and p are, and the order of a pair of address and time in the file."""
 
     x: tuple[int, int]
     y: tuple[int, int]
@@ -58,7 +58,7 @@ def evt3(raw: NDArray[np.uint8], size: Size | None) -> Events | None:
 
 
 def _run(name: str, raw: NDArray[np.uint8], about: tuple[Any, ...], size: Size | None, out: Events) -> Events | None:
-    """What a function writes into an array; None where it gives up."""
+    """The events that a function in C writes into ``out``; None where it gives up."""
     c = native.library()
     if c is None or not raw.flags.c_contiguous:
         return None

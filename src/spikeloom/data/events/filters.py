@@ -1,4 +1,4 @@
-"""Filters of recordings: what looks like a sensor's noise is left out. Used like augmentations; nothing is drawn."""
+"""Filters that remove a sensor's noise from recordings. They are used like augmentations, but draw nothing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class Refractory:
         order = np.lexsort((t, pixel))
         pixel, t = pixel[order], t[order]
         span = int(t.max() - t.min()) + 1 + int(np.ceil(self.time))
-        key = pixel * span + (t - t.min())  # all pixels' times after each other, far enough apart
+        key = pixel * span + (t - t.min())  # one axis for all pixels, whose times are too far apart to meet
         following = np.searchsorted(key, key + self.time, side="left")
         following = np.maximum(following, np.arange(1, n + 1))
         ends = np.searchsorted(pixel, pixel, side="right")
         keep = np.zeros(n, bool)
-        at = np.flatnonzero(np.r_[True, pixel[1:] != pixel[:-1]])  # every pixel's first; then all go on together
+        # This begins at the first event of every pixel; then all pixels advance together.
+        at = np.flatnonzero(np.r_[True, pixel[1:] != pixel[:-1]])
         while len(at):
             keep[at] = True
             nxt = following[at]
@@ -38,7 +39,7 @@ class Refractory:
 
 @dataclass(frozen=True)
 class HotPixels:
-    """Loses the events of pixels that fire more than ``rate`` times a second; None: more than the mean of the pixels
+    """Loses the events of pixels that fire more than ``rate`` times a second. None takes the mean rate of the pixels
     that fire at all plus five standard deviations."""
 
     rate: float | None = None
@@ -55,8 +56,8 @@ class HotPixels:
 
 @dataclass(frozen=True)
 class Background:
-    """Loses events without support: those for which none of the eight neighbouring pixels had an event in the ``time``
-    microseconds up to it (T. Delbruck, 2008)."""
+    """Loses each event for which none of the eight neighbouring pixels had one in the ``time`` microseconds up to it
+    (T. Delbruck, 2008)."""
 
     time: float
 
@@ -68,7 +69,7 @@ class Background:
         W = recording.size[1]
         t = e["t"] - e["t"].min()
         span = int(t.max()) + 1 + int(np.ceil(self.time))
-        x, y = e["x"].astype(np.int64) + 1, e["y"].astype(np.int64) + 1  # a frame of silent pixels around the sensor
+        x, y = e["x"].astype(np.int64) + 1, e["y"].astype(np.int64) + 1  # + 1 leaves a silent border around the sensor
         pixel = y * (W + 2) + x
         keys = np.sort(pixel * span + t)
         supported = np.zeros(len(e), bool)

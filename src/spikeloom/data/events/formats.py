@@ -26,14 +26,15 @@ class Format:
     """A file format of events.
 
     Attributes:
-        name: for ``format=`` and for messages.
-        title: what it is.
-        fits: whether a file is of this format, from its first bytes and its size; never for one that must be named.
+        name: the name for ``format=`` and in messages.
+        title: a description for people.
+        fits: tells from its first bytes and its size whether a file is of this format; never true of a format that
+            must be named.
         read: its reader.
         write: its writer, if there is one.
-        suffixes: of files that :func:`write_events` writes in this format.
-        dims: dimensions of the sensors that it can hold.
-        options: of ``columns`` and ``unit``, those that it takes.
+        suffixes: the suffixes of files that :func:`write_events` writes in this format.
+        dims: the numbers of dimensions of the sensors that it can hold.
+        options: those of ``columns`` and ``unit`` that its reader takes.
     """
 
     name: str
@@ -117,16 +118,16 @@ def read_events(
 
     Args:
         path: the file; gzip is unpacked.
-        format: one of ``FORMATS``, for files whose content does not tell; None looks.
-        size: of the sensor, ``(H, W)`` or ``(channels,)``; None is what the file says, else the extent of the events.
-            An event outside is damage.
-        errors: ``"raise"`` a :class:`DataError` with the byte where the file makes no sense, or ``"skip"`` what does
-            not and count its bytes (``skipped``).
-        index: which recording, of a file that holds several (SHD, SSC).
-        columns: what the columns of a text or of an array of rows are, in their order: ``"x y p t"``, or a sequence of
-            names; ``_`` is a column of something else. None is what the file says, else t x y p.
-        unit: of the times of text, arrays, HDF5 and MATLAB; None is what the file says, else microseconds where all
-            times are whole and seconds elsewhere.
+        format: one of ``FORMATS``, for files whose content does not tell; None finds it from the content.
+        size: the size of the sensor, ``(H, W)`` or ``(channels,)``; None is what the file says, else the extent of
+            the events. An event outside is damage.
+        errors: ``"raise"`` raises a :class:`DataError` with the byte where the file makes no sense; ``"skip"`` leaves
+            such bytes out and counts them (``skipped``).
+        index: the number of the recording in a file that holds several (SHD, SSC).
+        columns: the names of the columns of a text or of an array of rows, in their order: ``"x y p t"``, or a
+            sequence of names; ``_`` is a column of something else. None is what the file says, else t x y p.
+        unit: the unit of the times of text, arrays, HDF5 and MATLAB; None is what the file says, else microseconds
+            where all times are whole and seconds elsewhere.
 
     Times are whole microseconds on the file's own clock, unwrapped where its counter overflows; nothing is sorted,
     shifted or mirrored. Memory stays within a small multiple of the file, whatever its header promises.
@@ -163,7 +164,7 @@ def read_events(
 
 
 def _order(columns: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Fields of columns as they were given."""
+    """The fields that the user's ``columns`` name; None if there are none."""
     if columns is None:
         return None
     words = re.split(r"[\s,;]+", columns.strip()) if isinstance(columns, str) else columns
@@ -204,7 +205,7 @@ def write_events(
     Args:
         path: the file; it appears whole or not at all.
         events: what to write; its order is kept.
-        size: of the sensor; None is the recording's.
+        size: the size of the sensor; None is the recording's.
         format: one of those in ``FORMATS`` that can be written; None goes by the suffix.
     """
     if not isinstance(path, (str, PathLike)):
@@ -244,7 +245,7 @@ def _written() -> list[str]:
 
 
 def _inside(decoded: Decoded, size: tuple[int, ...]) -> Any:
-    """Which events are inside the sensor; None if all are."""
+    """A mask of the events inside the sensor; None if all are."""
     events = decoded.events
     if "y" not in (events.dtype.names or ()):
         fine = events["x"] < size[0]

@@ -35,19 +35,19 @@ def to_frames(
     - ``steps=T, by="time"``: with ``dt = floor((t_last - t_first) / T)`` (not rounded in one dimension), frame ``k``
       holds ``t_first + k dt <= t < t_first + (k + 1) dt``; the last one holds all the rest.
     - ``steps=T, by="count"``: ``floor(N / T)`` events each; the last one holds the rest too.
-    - ``duration=D`` microseconds: frame ``k`` holds ``k D <= t - t_first < (k + 1) D``. There are
+    - ``duration=D``, in microseconds: frame ``k`` holds ``k D <= t - t_first < (k + 1) D``. There are
       ``ceil((t_last - t_first) / D)`` of them, at least one, and the last holds an event at its very end too.
     - ``count=n`` events each, ``floor(N / n)`` frames, at least one; the last one holds the rest too.
 
     These are SpikingJelly's rules (``split_by`` time or number, fixed duration), so that figures in papers carry over.
-    A frame without events is one of zeros; events that are not in order of time are cut where the first and the last
-    of a frame's time stand, as there.
+    A frame without events is zero everywhere. If events are out of order, a frame holds all events from the first to
+    the last one that lies in its time, as in SpikingJelly.
 
     Args:
         events: a :class:`Recording`, or what :func:`as_events` takes.
-        size: of the sensor, if ``events`` do not say it.
-        values: ``"count"``; ``"binary"``, 1 where there is any; ``"one-hot"``, 1 in the channel of the pixel's last
-            event alone.
+        size: the size of the sensor, if ``events`` do not say it.
+        values: ``"count"``, the number of events; ``"binary"``, 1 where there is any; ``"one-hot"``, 1 in the channel
+            of the pixel's last event alone.
 
     >>> from spikeloom.data import to_frames
     >>> events = {"t": [0, 10, 20, 31], "x": [0, 1, 1, 0], "y": [0, 0, 0, 0], "p": [1, 0, 1, 1]}
@@ -72,7 +72,7 @@ def segments(
     count: int | None = None,
     by: By = "time",
 ) -> NDArray[np.int64]:
-    """Where frames begin and end, ``[T, 2]`` indices of events; see :func:`to_frames`."""
+    """The indices of events at which frames begin and end, ``[T, 2]``; see :func:`to_frames`."""
     given = {n: v for n, v in (("steps", steps), ("duration", duration), ("count", count)) if v is not None}
     if len(given) != 1:
         raise ValueError(f"to_frames: give one of steps, duration and count, got {given or 'none of them'}")
@@ -97,7 +97,7 @@ def segments(
 
 
 def _by_time(recording: Recording, steps: int | None, duration: float | None) -> tuple[int, NDArray[np.int64]]:
-    """Number of frames, and their edges or, for events out of order, their first and last events."""
+    """The number of frames, and their edges or, for events out of order, their first and last events."""
     events, n = recording.events, len(recording)
     t = events["t"]
     if n == 0:
@@ -121,12 +121,12 @@ def _by_time(recording: Recording, steps: int | None, duration: float | None) ->
 
 
 def _bisect(t: Any, value: float) -> int:
-    """The first index whose time is not before ``value``; events need not be copied for it."""
+    """The first index whose time is not before ``value``, found without a copy of the events."""
     return bisect.bisect_left(t, value)
 
 
 def _runs(t: NDArray[np.int64], first: int, dt: float, steps: int) -> NDArray[np.int64]:
-    """From the first to the last event that lies in each frame's time, for events out of order."""
+    """The first and the last event that lie in the time of each frame, for events out of order."""
     n = len(t)
     bins: NDArray[np.int64] = np.full(n, steps)
     if dt:
@@ -171,7 +171,7 @@ def _count(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
 
 
 def _places(recording: Recording, which: slice) -> NDArray[np.int64]:
-    """Where each event counts in a frame that is laid out flat."""
+    """The index in a flattened frame at which each event counts."""
     part = recording.keep(which)
     check_size(part.events, part.size, "to_frames")
     if len(part.size) == 1:
@@ -187,13 +187,13 @@ def _last(recording: Recording, edges: NDArray[np.int64]) -> Tensor:
     for frame, (begin, end) in zip(frames, edges.tolist(), strict=True):
         places = _places(recording, slice(begin, end))
         last = np.full(pixels, -1)
-        last[places % pixels] = places  # of several, the last one stays
+        last[places % pixels] = places  # of several events at a pixel the last one remains
         frame.view(-1)[torch.from_numpy(last[last >= 0])] = 1.0
     return frames
 
 
 def voxel_grid(events: Any, bins: int, *, size: tuple[int, ...] | None = None) -> Tensor:
-    """Polarities, +1 and -1, shared between the two nearest of ``bins`` instants: ``float32 [bins, H, W]``.
+    """Polarities, +1 and -1, each shared between the two nearest of ``bins`` instants, as ``float32 [bins, H, W]``.
 
     With ``s = (bins - 1) (t - t_first) / (t_last - t_first)``, an event adds ``p max(0, 1 - |b - s|)`` to bin ``b``
     (A. Z. Zhu et al., 2019, "Unsupervised event-based learning of optical flow, depth, and egomotion").
@@ -218,10 +218,10 @@ def voxel_grid(events: Any, bins: int, *, size: tuple[int, ...] | None = None) -
 
 
 def time_surface(events: Any, tau: float, *, steps: int = 1, size: tuple[int, ...] | None = None) -> Tensor:
-    """How long ago each pixel fired: ``exp(-(t_k - t_last) / tau)``, 0 where it never did; ``[steps, 2, H, W]``.
+    """The age of each pixel's last event as ``exp(-(t_k - t_last) / tau)``, 0 without one; ``[steps, 2, H, W]``.
 
-    ``t_k`` is the end of the k-th of ``steps`` equal parts of the recording, ``tau`` in microseconds (X. Lagorce et
-    al., 2017, "HOTS").
+    ``t_k`` is the end of the k-th of ``steps`` equal parts of the recording, and ``tau`` is in microseconds (X. Lagorce
+    et al., 2017, "HOTS").
     """
     recording = as_recording(events, size)
     recording.need_camera("time_surface")
@@ -251,7 +251,7 @@ def to_sparse(
     by: By = "time",
     size: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """:func:`to_frames` as a coalesced sparse COO tensor: memory for the events only."""
+    """:func:`to_frames` as a coalesced sparse COO tensor, which takes memory for the events only."""
     recording = as_recording(events, size)
     edges = segments(recording, steps=steps, duration=duration, count=count, by=by)
     area = math.prod(recording.shape)

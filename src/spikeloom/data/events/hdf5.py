@@ -1,4 +1,4 @@
-"""HDF5: recordings, and lists of them as SHD and SSC have them. What a file says is in another file is refused."""
+"""HDF5: recordings, and lists of them as SHD and SSC have them. Links to other files are refused."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .recording import EVENT_1D, Events, Recording
 from .source import Decoded, Size, Source
 from .tables import size_of
 
-_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # others are code that a file can ask for
+_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32", 32000: "lzf"}  # others raise: they can load foreign code
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """An HDF5 file, open for reading. Whatever is wrong with it is a :class:`DataError`."""
+    """An HDF5 file, open for reading. Any error of reading it becomes a :class:`DataError`."""
     try:
         import h5py
     except ModuleNotFoundError:
@@ -36,12 +36,12 @@ def opened(path: Path) -> Iterator[Any]:
             yield file
     except DataError:
         raise
-    except Exception as broken:  # h5py says what libhdf5 does, in errors of many kinds
+    except Exception as broken:  # h5py passes on what libhdf5 says, in errors of many kinds
         raise DataError(f"{path}: not a readable HDF5 file, or damaged ({broken})") from None
 
 
 def node(group: Any, name: str, where: str) -> Any:
-    """What a group holds under a path, or None. Links to other places and files are refused, not followed."""
+    """The object under a path in a group, or None. Links to other places and files raise and are not followed."""
     import h5py
 
     for part in name.split("/"):
@@ -55,8 +55,8 @@ def node(group: Any, name: str, where: str) -> Any:
 
 
 def values(dataset: Any, where: str, *, at: int | None = None) -> NDArray[Any]:
-    """The numbers of a data set, or, of one of arrays of different lengths, the array at an index. Nothing comes from
-    other files, through filters of somebody else's, or is more than deflate could have packed."""
+    """The numbers of a data set, or, if it holds arrays of different lengths, the array at an index. Content in other
+    files, foreign filters, and sizes that deflate cannot have packed raise."""
     import h5py
 
     _checked(dataset, where)
@@ -67,7 +67,7 @@ def values(dataset: Any, where: str, *, at: int | None = None) -> NDArray[Any]:
 
 
 def texts(dataset: Any, where: str) -> list[str]:
-    """The strings of a data set, of one length or of several."""
+    """The strings of a data set, of fixed or of variable length."""
     import h5py
 
     _checked(dataset, where)
@@ -82,7 +82,7 @@ def texts(dataset: Any, where: str) -> list[str]:
 
 
 def _checked(dataset: Any, where: str) -> None:
-    """Raises for a data set that is not in its file alone, in a known form and of a size that the file may have."""
+    """Raises unless a data set lies in its file alone, in a known form, and with a size that the file can hold."""
     import h5py
 
     if not isinstance(dataset, h5py.Dataset):
@@ -105,8 +105,8 @@ def _checked(dataset: Any, where: str) -> None:
 
 
 def _whole(dataset: Any, where: str) -> Any:
-    """All values of a data set, none of whose chunks is elsewhere or of a size that none has: libhdf5's filters do not
-    look."""
+    """All values of a data set. Chunks outside the file or of an impossible size raise here, because libhdf5's filters
+    do not check them."""
     most, size = dataset.file.id.get_filesize(), dataset.dtype.itemsize * math.prod(dataset.chunks or ())
     packed = bool(dataset.id.get_create_plist().get_nfilters())
     wrong: list[str] = []
@@ -126,9 +126,9 @@ def _whole(dataset: Any, where: str) -> Any:
 
 
 def read_hdf5(source: Source) -> Decoded:
-    """One recording: columns t, x, y, p, or a compound data set, at the root or in a group ``events`` (or CD/events);
-    an attribute ``size`` is the sensor's. Or many, as in SHD and SSC: ``spikes/times`` in seconds and ``spikes/units``;
-    then ``index`` says which.
+    """A file may hold one recording: columns t, x, y, p, or a compound data set, at the root or in a group ``events``
+    (or CD/events), with the sensor's size as an attribute ``size``. Or it holds many, as SHD and SSC do:
+    ``spikes/times`` in seconds and ``spikes/units``, of which ``index`` chooses one.
     """
     with opened(source.path) as file:
         return _read(source, file)
@@ -158,7 +158,7 @@ def _read(source: Source, file: Any) -> Decoded:
 
 
 def _size(group: Any) -> Size | None:
-    """The sensor's size that a group or a data set has as an attribute, if it is plain numbers."""
+    """The sensor's size in the attribute ``size`` of a group or a data set, if it is plain numbers."""
     if "size" not in group.attrs:
         return None
     about = group.attrs.get_id("size")
@@ -166,7 +166,7 @@ def _size(group: Any) -> Size | None:
 
 
 def spikes(file: Any, index: int, where: str, *, unit: str = "s") -> Events:
-    """Spikes of one sample of SHD or SSC."""
+    """The spikes of one sample of SHD or SSC."""
     times, units = (values(node(file, f"spikes/{n}", where), where, at=index) for n in ("times", "units"))
     if times.shape != units.shape or times.ndim != 1 or times.dtype.kind != "f" or units.dtype.kind not in "iu":
         raise DataError(
@@ -180,7 +180,7 @@ def spikes(file: Any, index: int, where: str, *, unit: str = "s") -> Events:
 
 
 def write_hdf5(path: Path, recording: Recording) -> None:
-    """A group ``events`` with data sets t, x, y, p, compressed and with checksums, and an attribute ``size``."""
+    """Writes a group ``events`` with data sets t, x, y, p, compressed and with checksums, and an attribute ``size``."""
     try:
         import h5py
     except ModuleNotFoundError:

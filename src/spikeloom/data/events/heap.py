@@ -1,7 +1,7 @@
 """Arrays of different lengths in HDF5 files, read from the file's bytes (The HDF Group, "HDF5 File Format
 Specification", III.E, "Disk Format: Level 1E - Global Heap").
 
-libhdf5 believes the lengths that are written there: a damaged one costs all memory, or the process.
+libhdf5 trusts the lengths in the file: a damaged one can take all memory, or end the process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 
-_REFERENCE = struct.Struct("<IQI")  # number of values, address of a heap, index in it
+_REFERENCE = struct.Struct("<IQI")  # a reference: the number of values, the address of a heap, the index in it
 _HEAP = struct.Struct("<4sB3xQ")
 _OBJECT = struct.Struct("<HH4xQ")
-_MOST = 1 << 24  # bytes of a chunk of references
+_MOST = 1 << 24  # bytes: a larger chunk of references is refused
 
 
 def ragged(dataset: Any, at: int, dtype: np.dtype[Any], where: str) -> NDArray[Any]:
-    """The array at an index of a data set of arrays of different lengths."""
+    """The array at index ``at`` of a data set of arrays of different lengths."""
     plist = dataset.file.id.get_create_plist()
     if plist.get_sizes() != (8, 8) or dataset.ndim != 1:
         raise DataError(f"{where}: {dataset.name} is no list of arrays with addresses of 64 bits")
@@ -39,7 +39,7 @@ def ragged(dataset: Any, at: int, dtype: np.dtype[Any], where: str) -> NDArray[A
 
 
 def _reference(file: IO[bytes], dataset: Any, at: int) -> bytes:
-    """Where the array at an index is, as it is written."""
+    """The bytes of the reference to the array at an index."""
     size = _REFERENCE.size
     if dataset.chunks is None:
         offset = dataset.id.get_offset()
@@ -60,7 +60,7 @@ def _reference(file: IO[bytes], dataset: Any, at: int) -> bytes:
 
 
 def _unfiltered(raw: bytes, kind: int, size: int) -> bytes:
-    """A chunk of ``size`` bytes before a filter: deflate, shuffle, fletcher32."""
+    """A chunk with one filter undone: deflate, shuffle or fletcher32. It has ``size`` bytes before filtering."""
     if kind == 1:
         return zlib.decompressobj().decompress(raw, size + 4)
     if kind == 2:
@@ -90,7 +90,7 @@ def _object(file: IO[bytes], address: int, index: int) -> bytes:
 
 
 def _piece(file: IO[bytes], at: int, n: int) -> bytes:
-    """Some bytes of the file, all of them there."""
+    """``n`` bytes of the file; raises if there are fewer."""
     whole = file.seek(0, 2)
     if not 0 <= at <= at + n <= whole:
         raise EOFError(f"bytes {at:,} to {at + n:,} of {whole:,} are asked for")

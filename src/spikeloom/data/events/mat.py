@@ -17,18 +17,18 @@ from ..packed import SPACE, bounded
 
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _MATRIX, _COMPRESSED = 14, 15
-_STRUCTURE, _NUMBERS = 2, range(6, 16)  # classes of arrays
+_STRUCTURE, _NUMBERS = 2, range(6, 16)  # classes of arrays in the format; others are left out
 _COMPLEX = 1 << 11
 Content = dict[str, Any]
 
 
 class MatError(ValueError):
-    """A file that is no MATLAB file of these versions, or a damaged one."""
+    """A file is damaged, or no MATLAB file of these versions."""
 
 
 def read(raw: memoryview, take: Callable[[int], None] = lambda _: None) -> Content:
-    """Numeric variables by name, as arrays; structures as dictionaries of them. Other kinds are left out. ``take`` is
-    told how many bytes were unpacked."""
+    """Numeric variables by name, as arrays; structures become dictionaries of arrays. Other kinds are left out.
+    ``take`` is called with the number of bytes that were unpacked."""
     if len(raw) < 128 or bytes(raw[126:128]) not in (b"IM", b"MI"):
         raise MatError("it has no header of 128 bytes")
     order = "<" if bytes(raw[126:128]) == b"IM" else ">"
@@ -48,11 +48,11 @@ def read(raw: memoryview, take: Callable[[int], None] = lambda _: None) -> Conte
 
 
 def _element(raw: memoryview, at: int, order: str) -> tuple[int, memoryview, int]:
-    """Type and content of the element at a byte, and where the next one begins."""
+    """The type and the content of the element at a byte, and the byte where the next one begins."""
     if at + 8 > len(raw):
         raise MatError(f"it ends at byte {len(raw):,}, in the tag of an element")
     kind, size = struct.unpack_from(f"{order}II", raw, at)
-    if kind >> 16:  # four bytes at most, in the tag itself
+    if kind >> 16:  # the tag itself holds the content, four bytes at most
         kind, size = kind & 0xFFFF, kind >> 16
         if size > 4:
             raise MatError(f"a small element of {size} bytes at byte {at:,}")
@@ -81,7 +81,7 @@ def _inflate(body: memoryview) -> memoryview:
 
 
 def _matrix(body: memoryview, order: str, *, depth: int) -> tuple[str, NDArray[Any] | Content | None]:
-    """Name and value of an array."""
+    """The name and the value of an array."""
     if depth > 4 or not len(body):
         return "", None
     _, flags, at = _element(body, 0, order)

@@ -1,5 +1,5 @@
-"""All C of this sub-package, compiled as one the first time it is needed. Records are packed: t int64, x uint16, then y
-uint16 for cameras, p uint8."""
+"""All C code of this sub-package, compiled together the first time it is needed. Records are packed: t int64, x uint16,
+then y uint16 for cameras, p uint8."""
 
 from __future__ import annotations
 
@@ -161,13 +161,13 @@ void extent(const char *events, int64_t n, int64_t bytes, int64_t *out) {
 
 
 def library() -> Any:
-    """The functions in C; None without a compiler."""
+    """The compiled functions; None without a compiler."""
     return build.compiled(_SOURCE)
 
 
 def top(events: NDArray[np.void]) -> tuple[int, int] | None:
-    """The largest x and y (0 where there is none) of packed, contiguous records, -1 without records; None without a
-    compiler."""
+    """The largest x and y of packed, contiguous records. In one dimension y is 0; without records both are -1; without
+    a compiler the result is None."""
     c = library()
     if c is None or not events.flags.c_contiguous:
         return None
