@@ -810,3 +810,13 @@ def test_a_graph_reads_as_text():
     assert text[1].startswith("same = module Conv2d (input_0) at 'same' in ")
     assert text[-1].startswith("output = output (")
     assert len(text) == len(graph)
+
+
+def test_a_refusal_is_an_error_and_nothing_is_printed_beside_it(capfd):
+    class Branches(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(CaptureError, match="a condition depends on the values of a tensor"):
+        capture(Branches(), torch.rand(3, 2))
+    assert capfd.readouterr() == ("", "")

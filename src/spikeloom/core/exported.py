@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -43,13 +46,26 @@ def export(model: nn.Module, modules: Modules, batch: Batch, gives: pytree.TreeS
     tensors = tuple(x.clone() for x in leaves if isinstance(x, Tensor))
     of_samples = [dim is not None for x, dim in zip(leaves, batch.dims, strict=True) if isinstance(x, Tensor)]
     dynamic = tuple({0: torch.export.Dim.DYNAMIC} if samples else None for samples in of_samples)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet():
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # torch warns of its own use
         program = torch.export.export(flat, tensors, dynamic_shapes=(dynamic,), strict=False).run_decompositions({})
     for sizes in program.range_constraints.values():
         if sizes.lower > 2 or sizes.upper < 2**31:
             raise ValueError(f"it holds for {sizes.lower} to {sizes.upper} samples only")
     return Graph(list(_nodes(program, modules, given)), given=given, gives=gives, fallback=why)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps torch from printing the part of a graph that it has before it fails; the error says the line."""
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _nodes(program: Any, modules: Modules, given: Any) -> Iterator[Node]:
