@@ -89,8 +89,9 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, capsys):
         assert "begins with the weights of" in capsys.readouterr().out
         for name, value in begun.items():
             assert torch.equal(value, trained[name]), name
-    with pytest.raises(runs.UserError, match="there is no such run folder"):
-        go(tmp_path / "third", init_from=tmp_path / "nowhere")
+    for nowhere in (tmp_path / "nowhere", tmp_path / "first" / "typo.pt", "y" * 5000):  # never what lies beside it
+        with pytest.raises(runs.UserError, match="there is no such run folder"):
+            go(tmp_path / "third", init_from=nowhere, overwrite=True)
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.toml").write_text('recipe = "tiny"\n')
     with pytest.raises(runs.UserError, match="was the run stopped before its first save"):

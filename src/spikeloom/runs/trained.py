@@ -77,7 +77,7 @@ def load(path: str | Path) -> Trained:
 def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
     """The file of weights of a run folder, or the given one, and the network's state in it."""
     path = Path(path)
-    file = _weights_file(path, _folder_of(path) if path.is_dir() else path.parent)
+    file = _weights_file(path, path.parent if _is_file(path) else _folder_of(path))
     return file, _read(file, None)
 
 
@@ -89,14 +89,18 @@ def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str)
         raise UserError(f"{file}: the weights do not fit {who}: {problem}") from problem
 
 
-def _folder_of(path: Path) -> Path:
+def _is_file(path: Path) -> bool:
+    """Whether a path names a file, not a folder. Raises UserError where there is neither."""
     try:
-        folder = path if path.is_dir() else path.parent
-        there = path.exists()
+        if path.exists():
+            return not path.is_dir()
     except (OSError, ValueError):  # no file can have this name
-        there = False
-    if not there:
-        raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
+        pass
+    raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
+
+
+def _folder_of(path: Path) -> Path:
+    folder = path.parent if _is_file(path) else path
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no run folder, it has no {CONFIG}")
     return folder
@@ -108,8 +112,6 @@ def _weights_file(path: Path, folder: Path) -> Path:
     for name in (WEIGHTS, CHECKPOINT):
         if (folder / name).exists():
             return folder / name
-    if not path.exists():
-        raise UserError(f"{shown(str(path))}: there is no such run folder, checkpoint or weights file")
     raise UserError(f"{folder}: has neither {WEIGHTS} nor {CHECKPOINT}; was the run stopped before its first save?")
 
 
