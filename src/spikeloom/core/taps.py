@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._text import table
 from .._time import valid_steps, wide
 from .folding import map_tensors
 from .places import match, opened, set_opened
@@ -81,8 +82,7 @@ class Taps:
             n, last = (found.calls, found.value()) if isinstance(found, _Reduced) else (len(found), found[-1])
             shape = str(list(last.shape)) if isinstance(last, Tensor) else type(last).__name__
             rows.append((name, str(n), shape, f"{self._sizes[name] / 1000:.1f}"))
-        widths = [max(len(row[k]) for row in rows) for k in range(4)]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return table(rows)
 
     def turn(self, modules: Iterable[nn.Module], *, again: bool) -> dict[nn.Module, Asked]:
         """What is wanted of a call that runs ``modules``, which begins: nothing if it is not its turn.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from .._text import table
 from ..core import Network
 from ..core.places import named
 from ..core.running import Now, running
@@ -33,10 +34,9 @@ class Explanation:
     rows: tuple[Row, ...]
 
     def __str__(self) -> str:
-        table = [("path", "module", "backend", "why"), *((r.path, r.module, r.backend, r.reason) for r in self.rows)]
-        widths = [max(len(row[k]) for row in table) for k in range(3)]
-        lines = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return table(
+            [("path", "module", "backend", "why"), *((r.path, r.module, r.backend, r.reason) for r in self.rows)]
+        )
 
 
 def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._text import table
 from ..core import Checkpoint, Network, checkpoint
 from ..core.running import running
 from ..native import release_memory, retain_memory
@@ -44,18 +45,10 @@ class Report:
         return sum(row.saved for row in self.rows)
 
     def __str__(self) -> str:
-        table = [("path", "module", "kept MB", "of it bits")]
-        table += [
-            (r.path, r.module, f"{r.saved / 1e6:.3f}", f"{r.bits / 1e6:.3f}" if r.bits else "") for r in self.rows
-        ]
-        table += [("", "all", f"{self.saved / 1e6:.3f}", ""), ("", "parameters", f"{self.parameters / 1e6:.3f}", "")]
-        sizes = [max(len(row[k]) for row in table) for k in range(4)]
-        left, right = str.ljust, str.rjust
-        lines = [
-            "  ".join(place(cell, n) for place, cell, n in zip((left, left, right, right), row, sizes, strict=True))
-            for row in table
-        ]
-        return "\n".join(line.rstrip() for line in lines)
+        rows = [("path", "module", "kept MB", "of it bits")]
+        rows += [(r.path, r.module, f"{r.saved / 1e6:.3f}", f"{r.bits / 1e6:.3f}" if r.bits else "") for r in self.rows]
+        rows += [("", "all", f"{self.saved / 1e6:.3f}", ""), ("", "parameters", f"{self.parameters / 1e6:.3f}", "")]
+        return table(rows, right=(2, 3))
 
 
 def report(net: Network, *args: Any, **kwargs: Any) -> Report:
