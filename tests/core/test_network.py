@@ -220,7 +220,9 @@ def test_recordings_carry_gradients_and_names_may_hold_wildcards(conv_net):
     assert conv_net.body[0].weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize(("names", "message"), [(("1.v",), "this network has 2.output, 2.v, 6"), (("2.w",), "2.w")])
+@pytest.mark.parametrize(
+    ("names", "message"), [(("1.v",), "this network has 2.output, 2.v, 2.u, 6"), (("2.w",), "2.w")]
+)
 def test_unknown_recordings_raise(conv_net, names, message):
     with pytest.raises(ValueError, match=message):
         conv_net(torch.rand(3, 2, 1, 8, 8), record=names)

@@ -104,6 +104,9 @@ class Timed(Protocol):
     def initial_state(self, *x_t: Any) -> State: ...
     def check_state(self, state: State, *x_t: Any) -> None: ...
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]: ...
+    def recorded_step(
+        self, *x_t: Any, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, State, dict[str, Any]]: ...
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]: ...
@@ -178,8 +181,10 @@ class Call(Folding):
             if state is not None:
                 module.check_state(state, *xs)
             with nullcontext() if recorder is None else recorder.unseen(module):
-                y, new = module.step(*xs, state=state)
-            recorded = new
+                if names:
+                    y, new, recorded = module.recorded_step(*xs, state=state, record=names)
+                else:
+                    y, new = module.step(*xs, state=state)
         else:
             sequences = tuple(x if isinstance(x, Repeated) else self.unfold_tree(x, f"input of {path!r}") for x in xs)
             if state is not None:

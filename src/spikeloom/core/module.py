@@ -72,11 +72,15 @@ class TemporalModule(HasConstants):
     """True: temporal modules inside are run by this one alone, and the network does not see them. They are not called
     as modules are, so that hooks on them do not run; hooks on this one do."""
 
-    not_carried: ClassVar[tuple[str, ...]] = ("recordable",)
+    not_carried: ClassVar[tuple[str, ...]] = ("recordable", "recordable_by_name")
     """Public attributes that are no part of the dynamics, so that loading weights does not compare them (below)."""
 
     recordable: tuple[str, ...] = ()
     """Names that ``record`` may ask for, besides ``output``."""
+
+    recordable_by_name: tuple[str, ...] = ()
+    """More such names, which are in no state. They take a computation of their own, so that a wildcard fits them only
+    where it ends in the name: ``*.u`` does, ``2.*`` does not."""
 
     def _attributes(self) -> dict[str, Any]:
         written = set(_written(type(self)))
@@ -93,6 +97,18 @@ class TemporalModule(HasConstants):
         y, new = self.sequence(*xs, state=state)
         return map_tensors(lambda t: t.squeeze(0), y), new
 
+    def recorded_step(
+        self, *x_t: Any, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, State, dict[str, Any]]:
+        """:meth:`step`, and what ``record`` names of it: states are those after the step."""
+        if set(record) <= set(self.recordable):
+            y, new = self.step(*x_t, state=state)
+            return y, new, {name: new[name] for name in record}
+        xs = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t)
+        y, new, recorded = self.sequence(*xs, state=state, record=record)
+        y, recorded = map_tensors(lambda t: t.squeeze(0), (y, recorded))
+        return y, new, recorded
+
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
@@ -102,7 +118,9 @@ class TemporalModule(HasConstants):
         check_steps(self)
         if state is None and autocasts(xs):
             state = self.initial_state(*(first_step(x) for x in xs))
-        return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths, record)
+        if record:
+            return run_steps(lambda x_t, s: self.recorded_step(*x_t, state=s, record=record), xs, state, lengths)
+        return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths)
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
         """What runs the layer ``previous`` and this module in one, called as ``sequence`` is; None where nothing does.
@@ -146,9 +164,16 @@ class TemporalModule(HasConstants):
     def check_record(self, record: tuple[str, ...]) -> None:
         """Raises ValueError for a name that ``sequence`` cannot record."""
         for name in record:
-            if name not in self.recordable:
-                there = ", ".join(self.recordable) or "nothing"
-                raise ValueError(f"{type(self).__name__}: cannot record {name!r}, only {there}")
+            if name not in self.recordable and name not in self.recordable_by_name:
+                there = ", ".join((*self.recordable, *self.recordable_by_name)) or "nothing"
+                why = self.not_recordable(name)
+                raise ValueError(
+                    f"{type(self).__name__}: cannot record {name!r}, only {there}{f': {why}' if why else ''}"
+                )
+
+    def not_recordable(self, name: str) -> str:
+        """Why a name cannot be recorded, where there is more to say than what can be."""
+        return ""
 
     def forward(self, *xs: Any, sequence: Sequence | None = None) -> Any:
         """Inside a Network or Stream: folded inputs ``[T*B, *]``, folded outputs.
@@ -246,12 +271,11 @@ def check_state(who: str, state: State, expected: State) -> None:
             )
 
 
-def run_steps(
-    step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | None, record: tuple[str, ...] = ()
-) -> tuple[Any, ...]:
+def run_steps(step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | None) -> tuple[Any, ...]:
     """Runs ``step(x_t, state) -> (y_t, state)`` over time, only on the samples that are still going.
 
-    Returns what :meth:`TemporalModule.sequence` returns. Outputs past a sample's length are 0.
+    Where a step returns recordings too, so does this: it returns what :meth:`TemporalModule.sequence` returns. Outputs
+    and recordings past a sample's length are 0.
     """
     T, B = sequence_size(xs)
     longest = T
@@ -267,18 +291,17 @@ def run_steps(
         if places is not None:
             places.at(t, going)
         if going is None or going.shape[0] == B:
-            y_t, state = step(x_t, state)
+            y_t, state, *seen = step(x_t, state)
         else:
-            y_t, state = _step_some(step, x_t, state, going, B)
+            y_t, state, *seen = _step_some(step, x_t, state, going, B)
         state = in_dtypes_of(before, state) if keeps else state
         ys.append(y_t)
-        seen = {name: state[name] for name in record}
-        recorded.append(seen if going is None else map_tensors(lambda r, going=going: _only(r, going, B), seen))
+        recorded += seen
     if places is not None:
         places.end()
     stack = partial(_stack, T=T)
     y = pytree.tree_map(stack, *ys)
-    return (y, state, pytree.tree_map(stack, *recorded)) if record else (y, state)
+    return (y, state, pytree.tree_map(stack, *recorded)) if recorded else (y, state)
 
 
 def _stack(*steps: Any, T: int) -> Any:
@@ -288,30 +311,26 @@ def _stack(*steps: Any, T: int) -> Any:
     return torch.stack(steps + (torch.zeros_like(steps[0]),) * (T - len(steps)))
 
 
-def _only(x: Tensor, going: Tensor, B: int) -> Tensor:
-    """``x`` ``[B, *]`` with 0 for the samples that have ended."""
-    if x.ndim == 0 or x.shape[0] != B:
-        return x
-    going = going.to(x.device)
-    return torch.zeros_like(x).index_copy(0, going, x.index_select(0, going))
-
-
-def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: int) -> tuple[Any, State]:
+def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: int) -> tuple[Any, ...]:
     """One step of the samples ``going``; the others keep their state and put out 0."""
 
     def per_sample(t: Tensor) -> bool:
         return t.ndim > 0 and t.shape[0] == B
 
     picked = map_tensors(lambda t: t[going.to(t.device)] if per_sample(t) else t, state)
-    y, new = step(tuple(map_tensors(lambda t: t[going.to(t.device)], x) for x in x_t), picked)
-    y = map_tensors(lambda t: t.new_zeros((B, *t.shape[1:])).index_copy(0, going.to(t.device), t), y)
+
+    def spread(t: Tensor) -> Tensor:
+        return t.new_zeros((B, *t.shape[1:])).index_copy(0, going.to(t.device), t)
+
+    y, new, *seen = step(tuple(map_tensors(lambda t: t[going.to(t.device)], x) for x in x_t), picked)
+    y, seen = map_tensors(spread, y), map_tensors(lambda t: spread(t) if len(going) == len(t) else t, seen)
     old_leaves, spec = pytree.tree_flatten(state)
     new_leaves = pytree.tree_leaves(new)
     merged = [
         old.index_copy(0, going.to(old.device), n) if isinstance(old, Tensor) and per_sample(old) else n
         for old, n in zip(old_leaves, new_leaves, strict=True)
     ]
-    return y, pytree.tree_unflatten(merged, spec)
+    return y, pytree.tree_unflatten(merged, spec), *seen
 
 
 def sequence_size(xs: tuple[Any, ...], who: str = "sequence", layout: Layout = TIME_FIRST) -> tuple[int, int]:

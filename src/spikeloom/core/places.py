@@ -65,7 +65,9 @@ def places(net: nn.Module, *, gradients: bool = False) -> Places:
     for path, module, within in _modules(net):
         if path and module not in seen:
             seen.add(module)
-            states = module.recordable if isinstance(module, TemporalModule) else ()
+            states: tuple[str, ...] = ()
+            if isinstance(module, TemporalModule):
+                states = (*module.recordable, *module.recordable_by_name)
             for name in ("output", *states, "input", *(GRADIENTS if gradients else ())):
                 found[f"{path}.{name}"] = module, path, name, within
     return found
@@ -86,10 +88,23 @@ def match(net: nn.Module, patterns: tuple[str, ...], who: str, *, gradients: boo
         elif "*" in pattern:
             start = pattern.partition("*")[0]
             fits = (p for name, p in there.items() if start.startswith(p[3]) and fnmatchcase(name, pattern))
-            found[pattern] = [p[:3] for p in fits]
+            found[pattern] = [p[:3] for p in fits if _is_meant(p[0], p[2], pattern)]
         if not found.get(pattern):
-            raise ValueError(f"cannot {who} {pattern!r}; {_listed(there, gradients)}")
+            raise ValueError(f"cannot {who} {pattern!r}{_why(there, pattern)}; {_listed(there, gradients)}")
     return found
+
+
+def _is_meant(module: Any, what: str, pattern: str) -> bool:
+    """Whether a wildcard that fits a place of a module is to have it, see :attr:`TemporalModule.recordable_by_name`."""
+    return what not in getattr(module, "recordable_by_name", ()) or pattern.endswith(f".{what}")
+
+
+def _why(there: Places, pattern: str) -> str:
+    """Why what a pattern asks for cannot be had of a temporal module that is there."""
+    path, _, name = pattern.rpartition(".")
+    module = there[f"{path}.output"][0] if f"{path}.output" in there else None
+    why = module.not_recordable(name) if isinstance(module, TemporalModule) else ""
+    return f", for {type(module).__name__}: {why}" if why else ""
 
 
 def _listed(there: Places, gradients: bool) -> str:
@@ -247,8 +262,8 @@ def _inner_methods(module: nn.Module, call: Call) -> tuple[str, ...]:
     """
     path = call.paths.get(module)
     if path is None:
-        return "step", "sequence"
-    return ("step",) if any(path.startswith(f"{other}.") for other in call.paths.values()) else ()
+        return "step", "recorded_step", "sequence"
+    return ("step", "recorded_step") if any(path.startswith(f"{other}.") for other in call.paths.values()) else ()
 
 
 def _watch(module: nn.Module, name: str, more: int) -> None:
@@ -256,7 +271,8 @@ def _watch(module: nn.Module, name: str, more: int) -> None:
     with _lock:
         _watched[module, name] += more
         if _watched[module, name] > 0:
-            module.__dict__.setdefault(name, _watched_step(module) if name == "step" else _watched_sequence(module))
+            made = {"step": _watched_step, "recorded_step": _watched_recorded_step, "sequence": _watched_sequence}
+            module.__dict__.setdefault(name, made[name](module))
         else:
             del _watched[module, name]
             module.__dict__.pop(name, None)
@@ -268,14 +284,34 @@ def _watched_step(module: Any) -> Callable[..., Any]:
         if recorder is None:
             found: tuple[Any, Any] = own(module, *x_t, state=state)
             return found
-        x_t = recorder.see_inputs(module, x_t)
-        with recorder.unseen(module):
-            y, new = own(module, *x_t, state=state)
-        for name in recorder.states(module):
-            recorder.see_state(module, name, new[name])
-        return recorder.see(module, "output", y), new
+        y, new, _ = _seen_step(recorder, module, x_t, state, ())
+        return y, new
 
     return step
+
+
+def _watched_recorded_step(module: Any) -> Callable[..., Any]:
+    def recorded_step(*x_t: Any, state: Any = None, record: tuple[str, ...] = ()) -> tuple[Any, Any, dict[str, Any]]:
+        recorder, own = _recorder_for(module), type(module).recorded_step
+        if recorder is None:
+            found: tuple[Any, Any, dict[str, Any]] = own(module, *x_t, state=state, record=record)
+            return found
+        return _seen_step(recorder, module, x_t, state, record)
+
+    return recorded_step
+
+
+def _seen_step(
+    recorder: Recorder, module: Any, x_t: tuple[Any, ...], state: Any, record: tuple[str, ...]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """A step of a module, of which the recorder is told, and what ``record`` names of it."""
+    x_t, names = recorder.see_inputs(module, x_t), recorder.states(module)
+    with recorder.unseen(module):
+        both = tuple(dict.fromkeys((*record, *names)))
+        y, new, recorded = type(module).recorded_step(module, *x_t, state=state, record=both)
+    for name in names:
+        recorder.see_state(module, name, recorded[name])
+    return recorder.see(module, "output", y), new, {name: recorded[name] for name in record}
 
 
 def _watched_sequence(module: Any) -> Callable[..., Any]:

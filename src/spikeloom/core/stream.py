@@ -86,17 +86,16 @@ class Stream:
             y, _, recorded = self._usual(x_t, {**kwargs, "record": record})
         else:
             self.module.check_record(record)
-            y = self._usual(x_t, kwargs)[0]
-            recorded = {name: self.state[name] for name in record}
+            y, _, recorded = self._usual(x_t, {**kwargs, "record": record}, self.module.recorded_step)
         return y, Result(self.state, recorded)
 
-    def _usual(self, x_t: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    def _usual(self, x_t: tuple[Any, ...], kwargs: dict[str, Any], step: Any = None) -> tuple[Any, ...]:
         before = self.state
         if not self.training:
             _refuse_training(self.module)
         if before is not None:
             self.module.check_state(before, *x_t)
-        made: tuple[Any, ...] = self.module.step(*x_t, state=before, **kwargs)
+        made: tuple[Any, ...] = (step or self.module.step)(*x_t, state=before, **kwargs)
         y, new = made[:2]
         if autocasts(x_t):
             new = in_dtypes_of(self.module.initial_state(*x_t) if before is None else before, new)

@@ -96,19 +96,21 @@ def _power_of_two(value: float) -> bool:
     return math.isfinite(value) and abs(math.frexp(value)[0]) == 0.5 and 1e-30 < abs(value) < 1e30
 
 
-def kernels_of(neuron: Any, inputs: int = 1, *, normed: bool = False) -> Kernels | str:
-    """The kernels of a neuron, with a batch norm before it where ``normed``, or the reason that there are none."""
+def kernels_of(neuron: Any, inputs: int = 1, *, normed: bool = False, u: bool = False) -> Kernels | str:
+    """The kernels of a neuron, with a batch norm before it where ``normed`` and what ``fire`` was given as one state
+    more where ``u``, or the reason that there are none.
+    """
     signature = neuron.signature()
     if signature.refused:
         return f"{type(neuron).__name__}: {signature.refused}"
-    kind = inputs, normed, torch.get_default_dtype()  # which constants that dynamics makes may have
+    kind = inputs, normed, u, torch.get_default_dtype()  # which constants that dynamics makes may have
     found: Kernels | str | None = signature.known.get(kind)
     if found is None:
         key = (signature.digest, *kind)
         found = _kernels.get(key)
         if found is None:
             try:
-                found = _kernels[key] = _find(neuron, inputs, normed, signature)
+                found = _kernels[key] = _find(neuron, inputs, normed, u, signature)
             except _NotNowError as reason:
                 return str(reason)
         signature.known[kind] = found
@@ -119,10 +121,10 @@ class _NotNowError(Exception):
     """The reason that there are no kernels at this moment; at the next call it may be gone."""
 
 
-def _find(neuron: Any, inputs: int, normed: bool, signature: Signature) -> Kernels | str:
+def _find(neuron: Any, inputs: int, normed: bool, u: bool, signature: Signature) -> Kernels | str:
     """The kernels of a stored program, or of one traced now; or the reason that there are none."""
     name = f"{signature.digest}-{inputs}-{str(torch.get_default_dtype()).removeprefix('torch.')}"
-    name += "-normed" if normed else ""
+    name += ("-normed" if normed else "") + ("-u" if u else "")
     program = store.read(name)
     if program is None:
         from .trace import RefusedError, trace  # imports much of torch: only where it is needed
@@ -135,7 +137,7 @@ def _find(neuron: Any, inputs: int, normed: bool, signature: Signature) -> Kerne
         try:
             # What keeps other tensors than those saved (checkpoints, offloading) must not see the trace's.
             with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
-                program = signature.prove(lambda: trace(neuron, xs, normed=normed))
+                program = signature.prove(lambda: trace(neuron, xs, normed=normed, u=u))
         except RefusedError as error:
             return str(error)
         except Unseen as error:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from .._time import trailing, valid_steps
+from .marked import marked
 from .request import Found, Request, States
 
 
 def scan_eager(bound: Any, request: Request) -> Found:
     """Runs the steps of a request one by one; ``bound`` is a neuron's view from ``bind``."""
+    bound = marked(bound) if request.u else bound
     dtype, out_dtype, states = request.dtype, request.out_dtype, request.states
     sequences = [request.steps_of(k) for k in range(len(request.tensors))]
     valid = None
@@ -43,6 +45,7 @@ def scan_eager(bound: Any, request: Request) -> Found:
 
 def step_eager(bound: Any, request: Request) -> tuple[Tensor, States]:
     """Runs a request for one step; returns the spikes ``[B, *]`` and the new states."""
+    bound = marked(bound) if request.u else bound
     x_t = tuple([x[0] for x in request.tensors])
     spikes, new = _dynamics(bound, tuple([x.to(request.dtype) for x in x_t]), request.states)
     y = spikes.to(request.out_dtype)

@@ -28,11 +28,13 @@ from .target import Operands, Target
 from .targets import TARGETS, target_for
 
 
-def program_text(neuron: Any, changes: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str) -> str:
+def program_text(
+    neuron: Any, changes: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str, u: bool
+) -> str:
     """The program that Dynamo writes into a graph as an operator, or an empty string where it has to unroll the loop.
 
     ``changes`` is there for the guards on it: another option or mode may be another program. ``repeated`` says which
-    inputs are one step and ``record`` which states to record; both are part of the text.
+    inputs are one step and ``record`` which states to record; both are part of the text. ``u``: see Request.
     """
     if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
         return ""
@@ -40,7 +42,7 @@ def program_text(neuron: Any, changes: Any, repeated: tuple[bool, ...], record: 
         target = target_for(torch.device(device))
     except BuildError:
         return ""
-    kernels = compiled.kernels_of(neuron, len(repeated))
+    kernels = compiled.kernels_of(neuron, len(repeated), u=u)
     if isinstance(kernels, str):
         return ""
     define()

@@ -41,6 +41,8 @@ class Request(NamedTuple):
     """A batch norm that x (one sequence, without lengths) passes first."""
     as_spikes: AsSpikes | None = None
     """Given, kernels that can do so write their output as bits, and this makes the output of them."""
+    u: bool = False
+    """Whether the last of the states is what ``fire`` was given, see :mod:`spikeloom.kernel.marked`."""
 
     @classmethod
     def of(
@@ -52,6 +54,7 @@ class Request(NamedTuple):
         record: tuple[int, ...] = (),
         norm: Norm | None = None,
         as_spikes: AsSpikes | None = None,
+        u: bool = False,
     ) -> Self:
         """A request for sequences, of which some may be :class:`spikeloom.core.Repeated`; raises where lengths do not
         fit them.
@@ -62,13 +65,15 @@ class Request(NamedTuple):
             lengths = check_lengths(lengths, T, step[0], device=(x.x if isinstance(x, Repeated) else x).device)
         tensors = tuple([x.x if isinstance(x, Repeated) else x for x in xs])
         repeated = tuple([isinstance(x, Repeated) for x in xs])
-        return cls(tensors, repeated, T, step, states, lengths, record, norm, as_spikes)
+        return cls(tensors, repeated, T, step, states, lengths, record, norm, as_spikes, u)
 
     @classmethod
-    def of_step(cls, xs: tuple[Tensor, ...], states: States, as_spikes: AsSpikes | None = None) -> Self:
+    def of_step(
+        cls, xs: tuple[Tensor, ...], states: States, as_spikes: AsSpikes | None = None, *, u: bool = False
+    ) -> Self:
         """A request for one step of ``[B, *]``."""
         tensors = tuple([x.unsqueeze(0) for x in xs])
-        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, None, (), None, as_spikes)
+        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, None, (), None, as_spikes, u)
 
     @property
     def device(self) -> torch.device:

@@ -43,7 +43,8 @@ def scan(neuron: Any, request: Request) -> Found:
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         changes = sum(part._changes for _, part in neuron.parts())
         modes = tuple(part.training for _, part in neuron.parts())
-        text = op.program_text(neuron, (changes, modes), request.repeated, request.record, request.device.type)
+        device = request.device.type
+        text = op.program_text(neuron, (changes, modes), request.repeated, request.record, device, request.u)
         if text and request.tensors[0].numel():
             return op.run(text, neuron.all_numbers(request.step, request.dtype), request)
     bound = neuron.bind(request.step, request.dtype)
@@ -149,7 +150,7 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
     if norm is not None:
         why = "SPIKELOOM_DEBUG" if debugging() else norm.why_not(first)
         said = f"not fused: {why}" if why else f"fused with {norm.kind}"
-    kernels = compiled.kernels_of(neuron, len(request.tensors), normed=norm is not None and not why)
+    kernels = compiled.kernels_of(neuron, len(request.tensors), normed=norm is not None and not why, u=request.u)
     if isinstance(kernels, str):
         _loop_instead(neuron, kernels, f"{kernels}; it runs as a PyTorch loop")
         return None

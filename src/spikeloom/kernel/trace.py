@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .lines import TORCH, frames, is_users, line_of
+from .marked import U, marked
 from .program import NORM, OPS, Const, Node, Program, Ref
 from .rules import ALIASES, RULES, SHAPES
 from .values import Call, RefusedError, Values
@@ -57,10 +58,11 @@ WORLDS = (
 )
 
 
-def trace(neuron: Any, xs: tuple[str, ...] = ("x",), *, normed: bool = False) -> Program:
+def trace(neuron: Any, xs: tuple[str, ...] = ("x",), *, normed: bool = False, u: bool = False) -> Program:
     """The program of a neuron. It raises RefusedError where ``dynamics`` cannot be expressed.
 
     ``normed``: the program of ``dynamics(x * scale + shift, *states)``; the two numbers more are those of a batch norm.
+    ``u``: it has what ``fire`` was given as its last state.
 
     It depends on no mode of torch but the default dtype, which gives some results their dtype (``(x > 0) * 0.5``).
     """
@@ -72,24 +74,26 @@ def trace(neuron: Any, xs: tuple[str, ...] = ("x",), *, normed: bool = False) ->
         torch.device("cpu"),
     ):
         try:
-            return _trace(neuron, xs, normed, noting=False)
+            return _trace(neuron, xs, normed, u, noting=False)
         except RefusedError:
-            return _trace(neuron, xs, normed, noting=True)
+            return _trace(neuron, xs, normed, u, noting=True)
 
 
-def _trace(neuron: Any, xs: tuple[str, ...], normed: bool, *, noting: bool) -> Program:
+def _trace(neuron: Any, xs: tuple[str, ...], normed: bool, u: bool, *, noting: bool) -> Program:
     """The program. With ``noting`` the line of each node is noted for the message, which takes longer."""
     found = []
     for world in WORLDS:
         with torch.set_grad_enabled(world.grad):
-            found.append(_trace_in(world, neuron, xs, normed, noting))
+            found.append(_trace_in(world, neuron, xs, normed, u, noting))
     for other in found[1:]:
         _compare(neuron, found[0], other)
     return found[0][0]
 
 
-def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], normed: bool, noting: bool) -> tuple[Program, _Tracer]:
-    states, numbers = tuple(neuron._rest), (*neuron.all_names(), *(NORM if normed else ()))
+def _trace_in(
+    world: World, neuron: Any, xs: tuple[str, ...], normed: bool, u: bool, noting: bool
+) -> tuple[Program, _Tracer]:
+    states, numbers = (*neuron._rest, *([U] if u else ())), (*neuron.all_names(), *(NORM if normed else ()))
     lifted = {name: _number(world) for name in numbers}
     inputs = [_lifted(world) for _ in (*xs, *states)]
     upstream = [torch.full(world.shape, 0.5, dtype=world.state) for _ in range(1 + len(states))]
@@ -98,7 +102,8 @@ def _trace_in(world: World, neuron: Any, xs: tuple[str, ...], normed: bool, noti
     watch = _Watch(tracer, list(lifted.values()))
     with tracer, watch:
         x = inputs[0] * lifted.pop(NORM[0]) + lifted.pop(NORM[1]) if normed else inputs[0]
-        out = _run(neuron.bind_to(lifted), [x, *inputs[1:]])
+        bound = neuron.bind_to(lifted)
+        out = _run(marked(bound) if u else bound, [x, *inputs[1:]])
     outputs = tracer.outputs(out, 1 + len(states))
     active = [(o, g) for o, g in zip(out, upstream, strict=True) if o.requires_grad]
     leaves = [*inputs, *watch.learnable]

@@ -30,6 +30,7 @@ from ..kernel import (
 )
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
+from .fires import may_fire
 
 Reset = Literal["hard", "soft", "none"]
 _RESETS = ("hard", "soft", "none")
@@ -53,6 +54,8 @@ class Dynamics(Declared, TemporalModule):
     """Whether the output is 0 or 1, so that it may be packed into bits."""
     nestable: ClassVar[bool] = True  # whether an option may stand around it
     _cut: tuple[str, ...] = ()  # states through which no gradient passes: nothing of earlier steps is kept for them
+    without_u: str = ""
+    """Why ``u`` cannot be recorded; empty where it can. A neuron whose code names no ``fire`` says so by itself."""
     paper: ClassVar[str] = ""
     """Who described the neuron, for :func:`spikeloom.cite`."""
     must_carry: ClassVar[bool] = True
@@ -158,17 +161,19 @@ class Dynamics(Declared, TemporalModule):
         if first.ndim < lead or 0 in first.shape[:lead]:
             raise ValueError(f"{type(self).__name__}: expected [T, B, *] with T > 0 and B > 0, got {list(first.shape)}")
         self.check_record(record)
-        names, packs = tuple(self._rest), self._packs()
+        x_t, u, packs = first if once else first[0], self._marks(record), self._packs()
+        names = (*self._rest, "u") if u else tuple(self._rest)
         request = Request.of(
             xs,
-            self._start(state, first if once else first[0]),
+            self._start(state, x_t, u=u),
             lengths=lengths,
             record=tuple(names.index(n) for n in record),
             norm=norm,
             as_spikes=from_bits if packs else None,
+            u=u,
         )
         y, final, recordings = self._scan(request)
-        y, new = pack(y) if packs else y, dict(zip(names, final, strict=True))
+        y, new = pack(y) if packs else y, dict(zip(self._rest, final, strict=False))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 
     def _packs(self) -> bool:
@@ -183,11 +188,37 @@ class Dynamics(Declared, TemporalModule):
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
+        y, new = self._one_step(x_t, state, u=False)
+        return y, dict(zip(self._rest, new, strict=True))
+
+    def recorded_step(
+        self, *x_t: Tensor, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """:meth:`step`, and ``{name: [B, *]}`` of the names in ``record``."""
+        u = self._marks(record)
+        y, new = self._one_step(x_t, state, u=u)
+        found = dict(zip((*self._rest, "u") if u else self._rest, new, strict=True))
+        return y, {name: found[name] for name in self._rest}, {name: found[name] for name in record}
+
+    def _one_step(self, x_t: tuple[Tensor, ...], state: State, *, u: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         x_t = tuple([x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t])
         packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= WORTH_BITS
-        request = Request.of_step(x_t, self._start(state, x_t[0]), from_bits if packs else None)
-        y, new = one_step(self, request)
-        return pack(y) if packs else y, dict(zip(self._rest, new, strict=True))
+        start = self._start(state, x_t[0], u=u)
+        y, new = one_step(self, Request.of_step(x_t, start, from_bits if packs else None, u=u))
+        return pack(y) if packs else y, new
+
+    def _marks(self, record: tuple[str, ...]) -> bool:
+        """Whether what ``fire`` is given is to be recorded: ``u``, where no state has that name."""
+        return "u" in record and "u" not in self._rest
+
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """``u``, what ``fire`` was given, where :attr:`without_u` gives no reason against it."""
+        return () if "u" in self._rest or self.without_u else ("u",)
+
+    def not_recordable(self, name: str) -> str:
+        """Why a name cannot be recorded, where there is more to say than what can be."""
+        return self.without_u if name == "u" else ""
 
     may_prepare = staticmethod(may_prepare)
 
@@ -248,14 +279,13 @@ class Dynamics(Declared, TemporalModule):
             if not name.startswith("_") and name != "training" and isinstance(value, plain)
         }
 
-    def _start(self, state: State, x_t: Tensor) -> tuple[Tensor, ...]:
+    def _start(self, state: State, x_t: Tensor, *, u: bool) -> tuple[Tensor, ...]:
         if state is None:
             state = self.initial_state(x_t)
         else:
             self.check_state(state, x_t)
-        if self._cut:
-            return tuple(state[name].detach() if name in self._cut else state[name] for name in self._rest)
-        return tuple(state[name] for name in self._rest)
+        start = [state[name].detach() if name in self._cut else state[name] for name in self._rest]
+        return (*start, torch.zeros_like(x_t, dtype=state_dtype(x_t.dtype))) if u else tuple(start)
 
     def extra_repr(self) -> str:
         options = "".join(f", {name}={value!r}" for name, value in self._options().items() if name != "leak_to")
@@ -302,9 +332,16 @@ class Neuron(Dynamics):
     """
 
     not_carried: ClassVar[tuple[str, ...]] = ("detach_reset",)  # which is of the gradient alone
+    which_u: ClassVar[int | None] = None
+    """Which of several calls of ``fire`` in a step ``u`` is of, where the output is the result of none of them."""
 
     v_threshold: Tensor
     v_reset: Tensor
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "dynamics" in vars(cls) and "without_u" not in vars(cls):
+            cls.without_u = "" if may_fire(cls) else "its dynamics never calls self.fire"
 
     def __init__(
         self,

@@ -171,6 +171,7 @@ class FewSpike(Neuron):
     """
 
     paper = "Stoeckl and Maass, Optimized Spiking Neurons Can Classify Images, Nature Machine Intelligence 3, 2021"
+    without_u = "it fires K times in a step, each time at another threshold"
     is_binary = False
 
     def __init__(

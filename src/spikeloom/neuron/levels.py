@@ -82,6 +82,8 @@ class ILIF(Neuron):
 class _Signed(LeakyVoltage):
     """What ternary neurons share: two thresholds and a reset by the sign."""
 
+    which_u = 0  # of the upper threshold: h = u + v_threshold, as elsewhere
+
     def signed(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """The output, which is -1, 0 or 1, and the voltage after the reset."""
         up, down = self.fire(h - self.v_threshold), self.fire(-h - self.v_threshold)

@@ -145,6 +145,16 @@ class MPBN(Option):
         y, new = self._sequence(tuple(x.unsqueeze(0) for x in x_t), state, None, (), None)
         return y[0], new
 
+    def recorded_step(
+        self, *x_t: Tensor, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """:meth:`step`, and ``{name: [B, *]}`` of the names in ``record``."""
+        if not self.training:
+            return super().recorded_step(*x_t, state=state, record=record)
+        xs = tuple(x.unsqueeze(0) for x in x_t)
+        y, new, *recorded = self._sequence(xs, state, None, record, None)
+        return y[0], new, {name: value[0] for found in recorded for name, value in found.items()}
+
     def _scan(self, request: Request) -> Found:
         if not self.training:
             return super()._scan(request)
@@ -160,7 +170,7 @@ class _InTraining:
     """The equation with the batch norm itself, which counts what it sees."""
 
     def __init__(self, view: MPBN, norm: nn.Module) -> None:
-        self._view, self._norm = view, norm
+        self.neuron, self._norm = view, norm
 
     def dynamics(self, x: Tensor, *states: Tensor) -> Any:
-        return self._view.normalised_by(self._norm, x, *states)
+        return self.neuron.normalised_by(self._norm, x, *states)

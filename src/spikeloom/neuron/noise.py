@@ -131,6 +131,15 @@ class Noisy(Option):
             return y, new
         return super().step(*x_t, *(noise[0] for noise in self._draw(1, x_t[0])), state=state)
 
+    def recorded_step(
+        self, *x_t: Tensor, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """:meth:`step`, and ``{name: [B, *]}`` of the names in ``record``."""
+        if not self.noisy:
+            return self.neuron.recorded_step(*x_t, state=state, record=record)
+        noise = (noise[0] for noise in self._draw(1, x_t[0]))
+        return super().recorded_step(*x_t, *noise, state=state, record=record)
+
     def _sequence(
         self,
         xs: tuple[Tensor | Repeated, ...],

@@ -69,6 +69,11 @@ class Option(Dynamics):
         """Whether the output is 0 or 1."""
         return self.neuron.is_binary
 
+    @property
+    def without_u(self) -> str:  # type: ignore[override]
+        """Why ``u`` cannot be recorded, of the inner neuron."""
+        return self.neuron.without_u
+
     def core(self) -> Neuron:
         """The innermost neuron."""
         return self.neuron.core()
@@ -102,6 +107,7 @@ def shifted(neuron: Dynamics, by: Callable[[Tensor], Tensor]) -> Dynamics:
     if inner is None:
         fire = neuron.fire
         view.__dict__["fire"] = lambda u: fire(by(u))
+        view.__dict__.pop("dynamics", None)  # what notes the steps of the other view; this one fires once
     else:
         view.__dict__["neuron"] = shifted(inner, by)
     return view

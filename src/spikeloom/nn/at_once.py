@@ -79,6 +79,7 @@ class ParallelLIF(TemporalModule):
 
     paper = "Yarga and Wood, Accelerating SNNs with Parallelizable LIF Neurons, Neuromorph. Comput. Eng. 5, 2025"
     opaque = True
+    recordable_by_name = ("u", "iterations")
     not_carried = ("iterations",)  # modules that older versions pickled have this attribute
 
     def __init__(self, neuron: Neuron) -> None:
@@ -94,14 +95,10 @@ class ParallelLIF(TemporalModule):
         """The neuron's state at rest."""
         return self.neuron.initial_state(*x_t)
 
-    def check_record(self, record: tuple[str, ...]) -> None:
-        """Raises ValueError for a name that is neither a state nor ``iterations``."""
-        super().check_record(tuple(name for name in record if name != "iterations"))
-
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
-        """All steps of ``[T, B, *]``: ``(spikes, state)``, and recordings of ``v`` or ``iterations``."""
+        """All steps of ``[T, B, *]``: ``(spikes, state)``, and recordings of ``v``, ``u`` or ``iterations``."""
         self.check_record(record)
         x = masked(xs[0], lengths)
         T, B = x.shape[:2]
@@ -115,7 +112,8 @@ class ParallelLIF(TemporalModule):
             before = torch.cat([v0, _reset(neuron, h)[:-1]])  # carries gradients to the neuron's numbers only
             factor = _decay(neuron, h).detach() * torch.cat([torch.zeros_like(v0), slope[:-1]])
             h = _Through.apply(_charge(neuron, wide, before), factor)  # type: ignore[no-untyped-call]
-            spikes = neuron.fire(h - neuron.v_threshold)
+            u = h - neuron.v_threshold
+            spikes = neuron.fire(u)
             v = neuron.reset_voltage(h, spikes)
         last = v[-1]
         if lengths is not None:
@@ -124,7 +122,8 @@ class ParallelLIF(TemporalModule):
         y = masked(spikes.to(output_dtype(x.dtype)), lengths)
         if not record:
             return y, {"v": last}
-        recorded = {"v": masked(v, lengths), "iterations": torch.full((T, B), iterations, device=x.device)}
+        number = torch.full((T, B), iterations, device=x.device)
+        recorded = {"v": masked(v, lengths), "u": masked(u, lengths), "iterations": number}
         return y, {"v": last}, {name: recorded[name] for name in record}
 
 
@@ -238,6 +237,11 @@ class AssociativeLeaky(TemporalModule):
         self.to_q = nn.Linear(in_features, d_key * d_value) if query else None
         self.neuron = _Decaying(v_threshold, strict, surrogate)
         self.recordable = self.neuron.recordable
+
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the neuron."""
+        return self.neuron.recordable_by_name
 
     def initial_state(self, *x_t: Any) -> State:
         """A matrix of zeros."""

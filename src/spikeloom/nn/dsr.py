@@ -66,6 +66,11 @@ class _ByRate(TemporalModule):
         self.tau, self.dt = tau, dt
         self.neuron = _Rated(v_threshold, alpha, least, math.exp(-dt / tau))
 
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the neuron."""
+        return self.neuron.recordable_by_name
+
     def initial_state(self, *x_t: Any) -> State:
         """The neuron's state at rest: zeros."""
         return self.neuron.initial_state(*x_t)

@@ -100,6 +100,11 @@ class GLIF(TemporalModule):
         self.neuron = _Gated(Sigmoid(4.0) if surrogate is None else surrogate, **numbers)
         self.recordable = self.neuron.recordable
 
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the neuron."""
+        return self.neuron.recordable_by_name
+
     def initial_state(self, *x_t: Any) -> State:
         """The state at rest: zeros."""
         x = x_t[0]

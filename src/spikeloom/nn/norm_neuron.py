@@ -54,6 +54,15 @@ class NormNeuron(TemporalModule):
         self.bn, self.neuron = bn, neuron
         self.recordable = neuron.recordable
 
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the neuron."""
+        return self.neuron.recordable_by_name
+
+    def not_recordable(self, name: str) -> str:
+        """The neuron's reason."""
+        return self.neuron.not_recordable(name)
+
     def initial_state(self, *x_t: Any) -> State:
         """The neuron's state at rest."""
         return self.neuron.initial_state(*x_t)
@@ -78,6 +87,12 @@ class NormNeuron(TemporalModule):
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, C, *]``."""
         return self.neuron.step(self.bn(x_t[0]), state=state)
+
+    def recorded_step(
+        self, *x_t: Any, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, State, dict[str, Any]]:
+        """:meth:`step`, and what ``record`` names of the neuron's."""
+        return self.neuron.recorded_step(self.bn(x_t[0]), state=state, record=record)
 
     def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
         """The neuron's run, prepared with the batch norm before it; None where it cannot be."""

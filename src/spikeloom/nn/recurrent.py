@@ -91,6 +91,15 @@ class Recurrent(TemporalModule):
         self.neuron, self.feedback = neuron, feedback
         self.recordable = neuron.recordable
 
+    @property
+    def recordable_by_name(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the neuron."""
+        return self.neuron.recordable_by_name
+
+    def not_recordable(self, name: str) -> str:
+        """The neuron's reason."""
+        return self.neuron.not_recordable(name)
+
     def initial_state(self, *x_t: Any) -> State:
         """The neuron's state at rest, and an output of zeros."""
         x = x_t[0]
@@ -98,6 +107,20 @@ class Recurrent(TemporalModule):
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
+        x, inner = self._fed(x_t, state)
+        y, new = self.neuron.step(x, state=inner)
+        return y, {**new, "fed_back": y}
+
+    def recorded_step(
+        self, *x_t: Any, state: State = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, State, dict[str, Any]]:
+        """:meth:`step`, and what ``record`` names of the neuron's."""
+        x, inner = self._fed(x_t, state)
+        y, new, recorded = self.neuron.recorded_step(x, state=inner, record=record)
+        return y, {**new, "fed_back": y}, recorded
+
+    def _fed(self, x_t: tuple[Any, ...], state: State) -> tuple[Tensor, State]:
+        """What the neuron takes: the input with what comes back, and its own state."""
         state = self.initial_state(*x_t) if state is None else state
         x, inner = x_t[0], {name: v for name, v in state.items() if name != "fed_back"}
         back = self.feedback(state["fed_back"])
@@ -106,5 +129,4 @@ class Recurrent(TemporalModule):
                 f"Recurrent: the feedback gives {list(back.shape)}, the input has {list(x.shape)}; "
                 "take a layer that keeps the shape, such as nn.Linear(F, F) or a convolution with padding"
             )
-        y, new = self.neuron.step(x + back.to(state["fed_back"].dtype), state=inner)
-        return y, {**new, "fed_back": y}
+        return x + back.to(state["fed_back"].dtype), inner
