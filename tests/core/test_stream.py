@@ -314,7 +314,8 @@ def test_recordings_of_a_step():
     lone = sl.Stream(sl.LIF(tau=2.0, decay_input=False, v_threshold=9.0))
     assert [float(lone(torch.tensor([[1.0]]), record=("v",))[1].record["v"]) for _ in range(3)] == [1.0, 1.5, 1.75]
     with pytest.raises(ValueError, match="cannot record"):
-        lone(torch.tensor([[1.0]]), record=("u",))
+        lone(torch.tensor([[1.0]]), record=("w",))
+    assert lone(torch.tensor([[1.0]]), record=("u",))[1].record["u"].item() == 1.875 - 9.0  # h = v / 2 + 1, of v = 1.75
 
 
 def test_a_batch_norm_in_training_is_refused_unless_it_is_asked_for():

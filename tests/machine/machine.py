@@ -173,6 +173,7 @@ class Runner:
         self.alone: dict[str, sl.Stream] = {}
         self.hooks: list[Any] = []
         self.taps: sl.core.Taps | None = None
+        self.marked: sl.core.Taps | None = None
 
     # -- random things
 
@@ -563,6 +564,23 @@ def tapped(run: Runner) -> None:
     run.later(taps.__exit__)
 
 
+def marked(run: Runner) -> None:
+    """What neurons' fire is given is recorded from now on, or no longer: kernels that write it are others."""
+    if run.marked is not None:
+        run.marked.__exit__()
+        run.marked = None
+    elif us(run):
+        run.marked = taps = sl.taps(run.net, *us(run), keep=torch.is_tensor)
+        taps.__enter__()
+        run.later(taps.__exit__)
+
+
+def us(run: Runner) -> tuple[str, ...]:
+    """The places of u that there are now."""
+    there = run.net.temporal_modules().items()
+    return tuple(f"{path}.u" for module, path in there if "u" in module.recordable_by_name)
+
+
 def halve(module: nn.Module, inputs: Any, output: Any) -> Any:
     return output * 0.5 if isinstance(output, Tensor) else output
 
@@ -678,6 +696,7 @@ CHANGES: dict[str, Callable[[Runner], None]] = {
         unhook,
         global_hook,
         tapped,
+        marked,
         load,
         copied,
         pickled,
@@ -695,6 +714,14 @@ def sequence(run: Runner) -> None:
     x = run.x()
     with torch.no_grad():
         run.compare(lambda net: net(x))
+
+
+def recorded(run: Runner) -> None:
+    """What neurons' fire is given."""
+    x, names = run.x(), us(run)
+    if names:
+        with torch.no_grad():
+            run.compare(lambda net: torch.cat([u.flatten() for u in net(x, record=names)[1].record.values()]))
 
 
 def inference(run: Runner) -> None:
@@ -814,7 +841,7 @@ def in_threads(run: Runner) -> None:
 
 CALLS: dict[str, Callable[[Runner], None]] = {
     f.__name__: f
-    for f in (sequence, inference, backward, repeated, ragged, split, streamed, alone, functional, in_threads)
+    for f in (sequence, inference, recorded, backward, repeated, ragged, split, streamed, alone, functional, in_threads)
 }  # fmt: skip
 
 

@@ -57,9 +57,10 @@ class Result(NamedTuple):
     """What a call gives besides its output, where ``return_state`` or ``record`` ask for it; see :class:`Network`.
 
     ``state``: the state of every temporal module after the last step, by path; pass it to the next call.
-    ``record``: the recordings, ``{"2.v": [T, B, *]}`` (``[B, T, *]`` with ``batch_first``), in the order of time. They
-    are part of the autograd graph: gradients flow through them, and inputs and outputs that have the rows of the call
-    are what the rest was computed from, so that ``torch.autograd.grad`` with regard to them works.
+    ``record``: the recordings, ``{"2.v": [T, B, *]}`` (``[B, T, *]`` with ``batch_first``), in the order of time.
+    Gradients of a loss of them flow on. Inputs and outputs that have the rows of the call are what the rest was
+    computed from, so that ``torch.autograd.grad`` with regard to them works; with regard to states and ``u`` it works
+    in the PyTorch loop (``sl.backend("eager")``), and raises RuntimeError where a kernel recorded them.
     """
 
     state: dict[str, State]

@@ -17,6 +17,7 @@ from .._time import check_lengths
 from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, through_steps
 from .folding import map_tensors
 from .prepared import Prepared
+from .recording import arranged, of_pieces
 
 
 class _OfItsParts:
@@ -106,7 +107,7 @@ class TemporalModule(HasConstants):
             return y, new, {name: new[name] for name in record}
         xs = tuple(map_tensors(lambda t: t.unsqueeze(0), x) for x in x_t)
         y, new, recorded = self.sequence(*xs, state=state, record=record)
-        y, recorded = map_tensors(lambda t: t.squeeze(0), (y, recorded))
+        y, recorded = map_tensors(partial(arranged, lambda t: t.squeeze(0)), (y, recorded))
         return y, new, recorded
 
     def sequence(
@@ -283,7 +284,7 @@ def run_steps(step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | No
         lengths = check_lengths(lengths, T, B)
         longest = int(lengths.max())  # past it there is nothing to step
     keeps, places = autocasts(xs), through_steps()
-    ys, recorded = [], []
+    ys, recorded, some = [], [], list[Tensor | None]()
     for t in range(longest):
         x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
         going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
@@ -297,11 +298,30 @@ def run_steps(step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | No
         state = in_dtypes_of(before, state) if keeps else state
         ys.append(y_t)
         recorded += seen
+        some.append(going)
     if places is not None:
         places.end()
     stack = partial(_stack, T=T)
     y = pytree.tree_map(stack, *ys)
-    return (y, state, pytree.tree_map(stack, *recorded)) if recorded else (y, state)
+    if not recorded:
+        return y, state
+
+    def of_steps(*steps: Any) -> Any:
+        def arrange(found: list[Tensor]) -> Tensor:
+            filled: Tensor = stack(*map(partial(_filled, B=B), found, some))
+            return filled
+
+        steps_of = list(steps)
+        return of_pieces(arrange(steps_of), steps_of, arrange) if isinstance(steps[0], Tensor) else steps[0]
+
+    return y, state, pytree.tree_map(of_steps, *recorded)
+
+
+def _filled(x: Tensor, going: Tensor | None, B: int) -> Tensor:
+    """A value of the samples ``going`` as one of all, 0 for those that have ended."""
+    if going is None or going.shape[0] == B or len(x) != len(going):
+        return x
+    return x.new_zeros((B, *x.shape[1:])).index_copy(0, going.to(x.device), x)
 
 
 def _stack(*steps: Any, T: int) -> Any:
@@ -319,11 +339,8 @@ def _step_some(step: Any, x_t: tuple[Any, ...], state: State, going: Tensor, B: 
 
     picked = map_tensors(lambda t: t[going.to(t.device)] if per_sample(t) else t, state)
 
-    def spread(t: Tensor) -> Tensor:
-        return t.new_zeros((B, *t.shape[1:])).index_copy(0, going.to(t.device), t)
-
     y, new, *seen = step(tuple(map_tensors(lambda t: t[going.to(t.device)], x) for x in x_t), picked)
-    y, seen = map_tensors(spread, y), map_tensors(lambda t: spread(t) if len(going) == len(t) else t, seen)
+    y = map_tensors(lambda t: t.new_zeros((B, *t.shape[1:])).index_copy(0, going.to(t.device), t), y)
     old_leaves, spec = pytree.tree_flatten(state)
     new_leaves = pytree.tree_leaves(new)
     merged = [

@@ -73,7 +73,8 @@ class Network(TemporalModule):
     * ``net(image, repeat=T)`` presents ``[B, *]`` at each of T steps (direct coding).
     * ``y, result = net(x, return_state=True, state=previous)`` carries the state on.
     * ``y, result = net(x, record=("2.v", "0.input"))`` also gives values at places: ``<path>.input`` and
-      ``<path>.output`` of any module, ``<path>.<state>`` of temporal ones, with wildcards.
+      ``<path>.output`` of any module, ``<path>.<state>`` of temporal ones and ``<path>.u``, what ``fire`` of a neuron
+      was given, with wildcards.
     * ``net(x, lengths=n)`` runs a ragged batch: only valid steps are computed, outputs past them are 0.
     * Keyword arguments and ``sl.static(...)`` reach the model as they are; pytrees go in and out.
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .._time import trailing, valid_steps
 from .folding import Folding, map_tensors
+from .recording import arranged
 
 Arrange = Callable[[list[Any]], Any]
 """Makes one value of the pieces that it was seen in."""
@@ -109,9 +110,10 @@ def whole(folding: Folding, order: Tensor | None, values: list[Any]) -> Any:
     """A value that was seen at once, its steps in the order of time."""
 
     def tidy(x: Tensor) -> Tensor:
+        x = folding.seen(x)
         return tidied(x, folding, order) if folding.is_sequence(x) else x
 
-    return map_tensors(tidy, folding.seen(values[0]))
+    return map_tensors(partial(arranged, tidy), values[0])
 
 
 def tidied(x: Tensor, folding: Folding, order: Tensor | None) -> Tensor:

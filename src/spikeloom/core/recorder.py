@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from .folding import Folding, map_tensors
 from .pieces import Arrange, Blank, Gradients, Piece, stacked, whole
+from .recording import arranged, of_pieces
 
 SIDES = ("input", "output")
 GRADIENTS = ("grad_input", "grad_output")
@@ -244,7 +245,8 @@ class Recorder:
     def _deliver(self, module: Any, name: str, value: Any) -> None:
         one, end = self.asked[module], self._named(module, name)
         if name in one.record:
-            self.recorded[one.path + end] = map_tensors(self._swapped, value) if self.batch_first else value
+            swapped = partial(arranged, self._swapped)
+            self.recorded[one.path + end] = map_tensors(swapped, value) if self.batch_first else value
         for sink, path, names in one.sinks:
             if name in names:
                 _hand_over(sink, path + end, value, self._folding)
@@ -276,7 +278,11 @@ class _Scope:
                     later = self.recorder._later(module, name)
                     self.waiting[module, name].groups.append((places, arrange, later))
                 else:
-                    self.recorder._deliver(module, name, arrange([pieces[i].value for i in places]))
+                    values = [pieces[i].value for i in places]
+                    found = arrange(values)
+                    if name not in SIDES and isinstance(found, Tensor):
+                        found = of_pieces(found, values, arrange)
+                    self.recorder._deliver(module, name, found)
 
     def groups(self, pieces: list[Piece]) -> Iterator[tuple[list[int], Arrange]]:
         """Which pieces are one value, and what makes it of them."""

@@ -137,8 +137,9 @@ def taps(
     Args:
         net: a Network, what wraps one, or a module with networks inside.
         patterns: ``<path>.<what>``, with wildcards. Paths are those of states; what is ``input``, ``output``,
-            ``grad_input`` or ``grad_output`` of any module, or a state of a temporal module. A wildcard leaves out the
-            temporal modules that another one runs alone (inside ``sl.nn.Recurrent``...): name those.
+            ``grad_input`` or ``grad_output`` of any module, a state of a temporal module, or ``u`` of a neuron, for
+            which a wildcard has to end in it. A wildcard leaves out the temporal modules that another one runs alone
+            (inside ``sl.nn.Recurrent``...): name those.
         keep: None keeps each value; ``"mean"``, ``"max"``, ``"min"``, ``"rate"`` (share of values that are not 0) and
             ``"count"`` (how many are not 0) reduce all values over T, B and calls as they come, so that memory does not
             grow, and leave padded steps out; a function is given each value and its result is kept.

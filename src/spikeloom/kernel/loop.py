@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._time import trailing, valid_steps
+from ..core.recording import of_pieces
 from .marked import marked
 from .request import Found, Request, States
 
@@ -23,6 +24,7 @@ def scan_eager(bound: Any, request: Request) -> Found:
         valid = trailing(valid_steps(request.lengths, request.T), len(request.step) + 1).unbind(0)
     outputs: list[Tensor] = []
     recordings: tuple[list[Tensor], ...] = tuple([] for _ in request.record)
+    pieces: tuple[list[Tensor], ...] = tuple([] for _ in request.record)
     start = tuple(s.detach() for s in states)
     for t in range(request.T):
         x_t, before = tuple(x[t].to(dtype) for x in sequences), states
@@ -30,17 +32,19 @@ def scan_eager(bound: Any, request: Request) -> Found:
             x_t = tuple(torch.where(valid[t], x, 0) for x in x_t)
             before = tuple(torch.where(valid[t], s, held) for s, held in zip(states, start, strict=True))
         spikes, new = _dynamics(bound, x_t, before)
-        seen = new
+        seen = went_on = new
         if valid is not None:
             spikes = torch.where(valid[t], spikes, 0)
             seen = tuple(torch.where(valid[t], n, 0) for n in new)
             new = tuple(torch.where(valid[t], n, old) for n, old in zip(new, states, strict=True))
         states = new
         outputs.append(spikes.to(out_dtype))
-        for recording, i in zip(recordings, request.record, strict=True):
+        for recording, those, i in zip(recordings, pieces, request.record, strict=True):
             recording.append(seen[i])
+            those.append(went_on[i])
     last = tuple(x[-1] for x in sequences)
-    return torch.stack(outputs), _apart(states, last), tuple(torch.stack(r) for r in recordings)
+    recorded = [of_pieces(torch.stack(r), p, torch.stack) for r, p in zip(recordings, pieces, strict=True)]
+    return torch.stack(outputs), _apart(states, last), tuple(recorded)
 
 
 def step_eager(bound: Any, request: Request) -> tuple[Tensor, States]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..core.recording import without_gradient
 from ..native.build import BuildError
 from . import compiled, launch, op
 from .backend import BackendError, chosen, debugging, note, say_once, transformed
@@ -38,7 +39,7 @@ def scan(neuron: Any, request: Request) -> Found:
     if ready is not None:
         request, found = ready.request, _by_kernels(neuron, ready)
         if found is not None:
-            return found
+            return (*found[:2], tuple([without_gradient(r, _why_no_gradient(neuron)) for r in found[2]]))
     request = _normalised(request)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         changes = sum(part._changes for _, part in neuron.parts())
@@ -61,6 +62,9 @@ def one_step(neuron: Any, request: Request) -> tuple[Tensor, States]:
     """
     ready = None if torch.compiler.is_compiling() else _ready(neuron, request)
     found = None if ready is None else _by_kernels(neuron, ready)
+    if found is not None and request.u:  # states go on to the next step, and u does not
+        *states, u = found[1]
+        found = found[0], (*states, without_gradient(u, _why_no_gradient(neuron))), ()
     if found is not None:
         return found[0].view(found[0].shape[1:]), found[1]
     with full_precision(request.device):
@@ -109,6 +113,13 @@ def source(neuron: Any, x: Tensor) -> str:
         return launch.sources(target_for(x.device), kernels, neuron, request)
     except BuildError as error:
         raise BackendError(f"{type(neuron).__name__} has no kernel for this input: {error}") from error
+
+
+def _why_no_gradient(neuron: Any) -> str:
+    return (
+        f"{type(neuron).__name__} ran in a kernel, which gives no gradient with regard to the states or u that it "
+        'recorded (of what is computed of them it does); run the forward pass in `with sl.backend("eager"):`'
+    )
 
 
 def _by_kernels(neuron: Any, ready: _Ready) -> Found | None:

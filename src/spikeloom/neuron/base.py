@@ -15,6 +15,7 @@ from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
 from .._peers import of_reset
 from ..core import Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
+from ..core.recording import plain_tensor
 from ..kernel import (
     FUSED_NORMS,
     Found,
@@ -127,7 +128,7 @@ class Dynamics(Declared, TemporalModule):
         lengths: Tensor | None = None,
         record: tuple[str, ...] = (),
     ) -> tuple[Any, ...]:
-        """All steps of ``[T, B, *]``: ``(spikes, state)``, and the recorded states where ``record`` names some.
+        """All steps of ``[T, B, *]``: ``(spikes, state)``, and where ``record`` names states or ``u``, those too.
 
         Raises ValueError for empty or too small inputs, a state that does not fit, an unknown recording.
         """
@@ -391,7 +392,7 @@ WORTH_BITS = 8192
 def _dense(x: Tensor | Repeated) -> Tensor | Repeated:
     if isinstance(x, Repeated):
         return Repeated(x.x.unpack(), x.T) if isinstance(x.x, SpikeTensor) else x
-    return x.unpack() if isinstance(x, SpikeTensor) else x
+    return x.unpack() if isinstance(x, SpikeTensor) else plain_tensor(x)
 
 
 def _is_function(module: nn.Module | None) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .._time import check_lengths, masked
 from ..core import State, TemporalModule
+from ..core.recording import without_gradient
 from ..kernel import full_precision, output_dtype, state_dtype
 from ..neuron import IF, LIF, Leaky, Neuron
 from ..surrogate import Surrogate
@@ -123,8 +124,15 @@ class ParallelLIF(TemporalModule):
         if not record:
             return y, {"v": last}
         number = torch.full((T, B), iterations, device=x.device)
-        recorded = {"v": masked(v, lengths), "u": masked(u, lengths), "iterations": number}
+        recorded = {name: without_gradient(masked(r, lengths), _NO_GRADIENT) for name, r in {"v": v, "u": u}.items()}
+        recorded["iterations"] = number
         return y, {"v": last}, {name: recorded[name] for name in record}
+
+
+_NO_GRADIENT = (
+    "ParallelLIF computes all steps at once, and gives no gradient with regard to what it recorded; take the neuron "
+    'inside it, and run the forward pass in `with sl.backend("eager"):`'
+)
 
 
 def _solve(neuron: Neuron, x: Tensor, v0: Tensor) -> tuple[Tensor, int]:
