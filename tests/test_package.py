@@ -17,7 +17,7 @@ SOURCE = Path(sl.__file__).parent
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
     {"_constants", "_extras", "_hooks", "_peers", "_text", "_time"},
-    {"_targets", "keys"},
+    {"_target_codes", "_targets", "keys"},
     {"_numbers"},
     {"surrogate", "encode", "decode"},
     {"loss", "metrics"},

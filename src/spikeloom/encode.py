@@ -1,4 +1,4 @@
-"""Encoders: stateless functions from real values to spike trains, time first.
+"""Encoders: stateless functions from real values, or from classes, to spike trains, time first.
 
 All take ``lengths`` (``[B]``, optional), with which the steps at or past ``lengths[b]`` of sample b are 0 whatever the
 input; and ``batch_first``, with which sequences, taken and returned, are ``[B, T, *]``.
@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._target_codes import ramp as ramp
+from ._target_codes import target_latency as target_latency
+from ._target_codes import target_rate as target_rate
 from ._time import masked, readable, sequence, wide
 
 LatencyCode = Literal["linear", "log", "rc"]
