@@ -60,3 +60,87 @@ def test_constructors_of_subclasses_are_their_own():
             super().__init__(**options)
 
     assert Any(1, 2, v_threshold=2.0).v_threshold == 2.0
+
+
+class ModuleStyle(nn.Module):
+    """A model as SpikingJelly's users write it: the forward repeats an image and averages over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 2, 3), sl.LIF(), nn.Flatten(), nn.Linear(72, 4), sl.LIF())
+
+    def forward(self, x):
+        return self.net(x.unsqueeze(0).repeat(3, 1, 1, 1, 1)).mean(0)
+
+
+class LoopStyle(nn.Module):
+    """A model as snnTorch's users write it: the forward has a loop over time and passes membranes on."""
+
+    def __init__(self, passes):
+        super().__init__()
+        self.fc, self.lif, self.passes = nn.Linear(64, 4), sl.Leaky(beta=0.9), passes
+
+    def forward(self, x):
+        spikes, mem = [], None
+        for _ in range(3):
+            if self.passes:
+                s, mem = self.lif(self.fc(x), mem)
+            else:
+                s = self.lif(self.fc(x))
+            spikes.append(s)
+        return torch.stack(spikes)
+
+
+IMAGES, VECTORS = torch.rand(5, 1, 8, 8), torch.rand(5, 64)
+HABITS = [
+    (lambda: sl.Network(ModuleStyle())(IMAGES, repeat=3), "a forward has no dimension of time: it repeats nothing"),
+    (lambda: sl.Network(LoopStyle(False))(VECTORS, repeat=3), r"no loop over time .*: that is net\(x, repeat=T\)"),
+    (lambda: sl.Network(LoopStyle(True))(VECTORS, repeat=3), r"Leaky takes one input, got 2: .* y = lif\(x\)"),
+    (lambda: LoopStyle(False)(VECTORS), "outside a Network: wrap the model in sl.Network, which takes all steps at"),
+    (lambda: sl.Network(nn.Linear(64, 4), sl.LIF())(VECTORS), r"pass repeat=T for a still input, .* net\.stream\(\)"),
+    (lambda: sl.Network(nn.Linear(64, 4), sl.LIF())(VECTORS, T=3), r"no argument 'T': .* net\(x, repeat=T\)"),
+    (lambda: sl.Network(nn.Linear(64, 4), sl.LIF())(VECTORS, num_steps=3), r"'num_steps': .* net\(x, repeat=T\)"),
+    (lambda: sl.Network(nn.Linear(64, 4), sl.LIF())(VECTORS, mem=None), r"'mem': .* net\(x, state=result\.state\)"),
+    (
+        lambda: sl.Network(nn.Linear(64, 4), sl.LIF())(VECTORS, colour=3),
+        r"'colour': .* Sequential\.forward takes, input$",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), HABITS, ids=[message[:24] for _, message in HABITS])
+def test_a_habit_of_a_peer_is_told_the_form_that_works(call, message):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
+        call()
+
+
+def test_the_forms_that_errors_name_work():
+    model = ModuleStyle()
+    y = sl.Network(model.net)(IMAGES, repeat=3)
+    assert y.shape == (3, 5, 4)
+    with sl.backend("eager"):  # step by step, as the peers' loops do
+        stream = sl.Network(model.net).stream()
+        steps = torch.stack([stream(IMAGES) for _ in range(3)])
+    assert torch.equal(steps, y)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("reset", "nothing is kept between calls and nothing is reset"),
+        ("reset_mem", "nothing is kept between calls and nothing is reset"),
+        ("init_leaky", "nothing is kept between calls and nothing is reset"),
+        ("detach", r"net\(x, state=sl\.detach\(result\.state\)"),
+        ("detach_hidden", r"net\(x, state=sl\.detach\(result\.state\)"),
+        ("v_seq", r"record=\(\"1\.v\",\)"),
+        ("step_mode", r"whole sequences \[T, B, \*\] go in"),
+        ("register_memory", r"self\.states\(v=0\.0\)"),
+    ],
+)
+def test_what_modules_of_peers_have_is_told(name, message):
+    net = sl.Network(nn.Linear(2, 3), sl.Leaky(beta=0.9))
+    with pytest.raises(AttributeError, match=f"'Network' object has no attribute '{name}': .*{message}"):
+        getattr(net, name)
+    assert not hasattr(net, name)
+    with pytest.raises(AttributeError, match=r"'Leaky' object has no attribute 'nonsense'$"):
+        _ = net.body[1].nonsense

@@ -44,6 +44,23 @@ ARGUMENTS = {
 }  # fmt: skip
 """Names of arguments that peers have, and what to write here."""
 
+_KINDS = ("leaky", "synaptic", "alpha", "lapicque", "rleaky", "rsynaptic", "slstm", "sconv2dlstm", "hidden")
+_STARTS = ("reset", "reset_mem", *(f"{verb}_{kind}" for verb in ("init", "reset") for kind in _KINDS))
+_CUT = "gradients are cut where a state is handed on: y, result = net(x, state=sl.detach(result.state), ...)"
+_DECLARED = "a neuron declares its states by self.states(v=0.0), and its equation is dynamics(self, x, v)"
+
+ATTRIBUTES = {
+    **dict.fromkeys(_STARTS, _STATELESS),
+    **dict.fromkeys(("detach", "detach_hidden"), _CUT),
+    **dict.fromkeys(("v", "mem", "syn", "spk", "v_seq", "i_seq", "s_seq", "store_v_seq", "records"), _RECORD),
+    **dict.fromkeys(("step_mode", "set_step_mode", "multi_step_forward", "single_step_forward"), _SEQUENCES),
+    **dict.fromkeys(("register_memory", "set_reset_value", "memories", "named_memories"), _DECLARED),
+}  # fmt: skip
+"""Methods and attributes that modules of peers have, and what to write here."""
+
+REPEATS = ("T", "num_steps", "time_steps", "timesteps", "steps")
+"""Arguments by which models of peers are told for how many steps they run."""
+
 RESETS = {"subtract": "soft", "zero": "hard", "sub": "soft", "to-zero": "hard"}
 """What snnTorch calls the resets."""
 
@@ -57,7 +74,9 @@ NAMES = {
     "spikegen": "sl.encode", "layer": "torch.nn: plain layers go in unchanged", "activation_based": "sl",
     "neuron": "sl itself: sl.LIF", "monitor": 'sl.taps, or net(x, record=("1.v",))', "visualizing": "sl.plot",
     "spikeplot": "sl.plot", "spikevision": "sl.data", "datasets": "sl.data", "clock_driven": "sl", "utils": "sl.data",
-    "SequentialState": "sl.Network", "MultiStepContainer": "sl.Network", "SeqToANNContainer": "sl.Network",
+    "SequentialState": "sl.Network", "encoding": "sl.encode",
+    "backprop": "a loop of your own with sl.detach(result.state)",
+    "MultiStepContainer": "sl.Network", "SeqToANNContainer": "sl.Network",
 }  # fmt: skip
 """Names that peers have in their packages, and what they are here."""
 
@@ -107,6 +126,18 @@ def of_value(name: str, value: object) -> str:
 def of_reset(value: object) -> str:
     """What a peer's word for a reset is here, or nothing."""
     return f'; snnTorch\'s "{value}" is reset="{RESETS[value]}"' if isinstance(value, str) and value in RESETS else ""
+
+
+def of_attribute(name: str) -> str:
+    """What to write for an attribute that a module of a peer has, or nothing."""
+    return f": {ATTRIBUTES[name]}" if name in ATTRIBUTES else ""
+
+
+def of_option(name: str) -> str:
+    """What to write for an argument that a peer's model is called with, or nothing."""
+    if name in REPEATS:
+        return ", and a still input runs for T steps by net(x, repeat=T)"
+    return ", and a state goes in by net(x, state=result.state)" if name in ("mem", "v", "syn", "states") else ""
 
 
 def of_name(name: str) -> str:

@@ -71,7 +71,7 @@ def test_outside_a_network_a_module_says_how_to_call_it(name):
     module = sample.make()
     if name == "Network":
         return
-    with pytest.raises(RuntimeError, match=r"outside a Network: wrap the model in sl\.Network, or call"):
+    with pytest.raises(RuntimeError, match=r"outside a Network: wrap the model in sl\.Network, which takes .* or call"):
         module(samples.inputs(sample)[0])
 
 

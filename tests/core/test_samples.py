@@ -237,7 +237,7 @@ def remedy(layout, shape, what):
     return re.escape(f"The network expected {layout}; got {shape}: {what}")
 
 
-BOTH = "pass repeat=T for a still input, or add the batch dimension"
+BOTH = "pass repeat=T for a still input, run single steps by net.stream(), or add the batch dimension"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_missing_dimension_is_told(first):
     at = "Flatten at '0'" if first and isinstance(first[0], nn.Flatten) else f"Linear at '{len(first)}'"
     with pytest.raises(ValueError, match=rf"{at}: input is \[21\], .*{remedy('[T, B, *]', [7, 3], BOTH)}"):
         net(torch.rand(7, 3))
-    with pytest.raises(ValueError, match=rf"expected \[T, B, \*\]; got \[3\]: {BOTH}"):
+    with pytest.raises(ValueError, match=rf"expected \[T, B, \*\]; got \[3\]: {re.escape(BOTH)}"):
         net(torch.rand(3))
     with pytest.raises(ValueError, match=remedy("[B, *] with repeat=T", [3], "add the batch dimension")):
         net(torch.rand(3), repeat=5)
@@ -261,7 +261,7 @@ def test_a_missing_dimension_is_told(first):
     net.batch_first = True
     with pytest.raises(ValueError, match=rf"{at}: .*{remedy('[B, T, *]', [7, 3], BOTH)}"):
         net(torch.rand(7, 3))
-    with pytest.raises(ValueError, match=rf"expected \[B, T, \*\]; got \[3\]: {BOTH}"):
+    with pytest.raises(ValueError, match=rf"expected \[B, T, \*\]; got \[3\]: {re.escape(BOTH)}"):
         net(torch.rand(3))
 
 

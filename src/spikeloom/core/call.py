@@ -79,7 +79,7 @@ class Layout(NamedTuple):
     remedy: str
 
 
-_REMEDY = "pass repeat=T for a still input, or add the batch dimension"
+_REMEDY = "pass repeat=T for a still input, run single steps by net.stream(), or add the batch dimension"
 TIME_FIRST = Layout("[T, B, *]", 0, 1, _REMEDY)
 BATCH_FIRST = Layout("[B, T, *]", 1, 0, _REMEDY)
 REPEATED = Layout("[B, *] with repeat=T", None, 0, "add the batch dimension")

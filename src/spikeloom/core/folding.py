@@ -48,8 +48,9 @@ class Folding:
             rows = f"T*B = {self.T}*{self.B}" if self._index is None else "the sum of lengths"
             raise ValueError(
                 f"{who}: got {list(x.shape)}, expected dimension 0 to be {rows} = {self.rows}: inside a Network "
-                "time is folded into the batch, and layers must keep those rows apart. For a module that is "
-                "called once per step, use sl.Loop"
+                "time is folded into the batch, and layers must keep those rows apart. A forward repeats nothing, has "
+                "no loop over time and no mean over dimension 0: that is net(x, repeat=T), and y.mean(0) of what it "
+                "gives. For a module that is called once per step, use sl.Loop"
             )
         return x
 

@@ -13,8 +13,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._constants import HasConstants
+from .._peers import of_attribute
 from .._time import check_lengths
-from .call import TIME_FIRST, Layout, Sequence, State, active, autocasts, first_step, in_dtypes_of, through_steps
+from .call import (
+    TIME_FIRST,
+    Layout,
+    Repeated,
+    Sequence,
+    State,
+    active,
+    autocasts,
+    first_step,
+    in_dtypes_of,
+    through_steps,
+)
 from .folding import map_tensors
 from .prepared import Prepared
 from .recording import arranged, of_pieces
@@ -82,6 +94,17 @@ class TemporalModule(HasConstants):
     recordable_by_name: tuple[str, ...] = ()
     """More such names, which are in no state. They take a computation of their own, so that a wildcard fits them only
     where it ends in the name: ``*.u`` does, ``2.*`` does not."""
+
+    if not TYPE_CHECKING:  # else every attribute would be there for a type checker
+
+        def __getattr__(self, name):
+            hint = of_attribute(name)
+            if not hint:
+                return super().__getattr__(name)
+            try:
+                return super().__getattr__(name)
+            except AttributeError as missing:
+                raise AttributeError(f"{missing}{hint}") from None
 
     def _attributes(self) -> dict[str, Any]:
         written = set(_written(type(self)))
@@ -162,6 +185,9 @@ class TemporalModule(HasConstants):
         """Raises ValueError if the structure, a shape, dtype or device of ``state`` does not fit the input."""
         check_state(type(self).__name__, state, self.initial_state(*x_t))
 
+    def check_inputs(self, xs: tuple[Any, ...]) -> None:
+        """Raises TypeError where a call inside a network gives the module something else than its inputs."""
+
     def check_record(self, record: tuple[str, ...]) -> None:
         """Raises ValueError for a name that ``sequence`` cannot record."""
         for name in record:
@@ -186,9 +212,12 @@ class TemporalModule(HasConstants):
         if call is None:
             shapes = ", ".join(str(list(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in xs)
             raise RuntimeError(
-                f"{type(self).__name__} got {shapes} outside a Network: wrap the model in sl.Network, or call "
+                f"{type(self).__name__} got {shapes} outside a Network: wrap the model in sl.Network, which takes all "
+                "steps at once, net(x) with x [T, B, *] or net(x, repeat=T), and has no loop over time; or call "
                 ".sequence(x) on [T, B, *] or .step(x_t, state=...)"
             )
+        if len(xs) != 1 or not isinstance(xs[0], (Tensor, Repeated)):
+            self.check_inputs(xs)
         return call.run(self, xs, sequence)
 
     def _needs(self, method: str) -> None:

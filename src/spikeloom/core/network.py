@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._hooks import transformed
+from .._peers import of_option
 from .._time import check_lengths
 from .call import (
     BATCH_FIRST,
@@ -260,6 +262,8 @@ class Network(TemporalModule):
         record: tuple[str, ...],
     ) -> tuple[Any, Call]:
         paths = self._paths()
+        if kwargs and not torch.compiler.is_compiling():
+            _check_arguments(self.body, args, kwargs)
         if state is not None:
             _check_causal(paths, "continue from a state")
             if not isinstance(state, Mapping):
@@ -332,6 +336,18 @@ class Network(TemporalModule):
 def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
     for module, path in paths.items():
         check_causal(module, path, what)
+
+
+def _check_arguments(body: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError for a keyword argument that the model does not take."""
+    parameters = inspect.signature(body.forward).parameters.values()
+    names = {p.name for p in parameters}
+    unknown = [name for name in kwargs if name not in names]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in {p.kind for p in parameters}:
+        raise TypeError(
+            f"Network: there is no argument {unknown[0]!r}: it takes state, lengths, repeat, record, return_state and "
+            f"what {type(body).__name__}.forward takes, {', '.join(names) or 'nothing'}{of_option(unknown[0])}"
+        )
 
 
 def _kind(state: object) -> str:

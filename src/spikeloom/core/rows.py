@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from .._hooks import ROWS
 from .call import Call, active
@@ -131,6 +132,12 @@ def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     least = 1 + layout.count(",") if isinstance(layout, str) else layout(layer)
     for i, name in enumerate(takes.names):
         x = args[i] if i < len(args) else kwargs.get(name)
+        if isinstance(x, Tensor) and x.ndim == least + 1 and isinstance(layer, _ConvNd):
+            raise ValueError(
+                f"{type(layer).__name__} at {_path(layer, call)!r}: {name} is {list(x.shape)}, expected {layout}: "
+                "inside a Network dimension 0 holds all samples and steps, and a forward has no dimension of time: it "
+                "repeats nothing, net(x, repeat=T) does, and y.mean(0) is taken of what the network gives"
+            )
         if isinstance(x, Tensor) and x.ndim < least:
             wanted = layout if isinstance(layout, str) else f"at least {least} dimensions, [N, *]"
             asked = "" if call.origin is None else f". {call.origin.asked()}"

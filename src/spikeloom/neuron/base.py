@@ -6,6 +6,7 @@ a neuron. Classes that define ``dynamics`` are no bases of each other.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -264,6 +265,17 @@ class Dynamics(Declared, TemporalModule):
                     f"input needs {list(x.shape)} {dtype} on {x.device}; start at rest (state=None, stream.reset()) "
                     "or convert it"
                 )
+
+    def check_inputs(self, xs: tuple[Any, ...]) -> None:
+        """Raises TypeError where there are more inputs than ``dynamics`` has besides the states."""
+        given = [p.kind for p in inspect.signature(self.core().dynamics).parameters.values()]
+        inputs = len(given) - len(self.core()._rest)
+        if inspect.Parameter.VAR_POSITIONAL not in given and len(xs) > inputs:
+            raise TypeError(
+                f"{type(self).__name__} takes {'one input' if inputs == 1 else f'{inputs} inputs'}, got {len(xs)}: "
+                "inside a network no state is passed, y = lif(x); the call hands it out, y, result = net(x, "
+                'return_state=True), or records it, record=("1.v",)'
+            )
 
     def constants(self) -> dict[str, Any]:
         """The constant numbers and the options that the forward pass depends on; checkpoints carry them."""
