@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.server
 import io
+import socket
 import stat
 import tarfile
 import threading
@@ -21,12 +22,16 @@ SHA = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """/file serves BODY with ranges, /no-range without, /breaks stops in the middle each time, /wrong other bytes."""
+    """/file serves BODY with ranges, /no-range without, /breaks stops in the middle each time, /ends after 1,000 bytes,
+    /wrong other bytes, /silent nothing."""
 
     def do_GET(self):
         self.server.log.append((self.path, self.headers.get("Range")))
         if self.path == "/missing":
             self.send_error(404)
+            return
+        if self.path == "/silent":
+            self.server.go_on.wait(10)
             return
         body = BODY[::-1] if self.path == "/wrong" else BODY
         begin = 0
@@ -45,6 +50,8 @@ class Server(http.server.BaseHTTPRequestHandler):
         piece = body[begin:]
         if self.path == "/breaks":
             piece = piece[: max(len(piece) // 2, 1)] if len(piece) > 600_000 else piece
+        if self.path == "/ends":
+            piece = piece[: max(1000 - begin, 0)]
         with contextlib.suppress(ConnectionError):
             self.wfile.write(piece)
 
@@ -55,10 +62,11 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
-        running.log = []
+        running.log, running.go_on = [], threading.Event()
         threading.Thread(target=running.serve_forever, daemon=True).start()
         running.url = f"http://127.0.0.1:{running.server_port}"
         yield running
+        running.go_on.set()
         running.shutdown()
 
 
@@ -108,7 +116,8 @@ def test_the_next_mirror_is_tried(server, tmp_path):
     fetch(Download("a.bin", urls, sha256=SHA), tmp_path)
     assert (tmp_path / "a.bin").read_bytes() == BODY
     with pytest.raises(
-        DataError, match=r"no mirror has it: .*/missing: HTTP Error 404.*/wrong: its sha256 is \w{64} inst"
+        DataError,
+        match=r"no mirror gave it: .*/missing: the server answers 404 Not Found; .*/wrong: its sha256 is \w{64} inst",
     ):
         fetch(Download("b.bin", urls[:2], sha256=SHA), tmp_path)
     assert not (tmp_path / "b.bin").exists()
@@ -120,10 +129,36 @@ def test_what_cannot_be_fetched(server, tmp_path):
         fetch(Download("a.bin"), tmp_path)
     with pytest.raises(DataError, match="neither http nor https"):
         fetch(Download("a.bin", ("file:///etc/passwd",)), tmp_path)
-    with pytest.raises(DataError, match=r"before the file is whole \(.*refused"):
-        fetch(Download("a.bin", ("http://127.0.0.1:9/a.bin",)), tmp_path)
     with pytest.raises(DataError, match="offers 2,048,000 bytes instead of 5"):
         fetch(Download("a.bin", (f"{server.url}/file",), size=5), tmp_path)
+
+
+def test_a_server_that_cannot_be_reached_leaves_nothing_behind(server, tmp_path, monkeypatch):
+    def nobody(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    folder, remedy = tmp_path / "data" / "set", r"check the network \(.*HTTPS_PROXY.*put the file there by hand"
+    with pytest.raises(DataError, match=rf"127\.0\.0\.1 refuses the connection\. Now {remedy}"):
+        fetch(Download("a.bin", ("http://127.0.0.1:9/a.bin",)), folder)
+    with pytest.raises(DataError, match=rf"127\.0\.0\.1 does not answer within 0\.2 seconds\. Now {remedy}"):
+        fetch(Download("a.bin", (f"{server.url}/silent",)), folder, timeout=0.2)
+    with pytest.raises(
+        DataError, match=r"/missing: the server answers 404 Not Found\. Now fetch it again later, or put"
+    ):
+        fetch(Download("a.bin", (f"{server.url}/missing",)), folder)
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(DataError, match=rf"the name example\.invalid is not resolved \(Name or .*\)\. Now {remedy}"):
+        fetch(Download("a.bin", ("http://example.invalid/a.bin",)), folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_before_a_connection_broke_off_is_kept(server, tmp_path):
+    file = Download("a.bin", (f"{server.url}/ends",), md5=MD5)
+    with pytest.raises(DataError, match=r"the connection to 127.* broke off .*the 1,000 bytes that came are kept"):
+        fetch(file, tmp_path / "set")
+    assert (tmp_path / "set" / "a.bin.part").read_bytes() == BODY[:1000]
+    fetch(Download("a.bin", (f"{server.url}/file",), md5=MD5), tmp_path / "set")
+    assert server.log[-1] == ("/file", "bytes=1000-")
 
 
 # --- archives ---

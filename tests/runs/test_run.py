@@ -343,10 +343,48 @@ def test_a_run_that_never_saved_is_replaced(tmp_path):
     def broken(run):
         raise ZeroDivisionError
 
+    (tmp_path / "run").mkdir()  # which therefore stays
     with pytest.raises(ZeroDivisionError):
         go(tmp_path / "run", spy=broken)
+    assert (tmp_path / "run" / "config.toml").exists()
     assert go(tmp_path / "run", Config(epochs=1)).step == 8
     assert go(tmp_path / "new", Config(epochs=1), resume=True).step == 8  # nothing to go on with: it begins
+
+
+def test_a_run_that_fails_before_it_saved_leaves_no_folder(tmp_path):
+    def missing(config, **loading):
+        raise data.DataError("not there")
+
+    def failing(out, config=None, machine=None):
+        with (
+            pytest.raises((data.DataError, runs.UserError)),
+            runs.Run("small", config or Config(), machine, out=out) as run,
+        ):
+            run.load(missing)
+
+    failing(tmp_path / "runs" / "small")
+    assert list(tmp_path.iterdir()) == []
+    failing(tmp_path / "runs" / "small", machine=runs.Machine(device="nowhere"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()  # not made by the run
+    failing(tmp_path / "mine" / "small")
+    failing(tmp_path / "mine")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    failing(tmp_path / "runs" / "small")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_fails_after_it_saved_stays(tmp_path):
+    def broken(run):
+        if run.epoch == 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        go(tmp_path / "runs" / "small", spy=broken)
+    assert (tmp_path / "runs" / "small" / "checkpoint.pt").exists()
+    assert (tmp_path / "runs" / "small" / "config.toml").exists()
 
 
 def test_what_a_recipe_must_not_forget(tmp_path):

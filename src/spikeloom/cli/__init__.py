@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except ConfigError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    except (UserError, DataError, BackendError) as problem:
+    except UserError as problem:
+        print(f"error: {problem.typed()}", file=sys.stderr)
+        return 2 if isinstance(problem, ConfigError) else 1
+    except (DataError, BackendError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as problem:

@@ -82,7 +82,7 @@ def by_class(counts: Tensor, classes: tuple[str, ...]) -> dict[str, dict[str, fl
 def _loader(trained: Trained, split: str, root: str | None, workers: int) -> tuple[data.Loader, tuple[str, ...]]:
     loaders = trained.loaders(root, workers=workers)
     if split not in ("train", "validation", "test"):
-        raise ConfigError(f"split must be one of test, validation, train; got {split!r}")
+        raise ConfigError(f"--split must be one of test, validation, train; got {split!r}")
     loader = getattr(loaders, split)
     if loader is None:
         raise ConfigError(f"{trained.folder}: the run held no validation samples out; choose --split test or train")

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 
 from .. import recipes
 from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split, write_json
-from ..runs.settings import metadata, shown
+from ..runs.settings import metadata, option_name, shown
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 
@@ -119,7 +119,7 @@ def train(
 ) -> None:
     """Trains one seed, or several one after the other, whose figures are also written to ``summary.json``."""
     if seeds < 1:
-        raise ConfigError(f"seeds must be at least 1, got {seeds}")
+        raise ConfigError(f"--seeds must be at least 1, got {seeds}")
     results = []
     replace(config, seed=config.seed + seeds - 1)  # else a last seed out of range raises after all others trained
     for seed in range(config.seed, config.seed + seeds):
@@ -176,7 +176,7 @@ def _parameters(kind: type[Settings], given: Mapping[str, Any], panel: str) -> l
 
 def _parameter(name: str, kind: Any, default: Any, text: str, panel: str) -> inspect.Parameter:
     shown = text[0].upper() + text[1:] + "."
-    option = typer.Option(f"--{name.replace('_', '-')}", help=shown, rich_help_panel=panel)
+    option = typer.Option(option_name(name), help=shown, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import socket
+import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +69,11 @@ def checksum(file: Path, kind: str = "sha256", *, progress: Progress | None = No
 
 def fetch(download: Download, folder: Path, *, progress: Progress | None = None, timeout: float = 30.0) -> Path:
     """The path of the file, which is downloaded if it is not there yet. An interrupted download goes on where it
-    stopped; the file gets its name only when it is whole and its checksum is right."""
+    stopped; the file gets its name only when it is whole and its checksum is right.
+
+    Raises DataError where no mirror gives it; it says of each what happened, and what to do. Where nothing came, no
+    file and no folder is left behind.
+    """
     target = folder / download.name
     if target.is_file():
         problem = download.problem(target)
@@ -74,22 +82,64 @@ def fetch(download: Download, folder: Path, *, progress: Progress | None = None,
         return target
     if not download.urls:
         raise DataError(f"{target}: cannot be fetched; put it there by hand")
-    folder.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    problems = []
-    for url in download.urls:
-        try:
-            _transfer(url, part, download, progress, timeout)
-        except (OSError, http.client.HTTPException, ValueError) as failed:
-            problems.append(f"{url}: {failed}")
-            continue
-        problem = download.problem(part, progress)
-        if problem is None:
-            part.replace(target)
-            return target
-        part.unlink()
-        problems.append(f"{url}: {problem}")
-    raise DataError(f"{target}: no mirror has it: " + "; ".join(problems))
+    problems, unreachable = [], True
+    with _folder(folder, part):
+        for url in download.urls:
+            try:
+                _transfer(url, part, download, progress, timeout)
+            except (OSError, http.client.HTTPException, ValueError) as failed:
+                problems.append(f"{url}: {_told(failed, url, timeout)}")
+                unreachable &= not isinstance(failed, (urllib.error.HTTPError, ValueError))
+                continue
+            problem, unreachable = download.problem(part, progress), False
+            if problem is None:
+                part.replace(target)
+                return target
+            part.unlink()
+            problems.append(f"{url}: {problem}")
+        have = part.stat().st_size if part.exists() else 0
+    if have:
+        remedy = f"the {have:,} bytes that came are kept, and fetching it again goes on there"
+    elif unreachable:
+        remedy = "check the network (the variable HTTPS_PROXY names a proxy) and fetch it again"
+    else:
+        remedy = "fetch it again later"
+    raise DataError(f"{target}: no mirror gave it: {'; '.join(problems)}. Now {remedy}, or put the file there by hand")
+
+
+@contextmanager
+def _folder(folder: Path, part: Path) -> Iterator[None]:
+    """A folder to write to; what was made of it and of those above goes again, unless something lies in it then."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        if part.exists() and part.stat().st_size == 0:
+            part.unlink()
+        with suppress(OSError):  # it holds something
+            for path in made:
+                path.rmdir()
+
+
+def _told(problem: Exception, url: str, timeout: float) -> str:
+    """What happened, in words."""
+    host = urllib.parse.urlsplit(url).hostname
+    if isinstance(problem, urllib.error.HTTPError):
+        return f"the server answers {problem.code} {problem.reason}"
+    cause = problem.reason if isinstance(problem, urllib.error.URLError) else problem
+    if isinstance(cause, socket.gaierror):
+        return f"the name {host} is not resolved ({cause.strerror})"
+    if isinstance(cause, ConnectionRefusedError):
+        return f"{host} refuses the connection"
+    if isinstance(cause, TimeoutError):
+        return f"{host} does not answer within {timeout:g} seconds"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate of {host} is not accepted ({cause.verify_message})"
+    if isinstance(cause, (ConnectionError, http.client.HTTPException, ssl.SSLError)):
+        return f"the connection to {host} broke off ({cause})"
+    return str(cause)
 
 
 def _transfer(url: str, part: Path, download: Download, progress: Progress | None, timeout: float) -> None:
@@ -112,7 +162,7 @@ def _transfer(url: str, part: Path, download: Download, progress: Progress | Non
         if attempt and (part.stat().st_size if part.exists() else 0) <= before:
             break
         time.sleep(0.2 * attempt)
-    raise OSError(f"the connection breaks before the file is whole{f' ({problem})' if problem else ''}")
+    raise problem or ConnectionError("before the file was whole")
 
 
 def _piece(url: str, part: Path, have: int, download: Download, progress: Progress | None, timeout: float) -> bool:

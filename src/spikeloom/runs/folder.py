@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def claim(
     Args:
         settings: the content of ``config.toml``; a run that goes on must have the same.
 
-    Returns a function that raises if the folder has been removed or replaced by the time it is called.
+    Returns a function that raises if the folder has been removed or replaced by the time it is called. Where an
+    exception closes ``held`` before the run has saved anything, a folder that was made here is removed again.
     """
     try:
         taken = out.exists() and not out.is_dir()
@@ -38,12 +40,14 @@ def claim(
         raise UserError(f"{out} is a file; give --out a folder")
     if out.is_dir() and any(out.iterdir()) and not _is_run(out):
         raise UserError(f"{out} holds something else than a run; choose another folder with --out")
+    made = [path for path in (out, *out.parents) if not path.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"{out} cannot be made: {problem.strerror}") from problem
     check = held.enter_context(lock.held(out))
-    began = any((out / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
+    held.push(partial(_forget, out, made))
+    began = _began(out)
     if began and not resume and not overwrite:
         raise UserError(f"{out} holds a run; go on with it by --resume, replace it by --overwrite, or choose --out")
     if not resume:
@@ -68,6 +72,22 @@ def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Map
     if diff := environment.git_diff(Path.cwd()):
         files.write(out / "git.diff", diff)
     files.write(out / CONFIG, to_toml(settings))  # this comes last: a folder without it holds a run that never began
+
+
+def _began(folder: Path) -> bool:
+    """Whether a folder holds something that a run has computed."""
+    return any((folder / name).exists() for name in (CHECKPOINT, RESULT, WEIGHTS))
+
+
+def _forget(out: Path, made: list[Path], kind: type[BaseException] | None, *_: object) -> None:
+    """Removes the folders that were made for a run which ``kind`` ended before it saved anything."""
+    if kind is None or out not in made or not out.is_dir() or _began(out):
+        return
+    with suppress(OSError):  # it holds something else, or an open file on Windows
+        _clear(out)
+        (out / lock.LOCK).unlink(missing_ok=True)
+        for path in made:
+            path.rmdir()
 
 
 def _is_run(folder: Path) -> bool:

@@ -26,7 +26,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).splitlines()[0]
-        raise UserError(f"device {name!r} cannot be used here: {reason}") from problem
+        raise UserError(f"device {name!r} cannot be used here: {reason}", setting="device") from problem
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local)
     return device

@@ -103,7 +103,8 @@ class Run:
             if self.config.batch_size % self.processes.world:
                 raise ConfigError(
                     f"batch_size is that of all {self.processes.world} processes together and must be a multiple of "
-                    f"their number, got {self.config.batch_size}"
+                    f"their number, got {self.config.batch_size}",
+                    setting="batch_size",
                 )
             self.progress = progress.choose(first=self.processes.first)
             closing.callback(self.progress.close)
@@ -121,8 +122,8 @@ class Run:
             self._closing = closing.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._closing.close()
+    def __exit__(self, *problem: Any) -> None:
+        self._closing.__exit__(*problem)
 
     # -- what a training loop uses -------------------------------------------------------------------------------
 
@@ -133,7 +134,13 @@ class Run:
 
     def load(self, loaders: Callable[..., data.Loaders]) -> data.Loaders:
         """The result of ``loaders(config, **loading)``, whose split is written to ``split.json``."""
-        found = loaders(self.config, **self.loading)
+        try:
+            found = loaders(self.config, **self.loading)
+        except data.DataError as problem:
+            setting = str(problem).partition(" ")[0]
+            if setting not in self.config.loading():
+                raise
+            raise UserError(str(problem), setting=setting) from problem
         if self.processes.first:
             files.write_json(self.out / "split.json", found.split)
         return found

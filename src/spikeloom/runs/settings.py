@@ -20,7 +20,26 @@ _LARGEST = 2**63 - 1  # whole numbers beyond this raise, as TOML and torch have 
 
 
 class UserError(Exception):
-    """A problem that the user can put right; the command line prints it without a traceback."""
+    """A problem that the user can put right; the command line prints it without a traceback.
+
+    Args:
+        message: the problem; where it is one of a setting, it begins with the setting's name.
+        setting: that name, if so.
+    """
+
+    def __init__(self, message: str, *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+    def typed(self) -> str:
+        """The message, with the setting named as its option is typed on the command line."""
+        text = str(self)
+        return text if self.setting is None else option_name(self.setting) + text.removeprefix(self.setting)
+
+
+def option_name(setting: str) -> str:
+    """The option of a setting, as in ``--batch-size``."""
+    return f"--{setting.replace('_', '-')}"
 
 
 class ConfigError(UserError):
@@ -116,23 +135,27 @@ def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and wanted is float:
         value = float(value) if value.bit_length() < 1000 else math.inf * (1 if value > 0 else -1)
     if type(value) is not wanted:
-        raise ConfigError(f"{name} must be {_article(wanted)}, got {shown(value)}")
+        raise _wrong(name, f"must be {_article(wanted)}, got {shown(value)}")
     if wanted is float and not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value}")
+        raise _wrong(name, f"must be finite, got {value}")
     limits = {"maximum": _LARGEST, **metadata(kind_of, name)} if wanted is int else metadata(kind_of, name)
     if "choices" in limits and value not in limits["choices"]:
         near = difflib.get_close_matches(str(value), limits["choices"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{name} must be one of {', '.join(limits['choices'])}, got {shown(value)}{hint}")
+        raise _wrong(name, f"must be one of {', '.join(limits['choices'])}, got {shown(value)}{hint}")
     if "minimum" in limits and not value >= limits["minimum"]:
-        raise ConfigError(f"{name} must be at least {limits['minimum']}, got {shown(value)}")
+        raise _wrong(name, f"must be at least {limits['minimum']}, got {shown(value)}")
     if "maximum" in limits and not value <= limits["maximum"]:
-        raise ConfigError(f"{name} must be at most {limits['maximum']}, got {shown(value)}")
+        raise _wrong(name, f"must be at most {limits['maximum']}, got {shown(value)}")
     if "above" in limits and not value > limits["above"]:
-        raise ConfigError(f"{name} must be more than {limits['above']:g}, got {shown(value)}")
+        raise _wrong(name, f"must be more than {limits['above']:g}, got {shown(value)}")
     if wanted is str and "\0" in value:
-        raise ConfigError(f"{name} must be text without NUL characters, got {shown(value)}")
+        raise _wrong(name, f"must be text without NUL characters, got {shown(value)}")
     return value
+
+
+def _wrong(name: str, problem: str) -> ConfigError:
+    return ConfigError(f"{name} {problem}", setting=name)
 
 
 def shown(value: Any) -> str:
