@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -333,6 +334,38 @@ def test_what_cannot_be_written_is_one_line(capsys, tmp_path):
     status, out, err = spikeloom(capsys, "data", "convert", tmp_path / "events.txt", target, "--columns", "t x y p")
     assert (status, out) == (1, "")
     assert err == f"error: {target}: cannot be written: Not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--columns", "q"], 2, "error: --columns must name t and x, "),
+        (["--index", "-1"], 2, "error: --index must be whole, got -1"),
+        (["--unit", "h"], 2, "error: --unit is s, ms, us or ns; got 'h'"),
+        (["--size", "3y4"], 2, "error: --size is HxW"),
+        (["--format", "nope"], 1, "there is no event format 'nope'"),
+        ([], 1, "(if the columns are others, --columns says which): '1 2 9 100'; --skip-damage reads what is intact"),
+        (["--columns", "x y _ t", "--unit", "us", "--plot", "a.zzz"], 1, "error: --plot a.zzz: cannot be written: "),
+    ],
+)
+def test_options_of_files_are_named_as_they_are_typed(capsys, tmp_path, monkeypatch, options, status, message):
+    monkeypatch.chdir(tmp_path)
+    Path("e.txt").write_text("1 2 9 100\n3 4 9 200\n")
+    got, _, err = spikeloom(capsys, "data", "info", "e.txt", *options)
+    assert (got, message in err) == (status, True), err
+
+
+def test_a_set_that_cannot_be_fetched_leaves_nothing_behind(capsys, tmp_path, monkeypatch):
+    def nobody(*_, **__):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (("data", "fetch", "mnist"), ("train", "mnist-mlp"), ("train", "mnist-mlp", "--seeds", "2")):
+        status, _, err = spikeloom(capsys, *arguments, "--data-root", "data")
+        assert status == 1
+        assert ("is not resolved (Name or service not known)" in err) == (arguments[0] == "data"), err
+        assert not list(tmp_path.iterdir())
 
 
 def test_data_sets(capsys, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +68,10 @@ def convert(
     if target.exists() and not overwrite:
         raise UserError(f"{target} is there already; --overwrite replaces it")
     recording = _read(source, size, skip_damage, format=format_, index=index, columns=columns, unit=unit)
-    data.write_events(target, recording)
+    try:
+        data.write_events(target, recording)
+    except data.DataError as problem:
+        raise UserError(str(problem).replace(", or format=", "")) from problem
     typer.echo(f"{target}: {len(recording):,} events, {target.stat().st_size:,} bytes")
 
 
@@ -129,7 +133,23 @@ def facts(recording: data.Recording) -> dict[str, str]:
 def _read(file: Path, size: str | None, lenient: bool, **options: Any) -> data.Recording:
     if options["unit"] not in (None, "s", "ms", "us", "ns"):
         raise ConfigError(f"--unit is s, ms, us or ns; got {options['unit']!r}")
-    return data.read_events(file, size=_sides(size), errors="skip" if lenient else "raise", **options)
+    try:
+        return data.read_events(file, size=_sides(size), errors="skip" if lenient else "raise", **options)
+    except data.DataError as problem:
+        raise UserError(typed(str(problem))) from problem
+    except ValueError as problem:  # an option that no file could have
+        raise ConfigError(typed(str(problem).removeprefix("read_events: "))) from problem
+
+
+def typed(message: str) -> str:
+    """A message of :func:`spikeloom.data.read_events` with its arguments named as the options are typed."""
+    message = message.replace('errors="skip"', "--skip-damage")
+    message = re.sub(r"\b(columns|format|index|size|unit)=(?=\w|\")", r"--\1 ", message)
+    return re.sub(r"\b(columns|format|index|size|unit)=|^(columns|index) (?=must)", _option, message)
+
+
+def _option(found: re.Match[str]) -> str:
+    return f"--{found[1]}" if found[1] else f"--{found[2]} "
 
 
 def _sides(text: str | None) -> tuple[int, ...] | None:
@@ -144,12 +164,15 @@ def _sides(text: str | None) -> tuple[int, ...] | None:
 def _draw(recording: data.Recording, path: Path, title: str) -> None:
     from .. import plot
 
-    if path.suffix.lower() == ".gif":
-        plot.animate(recording).save(path, writer="pillow")
-        return
-    figure = plot.events(recording, title=title)[0].get_figure(root=True)
-    assert figure is not None
-    figure.savefig(path, dpi=120)
+    try:
+        if path.suffix.lower() == ".gif":
+            plot.animate(recording).save(path, writer="pillow")
+            return
+        figure = plot.events(recording, title=title)[0].get_figure(root=True)
+        assert figure is not None
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as problem:  # a folder that is not there, a suffix that is none of a picture
+        raise UserError(f"--plot {path}: cannot be written: {problem}") from problem
 
 
 class _Bars:
