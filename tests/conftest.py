@@ -1,6 +1,9 @@
 """Shared by all tests: seeds, helpers that compare, the golden files."""
 
+import contextlib
+import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,35 @@ def golden():
         return files[peer]
 
     return read
+
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="session")
+def run_blocks():
+    """Runs the python blocks of a page in one namespace; a text block after one has to be its output.
+
+    It yields the code of each block that has run, and the namespace.
+    """
+
+    def run(file):
+        text, namespace, printed = file.read_text(), {"__name__": "__main__"}, None
+        for block in FENCE.finditer(text):
+            language, code = block.groups()
+            if language == "python":
+                line = text[: block.start(2)].count("\n")
+                output = io.StringIO()
+                with contextlib.redirect_stdout(output):
+                    exec(compile("\n" * line + code, str(file), "exec"), namespace)
+                printed = output.getvalue()
+                yield code, namespace
+            elif language == "text":
+                assert printed is not None, "a text block without a python block before it"
+                assert printed.strip() == code.strip()
+                printed = None
+
+    return run
 
 
 @pytest.fixture
