@@ -19,7 +19,11 @@ WRONG = [
     (lambda: sl.Leaky(0.9), r"given by name: Leaky\(beta=0\.9\)"),
     (lambda: sl.LIF(2.0, 0.5), r"given by name: LIF\(tau=2\.0, v_threshold=0\.5\)"),
     (lambda: sl.LIF(v_treshold=1.0), r"there is no argument 'v_treshold': did you mean 'v_threshold'\?"),
-    (lambda: sl.LIF(colour=1), "there is no argument 'colour': it takes tau, v_threshold, "),
+    (lambda: sl.LIF(colour=1), r"there is no argument 'colour'\. It takes tau, v_threshold, "),
+    (
+        lambda: sl.Leaky(beta=0.9, spike_grad=None, init_hidden=True, colour=1),
+        r"'spike_grad': surrogate= takes .*; nor 'init_hidden': nothing is kept .*; nor 'colour'\. It takes beta",
+    ),
     (lambda: sl.LIF(v_reset=None), r'for a soft reset \(SpikingJelly.s v_reset=None\) write reset="soft"'),
 ]
 
@@ -112,6 +116,30 @@ HABITS = [
 def test_a_habit_of_a_peer_is_told_the_form_that_works(call, message):
     with pytest.raises((TypeError, ValueError, RuntimeError), match=message):
         call()
+
+
+def test_what_the_page_says_of_habits_that_raise_nothing():
+    """A repeat before the call, a loop in a forward whose mean is taken, state that is set, a reset by name."""
+    model = ModuleStyle()
+    net = sl.Network(model.net)
+    y = net(IMAGES, repeat=3)
+    assert torch.equal(net(IMAGES.unsqueeze(0).repeat(3, 1, 1, 1, 1)), y)
+
+    class Mean(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model.net
+
+        def forward(self, x):
+            return sum(self.net(x) for _ in range(3)) / 3
+
+    torch.testing.assert_close(sl.Network(Mean())(IMAGES, repeat=3), y)
+    net.body[1].v = 0.0
+    net.body[1].step_mode = "m"
+    for module in net.modules():
+        if callable(getattr(module, "reset", None)):  # as SpikingJelly 2.0 looks for modules to reset
+            module.reset()
+    assert torch.equal(net(IMAGES, repeat=3), y)
 
 
 def test_the_forms_that_errors_name_work():

@@ -21,7 +21,7 @@ ARGUMENTS = {
     "surrogate_function": _SURROGATE, "spike_grad": _SURROGATE, "surrogate_fn": _SURROGATE, "act_fun": _SURROGATE,
     "threshold": "the threshold is v_threshold=", "thresh": "the threshold is v_threshold=",
     "v_th": "the threshold is v_threshold=", "vth": "the threshold is v_threshold=",
-    "step_mode": _SEQUENCES, "init_hidden": _STATELESS, "output": _STATELESS, "store_v_seq": _RECORD,
+    "step_mode": _SEQUENCES, "init_hidden": _STATELESS, "output": _RECORD, "store_v_seq": _RECORD,
     "store_i_seq": _RECORD, "learn_beta": _LEARN, "learn_alpha": _LEARN, "learn_threshold": _LEARN,
     "learnable": _LEARN, "reset_mechanism": 'reset= is "soft" (snnTorch\'s "subtract"), "hard" ("zero") or "none"',
     "hard_reset": 'reset= is "hard" or "soft"', "soft_reset": 'reset= is "soft" or "hard"',
@@ -38,7 +38,7 @@ ARGUMENTS = {
     "inhibition": "one that fires alone is sl.nn.Inhibition(neuron)",
     "graded_spikes_factor": "graded spikes are sl.options.Graded(neuron, factor=...)",
     "state_quant": "quantised states are sl.options.StateQuant(neuron, bits=...)",
-    "backend": 'kernels are chosen for a block of code: with sl.backend("eager"):',
+    "backend": 'kernels are chosen by with sl.backend("eager"), for a block of code',
     "linear_features": "a recurrent layer is sl.nn.Recurrent(neuron, nn.Linear(F, F))",
     "T": "the number of steps is that of the input: [T, B, *], or net(x, repeat=T)",
 }  # fmt: skip
@@ -93,7 +93,9 @@ def check_arguments(kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         if not unknown and len(args) < len(_positional(signature)):
             raise TypeError(f"{kind.__name__}: {problem}; it takes {', '.join(taken)}") from None
     if unknown:
-        raise TypeError(f"{kind.__name__}: there is no argument {unknown[0]!r}: {_here(unknown[0], taken)}")
+        told = "; nor ".join(f"{name!r}{_here(name, taken)}" for name in unknown)
+        end = "" if told.endswith("?") else "."
+        raise TypeError(f"{kind.__name__}: there is no argument {told}{end} It takes {', '.join(taken) or 'none'}")
     given = ", ".join(f"{name}={value!r:.40}" for name, value in zip(taken, args, strict=False))
     raise TypeError(f"{kind.__name__}: its arguments are given by name: {kind.__name__}({given})")
 
@@ -107,13 +109,10 @@ def _positional(signature: inspect.Signature) -> list[str]:
 
 
 def _here(name: str, taken: Iterable[str]) -> str:
-    taken = list(taken)
     if name in ARGUMENTS:
-        return f"{ARGUMENTS[name]}. It takes {', '.join(taken)}"
-    near = difflib.get_close_matches(name, taken, n=1)
-    return (
-        f"did you mean {near[0]!r}? It takes {', '.join(taken)}" if near else f"it takes {', '.join(taken) or 'none'}"
-    )
+        return f": {ARGUMENTS[name]}"
+    near = difflib.get_close_matches(name, list(taken), n=1)
+    return f": did you mean {near[0]!r}?" if near else ""
 
 
 def of_value(name: str, value: object) -> str:
