@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -598,7 +599,7 @@ REFUSED = {
     "a neuron elsewhere": (lambda s, x: x * (1.0 + ELSEWHERE.strict), "no part of the neuron"),
 }
 ELSEWHERE, FROZEN, OWN_FIELD = sl.LIF(), Frozen(), "{0.own}"
-with pytest.warns(DeprecationWarning, match="deprecated"):
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # which torch says from 2.10 on
     SCRIPTED = torch.jit.script(nn.Identity())
 
 

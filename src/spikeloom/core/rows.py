@@ -107,7 +107,9 @@ _KINDS: tuple[tuple[str, _Takes], ...] = (
     ("Transformer", _Takes(("src", "tgt"), "[N, L, F]", _batch_first)),
     ("DataParallel", _Takes((), "", _spread)),
 )
-_TAKES: dict[type, _Takes] = {getattr(nn, name): takes for names, takes in _KINDS for name in names.split()}
+_TAKES: dict[type, _Takes] = {  # of the layers that this release of torch has
+    getattr(nn, name): takes for names, takes in _KINDS for name in names.split() if hasattr(nn, name)
+}
 
 
 def watch(layer: nn.Module) -> None:
