@@ -18,6 +18,7 @@ from .norm import KINDS, Norm
 from .request import AsSpikes, Found, Request, States
 from .target import Target
 from .targets import target_for
+from .triton.target import USUAL
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -153,9 +154,9 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
     try:
         target = target_for(first.device, asked)
     except BuildError as error:
-        kind = "C" if first.device.type == "cpu" else "Triton"
-        what = f"{kind} kernels are not available, neurons run as PyTorch loops"
-        _loop_instead(neuron, str(error), "" if first.device.type == "meta" else f"{what}: {error}")
+        language = {"cpu": "C", **dict.fromkeys(USUAL, "Triton")}.get(first.device.type, "")
+        what = f"{language} kernels are not available, neurons run as PyTorch loops: {error}"
+        _loop_instead(neuron, str(error), what if language else "")
         return None
     norm, why, said = request.norm, "", ""
     if norm is not None:

@@ -210,6 +210,10 @@ def _compute(dtype: torch.dtype) -> Any:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
+USUAL = ("cuda", "xpu")
+"""Kinds of devices that Triton drives where it is whole; others run loops, of which nobody need be warned."""
+
+
 @functools.cache
 def problem(kind: str) -> str:
     """Why Triton has no kernels for a kind of device."""
@@ -218,6 +222,8 @@ def problem(kind: str) -> str:
 
         from .functions import K_exp
     except ImportError as error:
+        if kind not in ("cpu", *USUAL):
+            return f"there are no kernels for {kind} without a Triton that drives it"
         return f"Triton cannot be imported ({error}); it comes with torch for GPUs, or: pip install triton"
     if type(K_exp).__name__ == "InterpretedFunction":
         return ""
@@ -226,5 +232,5 @@ def problem(kind: str) -> str:
     try:
         driven = triton.runtime.driver.active.get_active_torch_device().type
     except Exception as error:  # whatever a driver says that is not there
-        return f"Triton has no driver for {kind}: {error}"
+        return f"Triton has no driver for {kind}" + (f": {error}" if kind in USUAL else "")
     return "" if driven == kind else f"the input is on {kind}, Triton drives {driven}"
