@@ -63,6 +63,9 @@ def scan_exported(bound: Any, request: Request) -> Found:
     dtype, out_dtype = request.dtype, request.out_dtype
     pairs = zip(request.tensors, request.repeated, strict=True)
     sequences = [x.expand(request.T, *x.shape) if repeated else x for x, repeated in pairs]
+    if not request.states:  # the operator wants something to carry; without it the steps are so many samples
+        spikes, _ = _dynamics(bound, tuple(x.flatten(0, 1).to(dtype) for x in sequences), ())
+        return spikes.to(out_dtype).unflatten(0, sequences[0].shape[:2]), (), ()
 
     def step(carry: list[Tensor], x_t: list[Tensor]) -> tuple[list[Tensor], Tensor]:
         spikes, new = _dynamics(bound, tuple(x.to(dtype) for x in x_t), tuple(carry))
