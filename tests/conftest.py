@@ -22,6 +22,20 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # below the list of what was skipped
+def pytest_terminal_summary(terminalreporter):
+    """Says in one line what the tests that need real data sets wait for."""
+    shown = yield
+    skipped = terminalreporter.stats.get("skipped", [])
+    waiting = sum("SPIKELOOM_DATA" in str(report.longrepr) for report in skipped)
+    if waiting:
+        terminalreporter.write_line(
+            f"{waiting} tests of real data were skipped: set SPIKELOOM_DATA=<folder with the data sets> to run them "
+            "(docs/data.md says which, and `spikeloom data fetch` gets some)"
+        )
+    return shown
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
