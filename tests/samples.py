@@ -36,6 +36,8 @@ class Sample:
     """With a surrogate that does not spike its gradient is that of its function. False: gradients by design."""
     random: bool = False
     """It draws random numbers in training (options), or always (surrogates)."""
+    by_mode: bool = False
+    """It computes something else in training than in evaluation, by design."""
     causal: bool = True
     """No step sees a later one, so that split runs and streams are right."""
     step: tuple[int, ...] = (3, F)
@@ -452,6 +454,15 @@ def lif() -> sl.Neuron:
     return sl.LIF(v_threshold=0.4)
 
 
+def varied(module: nn.Module) -> nn.Module:
+    """The same module with parameters and running statistics that are not those it begins with."""
+    g = torch.Generator().manual_seed(2)
+    for tensor in (*module.parameters(), *(b for n, b in module.named_buffers() if "running" in n)):
+        with torch.no_grad():
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=g))
+    return module
+
+
 class Feedback(sl.TemporalModule):
     """For a Loop: a neuron whose last output comes back through a layer."""
 
@@ -487,7 +498,16 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         "AssociativeLeaky without query": Sample(
             lambda: sl.nn.AssociativeLeaky(features, d_value=2, d_key=3, query=False, v_threshold=0.1), exact=False
         ),
-        "NormNeuron": Sample(lambda: sl.nn.NormNeuron(nn.BatchNorm1d(features), lif())),
+        "NormNeuron": Sample(lambda: sl.nn.NormNeuron(nn.BatchNorm1d(features), lif()), by_mode=True),
+        "TEBN": Sample(lambda: varied(sl.nn.TEBN(features, steps, dims=1)), analog=True, by_mode=True),
+        "BNTT": Sample(lambda: varied(sl.nn.BNTT(features, steps, dims=1)), analog=True, by_mode=True),
+        "BNTT with bias": Sample(
+            lambda: varied(sl.nn.BNTT(IMAGE[1], steps, bias=True)), step=IMAGE, analog=True, by_mode=True
+        ),
+        "NeuNorm": Sample(lambda: sl.nn.NeuNorm(IMAGE[1], IMAGE[2], k=0.8), step=IMAGE, analog=True),
+        "NeuNorm shared": Sample(
+            lambda: varied(sl.nn.NeuNorm(IMAGE[1], IMAGE[2:], k=0.5, shared=True)), step=IMAGE, analog=True
+        ),
         "Inhibition": Sample(lambda: sl.nn.Inhibition(lif())),
         "Inhibition among all": Sample(lambda: sl.nn.Inhibition(lif(), among="all"), step=(3, 4, 2)),
         "OTTT": Sample(lambda: sl.nn.OTTT(nn.Linear(features, 5)), smooth=False, analog=True),

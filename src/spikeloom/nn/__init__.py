@@ -5,6 +5,7 @@ from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
 from .inhibition import Inhibition
 from .norm_neuron import NormNeuron
+from .norms import BNTT, TEBN, NeuNorm, td_batch_norm
 from .online import OTTT
 from .parallel import PSN, MaskedPSN, SlidingPSN
 from .recurrent import ILC, OneToOne, Recurrent
@@ -12,15 +13,18 @@ from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
 from .sparse import SparseLinear
 
 __all__ = [
+    "BNTT",
     "DSRIF",
     "DSRLIF",
     "GLIF",
     "ILC",
     "OTTT",
     "PSN",
+    "TEBN",
     "AssociativeLeaky",
     "Inhibition",
     "MaskedPSN",
+    "NeuNorm",
     "NormNeuron",
     "OneToOne",
     "ParallelLIF",
@@ -31,4 +35,5 @@ __all__ = [
     "SpikingGRU",
     "SpikingLSTM",
     "SpikingRNN",
+    "td_batch_norm",
 ]

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .._time import check_lengths, valid_steps
 from ..core import Prepared, State, TemporalModule, prepare
 from ..core.layers import joined
 from ..kernel import FUSED_NORMS
 from ..neuron import Dynamics
+from .rows import on_valid_steps
 
 
 class NormNeuron(TemporalModule):
@@ -81,7 +81,7 @@ class NormNeuron(TemporalModule):
             both, flat = joined(self.bn, self.neuron, x.flatten(0, 1))
             if both is not None:
                 return both(flat.unflatten(0, x.shape[:2]), state=state, record=record)
-        x = self._valid(x, lengths)
+        x = on_valid_steps(self.bn, x, lengths)
         return self.neuron.sequence(x, state=state, lengths=lengths, record=record)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
@@ -97,13 +97,3 @@ class NormNeuron(TemporalModule):
     def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
         """The neuron's run, prepared with the batch norm before it; None where it cannot be."""
         return None if previous is not None else prepare(self.neuron, x, previous=self.bn, last=last)
-
-    def _valid(self, x: Tensor, lengths: Tensor | None) -> Tensor:
-        if lengths is None:
-            y: Tensor = self.bn(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-            return y
-        index = valid_steps(check_lengths(lengths, *x.shape[:2], device=x.device), x.shape[0]).flatten().nonzero()
-        flat, rows = x.flatten(0, 1), index.squeeze(1)
-        valid: Tensor = self.bn(flat.index_select(0, rows))
-        padded = valid.new_zeros((flat.shape[0], *valid.shape[1:]))
-        return padded.index_copy(0, rows, valid).view(*x.shape[:2], *valid.shape[1:])

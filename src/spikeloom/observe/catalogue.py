@@ -9,6 +9,9 @@ from torch import nn as torch_nn
 from .. import neuron, nn, options, surrogate
 from ..core import TemporalModule
 
+_LAYERS = (nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm)
+"""Modules over time that are no neurons."""
+
 
 def neurons() -> dict[str, str]:
     """Names of the built-in neurons, of options around them and of modules over time, each with its equation.
@@ -21,7 +24,7 @@ def neurons() -> dict[str, str]:
     """
     found = _described(neuron, neuron.Neuron)
     around = _described(options, options.Option)
-    over_time = _described(nn, TemporalModule, nn.Recurrent, nn.NormNeuron, nn.OTTT)
+    over_time = _described(nn, TemporalModule, *_LAYERS)
     return (
         found
         | {f"options.{n}": line for n, line in around.items()}
