@@ -508,6 +508,19 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         "NeuNorm shared": Sample(
             lambda: varied(sl.nn.NeuNorm(IMAGE[1], IMAGE[2:], k=0.5, shared=True)), step=IMAGE, analog=True
         ),
+        "Dropout": Sample(lambda: sl.nn.Dropout(0.4), analog=True, random=True, by_mode=True),
+        "Dropout of channels": Sample(
+            lambda: sl.nn.Dropout(0.4, dims=2), step=IMAGE, analog=True, random=True, by_mode=True
+        ),
+        "DropConnectLinear": Sample(
+            lambda: sl.nn.DropConnectLinear(features, 5, p=0.4), analog=True, random=True, by_mode=True
+        ),
+        "DropConnectLinear shared": Sample(
+            lambda: sl.nn.DropConnectLinear(features, 5, p=0.4, per_sample=False, bias=False),
+            analog=True,
+            random=True,
+            by_mode=True,
+        ),
         "Inhibition": Sample(lambda: sl.nn.Inhibition(lif())),
         "Inhibition among all": Sample(lambda: sl.nn.Inhibition(lif(), among="all"), step=(3, 4, 2)),
         "OTTT": Sample(lambda: sl.nn.OTTT(nn.Linear(features, 5)), smooth=False, analog=True),
@@ -520,6 +533,9 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         "OneToOne": Sample(lambda: sl.nn.OneToOne(features, weight=0.5), analog=True),
         "ILC": Sample(lambda: sl.nn.ILC(2, features // 2), analog=True),
         "SparseLinear": Sample(lambda: sl.nn.SparseLinear(features, 5, density=0.3), analog=True),
+        "WSLinear": Sample(lambda: varied(sl.nn.WSLinear(features, 5, scale=2.74)), analog=True),
+        "WSConv2d": Sample(lambda: varied(sl.nn.WSConv2d(IMAGE[1], 4, 3)), step=IMAGE, analog=True),
+        "Voting": Sample(lambda: sl.nn.Voting(features // 2 or 1), analog=True),
         "SpikingRNN": Sample(lambda: sl.nn.SpikingRNN(features, 6, num_layers=2), exact=False),
         "SpikingRNN bidirectional": Sample(
             lambda: sl.nn.SpikingRNN(features, 6, bidirectional=True), causal=False, exact=False

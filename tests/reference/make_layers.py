@@ -65,9 +65,43 @@ def norms(store):
             store[f"{name}/evaluated"] = module(x).detach().numpy()
 
 
+def weights(store):
+    from spikingjelly.activation_based import layer
+
+    torch.manual_seed(0)
+    module = layer.Dropout(0.4, step_mode="m")
+    x = (0.5 + drawn(T, B, C, H, W, seed=0)).requires_grad_()
+    finish(store, "Dropout", x, module(x), module)
+    store["Dropout/mask"] = module.mask.numpy().copy()
+    module = varied(layer.DropConnectLinear(C, 6, p=0.4, invariant=True, activation=None, step_mode="m"))
+    for key, value in module.state_dict().items():
+        store[f"DropConnectLinear/before_{key}"] = value.numpy().copy()
+    x = (0.5 + drawn(T, B, C, seed=0)).requires_grad_()
+    finish(store, "DropConnectLinear", x, module(x), module)
+    for key, dropped in (("weight", module.dropped_w), ("bias", module.dropped_b)):
+        store[f"DropConnectLinear/mask_{key}"] = (dropped != 0).numpy().astype(np.uint8)
+    store["DropConnectLinear/x"] = x.detach().numpy()
+    cases = {
+        "WSLinear": (layer.WSLinear(C, 6, step_mode="m"), (T, B, C)),
+        "WSConv2d": (layer.WSConv2d(C, 4, 3, stride=2, padding=1, groups=2, step_mode="m"), (T, B, C, H, W)),
+        "Voting": (layer.VotingLayer(3, step_mode="m"), (T, B, 6)),
+        "SynapseFilter": (layer.SynapseFilter(tau=4.0, step_mode="m"), (T, B, C)),
+        "SynapseFilter-learned": (layer.SynapseFilter(tau=4.0, learnable=True, step_mode="m"), (T, B, C)),
+        "Delay": (layer.Delay(2, step_mode="m"), (T, B, C)),
+    }
+    for name, (module, shape) in cases.items():
+        if name.startswith("WS"):
+            for key, value in varied(module).state_dict().items():
+                store[f"{name}/before_{key}"] = value.numpy().copy()
+        x = (0.5 + drawn(*shape, seed=0)).requires_grad_()
+        finish(store, name, x, module(x), module)
+        store[f"{name}/x"] = x.detach().numpy()
+
+
 def main():
     store = {"x": (0.5 + drawn(T, B, C, H, W, seed=0)).numpy()}
     norms(store)
+    weights(store)
     np.savez_compressed(HERE / "layers.npz", version=version("spikingjelly"), torch=torch.__version__, **store)
 
 

@@ -17,7 +17,7 @@ from .recorder import Place, Recorder
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
 # subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
-# variance.
+# variance. Layers of sl.nn say so of themselves, by ``row_wise = True`` in the very class.
 _ROW_WISE_NAMES = """
     Identity Linear Bilinear Embedding Flatten Unflatten
     Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
@@ -215,7 +215,8 @@ def _row_wise(module: nn.Module) -> bool:
         return False
     if type(module) is nn.Embedding and module.scale_grad_by_freq:  # T times as frequent
         return False
-    return type(module) in _ROW_WISE or (type(module) in _DROPOUT and not module.training)
+    kind = type(module)
+    return kind in _ROW_WISE or (kind in _DROPOUT and not module.training) or vars(kind).get("row_wise") is True
 
 
 def _alone(module: nn.Module, x: Any) -> bool:

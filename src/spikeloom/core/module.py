@@ -290,6 +290,11 @@ def check_state(who: str, state: State, expected: State) -> None:
     if got_spec != want_spec:
         raise ValueError(f"{who}: the given state has another structure: got {got_spec}, expected {want_spec}")
     for g, w in zip(got, want, strict=True):
+        if w is None and g is not None:
+            raise ValueError(
+                f"{who}: the given state holds a {type(g).__name__} where this module has none, as it is now (training "
+                "or not, and its options); start at rest (state=None, stream.reset())"
+            )
         if not isinstance(w, Tensor):
             continue
         if not isinstance(g, Tensor):

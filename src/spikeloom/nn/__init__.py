@@ -1,6 +1,7 @@
 """Modules that know time, made of others."""
 
 from .at_once import AssociativeLeaky, ParallelLIF
+from .dropout import DropConnectLinear, Dropout
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
 from .inhibition import Inhibition
@@ -11,6 +12,8 @@ from .parallel import PSN, MaskedPSN, SlidingPSN
 from .recurrent import ILC, OneToOne, Recurrent
 from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
 from .sparse import SparseLinear
+from .standardised import WSConv2d, WSLinear
+from .voting import Voting
 
 __all__ = [
     "BNTT",
@@ -22,6 +25,8 @@ __all__ = [
     "PSN",
     "TEBN",
     "AssociativeLeaky",
+    "DropConnectLinear",
+    "Dropout",
     "Inhibition",
     "MaskedPSN",
     "NeuNorm",
@@ -35,5 +40,8 @@ __all__ = [
     "SpikingGRU",
     "SpikingLSTM",
     "SpikingRNN",
+    "Voting",
+    "WSConv2d",
+    "WSLinear",
     "td_batch_norm",
 ]

@@ -89,7 +89,6 @@ class TEBN(TemporalModule):
 
     paper = "Duan et al., Temporal Effective Batch Normalization in Spiking Neural Networks, NeurIPS 2022"
     causal = True
-    not_carried = ("T",)  # which the shape of p tells
 
     def __init__(
         self, features: int, T: int, *, dims: Dims = 2, eps: float = 1e-5, momentum: float | None = 0.1
@@ -115,6 +114,10 @@ class TEBN(TemporalModule):
         y = on_valid_steps(self.norm, x, lengths)
         p = self.p[steps.at].reshape(*steps.at.shape, *(1,) * (x.ndim - 2))
         return (y * p).to(y.dtype), {"step": steps.after}
+
+    def constants(self) -> dict[str, Any]:
+        """What checkpoints carry besides weights and statistics; the shape of ``p`` tells T."""
+        return {"module": "TEBN", "eps": self.norm.eps}
 
     def extra_repr(self) -> str:
         return f"T={self.T}"
@@ -147,7 +150,7 @@ class BNTT(TemporalModule):
         "Scratch, Frontiers in Neuroscience 15, 2021"
     )
     causal = True
-    not_carried = ("T", "features", "momentum")
+    not_carried = ("T", "features", "dims", "momentum")  # which shapes tell, and what is of training alone
     running_mean: Tensor
     running_var: Tensor
 
@@ -267,6 +270,7 @@ class NeuNorm(TemporalModule):
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
         """All steps of ``[T, B, C, H, W]``: ``(y, state)``, and recordings of ``v``."""
+        self.check_record(record)
         x = xs[0]
         if x.ndim != 5 or tuple(x.shape[2:]) != (self.features, *self.w.shape[1:]):
             wanted = ", ".join(map(str, (self.features, *self.w.shape[1:])))

@@ -44,6 +44,7 @@ class SparseLinear(nn.Module):
     (torch.Size([3, 10]), torch.Size([50]), tensor([5]))
     """
 
+    row_wise = True
     synapses: Tensor
 
     def __init__(

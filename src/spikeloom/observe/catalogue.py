@@ -9,7 +9,7 @@ from torch import nn as torch_nn
 from .. import neuron, nn, options, surrogate
 from ..core import TemporalModule
 
-_LAYERS = (nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm)
+_LAYERS = (nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm, nn.Dropout, nn.DropConnectLinear)
 """Modules over time that are no neurons."""
 
 
