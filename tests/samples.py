@@ -197,6 +197,14 @@ def few_spike(x):
     return (sign * y,)
 
 
+def synapse_filter(tau):
+    def equation(x, o):
+        o = o - (1 - x) * o / tau + x
+        return o, o
+
+    return equation
+
+
 def leaky_soft(x, v):
     h = 0.6 * v + x
     s = h >= 0.7
@@ -408,7 +416,21 @@ NESTED = {
     ),
     "Graded Adaptive": Sample(lambda: sl.options.Graded(sl.options.Adaptive(leaky(), beta=0.3, rho=0.8), factor=0.5)),
 }
-IN_ONE_STEP = {**NEURONS, **OPTIONS, **NESTED}
+SYNAPSES = {
+    "SynapseFilter": Sample(
+        lambda: sl.nn.SynapseFilter(tau=3.0), gain=0.5, analog=True, equation=synapse_filter(3), rest=(0.0,)
+    ),
+    "SynapseFilter learned": Sample(
+        lambda: sl.nn.SynapseFilter(tau=2.0, learnable=True),
+        gain=0.5,
+        exact=False,
+        analog=True,
+        equation=synapse_filter(2),
+        rest=(0.0,),
+    ),
+}
+"""What sl.nn has of these."""
+IN_ONE_STEP = {**NEURONS, **OPTIONS, **NESTED, **SYNAPSES}
 """All that is the equation of one step."""
 
 SURROGATES = {
@@ -484,6 +506,7 @@ IMAGE = (3, 2, 6, 6)
 def layers(steps: int, features: int) -> dict[str, Sample]:
     """The layers, for ``steps`` steps ``[B, features]``."""
     return {
+        **SYNAPSES,
         "PSN": Sample(lambda: sl.nn.PSN(steps), causal=False),
         "MaskedPSN": Sample(lambda: sl.nn.MaskedPSN(steps, order=3, lam=0.7), gain=3.0, causal=False),
         "MaskedPSN banded": Sample(lambda: sl.nn.MaskedPSN(steps, order=3, lam=1.0), gain=3.0),
@@ -521,6 +544,8 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
             random=True,
             by_mode=True,
         ),
+        "Delay": Sample(lambda: sl.nn.Delay(2), analog=True),
+        "Delay of each channel": Sample(lambda: sl.nn.Delay([c % 4 for c in range(features)]), analog=True),
         "Inhibition": Sample(lambda: sl.nn.Inhibition(lif())),
         "Inhibition among all": Sample(lambda: sl.nn.Inhibition(lif(), among="all"), step=(3, 4, 2)),
         "OTTT": Sample(lambda: sl.nn.OTTT(nn.Linear(features, 5)), smooth=False, analog=True),

@@ -47,6 +47,8 @@ NN = {
         dict(in_channels=2, out_channels=2, kernel_size=3),
         dict(eps=1e-3, scale=2.74, stride=2, padding=1, dilation=2, padding_mode="reflect"),
     ),
+    sl.nn.SynapseFilter: ({}, dict(tau=3.0, learnable=True)),
+    sl.nn.Delay: (dict(steps=2), dict(steps=(2, 1))),
     sl.nn.Voting: ({}, dict(size=3)),
     sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
     sl.options.Noisy: (
@@ -96,7 +98,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
     """What has neither constants nor parts with any is named here, and which options are not compared."""
     without = {sl.nn.SparseLinear, sl.nn.OneToOne, sl.nn.ILC}  # shapes and places say all
     kinds = {getattr(sl.nn, name) for name in sl.nn.__all__ if name != "td_batch_norm"}
-    assert kinds - without == {kind for kind in NN if kind.__module__.startswith("spikeloom.nn")}
+    assert kinds - without == {kind for kind in NN if kind.__name__ in sl.nn.__all__}
     by_shapes = (
         "num_layers",
         "bias",
@@ -115,7 +117,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
     learned[sl.nn.Dropout] = ("p",)  # of training
     learned[sl.nn.GLIF] = ("tau", "leak", "v_subreset", "conduct", "v_threshold")
     for kind, (given, others) in NN.items():
-        if kind.__module__.startswith("spikeloom.nn"):
+        if kind.__name__ in sl.nn.__all__:
             options = set(inspect.signature(kind).parameters) - {*by_shapes, *of_training, *learned.get(kind, ())}
             assert options <= given.keys() | others.keys(), kind
     curves = [getattr(surrogate, name) for name in surrogate.__all__]

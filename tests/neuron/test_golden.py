@@ -211,6 +211,22 @@ def test_neurons_of_converted_networks_are_spikingjellys(golden):
     differs("HalfThresholdIF", data, half)
 
 
+@pytest.mark.parametrize("learnable", [False, True])
+def test_synapse_filter_is_spikingjellys(golden, learnable):
+    data, name = golden("layers"), "SynapseFilter-learned" if learnable else "SynapseFilter"
+    for tau, same in ((4.0, True), (5.0, False)):
+        neuron = sl.nn.SynapseFilter(tau=tau, learnable=learnable)
+        x = data[f"{name}/x"].clone().requires_grad_()
+        y, _ = neuron.sequence(x)
+        grads = torch.autograd.grad((data[f"{name}/g"] * y).sum(), [x, *neuron.parameters()])
+        found = [(y.detach(), data[f"{name}/y"]), (grads[0], data[f"{name}/grad_x"])]
+        if learnable:
+            found.append((grads[1], data[f"{name}/grad_w"]))
+            assert 1 / torch.sigmoid(neuron.w).item() == pytest.approx(tau, rel=1e-5)
+        for got, wanted in found:
+            assert (error(got, wanted) <= 2e-6) == same
+
+
 def test_current_based_lif_is_spikingjellys(golden):
     data = golden("spikingjelly")
     options = dict(beta=0.7, v_threshold=0.8, reset="hard", reset_delay=False, strict=False)

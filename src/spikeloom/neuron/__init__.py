@@ -1,4 +1,5 @@
-"""Neurons: each is the equation of one time step. ``__all__`` is what ``spikeloom`` exports; options are apart."""
+"""Neurons: each is the equation of one time step. ``__all__`` is what ``spikeloom`` exports; options and what ``sl.nn``
+exports are apart."""
 
 from .adaptive import ALIF, SEAdLIF
 from .alpha import Alpha
@@ -21,6 +22,7 @@ from .options import StateQuant as StateQuant
 from .plif import PLIF
 from .quadratic import QIF, Izhikevich
 from .resonate import ResonateFire
+from .synapse_filter import SynapseFilter as SynapseFilter
 from .synaptic import Synaptic
 from .variants import CLIF, KLIF, DeltaLeaky, Lapicque
 

@@ -1,6 +1,8 @@
 """Modules that know time, made of others."""
 
+from ..neuron import SynapseFilter
 from .at_once import AssociativeLeaky, ParallelLIF
+from .delay import Delay
 from .dropout import DropConnectLinear, Dropout
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
@@ -25,6 +27,7 @@ __all__ = [
     "PSN",
     "TEBN",
     "AssociativeLeaky",
+    "Delay",
     "DropConnectLinear",
     "Dropout",
     "Inhibition",
@@ -40,6 +43,7 @@ __all__ = [
     "SpikingGRU",
     "SpikingLSTM",
     "SpikingRNN",
+    "SynapseFilter",
     "Voting",
     "WSConv2d",
     "WSLinear",

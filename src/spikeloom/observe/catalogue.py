@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from types import ModuleType
 
 from torch import nn as torch_nn
 
 from .. import neuron, nn, options, surrogate
 from ..core import TemporalModule
 
-_LAYERS = (nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm, nn.Dropout, nn.DropConnectLinear)
+_LAYERS = (
+    nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm, nn.Dropout, nn.DropConnectLinear,
+    nn.SynapseFilter, nn.Delay,
+)  # fmt: skip
 """Modules over time that are no neurons."""
 
 
@@ -57,10 +61,11 @@ def cite(module: torch_nn.Module) -> list[str]:
     return list(dict.fromkeys(p for p in papers if isinstance(p, str) and p))
 
 
-def _described(package: object, base: type, *but: type) -> dict[str, str]:
-    """First paragraphs of the docstrings of a package's classes."""
+def _described(package: ModuleType, base: type, *but: type) -> dict[str, str]:
+    """First paragraphs of the docstrings of the classes that a package exports."""
     found = {}
-    for name, thing in inspect.getmembers(package, inspect.isclass):
-        if issubclass(thing, base) and thing not in (base, *but):
+    for name in sorted(package.__all__):
+        thing = getattr(package, name)
+        if inspect.isclass(thing) and issubclass(thing, base) and thing not in (base, *but):
             found[name] = (inspect.getdoc(thing) or "").partition("\n\n")[0].replace("\n", " ").replace("``", "")
     return found
