@@ -13,6 +13,7 @@ BLOCKS = [
     file for file in FILES if "```python" in file.read_text() and file.name != "porting.md"
 ]  # test_porting has it
 
+
 def support():
     """Names in the support matrix, which tests/kernel/spec.py prints, and those that belong there."""
     text = (ROOT / "docs" / "support.md").read_text()

@@ -12,13 +12,21 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ._target_codes import ramp as ramp
 from ._target_codes import target_latency as target_latency
 from ._target_codes import target_rate as target_rate
+from ._codes import check_finite, check_first, check_steps, floating, given, refuse_nan
+from ._phase_codes import burst as burst
+from ._phase_codes import periodic as periodic
+from ._phase_codes import phase as phase
+from ._phase_codes import rank_order as rank_order
+from ._phase_codes import weighted_phase as weighted_phase
+from ._population_codes import gaussian_tuning as gaussian_tuning
+from ._population_codes import gaussian_tuning_time as gaussian_tuning_time
+from ._population_codes import population as population
 from ._time import masked, readable, sequence, wide
 
 LatencyCode = Literal["linear", "log", "rc"]
@@ -36,9 +44,9 @@ def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: boo
             [1., 2.],
             [1., 2.]])
     """
-    _check_steps(x, T, "encode.repeat")
-    _refuse_nan(x, "encode.repeat: x holds NaN")
-    return _given(x.expand(T, *x.shape), lengths, batch_first)
+    check_steps(x, T, "encode.repeat")
+    refuse_nan(x, "encode.repeat: x holds NaN")
+    return given(x.expand(T, *x.shape), lengths, batch_first)
 
 
 def poisson(
@@ -70,21 +78,21 @@ def poisson(
     tensor([[0., 4.]])
     """
     who = "encode.poisson"
-    x = _floating(x, who)
+    x = floating(x, who)
     if T is None:
         x = masked(sequence(x, f"{who} with T=None", batch_first=batch_first), lengths)
     else:
-        _check_steps(x, T, who)
-    _check_finite(who, gain=gain, offset=offset)
+        check_steps(x, T, who)
+    check_finite(who, gain=gain, offset=offset)
     p = (gain * x.to(wide(x.dtype)) + offset).clamp(0.0, 1.0)
-    _refuse_nan(p, f"{who}: x, gain or offset holds NaN")
+    refuse_nan(p, f"{who}: x, gain or offset holds NaN")
     p = p if T is None else p.expand(T, *p.shape)
-    _check_first(first_spike_time, len(p), who)
+    check_first(first_spike_time, len(p), who)
     draws = torch.rand(p.shape, generator=generator, dtype=p.dtype, device=p.device)
     spikes = (draws < p).to(x.dtype)
     if first_spike_time:
         spikes[:first_spike_time] = 0
-    return _given(spikes, lengths, batch_first)
+    return given(spikes, lengths, batch_first)
 
 
 def latency_time(
@@ -121,10 +129,10 @@ def latency_time(
     tensor([[4.0000, 0.1166, 0.0580]])
     """
     who = "encode.latency"
-    x = _floating(x, who)
-    _check_steps(x, T, who)
-    _check_first(first_spike_time, T, who)
-    _check_finite(who, tau=tau, threshold=threshold)
+    x = floating(x, who)
+    check_steps(x, T, who)
+    check_first(first_spike_time, T, who)
+    check_finite(who, tau=tau, threshold=threshold)
     if tau <= 0:
         raise ValueError(f"{who}: tau must be positive, got {tau}")
     if not 0 <= threshold < 1:
@@ -180,7 +188,7 @@ def latency(
     spikes = (steps == t).to(x.dtype)
     if clip:
         spikes = spikes * (x >= threshold)
-    return _given(spikes, lengths, batch_first)
+    return given(spikes, lengths, batch_first)
 
 
 def delta(
@@ -205,21 +213,21 @@ def delta(
     tensor([1., 1., 1., 0., 1.])
     """
     who = "encode.delta"
-    x = _floating(x, who)
+    x = floating(x, who)
     if batch_first or lengths is not None:
         x = masked(sequence(x, who, batch_first=batch_first), lengths)
     if x.ndim == 0 or x.shape[0] == 0:
         raise ValueError(f"{who}: expected [T, *] with T > 0, got {list(x.shape)}")
-    _check_finite(who, threshold=threshold)
+    check_finite(who, threshold=threshold)
     if threshold <= 0:
         raise ValueError(f"{who}: threshold must be positive, got {threshold}")
     before = x[:1] if padding else torch.zeros_like(x[:1])
     change = x.diff(dim=0, prepend=before)
-    _refuse_nan(change, f"{who}: x holds NaN, or the same infinity at two steps in a row")
+    refuse_nan(change, f"{who}: x holds NaN, or the same infinity at two steps in a row")
     spikes = (change >= threshold).to(x.dtype)
     if off_spike:
         spikes = spikes - (change <= -threshold).to(x.dtype)
-    return _given(spikes, lengths, batch_first)
+    return given(spikes, lengths, batch_first)
 
 
 def _log_time(x: Tensor, last: int) -> Tensor:
@@ -240,48 +248,3 @@ def _share_of_latest(t: Tensor) -> Tensor:
         return t
     latest = t.flatten(1).amax(1).reshape(-1, *(1,) * (t.ndim - 1)) if t.ndim > 1 else t
     return t / torch.where(latest > 0, latest, 1)
-
-
-def _given(spikes: Tensor, lengths: Tensor | None, batch_first: bool) -> Tensor:
-    spikes = masked(spikes, lengths)
-    return spikes.transpose(0, 1) if batch_first else spikes
-
-
-def _floating(x: Tensor, who: str) -> Tensor:
-    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"{who}: expected a floating-point tensor, got {got}; for uint8 images use x / 255")
-    return x
-
-
-def _refuse_nan(x: Tensor, what: str) -> None:
-    if x.dtype.is_floating_point and readable(x) and bool(x.isnan().any()):
-        raise ValueError(f"{what}, which would be coded as silence; clean the data, torch.nan_to_num does it")
-
-
-def _check_steps(x: Tensor, T: int, who: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{who}: expected a tensor, got {type(x).__name__}; make one with torch.as_tensor")
-    if not _whole(T) or T < 1:
-        raise ValueError(f"{who}: T must be a number of steps of at least 1, got {T!r}")
-    if x.ndim == 0:
-        raise ValueError(f"{who}: expected [B, *], got a number")
-
-
-def _check_first(first_spike_time: int, T: int, who: str) -> None:
-    if not _whole(first_spike_time) or not 0 <= first_spike_time < T:
-        raise ValueError(
-            f"{who}: first_spike_time must be a whole number between 0 and T-1 = {T - 1}, got {first_spike_time}"
-        )
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _check_finite(who: str, **numbers: float) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, Tensor) and value.numel() != 1:  # with a value per channel, the result is checked
-            continue
-        if not math.isfinite(value):
-            raise ValueError(f"{who}: {name} must be finite, got {value}")

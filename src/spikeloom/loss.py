@@ -1,6 +1,6 @@
-"""Losses on spike trains and membranes ``[T, B, C]``.
+"""Losses on spike trains and membranes ``[T, B, C]``, regularisers of firing rates, and distances of spike trains.
 
-Shared by all:
+Shared by all that have a target of classes or values:
 
 ``target``
     class indices, int64 ``[B]``, unless a loss says otherwise; or, in cross entropies and :func:`count_mse`, shares of
@@ -36,8 +36,14 @@ import torch
 from torch import Tensor
 
 from . import _targets, decode
+from ._rates import rate_bounds as rate_bounds
+from ._rates import rate_l1 as rate_l1
+from ._rates import rate_l2 as rate_l2
 from ._targets import Reduction, Targets
 from ._time import duration, sequence, wide
+from ._trains import spike_kernel as spike_kernel
+from ._trains import spike_similarity as spike_similarity
+from ._trains import van_rossum as van_rossum
 
 
 def rate_cross_entropy(
