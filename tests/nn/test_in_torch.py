@@ -13,7 +13,7 @@ import spikeloom as sl
 SAMPLES = {**samples.IN_ONE_STEP, **samples.LAYERS}
 NAMES = (  # one of each way to be made; tracing takes seconds
     "Refractory", "Graded Adaptive", "MPBN", "FewSpike", "GLIF", "DSRIF", "Recurrent", "SpikingLSTM", "ParallelLIF",
-    "Inhibition", "AssociativeLeaky", "OTTT",
+    "Inhibition", "AssociativeLeaky", "OTTT", "BNTT", "Delay of each channel",
 )  # fmt: skip
 
 
