@@ -546,6 +546,16 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         ),
         "Delay": Sample(lambda: sl.nn.Delay(2), analog=True),
         "Delay of each channel": Sample(lambda: sl.nn.Delay([c % 4 for c in range(features)]), analog=True),
+        "LearnedDelay": Sample(lambda: sl.nn.LearnedDelay(features, 4), analog=True, exact=False, by_mode=True),
+        "LearnedDelay triangle": Sample(
+            lambda: sl.nn.LearnedDelay(IMAGE[1], 3, kernel="triangle"), step=IMAGE, analog=True, by_mode=True
+        ),
+        "DelayLinear": Sample(lambda: sl.nn.DelayLinear(features, 5, 4), analog=True, exact=False, by_mode=True),
+        "DelayLinear of two taps": Sample(
+            lambda: sl.nn.DelayLinear(features, 5, 3, taps=2, bias=True, kernel="triangle", sigma=0.3),
+            analog=True,
+            by_mode=True,
+        ),
         "Inhibition": Sample(lambda: sl.nn.Inhibition(lif())),
         "Inhibition among all": Sample(lambda: sl.nn.Inhibition(lif(), among="all"), step=(3, 4, 2)),
         "OTTT": Sample(lambda: sl.nn.OTTT(nn.Linear(features, 5)), smooth=False, analog=True),

@@ -17,7 +17,8 @@ WITHOUT_EQUATION = {
 
 NO_NEURONS = {
     "NormNeuron", "OneToOne", "ILC", "Recurrent", "OTTT", "SparseLinear", "td_batch_norm", "TEBN", "BNTT", "NeuNorm",
-    "Dropout", "DropConnectLinear", "WSConv2d", "WSLinear", "Voting", "SynapseFilter", "Delay",
+    "Dropout", "DropConnectLinear", "WSConv2d", "WSLinear", "Voting", "SynapseFilter", "Delay", "LearnedDelay",
+    "DelayLinear", "DelaySchedule",
 }  # fmt: skip
 
 

@@ -48,6 +48,8 @@ NN = {
         dict(eps=1e-3, scale=2.74, stride=2, padding=1, dilation=2, padding_mode="reflect"),
     ),
     sl.nn.SynapseFilter: ({}, dict(tau=3.0, learnable=True)),
+    sl.nn.LearnedDelay: (dict(features=2, max_delay=3), dict(max_delay=4)),
+    sl.nn.DelayLinear: (dict(in_features=2, out_features=3, max_delay=3), dict(max_delay=4)),
     sl.nn.Delay: (dict(steps=2), dict(steps=(2, 1))),
     sl.nn.Voting: ({}, dict(size=3)),
     sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
@@ -97,7 +99,7 @@ def test_weights_are_refused_by_a_module_that_was_constructed_otherwise(kind, gi
 def test_every_module_of_nn_and_every_curve_is_looked_at():
     """What has neither constants nor parts with any is named here, and which options are not compared."""
     without = {sl.nn.SparseLinear, sl.nn.OneToOne, sl.nn.ILC}  # shapes and places say all
-    kinds = {getattr(sl.nn, name) for name in sl.nn.__all__ if name != "td_batch_norm"}
+    kinds = {getattr(sl.nn, name) for name in sl.nn.__all__ if name not in ("td_batch_norm", "DelaySchedule")}
     assert kinds - without == {kind for kind in NN if kind.__name__ in sl.nn.__all__}
     by_shapes = (
         "num_layers",
@@ -115,6 +117,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
     of_training += ("per_sample", "same_over_time", "samples", "device", "dtype")
     learned = dict.fromkeys((sl.nn.DSRIF, sl.nn.DSRLIF), ("v_threshold",))
     learned[sl.nn.Dropout] = ("p",)  # of training
+    learned[sl.nn.LearnedDelay] = learned[sl.nn.DelayLinear] = ("kernel", "sigma", "taps")
     learned[sl.nn.GLIF] = ("tau", "leak", "v_subreset", "conduct", "v_threshold")
     for kind, (given, others) in NN.items():
         if kind.__name__ in sl.nn.__all__:

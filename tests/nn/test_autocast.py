@@ -11,7 +11,7 @@ import spikeloom as sl
 ALL = {**samples.IN_ONE_STEP, **samples.LAYERS}
 PLAIN = ("OneToOne", "ILC", "SparseLinear", "WSLinear", "WSConv2d", "Voting")  # layers that know no time
 
-OF_A_LAYER = ("OTTT", "DropConnectLinear", "Checkpoint", "Network")
+OF_A_LAYER = ("OTTT", "DropConnectLinear", "DelayLinear", "Checkpoint", "Network")
 """Those whose output is a layer's, of autocast's dtype."""
 
 
@@ -41,11 +41,7 @@ def test_states_keep_their_dtype(name, dtype):
         net.eval()
         with torch.no_grad(), torch.autocast("cpu", dtype), sl.backend("eager"):
             y, whole = net(x, return_state=True)
-            if (
-                name.split()[0] not in ("OTTT", "DropConnectLinear", "Checkpoint", "Network")
-                and name != "Loop of layers"
-            ):
-                # whose output is a layer's
+            if name.split()[0] not in OF_A_LAYER and name != "Loop of layers":
                 assert y.dtype == given
             assert y.isfinite().all()
             if not sample.causal:

@@ -3,10 +3,12 @@
 from ..neuron import SynapseFilter
 from .at_once import AssociativeLeaky, ParallelLIF
 from .delay import Delay
+from .delay_schedule import DelaySchedule
 from .dropout import DropConnectLinear, Dropout
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
 from .inhibition import Inhibition
+from .learned_delay import DelayLinear, LearnedDelay
 from .norm_neuron import NormNeuron
 from .norms import BNTT, TEBN, NeuNorm, td_batch_norm
 from .online import OTTT
@@ -28,9 +30,12 @@ __all__ = [
     "TEBN",
     "AssociativeLeaky",
     "Delay",
+    "DelayLinear",
+    "DelaySchedule",
     "DropConnectLinear",
     "Dropout",
     "Inhibition",
+    "LearnedDelay",
     "MaskedPSN",
     "NeuNorm",
     "NormNeuron",

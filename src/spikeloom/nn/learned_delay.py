@@ -1,0 +1,276 @@
+"""Delays that are learned: one for each channel, LearnedDelay, or one for each synapse, DelayLinear.
+
+    y[t] = sum_k g(k - d) x[t - k],   k = 0 .. max_delay,   sum_k g = 1
+
+In training g is a bump around the delay d, a real number, so that d has a gradient; in evaluation d is rounded, and g
+is 1 at that step and 0 elsewhere.
+
+    gauss:     g(k - d) ~ exp(-(k - d)^2 / (2 sigma^2))
+    triangle:  g(k - d) ~ max(0, 1 + sigma - |k - d|)
+
+Hammouamri, Khalfaoui-Hassani and Masquelier, Learning Delays in Spiking Neural Networks using Dilated Convolutions with
+Learnable Spacings, ICLR 2024.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .._constants import kind
+from .._numbers import Declared, Number
+from .._time import masked
+from ..core import State, TemporalModule
+from ..kernel import full_precision, output_dtype, state_dtype
+from ..spikes import SpikeTensor, pack
+from .delay import Delay, dense, last_inputs, repacked
+
+Kernel = Literal["gauss", "triangle"]
+_NARROWEST = 1e-3  # a gauss of width 0 has no value between two steps
+
+
+class _Delayed(Declared, TemporalModule):
+    """What layers with learned delays have in common: the delays, the bump around them and the last inputs."""
+
+    causal = True
+    paper: ClassVar[str] = (
+        "Hammouamri et al., Learning Delays in Spiking Neural Networks using Dilated Convolutions with Learnable "
+        "Spacings, ICLR 2024"
+    )
+    limits: ClassVar = {"sigma": (0.0, math.inf)}
+    not_carried: ClassVar[tuple[str, ...]] = ("kernel",)  # it is of training alone, as sigma is
+    sigma: Tensor
+
+    def __init__(self, shape: tuple[int, ...], max_delay: int, kernel: Kernel, sigma: Number) -> None:
+        super().__init__()
+        who = type(self).__name__
+        if not isinstance(max_delay, int) or max_delay < 0 or min(shape) < 1:
+            raise ValueError(f"{who}: expected sizes of at least 1 and max_delay from 0, got {shape} and {max_delay}")
+        if kernel not in ("gauss", "triangle"):
+            raise ValueError(f"{who}: kernel must be gauss or triangle, got {kernel!r}")
+        self.max_delay, self.kernel = max_delay, kernel
+        self.numbers(sigma=sigma)
+        self.delay = nn.Parameter(torch.rand(shape) * max_delay)
+
+    def constants(self) -> dict[str, Any]:
+        """What checkpoints carry besides weights and delays; sigma is of training alone."""
+        return {"module": kind(self), **self._attributes()}
+
+    def spread(self) -> Tensor:
+        """How much of the input of k steps ago is taken, ``[*, max_delay + 1]``, where ``delay`` is ``[*]``.
+
+        In training it is the bump g around the delay, in evaluation 1 at the rounded delay and 0 elsewhere.
+        """
+        with full_precision(self.delay.device):
+            d = self.delay.to(state_dtype(self.delay.dtype)).unsqueeze(-1)
+            k = torch.arange(self.max_delay + 1, device=d.device)
+            if not self.training:
+                return (k == whole(d, self.max_delay)).to(d.dtype)
+            d = inward(d, self.max_delay)
+            sigma = self.sigma.to(d.device, d.dtype)
+            if self.kernel == "gauss":
+                return torch.softmax(-((k - d) / sigma.clamp(min=_NARROWEST)).square() / 2, -1)
+            bump = torch.relu(1 + sigma - (k - d).abs())
+            return bump / bump.sum(-1, keepdim=True)
+
+    def initial_state(self, *x_t: Any) -> Tensor:
+        """Inputs of zero, ``[B, max_delay, *]``, packed where the input is."""
+        x = x_t[0]
+        zeros = torch.zeros(x.shape[0], self.max_delay, *x.shape[1:], dtype=x.dtype, device=x.device)
+        return pack(zeros) if isinstance(x, SpikeTensor) else zeros
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, *]``: ``(y, state)``."""
+        self.check_record(record)
+        x = xs[0]
+        self.check_input(x)
+        before = self.initial_state(x[0]) if state is None else state
+        if type(before) is not type(x):  # one of both is packed
+            before, x = dense(before), dense(x)
+        x = x if lengths is None else repacked(masked(x, lengths), isinstance(x, SpikeTensor))
+        seen = torch.cat([before.transpose(0, 1), x])
+        return masked(self.delayed(seen), lengths), last_inputs(seen, self.max_delay, lengths)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError for a sequence of another shape."""
+        raise NotImplementedError
+
+    def delayed(self, seen: Tensor) -> Tensor:
+        """The output ``[T, B, *]`` from the inputs ``[max_delay + T, B, *]``."""
+        raise NotImplementedError
+
+
+class LearnedDelay(_Delayed):
+    """A delay for each channel: ``y[t, c] = sum_k g(k - d[c]) x[t - k, c]``; in evaluation ``y[t, c] = x[t - d[c], c]``
+    with d rounded.
+
+    Args:
+        features: channels C, dimension 1 of the step.
+        max_delay: the largest delay, in steps.
+        kernel: the bump g, ``"gauss"`` or ``"triangle"``, with the sum 1 over all k.
+        sigma: its width: a float, which a :class:`DelaySchedule` may drive, or an ``nn.Parameter``. At 0 a triangle
+            takes the two steps beside d.
+
+    ``delay`` is ``[C]`` and begins uniform from 0 to ``max_delay``. Values outside count as the nearest inside, and
+    have a gradient only where descent leads back. Before a linear layer or a convolution the delay is axonal, after it
+    dendritic. Begin with a wide bump and let it narrow: with a narrow one a delay sees only the steps next to it.
+
+    Input and output are ``[T, B, C, *]``. The state holds the last inputs, ``[B, max_delay, C, *]``. Packed spikes stay
+    packed in the state, and in evaluation in the output. T stays as it is: append ``max_delay`` steps of zeros to the
+    input to let everything out.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> layer = sl.nn.LearnedDelay(1, max_delay=4).eval()
+    >>> _ = torch.nn.init.constant_(layer.delay, 1.2)
+    >>> layer.sequence(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1))[0].flatten()
+    tensor([0., 1., 2.])
+    """
+
+    def __init__(self, features: int, max_delay: int, *, kernel: Kernel = "gauss", sigma: Number = 0.5) -> None:
+        super().__init__((features,), max_delay, kernel, sigma)
+        self.features = features
+
+    def rounded(self) -> Delay:
+        """The :class:`Delay` that this layer is in evaluation."""
+        return Delay([int(n) for n in whole(self.delay.detach(), self.max_delay)])
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, C, *]``: ``(y, state)``."""
+        y, *rest = super().sequence(*xs, state=state, lengths=lengths, record=record)
+        return repacked(y, not self.training and isinstance(rest[0], SpikeTensor)), *rest
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless x is ``[T, B, C, *]``."""
+        if x.ndim < 3 or x.shape[2] != self.features:
+            raise ValueError(f"LearnedDelay: expected [T, B, {self.features}, *], got {list(x.shape)}")
+
+    def delayed(self, seen: Tensor) -> Tensor:
+        """The output ``[T, B, C, *]`` from the inputs ``[max_delay + T, B, C, *]``."""
+        T = seen.shape[0] - self.max_delay
+        seen = dense(seen)
+        if not self.training:
+            first = self.max_delay - whole(self.delay.detach(), self.max_delay)
+            index = (first + torch.arange(T, device=seen.device).unsqueeze(1)).unsqueeze(1)  # [T, 1, C]
+            return seen.gather(0, index.reshape(*index.shape, *(1,) * (seen.ndim - 3)).expand(T, *seen.shape[1:]))
+        dtype = state_dtype(seen.dtype)
+        with full_precision(seen.device):
+            rows = seen.to(dtype).flatten(3) if seen.ndim > 3 else seen.to(dtype).unsqueeze(3)
+            S, B, C, R = rows.shape
+            lines = rows.permute(1, 3, 2, 0).reshape(B * R, C, S)
+            y = F.conv1d(lines, self.spread().to(dtype).flip(1).unsqueeze(1), groups=C)
+        y = y.view(B, R, C, T).permute(3, 0, 2, 1).reshape(T, *seen.shape[1:])
+        return y.to(output_dtype(seen.dtype))
+
+    def extra_repr(self) -> str:
+        return f"{self.features}, max_delay={self.max_delay}, kernel={self.kernel!r}"
+
+
+class DelayLinear(_Delayed):
+    """A linear layer with a delay for each synapse: ``y[t, o] = sum_i w[o, i] sum_k g(k - d[o, i]) x[t - k, i]``.
+
+    Args:
+        in_features, out_features: as in ``nn.Linear``.
+        max_delay, kernel, sigma: see :class:`LearnedDelay`.
+        taps: synapses between two neurons, each with a weight and a delay of its own, whose products are added.
+        bias: whether there is one.
+
+    ``weight`` and ``delay`` are ``[out, in, taps]``; weights begin as in ``nn.Linear`` of ``in_features taps`` inputs.
+    The input is ``[T, B, in]``, the output ``[T, B, out]``, the state ``[B, max_delay, in]``. The layer is a
+    convolution over time, computed on the sequence as it lies in memory, and from bits where spikes are packed. In
+    evaluation delays are rounded.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(sl.nn.DelayLinear(5, 7, max_delay=10), sl.LIF())
+    >>> net(torch.rand(20, 4, 5)).shape
+    torch.Size([20, 4, 7])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        max_delay: int,
+        *,
+        taps: int = 1,
+        bias: bool = False,
+        kernel: Kernel = "gauss",
+        sigma: Number = 0.5,
+    ) -> None:
+        super().__init__((out_features, in_features, taps), max_delay, kernel, sigma)
+        self.in_features, self.out_features, self.taps = in_features, out_features, taps
+        bound = (in_features * taps) ** -0.5
+        self.weight = nn.Parameter((2 * torch.rand(out_features, in_features, taps) - 1) * bound)
+        self.bias = nn.Parameter((2 * torch.rand(out_features) - 1) * bound) if bias else None
+
+    def rounded(self) -> Self:
+        """A copy of this layer with whole delays that are not learned, which is the same in training and evaluation
+        with ``kernel="triangle"`` and ``sigma=0``, and has these."""
+        made = copy.deepcopy(self)
+        made.kernel, made.sigma = "triangle", 0.0  # type: ignore[assignment]  # Declared accepts floats
+        steps = whole(self.delay.detach(), self.max_delay)
+        made.delay = nn.Parameter(steps.to(self.delay.dtype), requires_grad=False)
+        return made
+
+    def weights(self) -> Tensor:
+        """The weight with which an input of k steps ago counts, ``[out, in, max_delay + 1]``."""
+        spread = self.spread()
+        if self.taps == 1:
+            return (self.weight.to(spread.dtype).unsqueeze(-1) * spread).squeeze(2)
+        return torch.einsum("oit,oitk->oik", self.weight.to(spread.dtype), spread)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless x is ``[T, B, in]``."""
+        if x.ndim != 3 or x.shape[2] != self.in_features:
+            raise ValueError(f"DelayLinear: expected [T, B, {self.in_features}], got {list(x.shape)}")
+
+    def delayed(self, seen: Tensor) -> Tensor:
+        """The output ``[T, B, out]`` from the inputs ``[max_delay + T, B, in]``, an image with its channels last."""
+        image = seen.permute(2, 0, 1).unsqueeze(0)  # [1, in, max_delay + T, B]
+        kernel = self.weights().to(self.weight.dtype).flip(2).unsqueeze(3)
+        y: Tensor = F.conv2d(image, kernel, self.bias).squeeze(0).permute(1, 2, 0)
+        return y
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.in_features}, {self.out_features}, max_delay={self.max_delay}"
+        return f"{sizes}, taps={self.taps}, bias={self.bias is not None}, kernel={self.kernel!r}"
+
+
+def whole(d: Tensor, most: int) -> Tensor:
+    """Delays as whole steps from 0 to ``most``, int64."""
+    return d.round().clamp(0, most).long()
+
+
+def inward(d: Tensor, most: int) -> Tensor:
+    """``clamp(d, 0, most)``, whose gradient is kept where descent leads inward, and 0 where it would lead on out."""
+    limited: Tensor = _Inward.apply(d, most)  # type: ignore[no-untyped-call]
+    return limited
+
+
+class _Inward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(d: Tensor, most: int) -> Tensor:
+        return d.clamp(0, most)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.most = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (d,) = ctx.saved_tensors
+        outward = ((d <= 0) & (grad > 0)) | ((d >= ctx.most) & (grad < 0))
+        return torch.where(outward, 0, grad), None
