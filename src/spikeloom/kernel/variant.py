@@ -106,6 +106,8 @@ class Variant:
     """Of each input: ``none``, ``steps`` (a gradient for each step) or ``sum`` (over time)."""
     packed: bool = False
     """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
+    past: bool = False
+    """In C: whether the output and gradients of inputs go past the cache."""
     runs: tuple[int, ...] = ()
     """In Triton: of each wanted param, how many adjacent neurons share one gradient sum."""
 

@@ -10,6 +10,11 @@ left out. The other names are repeated in the same way:
   kind that something is divided by;
 - ``$wanted``: params whose gradient is computed;
 - ``$kept``: values of a step that are kept for its transposed step.
+
+A block of neurons goes through a segment of steps in chunks: CHUNK neurons take all steps of the segment while their
+states are in registers, and the block's rows are read and written as streams. For this the compiler has to see loops of
+constant count over local arrays, with nothing between them that is decided or called. Where a block has fewer neurons
+left than a chunk, their rows are copied before and after.
 """
 
 from __future__ import annotations
@@ -20,41 +25,69 @@ from collections.abc import Iterable, Mapping
 _BLOCKS = """
 void run(void **p, const int64_t *n) {
   $ARGUMENTS
-  const int64_t N = n[0], T = n[1], per = n[2], threads = n[3], size = n[4], group = n[5], past = n[6];
-  const int64_t blocks = (N + size - 1) / size, chunks = (blocks + group - 1) / group;
+  const int64_t N = n[0], T = n[1], per = n[2], threads = n[3], size = n[4], group = n[5];
+  const int64_t blocks = (N + size - 1) / size, groups = (blocks + group - 1) / group;
   #pragma omp parallel for schedule(static) num_threads((int)threads) if (threads > 1)
-  for (int64_t chunk = 0; chunk < chunks; chunk++)
-  for (int64_t block = chunk * group; block < blocks && block < (chunk + 1) * group; block++) {
-    const int64_t i0 = block * size; const int m = N - i0 < size ? (int)(N - i0) : (int)size;
-    S LOCAL nowhere[BLOCK]; S LOCAL Y_[BLOCK];
-    S LOCAL X_$x[BLOCK];
+  for (int64_t part = 0; part < groups; part++)
+  for (int64_t block = part * group; block < blocks && block < (part + 1) * group; block++) {
+    const int64_t i0 = block * size;
+    const int m = N - i0 < size ? (int)(N - i0) : (int)size, whole = (m + CHUNK - 1) / CHUNK * CHUNK;
     const S q$scalar = P$scalar[0];
-    S LOCAL q$array[BLOCK]; fill(q$array, P$array, shape$array[0], shape$array[1], i0, m);
+    S LOCAL number$array[BLOCK]; fill(number$array, P$array, shape$array[0], shape$array[1], i0, whole);
     const S inverse$divisor = (S)1 / q$divisor;
-    S LOCAL inverse$divisors[BLOCK]; for (int j = 0; j < m; j++) inverse$divisors[j] = (S)1 / q$divisors[j];
-    $UNTIL
+    S LOCAL reciprocal$divisors[BLOCK];
+    for (int j = 0; j < whole; j++) reciprocal$divisors[j] = (S)1 / number$divisors[j];
+    $LENGTHS
+    S LOCAL state$s[BLOCK];
+    IO LOCAL copyx$x[SEGMENT * CHUNK] = {0};
+"""
+
+_CHUNKS = """
+      const int steps = T - t0 < SEGMENT ? (int)(T - t0) : SEGMENT;
+      for (int o = 0; o < m; o += CHUNK) {
+        const int c = m - o < CHUNK ? m - o : CHUNK; const int64_t at = t0 * N + i0 + o;
+        const S *q$array = number$array + o;
+        const S *inverse$divisors = reciprocal$divisors + o;
+        $UNTIL
+        const Rows xs$x = source(x$x + t0 * xstride$x + i0 + o, STEP(xstride$x, IO), copyx$x, sizeof(IO), steps, c);
+        S LOCAL v$s[CHUNK]; move(v$s, state$s + o);
 """
 
 FORWARD = (
     _BLOCKS
     + """
-    S LOCAL v$s[BLOCK]; memcpy(v$s, s0_$s + i0, m * sizeof(S));
-    for (int64_t t = 0; t < T; t++) {
-      if (ck_$s && t && t % SEGMENT == 0) memcpy(ck_$s + (t / SEGMENT - 1) * N + i0, v$s, m * sizeof(S));
-      const S *X$x = get_row(X_$x, x$x + t * xstride$x + i0, m);
-      S *R$recorded = rec_$recorded ? rec_$recorded + t * N + i0 : nowhere;
-      S *Y = $ROW;
-      #pragma omp simd
-      for (int j = 0; j < m; j++) {
-        const int on = $ON;
-        const Step new = $STEP;
-        Y[j] = on ? new.y : (S)0;
-        R$recorded[j] = on ? new.s$recorded : (S)0;
-        v$s[j] = on ? new.s$s : v$s[j];
+    char LOCAL copy[SEGMENT * OUT(CHUNK)];
+    S LOCAL copyrec$recorded[SEGMENT * CHUNK];
+    load(state$s, s0_$s + i0, m);
+    for (int64_t t0 = 0; t0 < T; t0 += SEGMENT) {
+      if (ck_$s && t0) memcpy(ck_$s + (t0 / SEGMENT - 1) * N + i0, state$s, m * sizeof(S));
+"""
+    + _CHUNKS
+    + """
+        const Rows ys = target(out + OUT(at), OUT(N), copy, OUT(CHUNK), c);
+        const Rows recs$recorded = target(AT(rec_$recorded, at), STEP(N, S), copyrec$recorded, STEP(CHUNK, S), c);
+        for (int t = 0; t < steps; t++) {
+          S LOCAL X$x[CHUNK]; get_row(X$x, ROW(xs$x, t));
+          S LOCAL R$recorded[CHUNK];
+          S LOCAL Y[CHUNK];
+          #pragma omp simd
+          for (int j = 0; j < CHUNK; j++) {
+            const int on = $ON;
+            const Step new = $STEP;
+            Y[j] = on ? new.y : (S)0;
+            R$recorded[j] = on ? new.s$recorded : (S)0;
+            v$s[j] = on ? new.s$s : v$s[j];
+          }
+          $PUT
+          move(ROW(recs$recorded, t), R$recorded);
+        }
+        move(state$s + o, v$s);
+        if (c == CHUNK) continue;
+        copy_rows(out + OUT(at), OUT(N), copy, OUT(CHUNK), steps, OUT(c));
+        copy_rows(AT(rec_$recorded, at), STEP(N, S), copyrec$recorded, STEP(CHUNK, S), steps, STEP(c, S));
       }
-      $PUT
     }
-    memcpy(sT_$s + i0, v$s, m * sizeof(S));
+    memcpy(sT_$s + i0, state$s, m * sizeof(S));
     FENCE;
   }
 }
@@ -64,52 +97,69 @@ FORWARD = (
 BACKWARD = (
     _BLOCKS
     + """
-    S LOCAL zero[BLOCK]; memset(zero, 0, sizeof zero);
-    S LOCAL h$s[SEGMENT][BLOCK]; S LOCAL g$s[BLOCK];
-    if (gT_$s) memcpy(g$s, gT_$s + i0, m * sizeof(S)); else memset(g$s, 0, sizeof g$s);
-    S LOCAL kept$kept[SEGMENT][BLOCK];
-    S LOCAL GX_$stepwise[BLOCK];
-    S LOCAL sum$summed[BLOCK]; memset(sum$summed, 0, sizeof sum$summed);
-    S LOCAL part$wanted[BLOCK]; double LOCAL total$wanted[BLOCK]; memset(total$wanted, 0, sizeof total$wanted);
-    for (int64_t segment = (T - 1) / SEGMENT; segment >= 0; segment--) {
-      const int64_t t0 = segment * SEGMENT, t1 = t0 + SEGMENT < T ? t0 + SEGMENT : T;
-      /* The states of the segment are computed again. */
-      memcpy(h$s[0], (segment ? ck_$s + (segment - 1) * N : s0_$s) + i0, m * sizeof(S));
-      for (int64_t t = t0; t < $LAST; t++) {
-        const S *X$x = get_row(X_$x, x$x + t * xstride$x + i0, m);
-        const S *V$s = h$s[t - t0]; S *W$s = t + 1 == t1 ? nowhere : h$s[t - t0 + 1];
-        #pragma omp simd
-        for (int j = 0; j < m; j++) {
-          const int on = $ON;
-          const States new = $STATES;
-          W$s[j] = on ? new.s$s : V$s[j];
-          kept$kept[t - t0][j] = new.u$kept;
+    IO LOCAL copyg[SEGMENT * CHUNK] = {0};
+    IO LOCAL copygx$stepwise[SEGMENT * CHUNK];
+    S LOCAL copygr$recorded[SEGMENT * CHUNK] = {0};
+    S LOCAL carried$s[BLOCK]; load(carried$s, AT(gT_$s, i0), m);
+    S LOCAL sum$summed[BLOCK]; load(sum$summed, 0, m);
+    double LOCAL total$wanted[BLOCK] = {0};
+    for (int64_t t0 = (T - 1) / SEGMENT * SEGMENT; t0 >= 0; t0 -= SEGMENT) {
+      load(state$s, (t0 ? ck_$s + (t0 / SEGMENT - 1) * N : s0_$s) + i0, m);
+"""
+    + _CHUNKS
+    + """
+        /* The states of the segment are computed again. */
+        S LOCAL h$s[SEGMENT][CHUNK];
+        S LOCAL kept$kept[SEGMENT][CHUNK];
+        for (int t = 0; t < $LAST; t++) {
+          S LOCAL X$x[CHUNK]; get_row(X$x, ROW(xs$x, t));
+          S LOCAL K$kept[CHUNK];
+          move(h$s[t], v$s);
+          #pragma omp simd
+          for (int j = 0; j < CHUNK; j++) {
+            const int on = $ON;
+            const States new = $STATES;
+            K$kept[j] = new.u$kept;
+            v$s[j] = on ? new.s$s : v$s[j];
+          }
+          move(kept$kept[t], K$kept);
         }
-      }
-      /* The transposed steps. Gradients of numbers add up in S within a segment, in double across. */
-      memset(part$wanted, 0, sizeof part$wanted);
-      for (int64_t t = t1 - 1; t >= t0; t--) {
-        const S *X$x = get_row(X_$x, x$x + t * xstride$x + i0, m);
-        const S *V$s = h$s[t - t0];
-        const S *GY = gout ? get_row(Y_, gout + t * gstride + i0, m) : zero;
-        const S *GR$recorded = grec_$recorded ? grec_$recorded + t * N + i0 : zero;
-        S *GX$stepwise = row(GX_$stepwise, gx$stepwise + t * N + i0, past);
-        #pragma omp simd
-        for (int j = 0; j < m; j++) {
-          const int on = $ON;
-          const Transposed d = $TRANSPOSED;
-          GX$stepwise[j] = on ? d.x$stepwise : (S)0;
-          sum$summed[j] += on ? d.x$summed : (S)0;
-          g$s[j] = $CARRIED;
-          part$wanted[j] += on ? d.p$wanted : (S)0;
+        $AFTER
+        /* The transposed steps. Gradients of numbers add up in S within a segment, in double across. */
+        const Rows gys = source(AT(gout, t0 * gstride + i0 + o), STEP(gstride, IO), copyg, sizeof(IO), steps, c);
+        const Rows grecs$recorded = source(AT(grec_$recorded, at), STEP(N, S), copygr$recorded, sizeof(S), steps, c);
+        const Rows gxs$stepwise = target(gx$stepwise + at, STEP(N, IO), copygx$stepwise, STEP(CHUNK, IO), c);
+        S LOCAL g$s[CHUNK]; move(g$s, carried$s + o);
+        S LOCAL add$summed[CHUNK]; move(add$summed, sum$summed + o);
+        S LOCAL part$wanted[CHUNK] = {0};
+        for (int t = steps - 1; t >= 0; t--) {
+          S LOCAL X$x[CHUNK]; get_row(X$x, ROW(xs$x, t));
+          S LOCAL V$s[CHUNK]; move(V$s, h$s[t]);
+          S LOCAL K$kept[CHUNK]; move(K$kept, kept$kept[t]);
+          S LOCAL GY[CHUNK]; get_row(GY, ROW(gys, t));
+          S LOCAL GR$recorded[CHUNK]; move(GR$recorded, ROW(grecs$recorded, t));
+          S LOCAL GX$stepwise[CHUNK];
+          #pragma omp simd
+          for (int j = 0; j < CHUNK; j++) {
+            const int on = $ON;
+            const Transposed d = $TRANSPOSED;
+            GX$stepwise[j] = on ? d.x$stepwise : (S)0;
+            add$summed[j] += on ? d.x$summed : (S)0;
+            g$s[j] = $CARRIED;
+            part$wanted[j] += on ? d.p$wanted : (S)0;
+          }
+          put_row(ROW(gxs$stepwise, t), GX$stepwise);
         }
-        put_row(gx$stepwise + t * N + i0, GX$stepwise, m, past);
+        move(carried$s + o, g$s);
+        move(sum$summed + o, add$summed);
+        for (int j = 0; j < CHUNK; j++) total$wanted[o + j] += part$wanted[j];
+        if (c == CHUNK) continue;
+        copy_rows(gx$stepwise + at, STEP(N, IO), copygx$stepwise, STEP(CHUNK, IO), steps, STEP(c, IO));
       }
-      for (int j = 0; j < m; j++) total$wanted[j] += part$wanted[j];
     }
-    if (gs0_$s) memcpy(gs0_$s + i0, g$s, m * sizeof(S));
+    if (gs0_$s) memcpy(gs0_$s + i0, carried$s, m * sizeof(S));
     memcpy(gx$summed + i0, sum$summed, m * sizeof(S));
-    add_runs(gp$wanted + block / group * shape$wanted[0], total$wanted, shape$wanted[0], shape$wanted[1], i0, m);
+    add_runs(gp$wanted + part * shape$wanted[0], total$wanted, shape$wanted[0], shape$wanted[1], i0, m);
     FENCE;
   }
 }

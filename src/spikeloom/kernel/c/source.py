@@ -13,94 +13,198 @@ from ..program import OPS
 HALF = ("bfloat16", "float16")
 
 _TYPES = {
-    "float64": ("double", "double"),
-    "float32": ("float", "float"),
-    "bfloat16": ("float", "uint16_t"),
-    "float16": ("float", "uint16_t"),
+    "float64": ("double", "double", "int64_t"),
+    "float32": ("float", "float", "int32_t"),
+    "bfloat16": ("float", "uint16_t", "int32_t"),
+    "float16": ("float", "uint16_t", "int32_t"),
 }
 _CALLED = dict.fromkeys(re.findall(r"\bK_(\w+)\(", " ".join(op.c for op in OPS.values())))  # functions in programs
 
 
-def prelude(io: str) -> str:
-    """The C that comes before the step of a kernel whose inputs and outputs have dtype ``io``."""
-    compute, stored = _TYPES[io]
-    suffix = "f" if compute == "float" else ""
+def types(io: str) -> str:
+    """The C that every kernel begins with whose inputs and outputs have dtype ``io``: types, vectors, conversions."""
+    compute, stored, whole = _TYPES[io]
+    head = _HEAD.replace("STYPE", compute).replace("IOTYPE", stored).replace("WHOLE", whole)
+    return head + _CONVERSIONS.get(io, "")
+
+
+def prelude(io: str, packed: bool = False) -> str:
+    """The C that comes before the step of a kernel; its inputs and outputs have dtype ``io``, or the latter are bits.
+
+    The kernel defines before it: BLOCK, SEGMENT, VECTORS (how many of them a chunk should be) and PAST (whether rows
+    are written past the cache; they then begin at multiples of 64 bytes).
+    """
+    suffix = "" if io == "float64" else "f"
     own = _CLAMP + (_FLOAT if suffix else _DOUBLE)
     libm = "".join(
         f"static inline S K_{name}(S x) {{ return {name}{suffix}(x); }}\n"
         for name in _CALLED
         if f" K_{name}(" not in own
     )
-    rows = _ROWS_HALF.replace("CONVERSIONS", _CONVERSIONS[io]) if io in HALF else _ROWS
-    head = _HEAD.replace("STYPE", compute).replace("IOTYPE", stored)
-    return head + rows + libm + own + _RUNS
+    rows = (
+        _ROWS
+        + (_CONVERTED if io in HALF else _IN_PLACE)
+        + (_BITS.replace("pS", "ps" if suffix else "pd") if packed else _DENSE)
+    )
+    return types(io) + rows + libm + own + _RUNS
 
-
-def norm(io: str, block: int, parts: int) -> str:
-    """The C of a batch norm's statistics and of their share of the gradient, for inputs of dtype ``io``."""
-    return f"#define BLOCK {block}\n#define ROWS {_ROWS_SUMMED}\n#define PARTS {parts}\n{prelude(io)}{_NORM}"
-
-
-_ROWS_SUMMED = 64  # how many rows are summed in float32 before they join a double: more would lose digits
 
 _HEAD = """
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#define FENCE _mm_sfence()
+typedef STYPE S;
+typedef IOTYPE IO;
+typedef WHOLE Whole;  /* an integer as wide as S */
+#define LOCAL __attribute__((aligned(64)))
+#define INLINE static inline __attribute__((always_inline))
+#define AT(p, k) ((p) ? (p) + (k) : 0)
+
+/* The bytes of the widest vector, and how many vectors are in registers. */
+#if defined(__AVX512F__)
+#define WIDE 64
+#define REGISTERS 32
+#elif defined(__AVX__)
+#define WIDE 32
+#define REGISTERS 16
+#elif defined(__SSE2__)
+#define WIDE 16
+#define REGISTERS 16
+#else
+#define WIDE 16
+#define REGISTERS 32
+#endif
+#define LANES ((int)(WIDE / sizeof(S)))
+typedef S Vector __attribute__((vector_size(WIDE), aligned(sizeof(S)), may_alias));
+
+/* Writes a vector past the cache, to an address that is a multiple of its size: what is not read soon must not push out
+   what is, and an ordinary store would first read what it overwrites. */
+typedef long long Past __attribute__((vector_size(WIDE), may_alias));
+#if defined(__clang__)
+#define STREAM(to, from) __builtin_nontemporal_store(from, to)
+#elif WIDE == 64
+#define STREAM(to, from) __builtin_ia32_movntdq512(to, from)
+#elif WIDE == 32
+#define STREAM(to, from) __builtin_ia32_movntdq256(to, from)
+#elif defined(__SSE2__)
+#define STREAM(to, from) __builtin_ia32_movntdq(to, from)
+#else
+#define STREAM(to, from) (*(to) = (from))
+#endif
+#if defined(__SSE2__)
+#define FENCE __builtin_ia32_sfence()
 #else
 #define FENCE
 #endif
-typedef STYPE S;
-typedef IOTYPE IO;
-#define LOCAL __attribute__((aligned(64)))
-#define INLINE static inline __attribute__((always_inline))
+"""
 
-/* Copies a row past the cache: what is not read soon must not push out what is. */
-static inline void stream(void *to, const void *from, size_t bytes) {
-#if defined(__x86_64__)
-  size_t head = (16 - ((uintptr_t)to & 15)) & 15;
-  head = head < bytes ? head : bytes;
-  memcpy(to, from, head);
-  char *t = (char *)to + head; const char *f = (const char *)from + head; bytes -= head;
-  for (; bytes >= 16; bytes -= 16, t += 16, f += 16)
-    _mm_stream_si128((__m128i *)t, _mm_loadu_si128((const __m128i *)f));
-  memcpy(t, f, bytes);
+_ROWS = """
+/* Neurons that take the steps of a segment together: whole vectors of S and of IO, and whole bytes of bits. */
+#define MOST(a, b) ((a) > (b) ? (a) : (b))
+#define CHUNK MOST(8, MOST(VECTORS * LANES, (int)(WIDE / sizeof(IO))))
+
+/* The rows of a chunk, one for each step: where the first lies, and how many bytes further the next one does. */
+typedef struct { char *first; int64_t step; } Rows;
+#define ROW(rows, t) ((void *)((rows).first + (t) * (rows).step))
+
+#define STEP(n, type) ((n) * (int64_t)sizeof(type))  /* the bytes of so many values */
+
+/* Copies so many bytes of each row, if there is somewhere to copy to. */
+static void copy_rows(void *to, int64_t tostep, const void *from, int64_t fromstep, int steps, int64_t bytes) {
+  for (int t = 0; to && t < steps; t++) memcpy((char *)to + t * tostep, (const char *)from + t * fromstep, bytes);
+}
+
+/* Rows to read, of c neurons: in place if these are a whole chunk, else in a copy. Where there are none, zeros. */
+INLINE Rows source(const void *rows, int64_t step, void *copy, int64_t bytes, int steps, int c) {
+  if (!rows) return (Rows){copy, 0};
+  if (c == CHUNK) return (Rows){(char *)rows, step};
+  copy_rows(copy, CHUNK * bytes, rows, step, steps, c * bytes);
+  return (Rows){copy, CHUNK * bytes};
+}
+
+/* Rows to write, of c neurons: in place if these are a whole chunk, else in a copy, from which they are copied. */
+INLINE Rows target(void *rows, int64_t step, void *copy, int64_t copystep, int c) {
+  return rows && c == CHUNK ? (Rows){rows, step} : (Rows){copy, copystep};
+}
+
+/* The numbers of a block, with zeros up to the end of its last chunk; zeros alone where there are none. */
+static void load(S *to, const S *from, int m) {
+  if (from) memcpy(to, from, m * sizeof(S));
+  for (int j = from ? m : 0; j < (m + CHUNK - 1) / CHUNK * CHUNK; j++) to[j] = 0;
+}
+
+/* The numbers of a chunk, from memory to registers or back. */
+INLINE void move(void *to, const void *from) {
+  for (int k = 0; k < CHUNK; k += LANES) *(Vector *)((S *)to + k) = *(const Vector *)((const S *)from + k);
+}
+"""
+
+_IN_PLACE = """
+INLINE void get_row(S *to, const void *row) { move(to, row); }
+INLINE void put_row(void *row, const S *from) {
+#if PAST
+  for (int k = 0; k < CHUNK; k += LANES) STREAM((Past *)((S *)row + k), *(const Past *)(from + k));
 #else
-  memcpy(to, from, bytes);
+  move(row, from);
 #endif
 }
 """
 
-_ROWS = """
-/* A row of the input as S; where a row of the output is computed; and its way there, if it is not there already. */
-static inline const S *get_row(S *buffer, const IO *p, int m) { (void)buffer; (void)m; return p; }
-static inline S *row(S *buffer, IO *p, int past) { return past ? buffer : p; }
-static inline void put_row(IO *p, const S *row, int m, int past) {
-  if (row == p) return;
-  if (past) stream(p, row, m * sizeof(S)); else memcpy(p, row, m * sizeof(S));
+_CONVERTED = """
+INLINE void get_row(S *to, const void *row) { widen(to, row, CHUNK); }
+INLINE void put_row(void *row, const S *from) {
+#if PAST
+  IO LOCAL narrowed[CHUNK]; narrow(narrowed, from, CHUNK);
+  for (int k = 0; k < CHUNK; k += WIDE / sizeof(IO)) STREAM((Past *)((IO *)row + k), *(const Past *)(narrowed + k));
+#else
+  narrow(row, from, CHUNK);
+#endif
 }
 """
 
-_ROWS_HALF = """
-CONVERSIONS
-static inline const S *get_row(S *buffer, const IO *p, int m) { widen(buffer, p, m); return buffer; }
-static inline S *row(S *buffer, IO *p, int past) { (void)p; (void)past; return buffer; }
-static inline void put_row(IO *p, const S *row, int m, int past) {
-  if (!past) { narrow(p, row, m); return; }
-  IO LOCAL buffer[BLOCK]; narrow(buffer, row, m); stream(p, buffer, m * sizeof(IO));
+_DENSE = """
+#define OUT(n) STEP(n, IO)  /* the bytes of so many outputs */
+"""
+
+_BITS = """
+#define OUT(n) ((n) / 8)
+
+/* The outputs of a chunk as bits, the first in the lowest one; returns whether one of those that count is neither 0 nor
+   1. Each bit of `count` says so of an output. */
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
+#define EQUAL(y, value) _mm512_cmp_pS_mask(_mm512_loadu_pS(y), _mm512_set1_pS(value), _CMP_EQ_OQ)
+#elif defined(__AVX__)
+#define EQUAL(y, value) \\
+  (unsigned)_mm256_movemask_pS(_mm256_cmp_pS(_mm256_loadu_pS(y), _mm256_set1_pS(value), _CMP_EQ_OQ))
+#else
+INLINE unsigned equal(const S *y, S value) {
+  unsigned bits = 0;
+  for (int j = 0; j < LANES; j++) bits |= (unsigned)(y[j] == value) << j;
+  return bits;
+}
+#define EQUAL(y, value) equal(y, value)
+#endif
+INLINE int put_bits(void *to, const S *y, uint64_t count) {
+  uint64_t one = 0, zero = 0;
+  for (int k = 0; k < CHUNK; k += LANES) {
+    one |= (uint64_t)EQUAL(y + k, 1) << k;
+    zero |= (uint64_t)EQUAL(y + k, 0) << k;
+  }
+  memcpy(to, &one, CHUNK / 8);
+  return (count & ~(one | zero)) != 0;
 }
 """
 
 _CONVERSIONS = {
     "bfloat16": """
-static inline void widen(float *to, const uint16_t *from, int m) {
+INLINE void widen(float *to, const uint16_t *from, const int m) {
   #pragma omp simd
   for (int j = 0; j < m; j++) { union { uint32_t i; float f; } u; u.i = (uint32_t)from[j] << 16; to[j] = u.f; }
 }
-static inline void narrow(uint16_t *to, const float *from, int m) {  /* to the nearest, ties to even */
+INLINE void narrow(uint16_t *to, const float *from, const int m) {  /* to the nearest, ties to even */
   #pragma omp simd
   for (int j = 0; j < m; j++) {
     union { float f; uint32_t i; } u; u.f = from[j];
@@ -112,21 +216,29 @@ static inline void narrow(uint16_t *to, const float *from, int m) {  /* to the n
     "float16": """
 #if defined(__F16C__)
 #include <immintrin.h>
-static inline void widen(float *to, const uint16_t *from, int m) {
+INLINE void widen(float *to, const uint16_t *from, const int m) {
   int j = 0;
+#if defined(__AVX512F__)
+  for (; j + 16 <= m; j += 16)
+    _mm512_storeu_ps(to + j, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from + j))));
+#endif
   for (; j + 8 <= m; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + j))));
   for (; j < m; j++) to[j] = _cvtsh_ss(from[j]);
 }
-static inline void narrow(uint16_t *to, const float *from, int m) {
+INLINE void narrow(uint16_t *to, const float *from, const int m) {
   int j = 0;
+#if defined(__AVX512F__)
+  for (; j + 16 <= m; j += 16)
+    _mm256_storeu_si256((__m256i *)(to + j), _mm512_cvtps_ph(_mm512_loadu_ps(from + j), 0));
+#endif
   for (; j + 8 <= m; j += 8) _mm_storeu_si128((__m128i *)(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), 0));
   for (; j < m; j++) to[j] = _cvtss_sh(from[j], 0);
 }
 #else
-static inline void widen(float *to, const uint16_t *from, int m) {
+INLINE void widen(float *to, const uint16_t *from, const int m) {
   for (int j = 0; j < m; j++) { _Float16 h; memcpy(&h, from + j, 2); to[j] = (float)h; }
 }
-static inline void narrow(uint16_t *to, const float *from, int m) {
+INLINE void narrow(uint16_t *to, const float *from, const int m) {
   for (int j = 0; j < m; j++) { _Float16 h = (_Float16)from[j]; memcpy(to + j, &h, 2); }
 }
 #endif
@@ -201,21 +313,6 @@ static inline S K_exp(S x) {
 """
 
 _RUNS = """
-/* A row of zeros and ones as bits, the first in the lowest one; returns whether there was another value. */
-static inline int put_bits(uint8_t *to, const S *row, int m) {
-  int wrong = 0;
-  for (int b = 0; b < m / 8; b++) {
-    unsigned byte = 0;
-    for (int j = 0; j < 8; j++) {
-      const S y = row[8 * b + j];
-      byte |= (unsigned)(y == (S)1) << j;
-      wrong |= (y != (S)1) & (y != (S)0);
-    }
-    to[b] = (uint8_t)byte;
-  }
-  return wrong;
-}
-
 /* Values of a number for one block: size values, each for `inner` neighbours, over and over. */
 static void fill(S *out, const S *number, int64_t size, int64_t inner, int64_t first, int n) {
   if (size == 1) { for (int j = 0; j < n; j++) out[j] = number[0]; return; }
@@ -247,80 +344,6 @@ static void add_runs(double *number, const double *in, int64_t size, int64_t inn
     for (int k = 0; k < run; k++) sum += in[j + k];
     number[at] += sum;
     j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
-  }
-}
-"""
-
-_NORM = r"""
-#define SIZES \
-  const int64_t T = n[0], stride = n[1], outer = n[2], C = n[3], inner = n[4], rows = T * outer; \
-  const int threads = (int)n[5], dense = stride == outer * C * inner;
-#define ROW(x) ((x) + (dense ? r * C * inner : r / outer * stride + r % outer * C * inner))
-
-/* Per part of the rows and channel: the sums of x - first and of its square. */
-void statistics(void **p, const int64_t *n) {
-  SIZES
-  IO *x = p[0]; S *first = p[1]; double *sums = p[2];
-  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int part = 0; part < PARTS; part++) {
-    double *sum = sums + part * 2 * C, *square = sum + C;
-    int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
-    S LOCAL buffer[BLOCK]; (void)buffer;
-    if (inner == 1) {
-      S LOCAL s[BLOCK]; S LOCAL q[BLOCK];
-      for (int64_t c = 0; c < C; c += BLOCK) {
-        int m = C - c < BLOCK ? (int)(C - c) : BLOCK;
-        for (int64_t r0 = start; r0 < end; r0 += ROWS) {
-          int64_t r1 = r0 + ROWS < end ? r0 + ROWS : end;
-          memset(s, 0, m * sizeof(S)); memset(q, 0, m * sizeof(S));
-          for (int64_t r = r0; r < r1; r++) {
-            const S *X = get_row(buffer, ROW(x) + c, m);
-            #pragma omp simd
-            for (int j = 0; j < m; j++) { S d = X[j] - first[c + j]; s[j] += d; q[j] += d * d; }
-          }
-          for (int j = 0; j < m; j++) { sum[c + j] += s[j]; square[c + j] += q[j]; }
-        }
-      }
-      continue;
-    }
-    for (int64_t r = start; r < end; r++)
-      for (int64_t c = 0; c < C; c++)
-        for (int64_t i = 0; i < inner; i += BLOCK) {
-          int m = inner - i < BLOCK ? (int)(inner - i) : BLOCK;
-          const S *X = get_row(buffer, ROW(x) + c * inner + i, m);
-          S s = 0, q = 0, f = first[c];
-          #pragma omp simd reduction(+ : s, q)
-          for (int j = 0; j < m; j++) { S d = X[j] - f; s += d; q += d * d; }
-          sum[c] += s; square[c] += q;
-        }
-  }
-}
-
-/* gx += slope x + offset. */
-void correct(void **p, const int64_t *n) {
-  SIZES
-  IO *x = p[0], *gx = p[1]; S *slope = p[2], *offset = p[3];
-  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-  for (int64_t r = 0; r < rows; r++) {
-    IO *to = gx + r * C * inner;
-    S LOCAL buffer[BLOCK]; S LOCAL old[BLOCK]; S LOCAL new[BLOCK]; (void)buffer; (void)old;
-    for (int64_t c = 0; c < (inner == 1 ? 1 : C); c++) {
-      int64_t all = inner == 1 ? C : inner;
-      for (int64_t i = 0; i < all; i += BLOCK) {
-        int m = all - i < BLOCK ? (int)(all - i) : BLOCK;
-        const S *X = get_row(buffer, ROW(x) + c * inner + i, m), *G = get_row(old, to + c * inner + i, m);
-        const S *a = slope + i, *b = offset + i;
-        if (inner == 1) {
-          #pragma omp simd
-          for (int j = 0; j < m; j++) new[j] = G[j] + (a[j] * X[j] + b[j]);
-        } else {
-          S A = slope[c], B = offset[c];
-          #pragma omp simd
-          for (int j = 0; j < m; j++) new[j] = G[j] + (A * X[j] + B);
-        }
-        put_row(to + c * inner + i, new, m, 0);
-      }
-    }
   }
 }
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,8 +19,8 @@ from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
 from ..variant import Variant
-from . import source as c_source
-from .emit import BLOCK, CHUNKS, SEGMENT, emit_backward, emit_forward
+from .emit import BLOCK, GROUPS, SEGMENT, emit_backward, emit_forward
+from .norm import norm
 
 _SMALL = 1 << 15  # neuron steps below which one thread is faster
 _LARGE = 1 << 23  # bytes of an output above which it goes past the cache
@@ -39,23 +40,21 @@ class CTarget:
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         program = plan.kernels.program
-        return emit_forward(program, forward) + emit_backward(program, backward)
+        return emit_forward(program, _past(plan, forward)) + emit_backward(program, _past(plan, backward))
 
     def packs(self, program: Program) -> bool:
         return True
 
     def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
-        function, layout = (
-            plan.kernels.function(_forward, plan.variant(record=record, packed=packed)),
-            plan.kernels.layout,
-        )
+        variant, layout = plan.variant(record=record, packed=packed), plan.kernels.layout
+        function = plan.kernels.function(_forward, _past(plan, variant))
         numbers = _integers(plan, 0, layout.forward_params)
         if packed:
             return _checked(_launch(function, (*layout.forward, "flag"), numbers))
         return _launch(function, layout.forward, numbers)
 
     def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        function, layout = plan.kernels.function(_backward, variant), plan.kernels.layout
+        function, layout = plan.kernels.function(_backward, _past(plan, variant)), plan.kernels.layout
         return _launch(function, layout.backward(variant.wanted), _integers(plan, gstride, layout.backward_params))
 
     def sums(self, plan: Plan, param: int) -> Tensor:
@@ -108,11 +107,16 @@ def _checked(launch: Launch) -> Launch:
     return checked
 
 
+def _past(plan: Plan, variant: Variant) -> Variant:
+    """The variant that writes past the cache, where its rows are large and begin at multiples of a vector."""
+    row = plan.N * plan.io.itemsize
+    return replace(variant, past=row * plan.T > _LARGE and row % 64 == 0 and not variant.packed)
+
+
 def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
     count = threads(plan.N * plan.T, at_least=_SMALL)
-    past = plan.N * plan.T * plan.io.itemsize > _LARGE
-    size, per_chunk, _ = _blocks(plan.N)
-    values = [plan.N, plan.T, math.prod(plan.shape[1:]), count, size, per_chunk, past, *plan.strides, gstride]
+    size, per_group, _ = _blocks(plan.N)
+    values = [plan.N, plan.T, math.prod(plan.shape[1:]), count, size, per_group, *plan.strides, gstride]
     for i in params:
         values += plan.sizes[i]
     return integers(*values)
@@ -120,16 +124,16 @@ def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _blocks(n: int) -> tuple[int, int, int]:
-    """Neurons per block, blocks per chunk, chunks: by the number of neurons alone, so that threads change no sum."""
+    """Neurons per block, blocks per group, groups: by the number of neurons alone, so that threads change no sum."""
     size = min(BLOCK, max(256, -(-n // (32 * 64)) * 64))
     blocks = -(-n // size)
-    per_chunk = -(-blocks // CHUNKS)
-    return size, per_chunk, -(-blocks // per_chunk)
+    per_group = -(-blocks // GROUPS)
+    return size, per_group, -(-blocks // per_group)
 
 
 @functools.cache
 def _norm(dtype: torch.dtype) -> Any:
-    return build.load(c_source.norm(str(dtype).removeprefix("torch."), BLOCK, _PARTS))
+    return build.load(norm(str(dtype).removeprefix("torch."), _PARTS))
 
 
 def _call_norm(function: Any, geometry: Geometry, *tensors: Tensor) -> None:

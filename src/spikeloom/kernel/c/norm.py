@@ -1,0 +1,102 @@
+"""c/norm: the C of a batch norm's statistics and of their share of the gradient."""
+
+from __future__ import annotations
+
+from .source import HALF, types
+
+_SUMMED = 64  # how many rows are summed in float32 before they join a double: more would lose digits
+_BLOCK = 1024  # the most columns that are summed together
+
+
+def norm(io: str, parts: int) -> str:
+    """The C of both for inputs of dtype ``io``, the rows summed in so many parts."""
+    rows = _CONVERTED if io in HALF else _IN_PLACE
+    return f"{types(io)}#define BLOCK {_BLOCK}\n#define SUMMED {_SUMMED}\n#define PARTS {parts}\n{rows}{_NORM}"
+
+
+_IN_PLACE = """
+/* A row of x as S; where a row of its gradient is computed; and its way there, if it is not there already. */
+INLINE const S *get_row(S *buffer, const IO *p, int m) { (void)buffer; (void)m; return p; }
+INLINE S *row(S *buffer, IO *p) { (void)buffer; return p; }
+INLINE void put_row(IO *p, const S *row, int m) { (void)p; (void)row; (void)m; }
+"""
+
+_CONVERTED = """
+INLINE const S *get_row(S *buffer, const IO *p, int m) { widen(buffer, p, m); return buffer; }
+INLINE S *row(S *buffer, IO *p) { (void)p; return buffer; }
+INLINE void put_row(IO *p, const S *row, int m) { narrow(p, row, m); }
+"""
+
+_NORM = r"""
+#define SIZES \
+  const int64_t T = n[0], stride = n[1], outer = n[2], C = n[3], inner = n[4], rows = T * outer; \
+  const int threads = (int)n[5], dense = stride == outer * C * inner;
+#define ROW(x) ((x) + (dense ? r * C * inner : r / outer * stride + r % outer * C * inner))
+
+/* Per part of the rows and channel: the sums of x - first and of its square. */
+void statistics(void **p, const int64_t *n) {
+  SIZES
+  IO *x = p[0]; S *first = p[1]; double *sums = p[2];
+  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int part = 0; part < PARTS; part++) {
+    double *sum = sums + part * 2 * C, *square = sum + C;
+    int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
+    S LOCAL buffer[BLOCK]; (void)buffer;
+    if (inner == 1) {
+      S LOCAL s[BLOCK]; S LOCAL q[BLOCK];
+      for (int64_t c = 0; c < C; c += BLOCK) {
+        int m = C - c < BLOCK ? (int)(C - c) : BLOCK;
+        for (int64_t r0 = start; r0 < end; r0 += SUMMED) {
+          int64_t r1 = r0 + SUMMED < end ? r0 + SUMMED : end;
+          memset(s, 0, m * sizeof(S)); memset(q, 0, m * sizeof(S));
+          for (int64_t r = r0; r < r1; r++) {
+            const S *X = get_row(buffer, ROW(x) + c, m);
+            #pragma omp simd
+            for (int j = 0; j < m; j++) { S d = X[j] - first[c + j]; s[j] += d; q[j] += d * d; }
+          }
+          for (int j = 0; j < m; j++) { sum[c + j] += s[j]; square[c + j] += q[j]; }
+        }
+      }
+      continue;
+    }
+    for (int64_t r = start; r < end; r++)
+      for (int64_t c = 0; c < C; c++)
+        for (int64_t i = 0; i < inner; i += BLOCK) {
+          int m = inner - i < BLOCK ? (int)(inner - i) : BLOCK;
+          const S *X = get_row(buffer, ROW(x) + c * inner + i, m);
+          S s = 0, q = 0, f = first[c];
+          #pragma omp simd reduction(+ : s, q)
+          for (int j = 0; j < m; j++) { S d = X[j] - f; s += d; q += d * d; }
+          sum[c] += s; square[c] += q;
+        }
+  }
+}
+
+/* gx += slope x + offset. */
+void correct(void **p, const int64_t *n) {
+  SIZES
+  IO *x = p[0], *gx = p[1]; S *slope = p[2], *offset = p[3];
+  #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (int64_t r = 0; r < rows; r++) {
+    IO *to = gx + r * C * inner;
+    S LOCAL buffer[BLOCK]; S LOCAL old[BLOCK]; S LOCAL sum[BLOCK]; (void)buffer; (void)old; (void)sum;
+    for (int64_t c = 0; c < (inner == 1 ? 1 : C); c++) {
+      int64_t all = inner == 1 ? C : inner;
+      for (int64_t i = 0; i < all; i += BLOCK) {
+        int m = all - i < BLOCK ? (int)(all - i) : BLOCK;
+        const S *X = get_row(buffer, ROW(x) + c * inner + i, m), *G = get_row(old, to + c * inner + i, m);
+        const S *a = slope + i, *b = offset + i; S *new = row(sum, to + c * inner + i);
+        if (inner == 1) {
+          #pragma omp simd
+          for (int j = 0; j < m; j++) new[j] = G[j] + (a[j] * X[j] + b[j]);
+        } else {
+          S A = slope[c], B = offset[c];
+          #pragma omp simd
+          for (int j = 0; j < m; j++) new[j] = G[j] + (A * X[j] + B);
+        }
+        put_row(to + c * inner + i, new, m);
+      }
+    }
+  }
+}
+"""
