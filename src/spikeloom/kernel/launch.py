@@ -144,7 +144,10 @@ class _Scan(torch.autograd.Function):
             found = backward(job, dict(zip(given, tensors, strict=True)), needs)
             return tuple([found.get(name) for name in names])
 
-        return (None, None, *Once.apply(run_kernel, *grads, *ctx.saved_tensors))  # type: ignore[no-untyped-call]
+        tensors = (*grads, *ctx.saved_tensors)
+        if not torch.is_grad_enabled():  # nobody asks for second derivatives, and what refuses them costs as much again
+            return (None, None, *run_kernel(*tensors))
+        return (None, None, *Once.apply(run_kernel, *tensors))  # type: ignore[no-untyped-call]
 
 
 def _needed(ctx: Any, names: tuple[str, ...]) -> set[str]:
