@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from ..program import OPS, Node, Program, Ref
 from ..variant import Variant, Writer
+from . import kept as keep
 from . import loops
 from . import source as c_source
 
@@ -69,30 +70,37 @@ class _Writer(Writer):
     def backward(self) -> str:
         program, params = self.program, self.layout.backward_params
         roots, chosen = self.gradients()
-        kept = self._kept(roots)
-        again = {f"s{k}": ref for k, ref in enumerate(program.outputs[1:])} | {f"u{i}": i for i in kept}
-        states, states_call = self._function("states", again, self._values("v", params))
+        there = keep.kept(program, roots, self.by_reciprocal)
+        again = [k for k in range(self.n_x) if k in there]
+        held = [k for k in range(self.n_s) if self.n_x + k in there]
+        kept = sorted(i for i in there if i >= self.n_x + self.n_s)
+        found = {f"s{k}": ref for k, ref in enumerate(program.outputs[1:])} | {f"u{i}": i for i in kept}
+        states, states_call = self._function("states", found, self._values("v", params))
         grads = {f"x{k}": program.grads[k] for k in range(self.n_x) if self.variant.x_grads[k] != "none"}
         grads |= {f"s{k}": program.grads[self.n_x + k] for k in range(self.n_s)}
         grads |= {f"p{i}": ref for i, ref in chosen}
-        values = self._values("V", params) | self._upstream() | {f"u{i}": f"K{i}[j]" for i in kept}
+        values = self._values("V", params)
+        for i in set(range(self.n_x + self.n_s)) - there:
+            del values[self.ref(i)]
+        values |= self._upstream() | {f"u{i}": f"K{i}[j]" for i in kept}
         transposed, transposed_call = self._function("transposed", grads, values, frozenset(kept))
         holes = {
             "STATES": states_call,
             "TRANSPOSED": transposed_call,
-            "LAST": "steps" if kept else "steps - 1",
-            "AFTER": "" if kept else " ".join(f"move(h{k}[steps - 1], v{k});" for k in range(self.n_s)),
+            "LAST": "steps" if kept else "steps - 1" if held else "0",
+            "HELD": "" if kept else " ".join(f"move(h{k}[steps - 1], v{k});" for k in held),
             "CARRIED": "(on ? d.s$s : (S)0) + (on ? (S)0 : g$s[j])" if self.lengths else "d.s$s",
         }
-        return states + transposed + self._loop(loops.BACKWARD, self.backward_pointers(), params, holes, kept)
-
-    def _kept(self, roots: tuple[Ref | None, ...]) -> list[int]:
-        """The slow values of a step that its gradient needs too: they are computed once for both."""
-        own = [node for node in self.program.needed(roots) if node.id in self.own]
-        return [node.id for node in own if OPS[node.op].slow and not self.by_reciprocal(node)]
+        each = {"again": again, "held": held, "kept": kept}
+        return states + transposed + self._loop(loops.BACKWARD, self.backward_pointers(), params, holes, each)
 
     def _loop(
-        self, loop: str, pointers: list[str], params: tuple[int, ...], holes: dict[str, str], kept: Sequence[int] = ()
+        self,
+        loop: str,
+        pointers: list[str],
+        params: tuple[int, ...],
+        holes: dict[str, str],
+        more: Mapping[str, Sequence[int]] | None = None,
     ) -> str:
         """A loop that calls this program's functions, with the tensors and integers that the kernel takes."""
         arguments = [f"{self._type(name)} *{name} = p[{k}];" for k, name in enumerate(pointers)]
@@ -121,7 +129,7 @@ class _Writer(Writer):
             "divisor": [i for i in params if i in divisors and i in scalars],
             "divisors": [i for i in params if i in divisors and i not in scalars],
             "wanted": self.variant.wanted,
-            "kept": kept,
+            **(more or {}),
         }
         return loops.filled(loop, holes, each)
 

@@ -9,7 +9,8 @@ left out. The other names are repeated in the same way:
 - ``$scalar`` and ``$array``: params with one value and with several; ``$divisor`` and ``$divisors``: those of either
   kind that something is divided by;
 - ``$wanted``: params whose gradient is computed;
-- ``$kept``: values of a step that are kept for its transposed step.
+- ``$kept``, ``$held`` and ``$again``: what the transposed step has of its step, see :mod:`spikeloom.kernel.c.kept`:
+  values, states and inputs.
 
 A block of neurons goes through a segment of steps in chunks: CHUNK neurons take all steps of the segment while their
 states are in registers, and the block's rows are read and written as streams. For this the compiler has to see loops of
@@ -109,12 +110,12 @@ BACKWARD = (
     + _CHUNKS
     + """
         /* The states of the segment are computed again. */
-        S LOCAL h$s[SEGMENT][CHUNK];
+        S LOCAL h$held[SEGMENT][CHUNK];
         S LOCAL kept$kept[SEGMENT][CHUNK];
         for (int t = 0; t < $LAST; t++) {
           S LOCAL X$x[CHUNK]; get_row(X$x, ROW(xs$x, t));
           S LOCAL K$kept[CHUNK];
-          move(h$s[t], v$s);
+          move(h$held[t], v$held);
           #pragma omp simd
           for (int j = 0; j < CHUNK; j++) {
             const int on = $ON;
@@ -124,7 +125,7 @@ BACKWARD = (
           }
           move(kept$kept[t], K$kept);
         }
-        $AFTER
+        $HELD
         /* The transposed steps. Gradients of numbers add up in S within a segment, in double across. */
         const Rows gys = source(AT(gout, t0 * gstride + i0 + o), STEP(gstride, IO), copyg, sizeof(IO), steps, c);
         const Rows grecs$recorded = source(AT(grec_$recorded, at), STEP(N, S), copygr$recorded, sizeof(S), steps, c);
@@ -133,8 +134,8 @@ BACKWARD = (
         S LOCAL add$summed[CHUNK]; move(add$summed, sum$summed + o);
         S LOCAL part$wanted[CHUNK] = {0};
         for (int t = steps - 1; t >= 0; t--) {
-          S LOCAL X$x[CHUNK]; get_row(X$x, ROW(xs$x, t));
-          S LOCAL V$s[CHUNK]; move(V$s, h$s[t]);
+          S LOCAL X$again[CHUNK]; get_row(X$again, ROW(xs$again, t));
+          S LOCAL V$held[CHUNK]; move(V$held, h$held[t]);
           S LOCAL K$kept[CHUNK]; move(K$kept, kept$kept[t]);
           S LOCAL GY[CHUNK]; get_row(GY, ROW(gys, t));
           S LOCAL GR$recorded[CHUNK]; move(GR$recorded, ROW(grecs$recorded, t));

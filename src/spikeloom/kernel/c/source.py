@@ -333,6 +333,7 @@ static void fill(S *out, const S *number, int64_t size, int64_t inner, int64_t f
 /* The transpose of fill: adds one block's values to those of the number. */
 static void add_runs(double *number, const double *in, int64_t size, int64_t inner, int64_t first, int n) {
   int64_t at = (first / inner) % size, left = inner - first % inner;
+  if (size == 1) { inner = left = n; at = 0; }
   for (int j = 0; j < n && inner == 1; at = 0) {
     int run = size - at < n - j ? (int)(size - at) : n - j;
     for (int k = 0; k < run; k++) number[at + k] += in[j + k];
@@ -341,6 +342,7 @@ static void add_runs(double *number, const double *in, int64_t size, int64_t inn
   for (int j = 0; j < n && inner > 1;) {
     int run = left < n - j ? (int)left : n - j;
     double sum = 0;
+    #pragma omp simd reduction(+ : sum)
     for (int k = 0; k < run; k++) sum += in[j + k];
     number[at] += sum;
     j += run; left = inner; at = at + 1 == size ? 0 : at + 1;
