@@ -5,13 +5,15 @@ from __future__ import annotations
 from .source import HALF, types
 
 _SUMMED = 64  # how many rows are summed in float32 before they join a double: more would lose digits
-_BLOCK = 1024  # the most columns that are summed together
+_BLOCK = 1024  # the most values of a row that are taken together
+_COLUMNS = 64  # columns whose sums stay in registers
 
 
 def norm(io: str, parts: int) -> str:
     """The C of both for inputs of dtype ``io``, the rows summed in so many parts."""
     rows = _CONVERTED if io in HALF else _IN_PLACE
-    return f"{types(io)}#define BLOCK {_BLOCK}\n#define SUMMED {_SUMMED}\n#define PARTS {parts}\n{rows}{_NORM}"
+    sizes = {"BLOCK": _BLOCK, "COLUMNS": _COLUMNS, "SUMMED": _SUMMED, "PARTS": parts}
+    return types(io) + "".join(f"#define {name} {value}\n" for name, value in sizes.items()) + rows + _NORM
 
 
 _IN_PLACE = """
@@ -33,6 +35,18 @@ _NORM = r"""
   const int threads = (int)n[5], dense = stride == outer * C * inner;
 #define ROW(x) ((x) + (dense ? r * C * inner : r / outer * stride + r % outer * C * inner))
 
+/* Adds to the sums of m columns, over some rows of C values, x - first and its square. */
+INLINE void columns(const IO *x, int64_t rows, int64_t C, const S *first, double *sum, double *square, const int m) {
+  S LOCAL f[COLUMNS]; S LOCAL s[COLUMNS]; S LOCAL q[COLUMNS]; S LOCAL buffer[COLUMNS]; (void)buffer;
+  for (int j = 0; j < m; j++) { f[j] = first[j]; s[j] = 0; q[j] = 0; }
+  for (int64_t r = 0; r < rows; r++) {
+    const S *X = get_row(buffer, x + r * C, m);
+    #pragma omp simd
+    for (int j = 0; j < m; j++) { S d = X[j] - f[j]; s[j] += d; q[j] += d * d; }
+  }
+  for (int j = 0; j < m; j++) { sum[j] += s[j]; square[j] += q[j]; }
+}
+
 /* Per part of the rows and channel: the sums of x - first and of its square. */
 void statistics(void **p, const int64_t *n) {
   SIZES
@@ -41,24 +55,17 @@ void statistics(void **p, const int64_t *n) {
   for (int part = 0; part < PARTS; part++) {
     double *sum = sums + part * 2 * C, *square = sum + C;
     int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
-    S LOCAL buffer[BLOCK]; (void)buffer;
     if (inner == 1) {
-      S LOCAL s[BLOCK]; S LOCAL q[BLOCK];
-      for (int64_t c = 0; c < C; c += BLOCK) {
-        int m = C - c < BLOCK ? (int)(C - c) : BLOCK;
-        for (int64_t r0 = start; r0 < end; r0 += SUMMED) {
-          int64_t r1 = r0 + SUMMED < end ? r0 + SUMMED : end;
-          memset(s, 0, m * sizeof(S)); memset(q, 0, m * sizeof(S));
-          for (int64_t r = r0; r < r1; r++) {
-            const S *X = get_row(buffer, ROW(x) + c, m);
-            #pragma omp simd
-            for (int j = 0; j < m; j++) { S d = X[j] - first[c + j]; s[j] += d; q[j] += d * d; }
-          }
-          for (int j = 0; j < m; j++) { sum[c + j] += s[j]; square[c + j] += q[j]; }
-        }
+      for (int64_t r = start, next; r < end; r = next) {  /* rows of one step, at most SUMMED of them */
+        next = r + SUMMED < end ? r + SUMMED : end;
+        next = next < (r / outer + 1) * outer ? next : (r / outer + 1) * outer;
+        const IO *at = ROW(x); int64_t c = 0;
+        for (; c + COLUMNS <= C; c += COLUMNS) columns(at + c, next - r, C, first + c, sum + c, square + c, COLUMNS);
+        if (c < C) columns(at + c, next - r, C, first + c, sum + c, square + c, (int)(C - c));
       }
       continue;
     }
+    S LOCAL buffer[BLOCK]; (void)buffer;
     for (int64_t r = start; r < end; r++)
       for (int64_t c = 0; c < C; c++)
         for (int64_t i = 0; i < inner; i += BLOCK) {
