@@ -1,16 +1,28 @@
-"""A neuron layer, forward and backward: small, large, and a neuron that nobody wrote a kernel for."""
+"""A neuron layer, forward and backward: small, large, and a neuron that nobody wrote a kernel for.
+
+Beside the peers stand JAX (``jit`` of ``lax.scan``, in an environment of its own) and the limit: a program that moves
+the same bytes in the same order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import spikeloom as sl
 
 from .common import compare, must_match
+from .limit import limit
+
+_JAX = Path(__file__).parents[1] / ".peers-jax" / "bin" / "python"
 
 
 def inputs(T: int, *shape: int) -> tuple[Tensor, Tensor]:
@@ -80,9 +92,40 @@ def layer(T: int, *shape: int) -> dict[str, Any]:
         must_match(name, gave_ours, gave_theirs)
         sides.setdefault("spikeloom", run_ours)
         sides[name] = run_theirs
-    spikes = float(training(lambda x: sl.LIF(tau=2.0).sequence(x)[0], x, g)[1][0].mean())
-    sides["copy of x"] = lambda: x.clone()
-    return {"spikes": spikes, "sides": compare(sides)}
+    lif = sl.LIF(tau=2.0)
+    run_lif, gave = training(lambda x: lif.sequence(x)[0], x, g)
+    sides.setdefault("spikeloom", run_lif)
+    sides["limit"], sides["copy of x"] = limit(x, g), lambda: x.clone()
+    with in_jax(x, g, gave) as there:
+        return {"spikes": float(gave[0].mean()), "sides": compare({**sides, **there})}
+
+
+@contextlib.contextmanager
+def in_jax(x: Tensor, g: Tensor, ours: list[Tensor]) -> Iterator[dict[str, Callable[[], float]]]:
+    """The same layer in JAX, matched with what ours gave; nothing where its environment is missing."""
+    if not _JAX.exists():
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "x.npy", x.numpy())
+        np.save(folder / "g.npy", g.numpy())
+        command = [str(_JAX), str(Path(__file__).with_name("jax_lif.py")), name]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            if child.stdout.readline() != "ready\n":
+                raise SystemExit("jax did not start; nothing was timed")
+            found = [torch.from_numpy(np.load(folder / f"{name}.npy")) for name in ("y", "gx")]
+            must_match("jax", ours, found)
+            send, receive = child.stdin, child.stdout
+
+            def run() -> float:
+                print(file=send, flush=True)
+                return float(receive.readline())
+
+            yield {"jax": run}
+            child.stdin.close()
 
 
 class TwoStates(sl.Neuron):
@@ -126,6 +169,7 @@ def main() -> dict[str, Any]:
     rows = {"LIF, T=100, 64x512": layer(100, 64, 512), "LIF, T=8, 128x128": layer(8, 128, 128)}
     rows["two states, T=100, 64x512"] = custom()
     rows["LIF, T=16, 16x128x16x16"] = layer(16, 16, 128, 16, 16)
+    rows["LIF, T=32, 32x4096"] = layer(32, 32, 4096)
     sl.retain_memory()
     rows["LIF, T=100, 64x512, memory retained"] = layer(100, 64, 512)
     rows["LIF, T=16, 16x128x16x16, memory retained"] = layer(16, 16, 128, 16, 16)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .peers: an environment with this project and the newest release of each peer, versions pinned.
+# Makes .peers, an environment with this project and the newest release of each peer, and .peers-jax, one with JAX.
+# Versions are pinned.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 "${PYTHON:-python3}" -m venv .peers
@@ -12,4 +13,6 @@ cd "$(dirname "$0")/.."
 .peers/bin/python -m pip install -q -c constraints.txt -e '.[data]'
 [ "$(uname)" = Linux ] && .peers/bin/python -m pip install -q triton  # a torch for GPUs brings its own
 .peers/bin/python benchmarks/stubs.py
+"${PYTHON:-python3}" -m venv .peers-jax  # which wants other versions of NumPy and of others
+.peers-jax/bin/python -m pip install -q jax==0.10.2 numpy
 echo "now: .peers/bin/python -m benchmarks"
