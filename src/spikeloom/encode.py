@@ -15,9 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._target_codes import ramp as ramp
-from ._target_codes import target_latency as target_latency
-from ._target_codes import target_rate as target_rate
 from ._codes import check_finite, check_first, check_steps, floating, given, refuse_nan
 from ._phase_codes import burst as burst
 from ._phase_codes import periodic as periodic
@@ -27,6 +24,9 @@ from ._phase_codes import weighted_phase as weighted_phase
 from ._population_codes import gaussian_tuning as gaussian_tuning
 from ._population_codes import gaussian_tuning_time as gaussian_tuning_time
 from ._population_codes import population as population
+from ._target_codes import ramp as ramp
+from ._target_codes import target_latency as target_latency
+from ._target_codes import target_rate as target_rate
 from ._time import masked, readable, sequence, wide
 
 LatencyCode = Literal["linear", "log", "rc"]
