@@ -18,6 +18,7 @@ from spikeloom.native.build import BuildError
 NAMES = {"Izhikevich", "Izhikevich small", "ResonateFire", "ResonateFire soft"}  # whose state u it is
 WITHOUT = {
     "LI": "never calls self.fire",
+    "SynapseFilter": "never calls self.fire",
     "ILIF": "never calls self.fire",
     "STBIF": "never calls self.fire",
     "SigmaDelta": "never calls self.fire",
