@@ -153,26 +153,6 @@ def test_a_recording_is_a_tensor_to_all_others():
     assert y.requires_grad
 
 
-# torch asks every tensor that it compiles for a gradient, which warns of those that are no leaves, ordinary ones too.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_compiled_code():
-    """A compiled network gives plain tensors, and a compiled loss takes recordings."""
-    x, _ = inputs()
-    net = network().float()
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    result, other = net(x.float(), record=("1.u",))[1], compiled(x.float(), record=("1.u",))[1]
-    assert type(other.record["1.u"]) is torch.Tensor
-    assert torch.equal(other.record["1.u"], result.record["1.u"])
-    (wanted,) = torch.autograd.grad(_loss(result.record["1.u"]), net.body[0].weight, retain_graph=True)
-    loss = torch.compile(_loss, backend="aot_eager")
-    for u in (result.record["1.u"], other.record["1.u"]):
-        torch.testing.assert_close(torch.autograd.grad(loss(u), net.body[0].weight)[0], wanted)
-
-
-def _loss(r):
-    return (r @ r.transpose(1, 2)).square().mean()
-
-
 def test_what_computes_all_steps_at_once_says_so():
     y, _, seen = sl.nn.ParallelLIF(sl.LIF(v_threshold=0.3)).sequence(
         torch.rand(4, 2, 3, requires_grad=True), record=("u",)

@@ -324,3 +324,22 @@ def test_safetensors_round_trip(tmp_path, conv_net):
     buffer = io.BytesIO()
     torch.save(loaded, buffer)
     assert set(loaded) == set(conv_net.state_dict())
+
+
+# torch asks every tensor that it compiles for a gradient, which warns of those that are no leaves, ordinary ones too.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_recordings_in_and_for_compiled_code(fresh_dynamo):
+    """A compiled network gives plain tensors, and a compiled loss takes recordings."""
+    net, x = sl.Network(nn.Linear(3, 5), sl.LIF(v_threshold=0.3), nn.Linear(5, 2)), torch.rand(7, 4, 3)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    result, other = net(x, record=("1.u",))[1], compiled(x, record=("1.u",))[1]
+    assert type(other.record["1.u"]) is torch.Tensor
+    assert torch.equal(other.record["1.u"], result.record["1.u"])
+    (wanted,) = torch.autograd.grad(gram(result.record["1.u"]), net.body[0].weight, retain_graph=True)
+    loss = torch.compile(gram, backend="aot_eager")
+    for u in (result.record["1.u"], other.record["1.u"]):
+        torch.testing.assert_close(torch.autograd.grad(loss(u), net.body[0].weight)[0], wanted)
+
+
+def gram(r):
+    return (r @ r.transpose(1, 2)).square().mean()
