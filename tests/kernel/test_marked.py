@@ -123,6 +123,29 @@ def test_a_moved_threshold_is_part_of_u():
     assert seen["u"].flatten().tolist() == [0.0, -0.5, 0.5]  # h is 1, 1, 2; the threshold 1, 1.5, 1.5
 
 
+def test_neurons_whose_steps_are_computed_at_once():
+    """u of a PSN is ``h = W x + b`` over time; of a ParallelLIF it is that of the LIF inside."""
+    x = torch.randn(6, 2, 3, dtype=torch.float64)
+    psn, sliding, masked = sl.nn.PSN(6).double(), sl.nn.SlidingPSN(2).double(), sl.nn.MaskedPSN(6, order=2, lam=1.0)
+    wanted = torch.einsum("tk,kbf->tbf", psn.weight, x) + psn.bias.view(-1, 1, 1)
+    y, _, seen = psn.sequence(x, record=("u",))
+    torch.testing.assert_close(seen["u"], wanted)
+    assert torch.equal(y, (seen["u"] >= 0).double())
+    before = torch.cat([torch.zeros_like(x[:1]), x[:-1]])
+    wanted = sliding.weight[0] * before + sliding.weight[1] * x - 1
+    for options in ({}, {"lengths": torch.tensor([6, 3])}):
+        _, result = sl.Network(sliding)(x, record=("0.u",), **options)
+        torch.testing.assert_close(result.record["0.u"][:3], wanted[:3])
+        assert bool(result.record["0.u"][3:, 1].any()) == (not options)
+    stream = sl.Stream(masked.double())
+    steps = [stream(x_t, record=("u",))[1].record["u"] for x_t in x]
+    torch.testing.assert_close(torch.stack(steps), masked.sequence(x, record=("u",))[2]["u"])
+    x = 2 * torch.rand(9, 2, 3)
+    lif = sl.LIF(v_threshold=0.4)
+    parallel = sl.nn.ParallelLIF(lif).sequence(x, record=("u",))[2]["u"]
+    assert torch.equal(parallel, recorded(lif, x, "eager")[2]["u"])
+
+
 def test_a_users_neuron():
     class Own(sl.Neuron):
         def __init__(self):

@@ -41,6 +41,7 @@ class PSN(TemporalModule):
 
     paper = "Fang et al., Parallel Spiking Neurons with High Efficiency, NeurIPS 2023"
     causal = False
+    recordable_by_name = ("u",)  # h: the threshold is 0
 
     def __init__(self, T: int, *, surrogate: Surrogate | None = None) -> None:
         super().__init__()
@@ -68,8 +69,9 @@ class PSN(TemporalModule):
             raise ValueError(f"{type(self).__name__}: its weights are those of {self.T} steps; lengths cannot be used")
         if x.shape[0] != self.T:
             raise ValueError(f"{type(self).__name__}: was made for T = {self.T}, got a sequence of {x.shape[0]} steps")
-        h = torch.addmm(self.bias.unsqueeze(1), self.weights(), x.flatten(1))
-        return self.surrogate(h).view(x.shape).to(output_dtype(x.dtype)), None
+        h = torch.addmm(self.bias.unsqueeze(1), self.weights(), x.flatten(1)).view(x.shape)
+        y = self.surrogate(h).to(output_dtype(x.dtype))
+        return (y, None, {"u": h}) if record else (y, None)
 
     def extra_repr(self) -> str:
         return f"T={self.T}"
@@ -157,7 +159,8 @@ class MaskedPSN(PSN):
             ago = self.order - 1 - i
             weight = self.weight.diagonal(-ago).to(x.dtype)[(at - ago).clamp(min=0)]  # inputs before step 0 are zeros
             h = h + trailing(weight, x.ndim) * seen[i : i + T]
-        return self.surrogate(h), {"seen": _last(seen, self.order), "step": begin + T}
+        state = {"seen": _last(seen, self.order), "step": begin + T}
+        return (self.surrogate(h), state, {"u": h}) if record else (self.surrogate(h), state)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``, at ``lam = 1``."""
@@ -186,6 +189,8 @@ class SlidingPSN(TemporalModule):
     """
 
     paper = "Fang et al., Parallel Spiking Neurons with High Efficiency, NeurIPS 2023"
+
+    recordable_by_name = ("u",)  # h: the threshold is 0
 
     def __init__(self, order: int, *, surrogate: Surrogate | None = None) -> None:
         super().__init__()
@@ -219,7 +224,8 @@ class SlidingPSN(TemporalModule):
         weight, h = self.weight.to(x.dtype), self.bias.to(x.dtype)
         for i in range(self.order):
             h = h + weight[i] * seen[i : i + T]
-        return self.surrogate(h), _last(seen, self.order)
+        y, state = self.surrogate(h), _last(seen, self.order)
+        return (y, state, {"u": h}) if record else (y, state)
 
     def extra_repr(self) -> str:
         return f"order={self.order}"
