@@ -225,6 +225,9 @@ def test_eval_takes_a_checkpoint_of_its_own_run_only(capsys, trained, tmp_path):
 
 def test_eval_says_what_is_wrong(capsys, trained, tmp_path):
     for arguments, status, message in (
+        ((trained, "--out", trained / "config.toml"), 1, "config.toml is a file; give a folder"),
+        ((trained, "--out", trained / "config.toml" / "x"), 1, "no folder can be made there: Not a directory"),
+        ((trained, "--device", "meta"), 1, "--device 'meta' cannot be used here"),
         ((trained, "--split", "val"), 2, "--split must be one of test, validation, train; got 'val'"),
         ((trained / "none.pt",), 1, "there is no such run folder, checkpoint or weights file"),
     ):

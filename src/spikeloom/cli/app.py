@@ -43,7 +43,7 @@ def evaluate_command(
     out: Annotated[Path | None, typer.Option(help="Folder for figures and picture (default: the run's).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: as in training).")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0)] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, max=1024)] = 0,
 ) -> None:
     """What a trained network does on a split; the help is HELP."""
     evaluate.evaluate(run, split=split, out=out, device=device, data_root=data_root, workers=workers)

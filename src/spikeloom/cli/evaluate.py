@@ -13,7 +13,17 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from .. import data, runs
-from ..runs import CONFIG, ConfigError, Trained, average, choose_device, choose_progress, write_json, write_picture
+from ..runs import (
+    CONFIG,
+    ConfigError,
+    Trained,
+    UserError,
+    average,
+    choose_device,
+    choose_progress,
+    write_json,
+    write_picture,
+)
 from ..runs.lock import held
 
 HELP = """Measure a trained network: the figures of its recipe, and for a classifier precision, recall and F1 of each
@@ -31,6 +41,8 @@ def evaluate(
     """Measures the network, prints and writes the figures, and returns them."""
     trained = runs.load(path)
     out = out or trained.folder
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a folder")
     with held(out) if (out / CONFIG).exists() else nullcontext():  # the run in this folder may be running
         return _measured(trained, split, out=out, device=device, data_root=data_root, workers=workers)
 
@@ -58,7 +70,10 @@ def _measured(
     if classes:
         result["classes"] = by_class(counts, classes)
         result["confusion"] = counts.tolist()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UserError(f"--out {out}: no folder can be made there: {problem.strerror}") from problem
     write_json(out / f"eval-{split}.json", result)
     _show(result, Console())
     if classes:

@@ -23,7 +23,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the device meta has no values
     except (RuntimeError, AssertionError) as problem:
         reason = str(problem).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here: {reason}", setting="device") from problem
