@@ -118,6 +118,33 @@ def test_a_habit_of_a_peer_is_told_the_form_that_works(call, message):
         call()
 
 
+def test_neurons_of_two_inputs_take_two():
+    class Gated(sl.Neuron):
+        def __init__(self):
+            super().__init__()
+            self.numbers(v_threshold=1.0, v_reset=0.0)
+            self.states(v=0.0)
+
+        def dynamics(self, x, gate, v):
+            h = v + x * gate
+            s = self.fire(h - self.v_threshold)
+            return s, self.reset_voltage(h, s)
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.neuron = nn.Linear(3, 2), Gated()
+
+        def forward(self, x):
+            return self.neuron(self.fc(x), torch.ones(x.shape[0], 2))
+
+    net, x = sl.Network(Model()), torch.rand(5, 4, 3) * 3
+    wanted = sl.Network(net.body.fc, sl.IF())(x)
+    assert torch.equal(net(x), wanted)
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), wanted)
+
+
 def test_what_the_page_says_of_habits_that_raise_nothing():
     """A repeat before the call, a loop in a forward whose mean is taken, state that is set, a reset by name."""
     model = ModuleStyle()

@@ -263,7 +263,7 @@ class Network(TemporalModule):
     ) -> tuple[Any, Call]:
         paths = self._paths()
         if kwargs and not torch.compiler.is_compiling():
-            _check_arguments(self.body, args, kwargs)
+            _check_arguments(self.body, kwargs)
         if state is not None:
             _check_causal(paths, "continue from a state")
             if not isinstance(state, Mapping):
@@ -338,7 +338,7 @@ def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
         check_causal(module, path, what)
 
 
-def _check_arguments(body: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _check_arguments(body: nn.Module, kwargs: Mapping[str, Any]) -> None:
     """Raises TypeError for a keyword argument that the model does not take."""
     parameters = inspect.signature(body.forward).parameters.values()
     names = {p.name for p in parameters}

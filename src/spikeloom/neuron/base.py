@@ -268,6 +268,8 @@ class Dynamics(Declared, TemporalModule):
 
     def check_inputs(self, xs: tuple[Any, ...]) -> None:
         """Raises TypeError where there are more inputs than ``dynamics`` has besides the states."""
+        if torch.compiler.is_compiling():  # which cannot trace what follows
+            return
         given = [p.kind for p in inspect.signature(self.core().dynamics).parameters.values()]
         inputs = len(given) - len(self.core()._rest)
         if inspect.Parameter.VAR_POSITIONAL not in given and len(xs) > inputs:
