@@ -11,10 +11,20 @@ import samples
 import spikeloom as sl
 
 SAMPLES = {**samples.IN_ONE_STEP, **samples.LAYERS}
-NAMES = (  # one of each way to be made; tracing takes seconds
-    "Refractory", "Graded Adaptive", "MPBN", "FewSpike", "GLIF", "DSRIF", "Recurrent", "SpikingLSTM", "ParallelLIF",
-    "Inhibition", "AssociativeLeaky", "OTTT", "BNTT", "Delay of each channel",
-)  # fmt: skip
+NAMES = (
+    "Refractory",
+    "Graded Adaptive",
+    "MPBN",
+    "FewSpike",
+    "DSRIF",
+    "Recurrent",
+    "AssociativeLeaky",
+    "OTTT",
+    "Delay of each channel",
+)
+"""One of each way to be made; tracing takes seconds."""
+SLOW_NAMES = "GLIF", "SpikingLSTM", "ParallelLIF", "Inhibition", "BNTT"
+"""Of the same kinds, with the largest graphs."""
 
 
 def gradients(net, y):
@@ -25,7 +35,7 @@ def gradients(net, y):
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_NAMES)])
 def test_compiled_transformed_and_copied(name):
     torch._dynamo.reset()
     layer = SAMPLES[name].make().train(name != "MPBN")  # which updates its statistics

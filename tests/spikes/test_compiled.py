@@ -168,7 +168,7 @@ def saved(run):
     return found
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_what_a_compiled_network_saves_of_spikes_is_bits(backend):
     """Conv(8 -> 16), its max pool, Linear(256 -> 64) and Linear(64 -> 10) read spikes again: bits, and no indices."""
     if backend == "inductor" and not shutil.which("g++"):
