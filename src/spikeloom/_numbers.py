@@ -21,8 +21,6 @@ from . import _peers
 from .keys.signature import Signature
 
 Number = float | Tensor | nn.Parameter
-_READS_ITEMS = torch.__version__ >= "2.13"  # compared as versions
-"""Whether torch.compile goes through a module's ``__dict__``."""
 POSITIVE = (sys.float_info.min, math.inf)
 
 
@@ -51,7 +49,6 @@ class Declared(nn.Module):
         super().__init__()
         self._declared: dict[str, bool] = {}  # for each name, whether it was given as a float
         self._changes = 0  # how often an attribute was set or deleted; compiled graphs run only while it stays
-        self._held: tuple[str, ...] = ()  # the names of all attributes, as of the last change
         self._signature: Any = None  # what the equation read when this was last looked up
 
     def numbers(self, **values: Number) -> None:
@@ -71,27 +68,17 @@ class Declared(nn.Module):
     def bind_to(self, numbers: dict[str, Tensor]) -> Self:
         """A read-only view of this module with the given tensors as the numbers of :meth:`all_names`."""
         view = object.__new__(type(self))
-        held: Any = self.__dict__.items
-        if torch.compiler.is_compiling() and not _READS_ITEMS:
-            held = self._items_of_a_graph
-        for name, value in held():
+        for name, value in self.__dict__.items():
             if name[0] == "_" or not isinstance(value, Tensor):  # equations may read no other tensor
                 view.__dict__[name] = value
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
-        for name, number in numbers.items():
-            if "." not in name:
-                view.__dict__[name] = number
+        view.__dict__.update((name, number) for name, number in numbers.items() if "." not in name)
         for child, part in self._parts_of_its_own():
             prefix = f"{child}."
             inner = {name.removeprefix(prefix): n for name, n in numbers.items() if name.startswith(prefix)}
             view.__dict__[child] = part.bind_to(inner)
         view.__dict__["_bound"] = True
         return view
-
-    def _items_of_a_graph(self) -> list[tuple[str, Any]]:
-        """All attributes but what caches know, which no graph can hold."""
-        held = self.__dict__.get("_held", ())
-        return [(name, getattr(self, name)) for name in held if name != "_signature" and name in self.__dict__]
 
     def own_numbers(self) -> list[Tensor]:
         """The numbers that this module itself declares, without those of its parts."""
@@ -259,7 +246,6 @@ class Declared(nn.Module):
 
     def _changed(self) -> None:
         self.__dict__["_changes"] = self.__dict__.get("_changes", 0) + 1
-        self.__dict__["_held"] = tuple(self.__dict__)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_signature": None}

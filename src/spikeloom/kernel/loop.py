@@ -78,8 +78,7 @@ def scan_exported(bound: Any, request: Request) -> Found:
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Turns autocast off: states are never computed in a reduced precision."""
     kind = device.type
-    known = kind in ("cpu", "cuda")  # of others is asked, which torch.compile cannot before 2.13
-    if (known or torch.amp.is_autocast_available(kind)) and torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
 
