@@ -599,7 +599,7 @@ REFUSED = {
     "a neuron elsewhere": (lambda s, x: x * (1.0 + ELSEWHERE.strict), "no part of the neuron"),
 }
 ELSEWHERE, FROZEN, OWN_FIELD = sl.LIF(), Frozen(), "{0.own}"
-with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # which torch says from 2.10 on
+with warnings.catch_warnings(action="ignore"):  # of what newer releases of torch deprecate
     SCRIPTED = torch.jit.script(nn.Identity())
 
 
