@@ -131,10 +131,9 @@ def test_compiled_with_inductor_trains_the_same(fresh_dynamo):
 @pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 @pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside torch.export")
 def test_export_with_dynamic_steps_and_batch(tmp_path):
-    net = sl.Network(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(v_threshold=0.2), nn.Flatten(), nn.Linear(144, 2), sl.LI()
-    )
-    net.eval()
+    table = sl.FewSpikeTable(theta=(0.8, 0.5, 0.2), h=(0.7, 0.5, 0.3), d=(1.0, 0.6, 0.1))  # of a neuron without state
+    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), sl.LIF(v_threshold=0.2), nn.Flatten(), nn.Linear(144, 2)
+    net = sl.Network(*layers, sl.FewSpike(table), sl.LI()).eval()
     T, B = torch.export.Dim("T", min=1, max=256), torch.export.Dim("B", min=1, max=256)
     x = torch.rand(4, 3, 1, 8, 8)
     with torch.no_grad():
