@@ -565,6 +565,20 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         "Recurrent convolution": Sample(
             lambda: sl.nn.Recurrent(lif(), nn.Conv2d(IMAGE[1], IMAGE[1], 3, padding=1)), step=IMAGE
         ),
+        "DelayConv2d": Sample(
+            lambda: sl.nn.DelayConv2d(IMAGE[1], 4, (3, 2), 3, stride=(2, 1), padding=1, bias=True),
+            step=IMAGE,
+            analog=True,
+            exact=False,
+            by_mode=True,
+        ),
+        "Recurrent delays": Sample(
+            lambda: sl.nn.Recurrent(lif(), sl.nn.DelayLinear(features, features, 3)), exact=False, by_mode=True
+        ),
+        "Recurrent network": Sample(
+            lambda: sl.nn.Recurrent(lif(), sl.Network(sl.nn.LearnedDelay(features, 3), nn.Linear(features, features))),
+            by_mode=True,
+        ),
         "OneToOne": Sample(lambda: sl.nn.OneToOne(features, weight=0.5), analog=True),
         "ILC": Sample(lambda: sl.nn.ILC(2, features // 2), analog=True),
         "SparseLinear": Sample(lambda: sl.nn.SparseLinear(features, 5, density=0.3), analog=True),

@@ -50,6 +50,10 @@ NN = {
     sl.nn.SynapseFilter: ({}, dict(tau=3.0, learnable=True)),
     sl.nn.LearnedDelay: (dict(features=2, max_delay=3), dict(max_delay=4)),
     sl.nn.DelayLinear: (dict(in_features=2, out_features=3, max_delay=3), dict(max_delay=4)),
+    sl.nn.DelayConv2d: (
+        dict(in_channels=2, out_channels=3, kernel_size=3, max_delay=3),
+        dict(max_delay=4, stride=2, padding=1),
+    ),
     sl.nn.Delay: (dict(steps=2), dict(steps=(2, 1))),
     sl.nn.Voting: ({}, dict(size=3)),
     sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
@@ -117,7 +121,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
     of_training += ("per_sample", "same_over_time", "samples", "device", "dtype")
     learned = dict.fromkeys((sl.nn.DSRIF, sl.nn.DSRLIF), ("v_threshold",))
     learned[sl.nn.Dropout] = ("p",)  # of training
-    learned[sl.nn.LearnedDelay] = learned[sl.nn.DelayLinear] = ("kernel", "sigma", "taps")
+    learned[sl.nn.LearnedDelay] = learned[sl.nn.DelayLinear] = learned[sl.nn.DelayConv2d] = ("kernel", "sigma", "taps")
     learned[sl.nn.GLIF] = ("tau", "leak", "v_subreset", "conduct", "v_threshold")
     for kind, (given, others) in NN.items():
         if kind.__name__ in sl.nn.__all__:

@@ -194,7 +194,7 @@ def test_gradients_of_bits_are_those_of_numbers():
 
 @pytest.mark.parametrize("narrows", [True, False])
 def test_eight_delays_are_found(narrows):
-    """Whole delays of 0 to 24 steps, from spikes, in 400 steps of Adam. Sigma narrows from 12.5 to 0.5 in the first 100;
+    """Whole delays of 0 to 24 steps, from spikes, in 400 steps of Adam. Sigma narrows from 12.5 to 0.5 in 100 of them;
     where it is 0.5 from the beginning, delays that begin far off are not found."""
     torch.manual_seed(0)
     wanted = torch.tensor([0, 3, 6, 10, 13, 17, 20, 24])
@@ -278,3 +278,58 @@ def test_beginnings_and_wrong_use():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: N.DelayLinear(3, 3, 4), lambda: sl.Network(N.LearnedDelay(3, 4), nn.Linear(3, 3))]
+)
+@pytest.mark.parametrize("train", [True, False])
+def test_recurrent_delays_by_hand(make, train):
+    """What came out at t - 1 - k comes back at t with the weight of k steps ago."""
+    torch.manual_seed(3)
+    recurrent = N.Recurrent(sl.LIF(tau=1.5, v_threshold=0.5), make()).train(train)
+    feedback = recurrent.feedback
+    if isinstance(feedback, N.DelayLinear):
+        weights, bias = feedback.weights(), 0.0
+    else:
+        delay, linear = feedback.body
+        weights, bias = linear.weight.unsqueeze(2) * delay.spread(), linear.bias
+    x, y, v = torch.rand(10, 2, 3), [], torch.zeros(2, 3)
+    for t in range(10):
+        back = bias + sum(y[t - 1 - k] @ weights[:, :, k].t() for k in range(5) if t - 1 - k >= 0)
+        h = v + (x[t] + back - v) / 1.5
+        y.append((h >= 0.5).float())
+        v = h * (1 - y[-1])
+    found, state = recurrent.sequence(x)
+    assert torch.equal(found, torch.stack(y))
+    torch.testing.assert_close(state["v"], v)
+    assert not torch.equal(found, sl.LIF(tau=1.5, v_threshold=0.5).sequence(x)[0])
+    found.sum().backward()
+    assert all(p.grad is not None for p in recurrent.parameters()) == train  # in evaluation delays are whole
+
+
+def test_delays_of_feedback_are_narrowed_by_the_schedule():
+    recurrent = N.Recurrent(sl.LIF(), N.DelayLinear(3, 3, 7, kernel="triangle"))
+    schedule = N.DelaySchedule(sl.Network(recurrent), epochs=4)
+    assert float(recurrent.feedback.sigma) == 4.0
+    schedule.step()
+    assert float(recurrent.feedback.sigma) == 0.5
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_a_convolution_of_delays_is_the_sum_over_its_steps(train):
+    torch.manual_seed(2)
+    layer = N.DelayConv2d(2, 3, (3, 2), 4, stride=(2, 1), padding=(1, 0), bias=True, sigma=1.0).double().train(train)
+    x = torch.randn(6, 2, 2, 5, 4, dtype=torch.float64)
+    kernel = layer.weight.unsqueeze(-1) * layer.spread()
+    assert layer.weight.shape == layer.delay.shape == (3, 2, 3, 2)
+    wanted = 0
+    for k in range(5):
+        each = [nn.functional.conv2d(s, kernel[..., k], None, (2, 1), (1, 0)) for s in N.Delay(k).sequence(x)[0]]
+        wanted = wanted + torch.stack(each)
+    found, state = layer.sequence(x)
+    torch.testing.assert_close(found, wanted + layer.bias.view(3, 1, 1))
+    assert state.shape == (2, 4, 2, 5, 4)
+    torch.testing.assert_close(layer.eval().sequence(x)[0], layer.rounded().train().sequence(x)[0])
+    with pytest.raises(ValueError, match=r"DelayConv2d: expected \[T, B, 2, H, W\], got \[6, 2, 3, 5, 4\]"):
+        layer.sequence(torch.rand(6, 2, 3, 5, 4))

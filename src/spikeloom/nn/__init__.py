@@ -8,7 +8,7 @@ from .dropout import DropConnectLinear, Dropout
 from .dsr import DSRIF, DSRLIF
 from .glif import GLIF
 from .inhibition import Inhibition
-from .learned_delay import DelayLinear, LearnedDelay
+from .learned_delay import DelayConv2d, DelayLinear, LearnedDelay
 from .norm_neuron import NormNeuron
 from .norms import BNTT, TEBN, NeuNorm, td_batch_norm
 from .online import OTTT
@@ -30,6 +30,7 @@ __all__ = [
     "TEBN",
     "AssociativeLeaky",
     "Delay",
+    "DelayConv2d",
     "DelayLinear",
     "DelaySchedule",
     "DropConnectLinear",

@@ -15,7 +15,7 @@ class DelaySchedule:
     ``start (end / start)^(epoch / (share epochs))`` with ``start = (max_delay + 1) / 2``, held afterwards.
 
     Args:
-        target: a module, all of whose :class:`LearnedDelay` and :class:`DelayLinear` are driven, or such layers.
+        target: a module, all of whose layers with learned delays are driven, or such layers.
         epochs: epochs of the training.
         share: the part of them over which sigma narrows.
         start: sigma of the first epoch in place of half the range, the same for all layers.

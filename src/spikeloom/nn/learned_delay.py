@@ -1,4 +1,4 @@
-"""Delays that are learned: one for each channel, LearnedDelay, or one for each synapse, DelayLinear.
+"""Delays that are learned: one for each channel, LearnedDelay, or for each synapse, DelayLinear and DelayConv2d.
 
     y[t] = sum_k g(k - d) x[t - k],   k = 0 .. max_delay,   sum_k g = 1
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -107,6 +108,20 @@ class _Delayed(Declared, TemporalModule):
         raise NotImplementedError
 
 
+class _Weighted(_Delayed):
+    """Layers with a weight for each delay."""
+
+    def rounded(self) -> Self:
+        """A copy with whole delays that are not learned, whose kernel, a triangle of width 0, has no other steps in
+        training either: the layer that this one is in evaluation.
+        """
+        made = copy.deepcopy(self)
+        made.kernel, made.sigma = "triangle", 0.0  # type: ignore[assignment]  # Declared accepts floats
+        steps = whole(self.delay.detach(), self.max_delay)
+        made.delay = nn.Parameter(steps.to(self.delay.dtype), requires_grad=False)
+        return made
+
+
 class LearnedDelay(_Delayed):
     """A delay for each channel: ``y[t, c] = sum_k g(k - d[c]) x[t - k, c]``; in evaluation ``y[t, c] = x[t - d[c], c]``
     with d rounded.
@@ -175,7 +190,7 @@ class LearnedDelay(_Delayed):
         return f"{self.features}, max_delay={self.max_delay}, kernel={self.kernel!r}"
 
 
-class DelayLinear(_Delayed):
+class DelayLinear(_Weighted):
     """A linear layer with a delay for each synapse: ``y[t, o] = sum_i w[o, i] sum_k g(k - d[o, i]) x[t - k, i]``.
 
     Args:
@@ -213,15 +228,6 @@ class DelayLinear(_Delayed):
         self.weight = nn.Parameter((2 * torch.rand(out_features, in_features, taps) - 1) * bound)
         self.bias = nn.Parameter((2 * torch.rand(out_features) - 1) * bound) if bias else None
 
-    def rounded(self) -> Self:
-        """A copy of this layer with whole delays that are not learned, which is the same in training and evaluation
-        with ``kernel="triangle"`` and ``sigma=0``, and has these."""
-        made = copy.deepcopy(self)
-        made.kernel, made.sigma = "triangle", 0.0  # type: ignore[assignment]  # Declared accepts floats
-        steps = whole(self.delay.detach(), self.max_delay)
-        made.delay = nn.Parameter(steps.to(self.delay.dtype), requires_grad=False)
-        return made
-
     def weights(self) -> Tensor:
         """The weight with which an input of k steps ago counts, ``[out, in, max_delay + 1]``."""
         spread = self.spread()
@@ -241,9 +247,81 @@ class DelayLinear(_Delayed):
         y: Tensor = F.conv2d(image, kernel, self.bias).squeeze(0).permute(1, 2, 0)
         return y
 
+    def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
+        """A function ``(x_t, state) -> (y_t, state)`` for many single steps: it holds the weights as they are now."""
+        by_age = self.weights().to(self.weight.dtype).flip(2).transpose(1, 2).flatten(1)  # [out, (max_delay + 1) in]
+
+        def step(x_t: Tensor, state: State) -> tuple[Tensor, State]:
+            seen = torch.cat([self.initial_state(x_t) if state is None else state, x_t.unsqueeze(1)], 1)
+            return F.linear(seen.flatten(1), by_age, self.bias), seen[:, 1:]
+
+        return step
+
     def extra_repr(self) -> str:
         sizes = f"{self.in_features}, {self.out_features}, max_delay={self.max_delay}"
         return f"{sizes}, taps={self.taps}, bias={self.bias is not None}, kernel={self.kernel!r}"
+
+
+class DelayConv2d(_Weighted):
+    """A convolution of images with a delay for each of its weights: ``y[t, o] = sum_i sum_k (w[o, i] g(k - d[o, i])) *
+    x[t - k, i]``, where ``*`` is the convolution of torch.nn over height and width.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, bias: as in ``nn.Conv2d``.
+        max_delay, kernel, sigma: see :class:`LearnedDelay`.
+
+    ``weight`` and ``delay`` are ``[out, in, *kernel_size]``. The input is ``[T, B, in, H, W]``, the output ``[T, B,
+    out, H', W']``, the state ``[B, max_delay, in, H, W]``. It is a convolution over time, height and width, of spikes
+    that are unpacked. One delay for each input channel is :class:`LearnedDelay` before an ``nn.Conv2d``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.Network(sl.nn.DelayConv2d(2, 4, 3, max_delay=5, padding=1))(torch.rand(6, 3, 2, 8, 8)).shape
+    torch.Size([6, 3, 4, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        max_delay: int,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        bias: bool = False,
+        kernel: Kernel = "gauss",
+        sigma: Number = 0.5,
+    ) -> None:
+        size = _pair(kernel_size)
+        super().__init__((out_channels, in_channels, *size), max_delay, kernel, sigma)
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, size
+        self.stride, self.padding = _pair(stride), _pair(padding)
+        bound = math.prod(self.delay.shape[1:]) ** -0.5
+        self.weight = nn.Parameter((2 * torch.rand(self.delay.shape) - 1) * bound)
+        self.bias = nn.Parameter((2 * torch.rand(out_channels) - 1) * bound) if bias else None
+
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless x is ``[T, B, in, H, W]``."""
+        if x.ndim != 5 or x.shape[2] != self.in_channels:
+            raise ValueError(f"DelayConv2d: expected [T, B, {self.in_channels}, H, W], got {list(x.shape)}")
+
+    def delayed(self, seen: Tensor) -> Tensor:
+        """The output ``[T, B, out, H', W']`` from the inputs ``[max_delay + T, B, in, H, W]``."""
+        spread = self.spread()
+        kernel = (self.weight.to(spread.dtype).unsqueeze(-1) * spread).to(self.weight.dtype)  # [out, in, h, w, k]
+        volume, filters = dense(seen).permute(1, 2, 0, 3, 4), kernel.movedim(4, 2).flip(2)
+        y = F.conv3d(volume, filters, self.bias, (1, *self.stride), (0, *self.padding))
+        return y.permute(2, 0, 1, 3, 4)
+
+    def extra_repr(self) -> str:
+        sizes = f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, max_delay={self.max_delay}"
+        options = f", stride={self.stride}, padding={self.padding}, bias={self.bias is not None}"
+        return f"{sizes}{options}, kernel={self.kernel!r}"
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 def whole(d: Tensor, most: int) -> Tensor:

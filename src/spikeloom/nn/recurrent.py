@@ -1,15 +1,22 @@
-"""Recurrent: a neuron whose spikes come back to it one step later."""
+"""Recurrent: a neuron whose spikes come back to it one step later, or after delays."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core import State, TemporalModule
+from ..core import State, TemporalModule, check_state
+from ..core.module import check_steps, run_steps
 from ..kernel import output_dtype
 from ..neuron import Dynamics
+from .learned_delay import DelayLinear
+
+Feed = Callable[[Tensor, State], tuple[Tensor, State]]
+"""``(y_t, state) -> (feedback, state)``."""
 
 
 class OneToOne(nn.Module):
@@ -67,11 +74,14 @@ class Recurrent(TemporalModule):
     Args:
         neuron: any neuron, with options around it or without.
         feedback: a layer from the neuron's output to its input, of the same shape: ``nn.Linear(F, F)`` for all to all,
-            ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself.
+            ``nn.Conv2d(C, C, 3, padding=1)`` for neighbours, :class:`OneToOne` for each to itself. Or a module that
+            knows time: with ``DelayLinear(F, F, max_delay)`` a spike of step t arrives at ``t + 1 + d``, with
+            ``sl.Network(LearnedDelay(F, max_delay), nn.Linear(F, F))`` all synapses of a neuron share its delay.
 
     Input, output and feedback are ``[T, B, *]`` of one dtype. The states are the neuron's and ``fed_back``, the last
-    output. Steps are computed one after the other, because each needs the spikes of the one before. snnTorch's
-    ``RLeaky`` and ``RSynaptic`` are this with :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
+    output; and ``feedback``, where that has a state of its own. Steps are computed one after the other, because each
+    needs the spikes of the one before. snnTorch's ``RLeaky`` and ``RSynaptic`` are this with
+    :class:`spikeloom.Leaky` and :class:`spikeloom.Synaptic`.
 
     A feedback whose shape is not the input's raises ValueError.
 
@@ -101,32 +111,73 @@ class Recurrent(TemporalModule):
         return self.neuron.not_recordable(name)
 
     def initial_state(self, *x_t: Any) -> State:
-        """The neuron's state at rest, and an output of zeros."""
+        """The neuron's state at rest, an output of zeros, and the state of the feedback where it has one."""
         x = x_t[0]
-        return {**self.neuron.initial_state(x), "fed_back": torch.zeros_like(x, dtype=output_dtype(x.dtype))}
+        back = torch.zeros_like(x, dtype=output_dtype(x.dtype))
+        state = {**self.neuron.initial_state(x), "fed_back": back}
+        if isinstance(self.feedback, TemporalModule):
+            state["feedback"] = self.feedback.initial_state(back)
+        return state
+
+    def check_state(self, state: State, *x_t: Any) -> None:
+        """Raises ValueError unless the state fits the neuron, the input and the feedback."""
+        expected = self.initial_state(*x_t)
+        if isinstance(self.feedback, TemporalModule) and isinstance(state, dict) and "feedback" in state:
+            self.feedback.check_state(state["feedback"], expected["fed_back"])  # which may know more than a shape
+            state, expected = ({k: v for k, v in s.items() if k != "feedback"} for s in (state, expected))
+        check_state(type(self).__name__, state, expected)
+
+    def sequence(
+        self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
+        """All steps of ``[T, B, *]``: ``(y, state)``, and recordings of the neuron's states."""
+        self.check_record(record)
+        check_steps(self)
+        start = self.initial_state(xs[0][0]) if state is None else state
+        feed = self._feed()
+        return run_steps(lambda x_t, s: self._step(x_t[0], s, feed, record), xs, start, lengths)
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
-        x, inner = self._fed(x_t, state)
-        y, new = self.neuron.step(x, state=inner)
-        return y, {**new, "fed_back": y}
+        y, new = self._step(x_t[0], self.initial_state(*x_t) if state is None else state, self._feed())
+        return y, new
 
     def recorded_step(
         self, *x_t: Any, state: State = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, State, dict[str, Any]]:
         """:meth:`step`, and what ``record`` names of the neuron's."""
-        x, inner = self._fed(x_t, state)
-        y, new, recorded = self.neuron.recorded_step(x, state=inner, record=record)
-        return y, {**new, "fed_back": y}, recorded
-
-    def _fed(self, x_t: tuple[Any, ...], state: State) -> tuple[Tensor, State]:
-        """What the neuron takes: the input with what comes back, and its own state."""
         state = self.initial_state(*x_t) if state is None else state
-        x, inner = x_t[0], {name: v for name, v in state.items() if name != "fed_back"}
-        back = self.feedback(state["fed_back"])
+        y, new, *recorded = self._step(x_t[0], state, self._feed(), record)
+        return y, new, recorded[0] if recorded else {}
+
+    def _feed(self) -> Feed:
+        """What gives the feedback of an output, for as many steps as are run with the weights as they are."""
+        feedback = self.feedback
+        if isinstance(feedback, DelayLinear):
+            return feedback.stepper()
+        if isinstance(feedback, TemporalModule):
+            return partial(_through, feedback)
+        return lambda y, state: (feedback(y), None)
+
+    def _step(self, x: Tensor, state: State, feed: Feed, record: tuple[str, ...] = ()) -> tuple[Any, ...]:
+        """``(y, state)``, and the recordings where ``record`` names some."""
+        inner = {name: v for name, v in state.items() if name not in ("fed_back", "feedback")}
+        back, after = feed(state["fed_back"], state.get("feedback"))
         if back.shape != x.shape:
             raise ValueError(
                 f"Recurrent: the feedback gives {list(back.shape)}, the input has {list(x.shape)}; "
                 "take a layer that keeps the shape, such as nn.Linear(F, F) or a convolution with padding"
             )
-        return x + back.to(state["fed_back"].dtype), inner
+        total = x + back.to(state["fed_back"].dtype)
+        if record:
+            y, new, *recorded = self.neuron.recorded_step(total, state=inner, record=record)
+        else:
+            (y, new), recorded = self.neuron.step(total, state=inner), []
+        fed = {"fed_back": y, "feedback": after} if "feedback" in state else {"fed_back": y}
+        return y, {**new, **fed}, *recorded
+
+
+def _through(feedback: TemporalModule, y: Tensor, state: State) -> tuple[Tensor, State]:
+    found, after = feedback.step(y, state=state)
+    return found, after
+>>>>>>> e527c12 (Feedback may be delayed: any module that knows time goes into Recurrent; a convolution with delays)
