@@ -34,7 +34,7 @@ def test_the_support_matrix_has_a_row_for_every_name():
     assert named <= rows
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # what torch.export imports
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # what torch.export imports
 @pytest.mark.parametrize("file", BLOCKS, ids=lambda f: f.name)
 def test_code_blocks_run_and_print_what_they_say(file, tmp_path, monkeypatch, run_blocks):
     monkeypatch.chdir(tmp_path)

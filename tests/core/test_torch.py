@@ -18,7 +18,7 @@ import spikeloom as sl
 # PyTorch's own, raised inside torch.compile and torch.func.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated"),
 ]
 
 

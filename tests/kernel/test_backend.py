@@ -149,7 +149,7 @@ def test_the_block_wins_over_the_environment(monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated:DeprecationWarning")  # torch.func's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.script.*` is deprecated")  # torch.func's own
 def test_transforms_run_eager_and_refuse_a_forced_kernel():
     x = torch.rand(3, 2)
 

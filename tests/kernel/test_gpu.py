@@ -166,7 +166,7 @@ def test_a_training_step_in_a_cuda_graph():
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated:DeprecationWarning")  # the compiler's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # the compiler's own
 def test_torch_compile_sees_one_operator_per_layer():
     net, x = network().eval(), torch.randn(6, 3, 2, 8, 8, device="cuda")
     compiled = torch.compile(net, fullgraph=True)

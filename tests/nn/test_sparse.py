@@ -65,7 +65,7 @@ def test_sums_over_synapses_and_their_gradients(B, inputs, outputs, dtype, monke
         torch.set_num_threads(threads)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, inside of jvp
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # torch's own, inside of jvp
 def test_where_sums_over_synapses_have_no_form_the_layer_is_dense():
     layer, x = sl.nn.SparseLinear(50, 20, fan_in=2), torch.randn(3, 50)
     y = layer(x)

@@ -12,7 +12,7 @@ from spikeloom.kernel.backend import _said
 
 pytestmark = [  # of torch's own doing: Dynamo makes objects of Functions and asks for gradients, inductor's imports
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 

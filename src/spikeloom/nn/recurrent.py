@@ -180,4 +180,3 @@ class Recurrent(TemporalModule):
 def _through(feedback: TemporalModule, y: Tensor, state: State) -> tuple[Tensor, State]:
     found, after = feedback.step(y, state=state)
     return found, after
->>>>>>> e527c12 (Feedback may be delayed: any module that knows time goes into Recurrent; a convolution with delays)
