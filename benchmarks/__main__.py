@@ -21,6 +21,7 @@ NAMES = (
     "spikes",
     "stream",
     "sparse_layer",
+    "delays",
     "training_memory",
     "events",
 )

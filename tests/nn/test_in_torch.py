@@ -21,6 +21,7 @@ NAMES = (
     "AssociativeLeaky",
     "OTTT",
     "Delay of each channel",
+    "Recurrent delays",
 )
 """One of each way to be made; tracing takes seconds."""
 SLOW_NAMES = "GLIF", "SpikingLSTM", "ParallelLIF", "Inhibition", "BNTT"
