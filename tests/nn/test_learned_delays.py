@@ -180,6 +180,26 @@ def test_splits_streams_and_bits_in_both_modes(name, train):
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("B", [1, 5])
+@pytest.mark.parametrize("taps", [1, 3])
+def test_single_steps_in_evaluation(B, taps):
+    """One sample reads by delays, five by the kernel over time; sequences, gradients and states are the same."""
+    layer = N.DelayLinear(6, 4, 4, taps=taps, bias=True).double().eval()
+    x = torch.randn(9, B, 6, dtype=torch.float64)
+    wanted, end = layer.sequence(x)
+    state, steps = None, []
+    for x_t in x:
+        y, state = layer.step(x_t, state=state)
+        steps.append(y)
+    torch.testing.assert_close(torch.stack(steps), wanted)
+    assert torch.equal(state, end)
+    parameters = [layer.weight, layer.bias]
+    g = torch.randn_like(wanted)
+    grads = [torch.autograd.grad((g * y).sum(), parameters) for y in (torch.stack(steps), wanted)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_gradients_of_bits_are_those_of_numbers():
     x = (torch.rand(12, 8, 16) < 0.3).float()
     layer, g = N.DelayLinear(16, 8, 6), torch.randn(12, 8, 8)

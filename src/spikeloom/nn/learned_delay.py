@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._constants import kind
-from .._numbers import Declared, Number
+from .._numbers import Declared, Number, describe
 from .._time import masked
 from ..core import State, TemporalModule
 from ..kernel import full_precision, output_dtype, state_dtype
@@ -98,6 +98,9 @@ class _Delayed(Declared, TemporalModule):
         x = x if lengths is None else repacked(masked(x, lengths), isinstance(x, SpikeTensor))
         seen = torch.cat([before.transpose(0, 1), x])
         return masked(self.delayed(seen), lengths), last_inputs(seen, self.max_delay, lengths)
+
+    def _bump(self) -> str:
+        return f"max_delay={self.max_delay}, kernel={self.kernel!r}, {describe(self)}"
 
     def check_input(self, x: Tensor) -> None:
         """Raises ValueError for a sequence of another shape."""
@@ -187,7 +190,7 @@ class LearnedDelay(_Delayed):
         return y.to(output_dtype(seen.dtype))
 
     def extra_repr(self) -> str:
-        return f"{self.features}, max_delay={self.max_delay}, kernel={self.kernel!r}"
+        return f"{self.features}, {self._bump()}"
 
 
 class DelayLinear(_Weighted):
@@ -247,6 +250,20 @@ class DelayLinear(_Weighted):
         y: Tensor = F.conv2d(image, kernel, self.bias).squeeze(0).permute(1, 2, 0)
         return y
 
+    def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
+        """One step of ``[B, in]``. In evaluation each synapse reads the one input that it waits for."""
+        x = x_t[0]
+        if self.training or x.shape[0] > self.max_delay:  # a kernel over time is shared by the samples
+            return super().step(x, state=state)
+        self.check_input(x.unsqueeze(0))
+        before = self.initial_state(x) if state is None else state
+        seen = torch.cat([dense(before), dense(x).unsqueeze(1)], 1)
+        age = self.max_delay - whole(self.delay.detach(), self.max_delay)
+        read = seen[:, age, torch.arange(self.in_features, device=x.device).unsqueeze(1)]  # [B, out, in, taps]
+        y = torch.einsum("boit,oit->bo", read, self.weight)
+        after = repacked(seen[:, 1:], isinstance(x, SpikeTensor) and isinstance(before, SpikeTensor))
+        return (y if self.bias is None else y + self.bias.to(y.dtype)), after
+
     def stepper(self) -> Callable[[Tensor, State], tuple[Tensor, State]]:
         """A function ``(x_t, state) -> (y_t, state)`` for many single steps: it holds the weights as they are now."""
         by_age = self.weights().to(self.weight.dtype).flip(2).transpose(1, 2).flatten(1)  # [out, (max_delay + 1) in]
@@ -258,8 +275,8 @@ class DelayLinear(_Weighted):
         return step
 
     def extra_repr(self) -> str:
-        sizes = f"{self.in_features}, {self.out_features}, max_delay={self.max_delay}"
-        return f"{sizes}, taps={self.taps}, bias={self.bias is not None}, kernel={self.kernel!r}"
+        sizes = f"{self.in_features}, {self.out_features}, taps={self.taps}, bias={self.bias is not None}"
+        return f"{sizes}, {self._bump()}"
 
 
 class DelayConv2d(_Weighted):
@@ -315,9 +332,8 @@ class DelayConv2d(_Weighted):
         return y.permute(2, 0, 1, 3, 4)
 
     def extra_repr(self) -> str:
-        sizes = f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, max_delay={self.max_delay}"
-        options = f", stride={self.stride}, padding={self.padding}, bias={self.bias is not None}"
-        return f"{sizes}{options}, kernel={self.kernel!r}"
+        sizes = f"{self.in_channels}, {self.out_channels}, {self.kernel_size}, stride={self.stride}"
+        return f"{sizes}, padding={self.padding}, bias={self.bias is not None}, {self._bump()}"
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
