@@ -27,6 +27,7 @@ from .._constants import kind
 from .._numbers import Declared, Number, describe
 from .._time import masked
 from ..core import State, TemporalModule
+from ..core.call import autocasts
 from ..kernel import full_precision, output_dtype, state_dtype
 from ..spikes import SpikeTensor, pack
 from .delay import Delay, dense, last_inputs, repacked
@@ -253,7 +254,8 @@ class DelayLinear(_Weighted):
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, in]``. In evaluation each synapse reads the one input that it waits for."""
         x = x_t[0]
-        if self.training or x.shape[0] > self.max_delay:  # a kernel over time is shared by the samples
+        shares = x.shape[0] > self.max_delay  # a kernel over time is made once for all samples
+        if self.training or shares or autocasts(x_t) or state_dtype(x.dtype) != x.dtype:  # small dtypes round it
             return super().step(x, state=state)
         self.check_input(x.unsqueeze(0))
         before = self.initial_state(x) if state is None else state
