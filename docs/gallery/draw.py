@@ -100,7 +100,35 @@ def surrogates() -> None:
     fig.savefig(HERE / "surrogates.png", dpi=75)
 
 
+def encoders() -> None:
+    """A raster for each code of 17 values from 0 to 1, or of one value by as many neurons, over 32 steps."""
+    e, x, one = sl.encode, torch.linspace(0, 1, 17).unsqueeze(0), torch.tensor([[0.6]])
+    g = torch.Generator().manual_seed(0)
+    wave = 0.5 + 0.5 * torch.sin(torch.arange(33).unsqueeze(1) / 4 + 3 * x)
+    codes = {
+        "poisson": e.poisson(x, 32, generator=g),
+        "latency": e.latency(x, 32),
+        'latency, code="log"': e.latency(x, 32, code="log"),
+        "delta of a wave": e.delta(wave, threshold=0.05, padding=True)[1:].unsqueeze(1),
+        "phase, period=8": e.phase(x, 32, period=8),
+        "weighted_phase, bits=8": e.weighted_phase(x * (1 - 2**-8), 32),
+        "burst": e.burst(x, 32),
+        "rank_order": e.rank_order(x, 32),
+        "population of 0.6": e.population(one, 32, neurons=17, std=0.15),
+        'population of 0.6, "random"': e.population(one, 32, neurons=17, std=0.15, code="random", generator=g),
+        'population of 0.6, "current"': e.population(one, 32, neurons=17, std=0.15, code="current"),
+        "gaussian_tuning of 0.6": e.gaussian_tuning(one, 32, neurons=17),
+    }
+    fig, axes = plt.subplots(3, 4, figsize=(10, 6), layout="constrained", sharex=True, sharey=True)
+    for ax, (name, train) in zip(axes.flat, codes.items(), strict=True):
+        ax.imshow(train[:, 0].T, aspect="auto", origin="lower", interpolation="nearest", cmap="binary", vmin=0, vmax=1)
+        ax.set_title(name, fontsize=8)
+        ax.tick_params(labelsize=6)
+    fig.savefig(HERE / "encoders.png", dpi=75)
+
+
 if __name__ == "__main__":
     neurons()
     surrogates()
+    encoders()
     sys.exit(0)
