@@ -1,4 +1,4 @@
-"""Modules that know time, made of others."""
+"""Modules that know time, and the few plain layers that torch lacks."""
 
 from ..neuron import SynapseFilter
 from .at_once import AssociativeLeaky, ParallelLIF
