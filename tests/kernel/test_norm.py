@@ -1,6 +1,7 @@
 """Batch norm before a neuron, in one kernel: against torch's batch norm and the PyTorch loop."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 import spikeloom as sl
 from kernel import spec
 from spikeloom.kernel.c.target import C
-from spikeloom.kernel.norm import statistics
+from spikeloom.kernel.norm import Geometry, Norm, NormByTorch
 from spikeloom.kernel.plan import in_memory
 from spikeloom.native import build
 
@@ -108,7 +109,7 @@ def test_a_mean_far_from_zero_loses_nothing():
     """Mean 100, deviation 1.5, float32: within 1e-5 of float64; spikes differ only next to the threshold."""
     x = torch.randn(8, 16, 6, 9, 9, dtype=torch.float64) * 1.5 + 100
     order, _, (ready,) = in_memory(sl.kernel.Request.of((x.float(),), ()))
-    mean, var, n = statistics(C, ready, order)
+    mean, var, n, *_ = C.moments(Norm.of(nn.BatchNorm2d(6)), Geometry.of(ready, order), ready, order)
     exact = x.float().double().transpose(0, 2).flatten(1)
     assert n == 8 * 16 * 81
     torch.testing.assert_close(mean, exact.mean(1), atol=1e-6, rtol=0)
@@ -117,6 +118,37 @@ def test_a_mean_far_from_zero_loses_nothing():
     (outs, grads, _), (got, got_grads, _) = run(module, x, "eager"), run(module, x.float(), "c")
     assert (outs[0] != got[0]).double().mean() < 1e-4
     assert torch.nn.functional.cosine_similarity(grads[0].flatten(), got_grads[0].double().flatten(), dim=0) > 0.9999
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("affine", [True, False])
+def test_c_and_torch_make_the_same_of_the_sums(dtype, affine):
+    """Moments, scale and shift, running statistics, the correction; NaN and infinity in a channel as in torch."""
+    torch.manual_seed(3)
+    x, limit = torch.randn(4, 3, 5, 7, dtype=dtype), {torch.float32: 1e-6, torch.float64: 1e-13}[dtype]
+    x[0, 0, 1, 0], x[2, 1, 2, 3], x[0, 0, 3] = math.nan, math.inf, 2.0
+    order = (0, 1, 2)
+    made = []
+    for target in (C, NormByTorch):
+        bn = nn.BatchNorm1d(5, affine=affine, momentum=0.3).to(dtype)
+        if affine:
+            nn.init.normal_(bn.weight, generator=torch.Generator().manual_seed(0))
+            nn.init.normal_(bn.bias, generator=torch.Generator().manual_seed(1))
+        norm = Norm.of(bn)
+        if target is NormByTorch:
+            target = type("ByTorch", (NormByTorch,), {"statistics": lambda self, *given: C.statistics(*given)})()
+        found = target.moments(norm, Geometry.of(x, order), x, order)
+        norm.track(target, found)
+        g = torch.linspace(-1, 1, 5, dtype=torch.float64)
+        made.append((*found, bn.running_mean, bn.running_var, *target.slopes(norm, found, g, g.flip(0))))
+        assert int(bn.num_batches_tracked) == 1
+    for a, b in zip(*made, strict=True):
+        torch.testing.assert_close(
+            torch.as_tensor(a).double(), torch.as_tensor(b).double(), atol=limit, rtol=limit, equal_nan=True
+        )
+    finite = x[:, :, [0, 3, 4]].double().transpose(0, 2).flatten(1)
+    torch.testing.assert_close(made[0][0][[0, 3, 4]], finite.mean(1), atol=1e-6, rtol=0)
+    assert made[0][0][1].isnan()
 
 
 def test_large_batches_and_half_precision():

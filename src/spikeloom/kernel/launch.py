@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .compiled import Kernels
-from .norm import Moments, Norm, correct, gradients, statistics
+from .norm import Geometry, Moments, Norm, correct
 from .plan import Plan, in_memory, plan_of, to_logical
 from .request import AsSpikes, Found, Request
 from .target import Launch, Operands, Target
@@ -43,7 +43,7 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     """The answer to a request by kernels, which are those with a batch norm where the request has one."""
     request, joined = _with_moments(target, request)
     layout, norm, lengths = kernels.layout, request.norm, request.lengths
-    affine = () if norm is None else norm.affine(None if joined is None else joined[1])
+    affine = () if norm is None else norm.affine() if joined is None else joined[1][-2:]
     values, exact = kernels.operands(neuron, request.step, request.dtype, affine)
     plan, operands = plan_of(kernels, request, values, exact)
     for name, state in zip(layout.start, request.states, strict=True):
@@ -61,7 +61,7 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
         made = forward(job, operands, saving=False)
         found = [made[name] for name in outputs]
     if joined is not None:
-        joined[0].track(joined[1])
+        joined[0].track(target, joined[1])
     y, *others = found if plan.natural else map(plan.to_logical, found)
     n = len(request.states)
     return y if y.dtype == request.out_dtype else y.to(request.out_dtype), tuple(others[:n]), tuple(others[n:])
@@ -72,7 +72,7 @@ def _with_moments(target: Target, request: Request) -> tuple[Request, tuple[Norm
     if request.norm is None or not request.norm.batch:
         return request, None
     order, _, (x,) = in_memory(request)
-    moments = statistics(target, x, order)
+    moments = target.moments(request.norm, Geometry.of(x, order), x, order)
     return request._replace(tensors=(to_logical(x, order),)), (request.norm, moments)
 
 
@@ -83,7 +83,7 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     The norm of the request, if it has one, has statistics of its own. None where x would have to be copied.
     """
     (x,), (at,), norm = request.tensors, kernels.layout.xs, request.norm
-    values, exact = kernels.operands(neuron, request.step, request.dtype, () if norm is None else norm.affine(None))
+    values, exact = kernels.operands(neuron, request.step, request.dtype, () if norm is None else norm.affine())
     plan, operands = plan_of(kernels, request, values, exact)
     ready = operands[at]
     if ready is None or ready.data_ptr() != x.data_ptr():
@@ -259,11 +259,11 @@ def _through_norm(job: Job, operands: Operands, totals: dict[str, Tensor], gx: T
     """The gradients of a batch norm's weight and bias; corrects the gradient of x, whose moments are part of it."""
     assert job.joined is not None
     (norm, moments), layout = job.joined, job.plan.kernels.layout
-    x, weight = operands[layout.xs[0]], operands["weight"]
-    *found, slope, offset = gradients(moments, norm.eps, weight, *(totals[name] for name in layout.norm))
+    x = operands[layout.xs[0]]
+    *found, slope, offset = job.target.slopes(norm, moments, *(totals[name] for name in layout.norm))
     if gx is not None and x is not None:
         correct(job.target, gx, x, slope, offset, job.plan.order)
-    pairs = {"weight": weight, "bias": norm.bias}
+    pairs = {"weight": operands["weight"], "bias": norm.bias}
     return {name: _like(p, g) for (name, p), g in zip(pairs.items(), found, strict=True) if p is not None}
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,19 @@ _DIMS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4
 KINDS = tuple(_DIMS)
 """The batch norms that may join: exact types, a subclass may do anything."""
 _HALF = (torch.float16, torch.bfloat16)
-Moments = tuple[Tensor, Tensor, int]
-"""Mean and biased variance per channel in float64, and of how many values each they are."""
+
+
+class Moments(NamedTuple):
+    """What a batch norm has of a batch, per channel."""
+
+    mean: Tensor
+    var: Tensor
+    """The biased variance; both are float64."""
+    n: int
+    """Of how many values each they are."""
+    scale: Tensor
+    shift: Tensor
+    """What x is multiplied by, and what is then added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,30 +114,29 @@ class Norm:
         y: Tensor = self.alone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return y
 
-    def affine(self, moments: Moments | None) -> tuple[Tensor, Tensor]:
-        """Scale and shift per channel in float64; part of the graph unless they come from the batch."""
-        mean, var = moments[:2] if moments else (self.running_mean, self.running_var)
-        assert mean is not None
-        assert var is not None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and moments is None):
-            mean, scale = mean.double(), (var.double() + self.eps).rsqrt()
-            if self.weight is not None:
-                scale = scale * self.weight.double()
-            shift = -mean * scale if self.bias is None else self.bias.double() - mean * scale
-        return scale, shift
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift per channel in float64 from the running statistics; part of the graph."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        return self.affine_of(self.running_mean.double(), self.running_var.double())
 
-    def track(self, moments: Moments) -> None:
+    def affine_of(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from given statistics."""
+        scale = (var + self.eps).rsqrt()
+        if self.weight is not None:
+            scale = scale * self.weight.double()
+        return scale, -mean * scale if self.bias is None else self.bias.double() - mean * scale
+
+    def track(self, target: NormKernels, moments: Moments) -> None:
         """Updates the running statistics as torch does: the variance with n - 1."""
         if not self.tracks:
             return
-        (mean, var, n), factor = moments, 0.0 if self.momentum is None else self.momentum
+        factor = 0.0 if self.momentum is None else self.momentum
         if self.count is not None:
             self.count.add_(1)
             factor = 1.0 / float(self.count) if self.momentum is None else factor
-        for running, new in ((self.running_mean, mean), (self.running_var, var * (n / max(1, n - 1)))):
-            if running is not None:
-                # .data, as torch does: where a batch norm stands in several places, what ran before keeps its gradient
-                running.data.copy_((1 - factor) * running.double() + factor * new)
+        if self.running_mean is not None:
+            target.track(self, moments, factor)
 
 
 @dataclass(frozen=True)
@@ -149,40 +159,56 @@ class Geometry:
 
 
 class NormKernels(Protocol):
-    """The kernels of a batch norm that each target has."""
+    """What each target does for a batch norm."""
 
-    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
-        """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""
+    def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        """The moments of ``x`` ``[T, step in memory order]``."""
+
+    def track(self, norm: Norm, moments: Moments, factor: float) -> None:
+        """Moves the running statistics, which are there, by ``factor`` towards the moments."""
+
+    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
+        """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
 
     def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
         """``gx += slope x + offset`` per channel, in place."""
 
 
-def statistics(target: NormKernels, x: Tensor, order: tuple[int, ...]) -> Moments:
-    """The moments of ``x`` ``[T, step in memory order]``."""
-    geometry = Geometry.of(x, order)
-    first = _channels(x.detach(), order)
-    n = geometry.T * geometry.outer * geometry.inner
-    total = target.statistics(geometry, x, first).sum(0) / n
-    return first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0), n
+class NormByTorch:
+    """All that is one value per channel, by torch; a target adds the passes over x."""
+
+    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
+        """Sums of ``x - first`` and of its square per channel, ``[parts, 2, C]`` doubles."""
+        raise NotImplementedError
+
+    def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        first = _channels(x.detach(), order)
+        n = geometry.T * geometry.outer * geometry.inner
+        with torch.no_grad():
+            total = self.statistics(geometry, x, first).sum(0) / n
+            mean, var = first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0)
+            return Moments(mean, var, n, *norm.affine_of(mean, var))
+
+    def track(self, norm: Norm, moments: Moments, factor: float) -> None:
+        unbiased = moments.var * (moments.n / max(1, moments.n - 1))
+        for running, new in ((norm.running_mean, moments.mean), (norm.running_var, unbiased)):
+            assert running is not None
+            # .data, as torch does: where a batch norm stands in several places, what ran before keeps its gradient
+            running.data.copy_((1 - factor) * running.double() + factor * new)
+
+    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
+        mean, var, n = moments[:3]
+        r = (var + norm.eps).rsqrt()
+        w = 1.0 if norm.weight is None else norm.weight.detach().double()
+        total = g_scale - mean * g_shift  # the shift depends on the scale
+        slope = -total * w * r**3 / n
+        return total * r, g_shift, slope, -g_shift * w * r / n - slope * mean
 
 
 def correct(target: NormKernels, gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...]) -> None:
     """``gx += slope x + offset``, in place; gx is dense, x has its own time stride."""
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     target.correct(Geometry.of(x, order), x, gx, slope.to(compute), offset.to(compute))
-
-
-def gradients(
-    moments: Moments, eps: float, weight: Tensor | None, g_scale: Tensor, g_shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
-    mean, var, n = moments
-    r = (var + eps).rsqrt()
-    w = 1.0 if weight is None else weight.detach().double()
-    total = g_scale - mean * g_shift  # the shift depends on the scale
-    slope = -total * w * r**3 / n
-    return total * r, g_shift, slope, -g_shift * w * r / n - slope * mean
 
 
 def _channels(x: Tensor, order: tuple[int, ...]) -> Tensor:

@@ -54,6 +54,7 @@ void statistics(void **p, const int64_t *n) {
   #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (int part = 0; part < PARTS; part++) {
     double *sum = sums + part * 2 * C, *square = sum + C;
+    memset(sum, 0, 2 * C * sizeof(double));
     int64_t start = rows * part / PARTS, end = rows * (part + 1) / PARTS;
     if (inner == 1) {
       for (int64_t r = start, next; r < end; r = next) {  /* rows of one step, at most SUMMED of them */
@@ -76,6 +77,51 @@ void statistics(void **p, const int64_t *n) {
           for (int j = 0; j < m; j++) { S d = X[j] - f; s += d; q += d * d; }
           sum[c] += s; square[c] += q;
         }
+  }
+}
+
+/* Mean, variance, scale and shift of each channel from x, with sums about a finite value of the channel. */
+void moments(void **p, const int64_t *n, const double *eps) {
+  SIZES
+  IO *x = p[0]; S *first = p[1]; double *sums = p[2]; const S *weight = p[3], *bias = p[4];
+  double *mean = p[5], *var = p[6]; S *scale = p[7], *shift = p[8];
+  (void)threads; (void)dense; (void)stride;
+  for (int64_t c = 0; c < C; c++) {
+    S buffer[1]; const S value = *get_row(buffer, x + c * inner, 1);
+    first[c] = value - value == 0 ? value : 0;
+  }
+  statistics(p, n);
+  for (int64_t c = 0; c < C; c++) {
+    double s = 0, q = 0;
+    for (int part = 0; part < PARTS; part++) { s += sums[part * 2 * C + c]; q += sums[part * 2 * C + C + c]; }
+    s /= rows * inner; q /= rows * inner;
+    const double m = first[c] + s, square = q - s * s, v = square < 0 ? 0 : square;  /* a NaN stays one */
+    const double a = 1 / sqrt(v + *eps) * (weight ? weight[c] : 1.0);
+    mean[c] = m; var[c] = v; scale[c] = (S)a; shift[c] = (S)((bias ? bias[c] : 0.0) - m * a);
+  }
+}
+
+/* The running statistics move by the factor d[0] towards mean and variance, the latter times d[1]. */
+void track(void **p, const int64_t *n, const double *d) {
+  const int64_t C = n[0];
+  S *running_mean = p[0], *running_var = p[1]; const double *mean = p[2], *var = p[3];
+  for (int64_t c = 0; c < C; c++) {
+    running_mean[c] = (S)((1 - d[0]) * running_mean[c] + d[0] * mean[c]);
+    running_var[c] = (S)((1 - d[0]) * running_var[c] + d[0] * (var[c] * d[1]));
+  }
+}
+
+/* From the gradients of scale and shift: those of weight and bias, then slope and offset of the correction. */
+void slopes(void **p, const int64_t *n, const double *eps) {
+  const int64_t C = n[0], count = n[1];
+  const double *g_scale = p[0], *g_shift = p[1], *mean = p[2], *var = p[3]; const S *weight = p[4];
+  S *g_weight = p[5], *g_bias = g_weight + C, *slope = g_bias + C, *offset = slope + C;
+  for (int64_t c = 0; c < C; c++) {
+    const double r = 1 / sqrt(var[c] + *eps), w = weight ? weight[c] : 1;
+    const double total = g_scale[c] - mean[c] * g_shift[c];  /* the shift depends on the scale */
+    const double steep = -total * w * (r * r * r) / count;
+    g_weight[c] = (S)(total * r); g_bias[c] = (S)g_shift[c];
+    slope[c] = (S)steep; offset[c] = (S)(-g_shift[c] * w * r / count - steep * mean[c]);
   }
 }
 

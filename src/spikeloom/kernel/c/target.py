@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import operator
@@ -14,7 +15,8 @@ from torch import Tensor
 from ...native import build
 from ...native.build import BuildError
 from ...native.call import addresses, integers, threads
-from ..norm import Geometry
+from ..dtypes import state_dtype
+from ..norm import Geometry, Moments, Norm, NormByTorch
 from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
@@ -27,7 +29,7 @@ _LARGE = 1 << 23  # bytes of an output above which it goes past the cache
 _PARTS = 64  # parts of a batch norm's rows, each summed apart: the number of threads changes nothing
 
 
-class CTarget:
+class CTarget(NormByTorch):
     """Kernels in C, built by the system's compiler."""
 
     name = "c"
@@ -64,9 +66,36 @@ class CTarget:
         return sums.sum(0)
 
     def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
-        sums = torch.zeros(_PARTS, 2, geometry.C, dtype=torch.float64, device="cpu")
+        sums = _sums(geometry)
         _call_norm(_norm(x.dtype).statistics, geometry, x, first, sums)
         return sums
+
+    def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        if not _plain(norm, x.dtype):
+            return super().moments(norm, geometry, x, order)
+        compute, C = state_dtype(x.dtype), geometry.C
+        mean, var = torch.empty(2, C, dtype=torch.float64, device="cpu").unbind()
+        first, scale, shift = torch.empty(3, C, dtype=compute, device="cpu").unbind()
+        tensors = (x, first, _sums(geometry), norm.weight, norm.bias, mean, var, scale, shift)
+        _call_norm(_norm(x.dtype).moments, geometry, *tensors, doubles=(norm.eps,))
+        return Moments(mean, var, geometry.T * geometry.outer * geometry.inner, scale, shift)
+
+    def track(self, norm: Norm, moments: Moments, factor: float) -> None:
+        mean, var, n = moments[:3]
+        if norm.running_mean is None or not _plain(norm, norm.running_mean.dtype):
+            super().track(norm, moments, factor)
+            return
+        tensors, doubles = (norm.running_mean, norm.running_var, mean, var), (factor, n / max(1, n - 1))
+        _call(_norm(norm.running_mean.dtype).track, tensors, (mean.numel(),), doubles)
+
+    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
+        mean, var, n, compute = *moments[:3], state_dtype(moments.scale.dtype)
+        if not _plain(norm, compute):
+            return super().slopes(norm, moments, g_scale, g_shift)
+        made = torch.empty(4, mean.numel(), dtype=compute, device="cpu")
+        tensors = (g_scale, g_shift, mean, var, norm.weight, made)
+        _call(_norm(compute).slopes, tensors, (mean.numel(), n), (norm.eps,))
+        return made.unbind()
 
     def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
         _call_norm(_norm(x.dtype).correct, geometry, x, gx, slope, offset)
@@ -136,7 +165,23 @@ def _norm(dtype: torch.dtype) -> Any:
     return build.load(norm(str(dtype).removeprefix("torch."), _PARTS))
 
 
-def _call_norm(function: Any, geometry: Geometry, *tensors: Tensor) -> None:
+def _call_norm(function: Any, geometry: Geometry, *tensors: Tensor | None, doubles: tuple[float, ...] = ()) -> None:
     g = geometry
     count = threads(g.T * g.outer * g.C * g.inner, at_least=_SMALL)
-    function(addresses(len(tensors))(tensors), integers(g.T, g.stride, g.outer, g.C, g.inner, count))
+    _call(function, tensors, (g.T, g.stride, g.outer, g.C, g.inner, count), doubles)
+
+
+def _call(
+    function: Any, tensors: tuple[Tensor | None, ...], numbers: tuple[int, ...], doubles: tuple[float, ...]
+) -> None:
+    function(addresses(len(tensors))(tensors), integers(*numbers), (ctypes.c_double * len(doubles))(*doubles))
+
+
+def _sums(geometry: Geometry) -> Tensor:
+    return torch.empty(_PARTS, 2, geometry.C, dtype=torch.float64, device="cpu")
+
+
+def _plain(norm: Norm, dtype: torch.dtype) -> bool:
+    """Whether the numbers of a batch norm lie as C reads them: dense, and of the type that is computed in."""
+    numbers = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    return all(n is None or (n.dtype == state_dtype(dtype) and n.is_contiguous()) for n in numbers)

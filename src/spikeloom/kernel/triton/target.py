@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...native.build import BuildError
-from ..norm import Geometry
+from ..norm import Geometry, NormByTorch
 from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
@@ -27,7 +27,7 @@ _PARTS = 256  # most parts of a batch norm's rows, each summed apart
 
 
 @dataclass(frozen=True)
-class TritonTarget:
+class TritonTarget(NormByTorch):
     """Kernels in Triton, which compiles them when they are first launched and keeps them on the disk."""
 
     block: int = 256
