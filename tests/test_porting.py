@@ -48,7 +48,6 @@ def test_each_script_of_ours_has_that_of_a_peer_before_it():
         assert len(ours.split("\n")) < len(theirs.split("\n"))
 
 
-# Names that are made elsewhere at the moment; this becomes empty.
 def test_the_names_in_the_tables_are_there():
     names = set(re.findall(r"\bsl\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", PAGE.read_text()))
     assert len(names) > 90
