@@ -63,7 +63,9 @@ class ILIF(Neuron):
 
     def dynamics(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         h = v - v / self.tau + x
-        level = (h / self.v_threshold).clamp(0.0, float(self.levels))
+        level, most = h / self.v_threshold, float(self.levels)
+        within = (level >= 0) & (level <= most)  # torch's own gradient of clamp at its bounds depends on the release
+        level = torch.where(within, level, level.detach().clamp(0.0, most))
         count = level + (torch.round(level) - level).detach()
         return count, h - count * self.v_threshold
 
