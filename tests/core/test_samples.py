@@ -321,6 +321,7 @@ def test_a_lazy_layer_takes_no_shape_from_what_is_refused():
 
 
 def test_a_compiled_network_refuses_the_same():
+    torch._dynamo.reset()  # what other tests compiled would let it warn
     net = sl.Network(nn.Linear(4, 4), nn.Softmax(-1))
     compiled = torch.compile(net, backend="eager")
     x = torch.rand(3, 2, 4)
