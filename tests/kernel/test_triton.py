@@ -14,6 +14,7 @@ from torch import nn
 import spikeloom as sl
 from kernel import operations, spec
 from kernel.test_trace import COMPUTED
+from spikeloom.kernel.norm import Geometry, Norm
 from spikeloom.kernel.triton.target import TRITON, TritonTarget
 from spikeloom.native.build import BuildError
 
@@ -182,10 +183,8 @@ def test_batch_norm_joins(layout, dtype):
 
 def test_statistics_of_one_value_per_channel_and_of_many_rows():
     """[T, B, C] with C beyond one tile of columns."""
-    from spikeloom.kernel.norm import statistics
-
     x = torch.randn(40, 9, 150) + 3
-    mean, var, n = statistics(TRITON, x, (0, 1))
+    mean, var, n, *_ = TRITON.moments(Norm.of(nn.BatchNorm1d(150)), Geometry.of(x, (0, 1)), x, (0, 1))
     exact = x.double().flatten(0, 1)
     assert n == 360
     torch.testing.assert_close(mean, exact.mean(0), rtol=1e-7, atol=1e-7)
