@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 _UNITS = {"amx_tile": " with AMX", "avx512f": " with AVX-512", "avx2": " with AVX2"}
+TURN = 50.0  # milliseconds
 PACKAGES = ("spikeloom", "torch", "spikingjelly", "snntorch", "norse", "tonic", "expelliarmus")
 
 
@@ -64,11 +65,15 @@ def must_match(name: str, ours: list[torch.Tensor], theirs: list[torch.Tensor], 
 
 
 def compare(sides: dict[str, Callable[[], object]], *, seconds: float = 12.0) -> dict[str, dict[str, float]]:
-    """Times the sides in turn (A B A B) for about ``seconds``; the first is ours.
+    """Times the sides in turn for about ``seconds``; the first is ours.
 
-    A side that runs in a process of its own returns, as a float, the milliseconds that it took there.
+    In its turn each side runs once uncounted, then for ``TURN`` milliseconds, of which the mean counts: a first run finds
+    the caches full of what another side left, memory where that put it, and a processor that has to be woken. Of
+    neighbouring turns the ratio is taken, so that a processor whose speed drifts changes none. A side that runs in a
+    process of its own returns, as a float, the milliseconds that it took there.
+
     Returns for each side the median in milliseconds and, for the others, the median and quartiles of the ratio to
-    ours of neighbouring runs.
+    ours of neighbouring turns.
     """
     for run in sides.values():
         for _ in range(3):
@@ -77,10 +82,15 @@ def compare(sides: dict[str, Callable[[], object]], *, seconds: float = 12.0) ->
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[next(iter(sides))]) < 7:
         for name, run in sides.items():
-            start = time.perf_counter()
-            there = run()
-            here = (time.perf_counter() - start) * 1e3
-            times[name].append(there if isinstance(there, float) else here)
+            run()
+            turn: list[float] = []
+            while sum(turn) < TURN:
+                start = time.perf_counter()
+                there = run()
+                here = (time.perf_counter() - start) * 1e3
+                turn.append(there if isinstance(there, float) else here)
+                del there  # or freeing it, and the graph behind it, would count as the next run's time
+            times[name].append(statistics.mean(turn))
     ours = times[next(iter(sides))]
     rows: dict[str, dict[str, float]] = {}
     for name, measured in times.items():
