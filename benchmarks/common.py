@@ -67,10 +67,10 @@ def must_match(name: str, ours: list[torch.Tensor], theirs: list[torch.Tensor], 
 def compare(sides: dict[str, Callable[[], object]], *, seconds: float = 12.0) -> dict[str, dict[str, float]]:
     """Times the sides in turn for about ``seconds``; the first is ours.
 
-    In its turn each side runs once uncounted, then for ``TURN`` milliseconds, of which the mean counts: a first run finds
-    the caches full of what another side left, memory where that put it, and a processor that has to be woken. Of
-    neighbouring turns the ratio is taken, so that a processor whose speed drifts changes none. A side that runs in a
-    process of its own returns, as a float, the milliseconds that it took there.
+    In its turn each side runs once uncounted, then for ``TURN`` milliseconds, of which the mean counts: a first run
+    finds the caches full of what another side left, memory where that put it, and a processor that has to be woken.
+    Of neighbouring turns the ratio is taken, so that a processor whose speed drifts changes none. A side that runs in
+    a process of its own returns, as a float, the milliseconds that it took there.
 
     Returns for each side the median in milliseconds and, for the others, the median and quartiles of the ratio to
     ours of neighbouring turns.
