@@ -17,9 +17,10 @@ SOURCE = Path(sl.__file__).parent
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
     {"_constants", "_extras", "_hooks", "_peers", "_text", "_time"},
-    {"_codes", "_target_codes", "_targets", "keys"},
-    {"_numbers", "_phase_codes", "_population_codes", "_rates", "_trains"},
-    {"surrogate", "encode", "decode"},
+    {"_targets", "keys"},
+    {"_numbers"},
+    {"surrogate", "encode"},
+    {"decode"},
     {"loss", "metrics"},
     {"native"},
     {"core"},

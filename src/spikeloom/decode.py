@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ._codes import check_count
-from ._population_codes import spread, tuning_fields
 from ._time import duration, masked, readable, sequence, trailing, wide
+from .encode.checks import check_count
+from .encode.populations import spread, tuning_fields
 
 Readout = Literal["max", "max_abs", "mean", "last"]
 

@@ -15,19 +15,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._codes import check_finite, check_first, check_steps, floating, given, refuse_nan
-from ._phase_codes import burst as burst
-from ._phase_codes import periodic as periodic
-from ._phase_codes import phase as phase
-from ._phase_codes import rank_order as rank_order
-from ._phase_codes import weighted_phase as weighted_phase
-from ._population_codes import gaussian_tuning as gaussian_tuning
-from ._population_codes import gaussian_tuning_time as gaussian_tuning_time
-from ._population_codes import population as population
-from ._target_codes import ramp as ramp
-from ._target_codes import target_latency as target_latency
-from ._target_codes import target_rate as target_rate
-from ._time import masked, readable, sequence, wide
+from .._time import masked, readable, sequence, wide
+from .checks import check_finite, check_first, check_steps, floating, given, refuse_nan
+from .phases import burst as burst
+from .phases import periodic as periodic
+from .phases import phase as phase
+from .phases import rank_order as rank_order
+from .phases import weighted_phase as weighted_phase
+from .populations import gaussian_tuning as gaussian_tuning
+from .populations import gaussian_tuning_time as gaussian_tuning_time
+from .populations import population as population
+from .targets import ramp as ramp
+from .targets import target_latency as target_latency
+from .targets import target_rate as target_rate
 
 LatencyCode = Literal["linear", "log", "rc"]
 

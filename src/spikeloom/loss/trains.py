@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._targets import Reduction, reduce
-from ._time import masked, sequence, wide
+from .._targets import Reduction, reduce
+from .._time import masked, sequence, wide
 
 Kernel = Literal["linear", "cosine", "polynomial", "sigmoid", "gaussian"]
 

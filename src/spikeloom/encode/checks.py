@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._time import masked, readable
+from .._time import masked, readable
 
 
 def given(spikes: Tensor, lengths: Tensor | None, batch_first: bool) -> Tensor:

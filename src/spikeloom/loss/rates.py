@@ -12,8 +12,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from ._targets import Reduction, reduce
-from ._time import duration, masked, sequence, trailing, wide
+from .._targets import Reduction, reduce
+from .._time import duration, masked, sequence, trailing, wide
 
 
 def rate_l1(

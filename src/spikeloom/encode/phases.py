@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from ._codes import check_count, check_steps, check_unit, floating, given, refuse_nan, steps_like
-from ._time import sequence, wide
+from .._time import sequence, wide
+from .checks import check_count, check_steps, check_unit, floating, given, refuse_nan, steps_like
 
 _NEAR = 1e-6  # a product of whole numbers may come out this much above it
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._codes import check_count, check_finite, check_steps, floating, given, refuse_nan, steps_like
-from ._time import readable, wide
+from .._time import readable, wide
+from .checks import check_count, check_finite, check_steps, floating, given, refuse_nan, steps_like
 
 PopulationCode = Literal["deterministic", "random", "current"]
 

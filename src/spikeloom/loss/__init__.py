@@ -35,15 +35,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import _targets, decode
-from ._rates import rate_bounds as rate_bounds
-from ._rates import rate_l1 as rate_l1
-from ._rates import rate_l2 as rate_l2
-from ._targets import Reduction, Targets
-from ._time import duration, sequence, wide
-from ._trains import spike_kernel as spike_kernel
-from ._trains import spike_similarity as spike_similarity
-from ._trains import van_rossum as van_rossum
+from .. import _targets, decode
+from .._targets import Reduction, Targets
+from .._time import duration, sequence, wide
+from .rates import rate_bounds as rate_bounds
+from .rates import rate_l1 as rate_l1
+from .rates import rate_l2 as rate_l2
+from .trains import spike_kernel as spike_kernel
+from .trains import spike_similarity as spike_similarity
+from .trains import van_rossum as van_rossum
 
 
 def rate_cross_entropy(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._time import check_lengths, masked, readable, sequence, wide
+from .._time import check_lengths, masked, readable, sequence, wide
 
 Pattern = Literal["regular", "uniform", "poisson"]
 _NEAR = 1e-9  # k / rate of a whole number of steps may come out below it
