@@ -145,6 +145,65 @@ def test_export_with_dynamic_steps_and_batch(tmp_path):
         torch.testing.assert_close(loaded(x), net(x))
 
 
+class Average(sl.TemporalModule):
+    """A layer of one's own: ``m = 0.5 m + x``."""
+
+    def initial_state(self, x_t):
+        return torch.zeros_like(x_t)
+
+    def step(self, x_t, state=None):
+        m = 0.5 * (self.initial_state(x_t) if state is None else state) + x_t
+        return m, m
+
+
+class Feedback(sl.TemporalModule):
+    def __init__(self):
+        super().__init__()
+        self.back, self.neuron = nn.Linear(6, 6), sl.LIF(v_threshold=0.2)
+
+    def initial_state(self, x_t):
+        return torch.zeros_like(x_t)
+
+    def step(self, x_t, state=None):
+        y = self.neuron(x_t + self.back(self.initial_state(x_t) if state is None else state))
+        return y, y
+
+
+STEP_BY_STEP = {
+    "own step": Average,
+    "Recurrent": lambda: sl.nn.Recurrent(sl.LIF(v_threshold=0.2), nn.Linear(6, 6)),
+    "Loop": lambda: sl.Loop(Feedback()),
+}
+
+
+def by_name(*quick):
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in STEP_BY_STEP]
+
+
+@pytest.mark.parametrize("name", by_name("own step"))
+def test_what_runs_step_by_step_is_one_compiled_graph(name, fresh_dynamo):
+    net, x = sl.Network(nn.Linear(5, 6), STEP_BY_STEP[name](), nn.Linear(6, 2)), torch.randn(4, 3, 5)
+    y = net(x)
+    wanted = torch.autograd.grad(y.square().sum(), list(net.parameters()))
+    z = torch.compile(net, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(z, y)
+    for found, g in zip(torch.autograd.grad(z.square().sum(), list(net.parameters())), wanted, strict=True):
+        torch.testing.assert_close(found, g)
+    assert fresh_dynamo["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.compile is ignored when called inside torch.export")
+@pytest.mark.parametrize("name", by_name("own step"))
+def test_what_runs_step_by_step_is_exported(name, fresh_dynamo):
+    net, x = sl.Network(nn.Linear(5, 6), STEP_BY_STEP[name](), nn.Linear(6, 2)).eval(), torch.randn(4, 3, 5)
+    with torch.no_grad():
+        exported = torch.export.export(net, (x,), strict=True).module()
+        x = torch.randn(4, 3, 5)
+        torch.testing.assert_close(exported(x), net(x))
+
+
 def test_deepcopy_and_pickle(conv_net):
     conv_net.eval()
     x = torch.rand(3, 2, 1, 8, 8)

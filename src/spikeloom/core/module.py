@@ -318,7 +318,8 @@ def run_steps(step: Any, xs: tuple[Any, ...], state: State, lengths: Tensor | No
         lengths = check_lengths(lengths, T, B)
         longest = int(lengths.max())  # past it there is nothing to step
     keeps, places = autocasts(xs), through_steps()
-    ys, recorded, some = [], [], list[Tensor | None]()
+    ys, recorded = [], []
+    some: list[Tensor | None] = []  # Dynamo cannot trace list[Tensor | None]()
     for t in range(longest):
         x_t = tuple(map_tensors(lambda x, t=t: x[t], x) for x in xs)
         going = None if lengths is None else (lengths > t).nonzero().squeeze(1)
