@@ -17,6 +17,8 @@ ROWS: Any = "spikeloom.rows"
 class Onlooker:
     """A hook, of one module or of all, that only notes what runs; shortcuts may skip calls in spite of it."""
 
+    only_looks = True
+
     def __init__(self, look: Callable[..., Any]) -> None:
         self._look = look
 
@@ -42,8 +44,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _see_to(hooks: Mapping[Any, Any]) -> bool:
-    """Whether one of these hooks is neither an onlooker nor the one that checks rows."""
-    return any(key != ROWS and not isinstance(hook, Onlooker) for key, hook in hooks.items())
+    """Whether one of these hooks is neither an onlooker nor the one that checks rows, under whatever key."""
+    return any(key != ROWS and not getattr(hook, "only_looks", False) for key, hook in hooks.items())
 
 
 def for_all() -> bool:

@@ -8,7 +8,8 @@ is built (:func:`refuse`), the others when they are called (:func:`keep_rows`), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -122,8 +123,12 @@ def watch(layer: nn.Module) -> None:
         layer._forward_pre_hooks_with_kwargs[ROWS] = True
 
 
-def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raises where a layer in a network would not read dimension 0 as rows; it is a forward pre-hook of the layer."""
+def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Raises where a layer in a network would not read dimension 0 as rows; it is a forward pre-hook of the layer.
+
+    Tools that put another layer in the place of one (quantisation, fusion) take its hooks along as hooks without
+    keyword arguments.
+    """
     call = active()
     takes = None if call is None else _takes(layer)
     if call is None or takes is None:
@@ -148,6 +153,9 @@ def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
                 f"inside a Network dimension 0 holds all samples and steps, and this layer would mix them{asked}; or "
                 "shape what reaches the layer, for instance by nn.Unflatten(1, (1, -1))"
             )
+
+
+keep_rows.only_looks = True  # type: ignore[attr-defined]  # see spikeloom._hooks: copies of it have other keys
 
 
 def refuse(module: nn.Module, path: str) -> None:
