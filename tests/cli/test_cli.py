@@ -171,6 +171,25 @@ def test_seeds(capsys, tmp_path):
     assert splits[0]["train"]["sha256"] != splits[1]["train"]["sha256"]  # each seed has a split of its own
 
 
+def test_weights_that_were_trained_on_the_test_samples_are_refused(capsys, trained, tmp_path):
+    seed = json.loads((trained / "split.json").read_text())["seed"]
+    for source in (trained, trained / "weights.safetensors", trained / "checkpoint.pt"):
+        status, _, err = spikeloom(
+            capsys, "train", "digits", *SHORT, "--init-from", source, "--seed", seed + 1, "--out", tmp_path / "other"
+        )
+        assert status == 2
+        assert "test samples of this run were among the training samples of" in err
+        assert f"use --seed {seed}" in err
+        assert not (tmp_path / "other").exists()
+    several = ("--init-from", trained, "--seed", seed, "--seeds", "2", "--out", tmp_path / "several")
+    status, _, err = spikeloom(capsys, "train", "digits", *SHORT, *several)
+    assert (status, f"use --seed {seed}" in err, (tmp_path / "several").exists()) == (2, True, False)
+    status, out, _ = spikeloom(
+        capsys, "train", "digits", *SHORT, "--init-from", trained, "--seed", seed, "--out", tmp_path / "same"
+    )
+    assert (status, "begins with the weights of" in out) == (0, True)
+
+
 def test_eval_gives_the_figure_of_the_training(capsys, trained):
     recorded = json.loads((trained / "result.json").read_text())["test_accuracy"]
     status, out, _ = spikeloom(capsys, "eval", trained)

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from .. import recipes
 from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split, write_json
 from ..runs.settings import metadata, option_name, shown
+from ..runs.trained import must_not_have_seen
 
 _SUFFIXES = (".toml", ".yaml", ".yml")
 
@@ -121,7 +122,12 @@ def train(
     if seeds < 1:
         raise ConfigError(f"--seeds must be at least 1, got {seeds}")
     results = []
-    replace(config, seed=config.seed + seeds - 1)  # else a last seed out of range raises after all others trained
+    last = replace(
+        config, seed=config.seed + seeds - 1
+    )  # else a last seed out of range raises after all others trained
+    if seeds > 1 and init_from is not None and not resume:  # the same of a last seed whose test samples were trained on
+        loading = {**last.loading(), "workers": 0, "root": machine.data_root}
+        must_not_have_seen(init_from, recipe.data(last, **loading).split)
     for seed in range(config.seed, config.seed + seeds):
         one = replace(config, seed=seed)
         folder = out if seeds == 1 else out / f"seed-{seed}"

@@ -20,6 +20,8 @@ from .samples import Batches, Gathered, Indexed, Transform, stratified
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
 Loader = DataLoader[Any]
+GIVEN = "given as samples"
+"""What a split names as its data where they are the user's own samples."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def _choose(train: Indexed, subset: int | None, validation: float, seed: int) ->
 
 def _origin(name: str | tuple[Indexed, Indexed], root: str | Path | None) -> dict[str, Any]:
     if not isinstance(name, str):
-        return {"data": "given as samples"}
+        return {"data": GIVEN}
     return {"data": name, "files": files(name, root), "rule": describe(name).rule}
 
 

@@ -14,8 +14,9 @@ from .config_file import read_file
 from .settings import ConfigError, UserError, shown, to_toml
 
 CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
+SPLIT = "split.json"
 _OWN = {
-    CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", "split.json", "metrics.jsonl", "metrics.csv",
+    CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", SPLIT, "metrics.jsonl", "metrics.csv",
 }  # fmt: skip
 
 

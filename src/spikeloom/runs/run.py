@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from .. import data, native
 from .._extras import install
 from . import checkpoint, environment, files, folder, measure, progress, trained
-from .folder import CHECKPOINT, RESULT, WEIGHTS
+from .folder import CHECKPOINT, RESULT, SPLIT, WEIGHTS
 from .parts import Stateful, load_parts
 from .processes import Processes, choose_device, unwrap
 from .settings import Config, ConfigError, Machine, UserError
@@ -59,7 +59,8 @@ class Run:
         resume: whether the run in ``out`` goes on; if there is none, it begins. The settings must be those of the run,
             but there may be more epochs: then the run is extended, and schedules go on as those of the longer run.
         init_from: a run folder, checkpoint or weights file whose weights the network begins with (:meth:`keep` loads
-            them); a resumed run uses its own weights instead.
+            them); a resumed run uses its own weights instead. Where those weights were trained on test samples of this
+            run, because a split depends on the seed, :meth:`load` raises ConfigError.
 
     Until this context is left, another run in the same folder raises ConfigError, in this process and in others.
 
@@ -141,8 +142,10 @@ class Run:
             if setting not in self.config.loading():
                 raise
             raise UserError(str(problem), setting=setting) from problem
+        if self.init_from is not None and self._saved is None:
+            trained.must_not_have_seen(self.init_from, found.split)
         if self.processes.first:
-            files.write_json(self.out / "split.json", found.split)
+            files.write_json(self.out / SPLIT, found.split)
         return found
 
     def place(self, net: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..data import Loaders
+from ..data.loading import GIVEN, Loaders
 from .checkpoint import load as load_checkpoint
 from .config_file import read_file
-from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS, must_agree
-from .settings import Config, UserError, shown, split
+from .folder import CHECKPOINT, CONFIG, RESULT, SPLIT, WEIGHTS, must_agree
+from .settings import Config, ConfigError, UserError, shown, split
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,29 @@ def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
     path = Path(path)
     file = _weights_file(path, path.parent if _is_file(path) else _folder_of(path))
     return file, _read(file, None)
+
+
+def must_not_have_seen(source: str | Path, split: Mapping[str, Any]) -> None:
+    """Raises ConfigError if the run that gave the weights split the same data set in another way.
+
+    Then samples that ``split`` has for testing were among those that the weights were trained on. What is compared is
+    the ``split.json`` beside the weights; weights without one, and samples that the user gave, tell nothing.
+    """
+    path = Path(source)
+    try:
+        folder = path if path.is_dir() else path.parent
+        seen = json.loads((folder / SPLIT).read_text())
+        data, files, tested, seed = seen["data"], seen.get("files"), seen["test"]["sha256"], seen["seed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if data == GIVEN or (data, files) != (split["data"], split.get("files")) or tested == split["test"]["sha256"]:
+        return
+    remedy = f"use --seed {seed}" if seed != split["seed"] else "use the settings that choose the samples there"
+    raise ConfigError(
+        f"init_from: test samples of this run were among the training samples of {shown(str(folder))}, which split "
+        f"{data} with seed {seed}, this run with seed {split['seed']}; {remedy}",
+        setting="init_from",
+    )
 
 
 def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
