@@ -1,5 +1,6 @@
 """The command line as a user types it: help, options, files, exit status, no traceback."""
 
+import hashlib
 import json
 import os
 import signal
@@ -188,6 +189,27 @@ def test_weights_that_were_trained_on_the_test_samples_are_refused(capsys, train
         capsys, "train", "digits", *SHORT, "--init-from", trained, "--seed", seed, "--out", tmp_path / "same"
     )
     assert (status, "begins with the weights of" in out) == (0, True)
+
+
+def test_a_config_file_repeats_a_run_that_began_with_weights(capsys, trained, tmp_path):
+    one, again = tmp_path / "one", tmp_path / "again"
+    assert spikeloom(capsys, "train", "digits", *SHORT, "--init-from", trained, "--out", one)[0] == 0
+    status, out, _ = spikeloom(capsys, "train", one / "config.toml", "--out", again)
+    assert (status, f"begins with the weights of {trained}" in out) == (0, True)
+    assert (one / "weights.safetensors").read_bytes() == (again / "weights.safetensors").read_bytes()
+    assert (one / "config.toml").read_text() == (again / "config.toml").read_text()
+    recorded = json.loads((again / "environment.json").read_text())["init_from"]
+    digest = hashlib.sha256((trained / "weights.safetensors").read_bytes()).hexdigest()
+    assert recorded == {"file": str(trained / "weights.safetensors"), "sha256": digest}
+    assert spikeloom(capsys, "eval", again)[0] == 0
+    for more in ([one], ["digits", *SHORT, "--out", one], ["digits", *SHORT, "--init-from", trained, "--out", one]):
+        assert spikeloom(capsys, "train", *more, "--resume", "--epochs", "2")[0] == 0  # whose own weights go on
+        assert f'init_from = "{trained}"' in (one / "config.toml").read_text()
+    status, _, err = spikeloom(capsys, "train", one, "--resume", "--init-from", again)
+    assert (status, f"init_from was '{trained}' when the run began" in err) == (2, True)
+    (tmp_path / "odd.toml").write_text('recipe = "digits"\ninit_from = 3\n')
+    status, _, err = spikeloom(capsys, "train", tmp_path / "odd.toml")
+    assert (status, "odd.toml: init_from must name a run or weights file, got 3" in err) == (2, True)
 
 
 def test_eval_gives_the_figure_of_the_training(capsys, trained):

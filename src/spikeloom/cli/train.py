@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from .. import recipes
 from ..runs import CONFIG, Config, ConfigError, Machine, Run, Settings, read_file, split, write_json
+from ..runs.folder import INIT_FROM
 from ..runs.settings import metadata, option_name, shown
 from ..runs.trained import must_not_have_seen
 
@@ -67,11 +68,14 @@ class Recipes(TyperGroup):
         name = values.pop("recipe", None)
         if not isinstance(name, str):
             raise ConfigError(f'{file}: has to name its recipe, as in recipe = "digits"')
-        return command(name, values, where=str(file), out=out)
+        begun = values.pop(INIT_FROM, None)
+        if not isinstance(begun, str | None):
+            raise ConfigError(f"{file}: {INIT_FROM} must name a run or weights file, got {shown(begun)}")
+        return command(name, values, where=str(file), out=out, init_from=begun)
 
 
-def command(name: str, given: Mapping[str, Any], *, where: str, out: Path) -> Any:
-    """The command of one recipe, with the settings ``given`` (read from ``where``) as defaults."""
+def command(name: str, given: Mapping[str, Any], *, where: str, out: Path, init_from: str | None = None) -> Any:
+    """The command of one recipe, with the settings ``given`` (read from ``where``) and the others as defaults."""
     recipe = recipes.get(name)
     for values, kind in zip(split(given, recipe.Config, Machine, where=where), (recipe.Config, Machine), strict=True):
         _made(kind, values, where)
@@ -95,7 +99,7 @@ def command(name: str, given: Mapping[str, Any], *, where: str, out: Path) -> An
             "Run",
         ),
         _parameter("overwrite", bool, False, "replace a run in --out", "Run"),
-        _parameter("init_from", str | None, None, "begin with the weights of a run or weights file", "Run"),
+        _parameter(INIT_FROM, str | None, init_from, "begin with the weights of a run or weights file", "Run"),
         _parameter("seeds", int, 1, "train so many seeds, from --seed on, each in a folder of its own", "Run"),
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from .config_file import read_file
 from .settings import ConfigError, UserError, shown, to_toml
 
 CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
-SPLIT = "split.json"
+SPLIT, INIT_FROM = "split.json", "init_from"
 _OWN = {
     CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", SPLIT, "metrics.jsonl", "metrics.csv",
 }  # fmt: skip
@@ -26,7 +26,8 @@ def claim(
     """Makes the folder and locks it until ``held`` is closed; raises if it holds something else or is in use.
 
     Args:
-        settings: the content of ``config.toml``; a run that goes on must have the same.
+        settings: the content of ``config.toml``; a run that goes on must have the same. Where they do not say what
+            weights it begins with, those that ``config.toml`` names stay.
 
     Returns a function that raises if the folder has been removed or replaced by the time it is called. Where an
     exception closes ``held`` before the run has saved anything, a folder that was made here is removed again.
@@ -54,7 +55,9 @@ def claim(
     if not resume:
         _clear(out)
     elif (out / CONFIG).exists():
-        must_agree(out / CONFIG, read_file(out / CONFIG), settings, longer=True)
+        before = read_file(out / CONFIG)
+        begun = before.get(INIT_FROM) if settings.get(INIT_FROM) is None else settings[INIT_FROM]
+        must_agree(out / CONFIG, before, {**settings, INIT_FROM: begun}, longer=True)
     return check
 
 
@@ -73,6 +76,12 @@ def describe(out: Path, settings: Mapping[str, Any], described: Callable[[], Map
     if diff := environment.git_diff(Path.cwd()):
         files.write(out / "git.diff", diff)
     files.write(out / CONFIG, to_toml(settings))  # this comes last: a folder without it holds a run that never began
+
+
+def begun_with(out: Path) -> str | None:
+    """What ``config.toml`` names as the weights that the run in a folder begins with."""
+    found = read_file(out / CONFIG).get(INIT_FROM) if (out / CONFIG).exists() else None
+    return found if isinstance(found, str) else None
 
 
 def _began(folder: Path) -> bool:

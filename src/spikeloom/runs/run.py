@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from .. import data, native
 from .._extras import install
 from . import checkpoint, environment, files, folder, measure, progress, trained
-from .folder import CHECKPOINT, RESULT, SPLIT, WEIGHTS
+from .folder import CHECKPOINT, INIT_FROM, RESULT, SPLIT, WEIGHTS
 from .parts import Stateful, load_parts
 from .processes import Processes, choose_device, unwrap
 from .settings import Config, ConfigError, Machine, UserError
@@ -111,7 +111,7 @@ class Run:
             closing.callback(self.progress.close)
             self._together(self._prepare)
             if not self.processes.first:
-                self._saved = self._read()
+                self.init_from, self._saved = folder.begun_with(self.out), self._read()
             native.retain_memory()
             closing.enter_context(_backend(self.machine.backend))
             closing.callback(self._events.close)
@@ -278,12 +278,21 @@ class Run:
     # -- saving and continuing -----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        settings, machine = self._settings(), {"machine": asdict(self.machine)}
+        def written() -> dict[str, Any]:
+            begun = None if self.init_from is None else str(self.init_from)
+            return {**self._settings(), INIT_FROM: begun}
+
+        def described() -> dict[str, Any]:
+            begun = {} if self.init_from is None else {INIT_FROM: trained.described(self.init_from)}
+            return {**environment.describe(self.device), "machine": asdict(self.machine), **begun}
+
         self._still_ours = folder.claim(
-            self.out, settings, resume=self.resume, overwrite=self.overwrite, held=self._closing
+            self.out, written(), resume=self.resume, overwrite=self.overwrite, held=self._closing
         )
         self._saved = self._read()
-        folder.describe(self.out, settings, lambda: {**environment.describe(self.device), **machine})
+        if self.init_from is None:
+            self.init_from = folder.begun_with(self.out)  # the run goes on: a new one has no config.toml by now
+        folder.describe(self.out, written(), described)
 
     def _begin_with_weights(self) -> None:
         """Loads the weights of ``init_from`` into the network, if one was given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..data.loading import GIVEN, Loaders
 from .checkpoint import load as load_checkpoint
 from .config_file import read_file
-from .folder import CHECKPOINT, CONFIG, RESULT, SPLIT, WEIGHTS, must_agree
+from .folder import CHECKPOINT, CONFIG, INIT_FROM, RESULT, SPLIT, WEIGHTS, must_agree
 from .settings import Config, ConfigError, UserError, shown, split
 
 
@@ -63,6 +64,7 @@ def load(path: str | Path) -> Trained:
     values = read_file(folder / CONFIG)
     name = str(values.pop("recipe", ""))
     recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # the config gives the name
+    values.pop(INIT_FROM, None)
     (settings,) = split(values, recipe.Config, where=str(folder / CONFIG))
     config = recipe.Config(**settings)
     net: nn.Module = recipe.build(config)
@@ -77,9 +79,14 @@ def load(path: str | Path) -> Trained:
 
 def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
     """The file of weights of a run folder, or the given one, and the network's state in it."""
-    path = Path(path)
-    file = _weights_file(path, path.parent if _is_file(path) else _folder_of(path))
+    file = _weights_file_of(Path(path))
     return file, _read(file, None)
+
+
+def described(source: str | Path) -> dict[str, str]:
+    """The file of weights that a run begins with, and its SHA-256, for ``environment.json``."""
+    file = _weights_file_of(Path(source))
+    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def must_not_have_seen(source: str | Path, split: Mapping[str, Any]) -> None:
@@ -128,6 +135,10 @@ def _folder_of(path: Path) -> Path:
     if not (folder / CONFIG).exists():
         raise UserError(f"{folder}: no run folder, it has no {CONFIG}")
     return folder
+
+
+def _weights_file_of(path: Path) -> Path:
+    return _weights_file(path, path.parent if _is_file(path) else _folder_of(path))
 
 
 def _weights_file(path: Path, folder: Path) -> Path:
