@@ -149,7 +149,9 @@ def test_a_run_can_be_repeated_from_its_folder(capsys, trained, tmp_path):
     status, _, err = spikeloom(capsys, "train", trained)
     assert (status, "holds a run; go on with it by --resume" in err) == (1, True)
     status, out, _ = spikeloom(capsys, "train", trained, "--resume")
-    assert (status, "finished: test accuracy" in out) == (0, True)
+    assert (status, "finished: test accuracy" in out, "goes on" in out) == (0, True, False)
+    steps = 2 * 27  # 1,293 images by 48
+    assert f"is finished after 2 epochs and {steps} steps; to train on, give --epochs N with more than 2" in out
     status, _, err = spikeloom(capsys, "train", trained, "--resume", "--lr", "0.1")
     assert (status, "lr was 0.004 when the run began, and is now 0.1" in err) == (2, True)
 
@@ -189,6 +191,16 @@ def test_weights_that_were_trained_on_the_test_samples_are_refused(capsys, train
         capsys, "train", "digits", *SHORT, "--init-from", trained, "--seed", seed, "--out", tmp_path / "same"
     )
     assert (status, "begins with the weights of" in out) == (0, True)
+
+
+def test_weights_of_another_recipe_are_one_sentence(capsys, trained, tmp_path, recwarn):
+    for source in ("weights.safetensors", "checkpoint.pt"):
+        status, _, err = spikeloom(
+            capsys, "train", "regression", "--init-from", trained / source, "--out", tmp_path / "other"
+        )
+        said = f"error: {trained / source} is of a run of recipe digits, not regression, and its weights do not fit"
+        assert (status, err.startswith(said), len(err.splitlines())) == (1, True, 1)
+    assert not [str(w.message) for w in recwarn if "constants of neurons" in str(w.message)]
 
 
 def test_a_config_file_repeats_a_run_that_began_with_weights(capsys, trained, tmp_path):

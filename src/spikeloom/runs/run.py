@@ -303,6 +303,7 @@ class Run:
         if not isinstance(net, nn.Module):
             raise ConfigError("init_from: the recipe keeps no network as net=, so that there is nothing to load into")
         file, state = trained.weights(self.init_from)
+        trained.must_be_of(self.recipe, net, file, state)
         trained.load_weights(net, file, state, f"the network of {self.recipe}")
         if self.processes.first:
             self.progress.line(f"begins with the weights of {file}")
@@ -340,7 +341,12 @@ class Run:
                     f"note: extended from {saved['config']['epochs']} to {self.config.epochs} epochs; schedules go on "
                     f"as in a run of {self.config.epochs}"
                 )
-            self.progress.line(f"{self.recipe}: goes on in epoch {self.epoch + 1} after {self.step} steps")
+            self.progress.line(
+                f"{self.recipe}: goes on in epoch {self.epoch + 1} after {self.step} steps"
+                if self.epoch < self.config.epochs
+                else f"{self.recipe}: is finished after {self.epoch} epochs and {self.step} steps; to train on, give "
+                f"--epochs N with more than {self.epoch}"
+            )
         self._saved = None
 
     def _save(self) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..data.loading import GIVEN, Loaders
 from .checkpoint import load as load_checkpoint
@@ -110,6 +111,22 @@ def must_not_have_seen(source: str | Path, split: Mapping[str, Any]) -> None:
         f"{data} with seed {seed}, this run with seed {split['seed']}; {remedy}",
         setting="init_from",
     )
+
+
+def must_be_of(recipe: str, net: nn.Module, file: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises UserError if the parameters do not fit because the file is of a run of another recipe."""
+    expected = {name: p.shape for name, p in net.named_parameters() if not is_lazy(p)}
+    if all(name in state and state[name].shape == shape for name, shape in expected.items()):
+        return
+    try:
+        theirs = read_file(file.parent / CONFIG).get("recipe", recipe)
+    except ConfigError:
+        return
+    if theirs != recipe:
+        raise UserError(
+            f"{file} is of a run of recipe {theirs}, not {recipe}, and its weights do not fit the network of {recipe}; "
+            f"give a run of {recipe}"
+        )
 
 
 def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
