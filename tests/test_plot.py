@@ -40,6 +40,7 @@ def test_traces_draw_one_line_a_neuron():
     assert len(lines) == 5
     assert lines[3].get_ydata().tolist() == v[:, 3].tolist()
     assert lines[2].get_linewidth() > lines[1].get_linewidth()
+    assert [plot.traces(v, **given).get_ylabel() for given in ({}, {"ylabel": "u"})] == ["v", "u"]
 
 
 def test_bars_and_curves():

@@ -59,10 +59,14 @@ def traces(
     labels: Sequence[str] | None = None,
     highlight: int | None = None,
     v_threshold: float | None = None,
+    ylabel: str = "v",
     ax: Axes | None = None,
     title: str = "",
 ) -> Axes:
-    """Voltages of one sample, a line for each neuron of ``[T, N]``; ``highlight`` draws one of them bold."""
+    """Voltages of one sample, a line for each neuron of ``[T, N]``; ``highlight`` draws one of them bold.
+
+    Another state is drawn the same way: ``ylabel`` is what its axis says, as in ``traces(u, ylabel="u")``.
+    """
     values = _values(v, "plot.traces")
     if values.ndim != 2 or values.numel() == 0:
         raise ValueError(
@@ -86,7 +90,7 @@ def traces(
         )
     if v_threshold is not None:
         ax.axhline(_number(v_threshold, "plot.traces", "v_threshold"), color=_INK, lw=0.8, ls="--")
-    ax.set(xlabel="step", ylabel="v")
+    ax.set(xlabel="step", ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title(title, loc="left", fontsize=10)
     if N <= 12:

@@ -495,6 +495,9 @@ def test_what_is_missing_is_said(tmp_path):
         data.load("shd", "train", root=tmp_path)
     with pytest.raises(data.DataError, match=r"IBM's page .* Put DvsGesture\.tar\.gz into .*dvs128-gesture$"):
         data.fetch("dvs128-gesture", tmp_path)
+    wanted = r"clone it .*github\.com/Jakobovski/free-spoken-digit-dataset; .* tar czf recordings\.tar\.gz recordings"
+    with pytest.raises(data.DataError, match=rf"{wanted}\. Put recordings\.tar\.gz into .*fsdd$"):
+        data.load("fsdd", "train", root=tmp_path)
     with pytest.raises(data.DataError, match=r"Put them into .*imagenet"):
         data.load("imagenet", "train", root=tmp_path)
     (tmp_path / "es-imagenet").mkdir()

@@ -57,6 +57,11 @@ def test_stratified_by_largest_remainders():
     assert sorted([*rest.tolist(), *held.tolist()]) == list(range(100))
     assert torch.equal(data.stratified(labels, 13, seed=3)[1], held)
     assert not torch.equal(data.stratified(labels, 13, seed=4)[1], held)
+    assert torch.equal(data.stratified(labels, 0.13, seed=3)[1], held)  # a share of 100 samples
+    assert data.stratified(labels, 0.001, seed=3)[1].numel() == 1
+    for share in (1.0, 13.0, 0.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"a share of the samples lies between 0 and 1, got {share}; a number"):
+            data.stratified(labels, share, seed=0)
     with pytest.raises(ValueError, match="100 samples cannot be held out of 100"):
         data.stratified(labels, 100, seed=0)
 

@@ -150,7 +150,7 @@ def _choose(train: Indexed, subset: int | None, validation: float, seed: int) ->
             kept = stratified(labels, subset, seed=seed)[1]
     if not validation:
         return kept, kept[:0]
-    rest, held = stratified(labels[kept], max(round(validation * len(kept)), 1), seed=(seed + 1) % 2**64)
+    rest, held = stratified(labels[kept], float(validation), seed=(seed + 1) % 2**64)
     return kept[rest], kept[held]
 
 

@@ -197,9 +197,12 @@ class Batches(Sampler[list[Key]]):
                 yield keys
 
 
-def stratified(labels: Tensor, held_out: int, *, seed: int) -> tuple[Tensor, Tensor]:
+def stratified(labels: Tensor, held_out: int | float, *, seed: int) -> tuple[Tensor, Tensor]:
     """Splits samples into (rest, held out) and returns the indices of both, ascending. Every class gives its share,
     rounded by largest remainders, so that exactly ``held_out`` are held out; the seed determines which ones.
+
+    An int is the number of samples to hold out, a float the share of all samples, between 0 and 1, which is rounded to
+    a number of at least 1.
 
     >>> import torch
     >>> rest, held = stratified(torch.tensor([0, 0, 0, 0, 1, 1]), 3, seed=0)
@@ -207,6 +210,12 @@ def stratified(labels: Tensor, held_out: int, *, seed: int) -> tuple[Tensor, Ten
     tensor([0, 0, 1])
     """
     n = len(labels)
+    if isinstance(held_out, float):
+        if not 0 < held_out < 1:
+            raise ValueError(
+                f"stratified: a share of the samples lies between 0 and 1, got {held_out}; a number of them is an int"
+            )
+        held_out = max(round(held_out * n), 1)
     if not 0 < held_out < n:
         raise ValueError(f"{held_out} samples cannot be held out of {n}: some must be on both sides")
     counts = labels.bincount()

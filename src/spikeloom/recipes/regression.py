@@ -130,7 +130,6 @@ def pictures(net: nn.Module, test: sl.data.Loader, device: torch.device) -> dict
     figure, axes = plot.figure(min(2, len(x)))
     for k, ax in enumerate(axes):
         both = torch.cat([y[k], predicted[k]], dim=1)
-        plot.traces(both, labels=("series", "predicted"), ax=ax, title=f"test window {k + 1}")
+        plot.traces(both, labels=("series", "predicted"), ylabel="x", ax=ax, title=f"test window {k + 1}")
         ax.axvspan(0, WARM_UP, color="0.92")
-        ax.set(ylabel="x")
     return {"prediction": figure}

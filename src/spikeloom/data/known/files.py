@@ -336,7 +336,9 @@ FILE_SETS = {
             cochlea=Cochlea(rate=8_000),
             downloads=(Download("recordings.tar.gz"),),
             folders=("free-spoken-digit-dataset",),
-            licence="its folder `recordings` comes with a clone of the repository",
+            licence="the recordings are published in that repository alone: clone it into the folder above, with git "
+            "clone https://github.com/Jakobovski/free-spoken-digit-dataset; in place of the clone, an archive of its "
+            "folder of recordings will do, made there by: tar czf recordings.tar.gz recordings",
             rule="numbers 0 to 4 of each digit and speaker are for testing (its README)",
         ),
         FileSet(
