@@ -405,6 +405,18 @@ def test_network_needs_a_module():
         (lambda x: sl.pack(None), "pack: expected a tensor, got NoneType"),
         (lambda x: sl.replace(None, nn.ReLU, sl.LIF), "replace: expected a module, got NoneType"),
         (lambda x: sl.replace(nn.Sequential(nn.ReLU()), nn.ReLU, None), "replace: expected a class or a function"),
+        (
+            lambda x: sl.Network(sl.replace(nn.Sequential(nn.ReLU()), nn.ReLU, sl.LIF)),
+            r"got what sl.replace did; it changes the model in place: write .*, then Network\(model\)",
+        ),
+        (
+            lambda x: sl.replace(nn.Sequential(nn.ReLU()), nn.ReLU, sl.LIF(tau=3.0)),
+            r"got one LIF, .* give the class, LIF, or functools.partial\(LIF, ...\)",
+        ),
+        (
+            lambda x: sl.replace(nn.Sequential(nn.ReLU()), nn.ReLU, lambda: sl.LIF()),
+            r"got one that takes \(\): write lambda path, old",
+        ),
         (lambda x: sl.data.Samples([1], torch.zeros(1)), r"data must be a tensor \[N, \*\], got list"),
         (lambda x: sl.data.Samples(x, torch.tensor(1)), r"labels must be a tensor \[N, \*\], got a number"),
         (lambda x: sl.data.read_events(None), "read_events: path must be text or a Path, got NoneType"),

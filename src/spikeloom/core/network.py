@@ -35,6 +35,7 @@ from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
 from .places import check_seen, looking, recorder_of
 from .prepared import Prepared
+from .replace import Replacement
 from .stream import Stream
 from .watch import all_inside
 from .weights import check_something_was_loaded, in_body
@@ -380,6 +381,8 @@ def _described(given: object) -> str:
         return f"the class {given.__name__}; construct it, {given.__name__}(...)"
     if isinstance(given, (list, tuple)):
         return f"a {type(given).__name__}; write Network(*modules)"
+    if isinstance(given, Replacement):
+        return "what sl.replace did; it changes the model in place: write sl.replace(model, ...), then Network(model)"
     return f"{type(given).__name__} {given!r:.60}"
 
 

@@ -40,13 +40,13 @@ class Replacement:
 
 
 def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...], by: Factory) -> Replacement:
-    """Replaces every module of type ``what`` inside ``net``, in place.
+    """Replaces every module of type ``what`` inside ``net``, in place, and returns what it did, not the model.
 
     Args:
         net: a model, or a Network around one.
         what: a module type or a tuple of them.
-        by: a module class (or ``functools.partial`` of one), called without arguments; or a factory
-            ``(path, old) -> module``, for instance to choose a threshold per layer.
+        by: a module class, or ``functools.partial(sl.LIF, tau=3.0)`` of one, called without arguments; or a factory
+            ``(path, old) -> module``, for instance to choose a threshold per layer. It is not one neuron.
 
     A module shared by several paths becomes one new module (parameters shared; inside a Network each call
     of it has its own state). New modules take the training flag of the old ones and the device of the model.
@@ -57,7 +57,8 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
     name (``nn.RNN(nonlinearity="relu")``), modules in plain lists and the projection inside ``nn.MultiheadAttention``,
     which torch does not call.
 
-    A ``net`` that is itself of type ``what`` raises ValueError; a ``by`` that returns no module raises TypeError.
+    A ``net`` that is itself of type ``what`` raises ValueError; a ``by`` that is a module, takes other
+    arguments or returns no module raises TypeError.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -68,8 +69,7 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"replace: expected a module, got {type(net).__name__}")
-    if not callable(by):
-        raise TypeError(f"replace: expected a class or a function of a path and a module, got {type(by).__name__}")
+    _check_factory(by)
     if isinstance(net, what):
         raise ValueError(
             f"the module itself is a {type(net).__name__}; replace cannot swap it in place, only its children"
@@ -82,6 +82,28 @@ def replace(net: nn.Module, what: type[nn.Module] | tuple[type[nn.Module], ...],
         take_none(module)
         work.report.functional += _functional_calls(path, module, set(work.names))
     return work.report
+
+
+def _check_factory(by: object) -> None:
+    expected = "replace: expected a class or a function of a path and a module, called once for each place"
+    if isinstance(by, nn.Module):
+        kind = type(by).__name__
+        raise TypeError(
+            f"{expected}; got one {kind}, which all places would share: give the class, {kind}, or "
+            f"functools.partial({kind}, ...) with its arguments"
+        )
+    if not callable(by):
+        raise TypeError(f"{expected}; got {type(by).__name__}")
+    if _is_class(by):
+        return
+    try:
+        signature = inspect.signature(by)
+    except ValueError:  # of a function in C, which only its call can check
+        return
+    try:
+        signature.bind("path", None)
+    except TypeError:
+        raise TypeError(f"{expected}; got one that takes {signature}: write lambda path, old: ...") from None
 
 
 class _Work:
@@ -151,11 +173,14 @@ class _Work:
 
 
 def _make(by: Factory, path: str, old: nn.Module) -> nn.Module:
-    made_of_class = isinstance(by, type) or (isinstance(by, functools.partial) and isinstance(by.func, type))
-    new = by() if made_of_class else by(path, old)
+    new = by() if _is_class(by) else by(path, old)
     if not isinstance(new, nn.Module):
         raise TypeError(f"replace: expected the factory to give a module for {path!r}, got {type(new).__name__}")
     return new
+
+
+def _is_class(by: object) -> bool:
+    return isinstance(by, type) or (isinstance(by, functools.partial) and isinstance(by.func, type))
 
 
 def _functional_calls(path: str, module: nn.Module, names: set[str]) -> list[str]:
