@@ -77,6 +77,19 @@ class ModuleStyle(nn.Module):
         return self.net(x.unsqueeze(0).repeat(3, 1, 1, 1, 1)).mean(0)
 
 
+class RepeatStyle(nn.Module):
+    """A multilayer perceptron that repeats in its forward; images without time reach it as 5 steps."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.fc, self.lif, self.dim = nn.Linear(16, 4), sl.LIF(), dim
+
+    def forward(self, x):
+        x = x.flatten(1)
+        x = x.unsqueeze(self.dim).repeat_interleave(3, self.dim)
+        return self.lif(self.fc(x.flatten(1)))
+
+
 class LoopStyle(nn.Module):
     """A model as snnTorch's users write it: the forward has a loop over time and passes membranes on."""
 
@@ -98,6 +111,15 @@ class LoopStyle(nn.Module):
 IMAGES, VECTORS = torch.rand(5, 1, 8, 8), torch.rand(5, 64)
 HABITS = [
     (lambda: sl.Network(ModuleStyle())(IMAGES, repeat=3), "a forward has no dimension of time: it repeats nothing"),
+    (
+        lambda: sl.Network(RepeatStyle(1))(IMAGES),
+        r"Linear at 'fc': input is \[5, 192\], expected \[N, 16\], .* net\(x, repeat=T\) does",
+    ),
+    (lambda: sl.Network(RepeatStyle(0))(IMAGES, repeat=3), r"Linear at 'fc': input is \[3, 960\], expected \[N, 16\]"),
+    (
+        lambda: sl.Network(nn.Linear(64, 8), sl.LIF(), nn.Linear(4, 2))(VECTORS, repeat=3),
+        r"Linear at '2': input is \[15, 8\], expected \[N, 4\]",
+    ),
     (lambda: sl.Network(LoopStyle(False))(VECTORS, repeat=3), r"no loop over time .*: that is net\(x, repeat=T\)"),
     (lambda: sl.Network(LoopStyle(True))(VECTORS, repeat=3), r"Leaky takes one input, got 2: .* y = lif\(x\)"),
     (lambda: LoopStyle(False)(VECTORS), "outside a Network: wrap the model in sl.Network, which takes all steps at"),

@@ -140,11 +140,7 @@ def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     for i, name in enumerate(takes.names):
         x = args[i] if i < len(args) else kwargs.get(name)
         if isinstance(x, Tensor) and x.ndim == least + 1 and isinstance(layer, _ConvNd):
-            raise ValueError(
-                f"{type(layer).__name__} at {_path(layer, call)!r}: {name} is {list(x.shape)}, expected {layout}: "
-                "inside a Network dimension 0 holds all samples and steps, and a forward has no dimension of time: it "
-                "repeats nothing, net(x, repeat=T) does, and y.mean(0) is taken of what the network gives"
-            )
+            raise ValueError(_repeated(layer, call, f"{name} is {list(x.shape)}, expected {layout}"))
         if isinstance(x, Tensor) and x.ndim < least:
             wanted = layout if isinstance(layout, str) else f"at least {least} dimensions, [N, *]"
             asked = "" if call.origin is None else f". {call.origin.asked()}"
@@ -153,6 +149,20 @@ def keep_rows(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
                 f"inside a Network dimension 0 holds all samples and steps, and this layer would mix them{asked}; or "
                 "shape what reaches the layer, for instance by nn.Unflatten(1, (1, -1))"
             )
+        if type(layer) is nn.Linear and isinstance(x, Tensor) and x.shape[-1] != layer.in_features:
+            features = layer.weight.shape[-1]  # the weight decides; in_features beside it may be out of date
+            if x.shape[-1] != features:
+                told = f"{name} is {list(x.shape)}, expected [N, {features}], and these shapes cannot be multiplied"
+                raise RuntimeError(_repeated(layer, call, told))  # the kind and the words of torch's own error
+
+
+def _repeated(layer: nn.Module, call: Call, given: str) -> str:
+    """What to say of an input that a layer cannot take, where a forward may have repeated it over time."""
+    return (
+        f"{type(layer).__name__} at {_path(layer, call)!r}: {given}: inside a Network dimension 0 holds all samples "
+        "and steps, and a forward has no dimension of time: it repeats nothing, net(x, repeat=T) does, and y.mean(0) "
+        "is taken of what the network gives"
+    )
 
 
 keep_rows.only_looks = True  # type: ignore[attr-defined]  # see spikeloom._hooks: copies of it have other keys
