@@ -1,10 +1,15 @@
 """Whoever writes a name of another framework's is told ours."""
 
+import functools
+import pickle
+import re
+
 import pytest
 import torch
 from torch import nn
 
 import spikeloom as sl
+from spikeloom import _peers
 
 WRONG = [
     (lambda: sl.LIF(surrogate_function=sl.surrogate.ATan()), "surrogate= takes an instance, such as"),
@@ -48,6 +53,64 @@ def test_resets_and_names_of_peers():
             getattr(sl, name)
     with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
         _ = sl.nonsense
+
+
+ELSEWHERE = [
+    ("encode", "rate", "sl.encode.poisson"),
+    ("encode", "PoissonEncoder", "sl.encode.poisson"),
+    ("encode", "LatencyEncoder", "sl.encode.latency"),
+    ("encode", "targets_rate", "sl.encode.target_rate"),
+    ("loss", "ce_rate_loss", "sl.loss.rate_cross_entropy"),
+    ("loss", "mse_count_loss", "sl.loss.count_mse"),
+    ("loss", "TET", "sl.loss.tet"),
+    ("loss", "SpikeTime", "sl.decode.first_spike"),
+    ("metrics", "accuracy_temporal", "sl.metrics.accuracy_first_spike"),
+    ("decode", "accuracy_rate", "sl.metrics.accuracy_rate"),
+    ("surrogate", "atan", "sl.surrogate.ATan"),
+    ("surrogate", "fast_sigmoid", "sl.surrogate.FastSigmoid"),
+    ("surrogate", "straight_through_estimator", "sl.surrogate.StraightThrough"),
+    ("neuron", "LIFNode", "sl.LIF"),
+    ("neuron", "PSN", "sl.nn.PSN"),
+    ("nn", "Conv2d", "torch.nn.Conv2d: plain layers go into sl.Network unchanged"),
+    ("nn", "Sigmoid", "torch.nn.Sigmoid"),
+    ("nn", "LIF", "sl.LIF"),
+    ("options", "LIFNode", "sl.LIF"),
+    ("", "PoissonEncoder", "sl.encode.poisson"),
+    ("", "MultiStepLIFNode", "sl.LIF"),
+    ("", "CUBALIFNode", "sl.Synaptic(alpha=c_decay, beta=v_decay"),
+    ("", "StateLeaky", 'sl.Leaky(beta=..., reset="none")'),
+    ("", "Conv2d", "torch.nn.Conv2d"),
+    ("", "ATan", "sl.surrogate.ATan"),
+    ("", "functional", "sl.loss, sl.metrics and sl.decode, and reset_net, set_step_mode and detach_net are nothing"),
+]
+
+
+@pytest.mark.parametrize(("shelf", "name", "ours"), ELSEWHERE)
+def test_names_of_peers_are_told_at_the_modules_too(shelf, name, ours):
+    module = getattr(sl, shelf) if shelf else sl
+    with pytest.raises(
+        AttributeError, match=f"has no attribute '{name}': it is {re.escape(ours)}.* here; docs/porting"
+    ):
+        getattr(module, name)
+    assert not hasattr(module, name)
+
+
+def test_every_name_here_that_a_peers_name_is_told_exists():
+    for text in _peers.NAMES.values():
+        for path in re.findall(r"\bsl((?:\.\w+)+)", text):
+            functools.reduce(getattr, path[1:].split("."), sl)
+
+
+def test_modules_that_tell_names_stay_as_they_were():
+    for shelf in (sl.decode, sl.encode, sl.loss, sl.metrics, sl.neuron, sl.nn, sl.options, sl.surrogate):
+        with pytest.raises(AttributeError, match=rf"module '{shelf.__name__}' has no attribute 'nonsense'$"):
+            _ = shelf.nonsense
+        taken: dict[str, object] = {}
+        exec(f"from {shelf.__name__} import *", taken)
+        assert {"tell", "functools", "__getattr__"}.isdisjoint(taken)
+    assert pickle.loads(pickle.dumps(sl.encode.poisson)) is sl.encode.poisson
+    coded = torch.compile(lambda x: sl.encode.repeat(x, 3).sum(0), backend="eager", fullgraph=True)(torch.ones(2, 2))
+    assert torch.equal(coded, torch.full((2, 2), 3.0))
 
 
 def test_constructors_of_subclasses_are_their_own():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import decode, encode, loss, metrics, neuron, nn, options, surrogate
 from ._extras import install
-from ._peers import of_name
+from ._peers import of_name, tell
 from .core import (
     Loop,
     Network,
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from . import data, plot, recipes, runs
 
 __version__ = "0.1.0"
+
+tell(decode, encode, loss, metrics, neuron, nn, options, surrogate)
 
 _LAZY = {
     "plot": "plot",

@@ -1,15 +1,20 @@
 """What other frameworks call things, for errors: somebody who ports a script writes their names first.
 
-docs/porting.md has the whole table; here is one line for each name that is typed at a neuron, a surrogate or the
-package.
+docs/porting.md has the whole table; here is one line for each name that is typed at a neuron, a surrogate, the package
+or one of its modules.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
+
+from torch import nn
 
 _SURROGATE = "surrogate= takes an instance, such as sl.surrogate.ATan(2.0)"
 _SEQUENCES = "whole sequences [T, B, *] go in, and sl.Network(...).stream() runs step by step"
@@ -64,19 +69,91 @@ REPEATS = ("T", "num_steps", "time_steps", "timesteps", "steps")
 RESETS = {"subtract": "soft", "zero": "hard", "sub": "soft", "to-zero": "hard"}
 """What snnTorch calls the resets."""
 
+_FROM_TORCH = "plain layers go into sl.Network unchanged"
+_NO_STATE = "nothing: no module keeps a state"
+_POISSON = "sl.encode.poisson(x, T, gain=..., offset=...)"
+_TD_BATCH_NORM = "sl.nn.td_batch_norm(C, alpha=..., v_threshold=...)"
+_FUNCTIONAL = (
+    "sl.loss, sl.metrics and sl.decode, and reset_net, set_step_mode and detach_net are nothing: no module keeps a "
+    "state, and whole sequences go in"
+)
+
 NAMES = {
+    # neurons
     "IFNode": "sl.IF", "LIFNode": "sl.LIF", "ParametricLIFNode": "sl.PLIF", "QIFNode": "sl.QIF", "EIFNode": "sl.EIF",
     "IzhikevichNode": "sl.Izhikevich", "KLIFNode": "sl.KLIF", "LIAFNode": "sl.LIAF", "ILIFNode": "sl.ILIF",
-    "PSN": "sl.nn.PSN", "MaskedPSN": "sl.nn.MaskedPSN", "SlidingPSN": "sl.nn.SlidingPSN", "GatedLIFNode": "sl.nn.GLIF",
+    "STBIFNode": "sl.STBIF", "ComplementaryLIFNode": "sl.CLIF", "TernaryIFNode": "sl.TernaryIF",
+    "TernaryLIFNode": "sl.TernaryLIF", "RAFNode": "sl.ResonateFire", "GatedLIFNode": "sl.nn.GLIF",
+    "MPBNLIFNode": "sl.options.MPBN(sl.LIF(), features)", "BaseNode": "sl.Neuron",
+    "HalfThresholdIFNode": 'sl.options.HalfThreshold(sl.IF(reset="soft"))',
+    "ActivationAwareIFNode": "sl.ActivationAwareIF", "FewSpikeNode": "sl.FewSpike", "HGNode": "sl.FewSpike",
+    "OutlierAwareThresholdNode": "sl.FewSpike", "SLTTLIFNode": "sl.options.SLTT(sl.LIF(...))",
+    "OTTTLIFNode": "sl.options.SLTT(sl.LIF(...)) after sl.nn.OTTT(layer)", "DSRIFNode": "sl.nn.DSRIF",
+    "DSRLIFNode": "sl.nn.DSRLIF", "NonSpikingLIFNode": "sl.LI(...), and sl.decode.membrane of what it gives",
+    "CUBALIFNode": 'sl.Synaptic(alpha=c_decay, beta=v_decay, reset="hard", reset_delay=False, strict=False)',
+    "NoisyCUBALIFNode": "sl.options.Noisy(neuron, ...)", "SpikingVanillaRNN": "sl.nn.SpikingRNN",
+    "StateLeaky": 'sl.Leaky(beta=..., reset="none")', "LinearLeaky": 'sl.Leaky(beta=..., reset="none")',
     "RLeaky": "sl.nn.Recurrent(sl.Leaky(...), nn.Linear(F, F))", "SLSTM": "sl.nn.SpikingLSTM", "LIFCell": "sl.LIF",
     "RSynaptic": "sl.nn.Recurrent(sl.Synaptic(...), nn.Linear(F, F))", "LIFBoxCell": "sl.LIF", "LICell": "sl.LI",
-    "reset_net": "nothing: no module keeps a state", "functional": "sl.loss, sl.metrics and sl.decode",
-    "spikegen": "sl.encode", "layer": "torch.nn: plain layers go in unchanged", "activation_based": "sl",
-    "neuron": "sl itself: sl.LIF", "monitor": 'sl.taps, or net(x, record=("1.v",))', "visualizing": "sl.plot",
-    "spikeplot": "sl.plot", "spikevision": "sl.data", "datasets": "sl.data", "clock_driven": "sl", "utils": "sl.data",
-    "SequentialState": "sl.Network", "encoding": "sl.encode",
+    "LIBoxCell": "sl.LI",
+    # modules
+    "functional": _FUNCTIONAL, "spikegen": "sl.encode", "encoding": "sl.encode", "activation_based": "sl",
+    "clock_driven": "sl", "layer": "torch.nn: plain layers go in unchanged", "neuron": "sl itself: sl.LIF",
+    "monitor": 'sl.taps, or net(x, record=("1.v",))', "visualizing": "sl.plot", "spikeplot": "sl.plot",
+    "spikevision": "sl.data", "datasets": "sl.data", "utils": "sl.data",
+    "reset_net": _NO_STATE, "detach_net": "sl.detach(result.state), of the state that a call hands out",
+    "set_step_mode": "nothing: whole sequences go in, and net.stream() runs step by step",
     "backprop": "a loop of your own with sl.detach(result.state)",
-    "MultiStepContainer": "sl.Network", "SeqToANNContainer": "sl.Network",
+    # encoders and targets
+    "rate": f"{_POISSON} of inputs, and sl.decode.rate of outputs", "rate_conv": "sl.encode.poisson(x)",
+    "PoissonEncoder": _POISSON, "LatencyEncoder": 'sl.encode.latency(x, T), code="log" or "linear"',
+    "latency_code": 'sl.encode.latency_time(x, T, code="rc")', "latency_code_linear": "sl.encode.latency_time(x, T)",
+    "latency_code_log": 'sl.encode.latency_time(x, T, code="rc")',
+    "WeightedPhaseEncoder": "sl.encode.weighted_phase(x, bits=K)", "PeriodicEncoder": "sl.encode.periodic(spikes, T)",
+    "PopSpikeEncoderDeterministic": 'sl.encode.population(x, T, code="deterministic", ...)',
+    "PopSpikeEncoderRandom": 'sl.encode.population(x, T, code="random", ...)',
+    "PopEncoder": 'sl.encode.population(x, T, code="current", ...)',
+    "GaussianTuning": "sl.encode.gaussian_tuning", "DirectEncoder": "net(x, repeat=T), or sl.encode.repeat(x, T)",
+    "temporal_repeat": "net(x, repeat=T), or sl.encode.repeat(x, T)",
+    "StatefulEncoder": "nothing: encoders are functions", "StatelessEncoder": "nothing: encoders are functions",
+    "targets_rate": "sl.encode.target_rate(y, C, T)", "targets_latency": "sl.encode.target_latency(y, C, T)",
+    "targets_convert": "sl.encode.target_rate(y, C, T) or sl.encode.target_latency(y, C, T)",
+    "target_rate_code": "sl.encode.target_rate(y, 1, T, correct_rate=...)",
+    "rate_interpolate": "sl.encode.ramp(spikes, on=..., off=...)",
+    "latency_interpolate": "sl.encode.ramp(spikes, on=..., off=...)",
+    "to_one_hot": "torch.nn.functional.one_hot(y, C); losses take classes as they are",
+    "from_one_hot": "z.argmax(-1)",
+    # losses and metrics
+    "ce_rate_loss": "sl.loss.rate_cross_entropy", "ce_count_loss": "sl.loss.count_cross_entropy",
+    "ce_max_membrane_loss": "sl.loss.max_membrane_cross_entropy", "mse_count_loss": "sl.loss.count_mse",
+    "mse_membrane_loss": "sl.loss.membrane_mse", "ce_temporal_loss": "sl.loss.first_spike_cross_entropy",
+    "mse_temporal_loss": "sl.loss.first_spike_mse", "SpikeTime": "sl.decode.first_spike",
+    "first_spike_index": "sl.decode.first_spike", "l1_rate_sparsity": "lam * spikes.sum(), or sl.loss.rate_l1",
+    "TET": "sl.loss.tet", "TETLoss": "sl.loss.tet", "spike_similar_loss": "sl.loss.spike_similarity",
+    "temporal_efficient_training_cross_entropy": "sl.loss.tet, without its regulariser sl.loss.rate_cross_entropy",
+    "kernel_dot_product": "sl.loss.spike_kernel", "accuracy_rate": "sl.metrics.accuracy_rate",
+    "accuracy_temporal": "sl.metrics.accuracy_first_spike",
+    # surrogates
+    "straight_through_estimator": "sl.surrogate.StraightThrough", "SFS": "sl.surrogate.SparseFastSigmoid",
+    "StraightThroughEstimator": "sl.surrogate.StraightThrough", "LSO": "sl.surrogate.LeakySpikeOperator",
+    "SSO": "sl.surrogate.StochasticSpikeOperator", "custom_surrogate": "sl.surrogate.Custom",
+    "CustomSurrogate": "sl.surrogate.Custom", "SurrogateFunctionBase": "sl.surrogate.Surrogate",
+    # layers and containers
+    "SequentialState": "sl.Network", "MultiStepContainer": "sl.Network", "SeqToANNContainer": "sl.Network",
+    "TLastMultiStepContainer": "sl.Network", "TLastSeqToANNContainer": "sl.Network", "StepModeContainer": "sl.Network",
+    "LinearRecurrentContainer": "sl.nn.Recurrent(neuron, nn.Linear(F, F))",
+    "ElementWiseRecurrentContainer": "sl.nn.Recurrent(neuron, sl.nn.OneToOne(F))", "VotingLayer": "sl.nn.Voting",
+    "OTTTSequential": "sl.Network of sl.nn.OTTT(layer) and sl.options.SLTT(neuron)",
+    "Dropout2d": "sl.nn.Dropout(p, dims=2), one mask for all steps, or torch.nn.Dropout2d, one for each",
+    "SparseSynapse": "sl.nn.SparseLinear", "Tosnn": "the layer itself",
+    "GradedSpikes": "sl.options.Graded(neuron, factor=...)", "state_quant": "sl.options.StateQuant(neuron, bits=...)",
+    **dict.fromkeys([f"ThresholdDependentBatchNorm{d}d" for d in "123"], _TD_BATCH_NORM),
+    **dict.fromkeys([f"TemporalEffectiveBatchNorm{d}d" for d in "123"], "sl.nn.TEBN(C, T)"),
+    "TEBN2d": "sl.nn.TEBN(C, T)", "tdBN2d": "torch.nn.BatchNorm2d",
+    **dict.fromkeys([f"BatchNormThroughTime{d}d" for d in "123"], "sl.nn.BNTT(C, T)"),
+    **dict.fromkeys(["BatchNormTT1d", "BatchNormTT2d"], "sl.nn.BNTT(C, T)"),
+    **dict.fromkeys(["InputMonitor", "OutputMonitor", "AttributeMonitor"], "sl.taps(net, ...)"),
+    **dict.fromkeys(["GradInputMonitor", "GradOutputMonitor"], "sl.taps(net, ...)"),
 }  # fmt: skip
 """Names that peers have in their packages, and what they are here."""
 
@@ -139,6 +216,43 @@ def of_option(name: str) -> str:
     return ", and a state goes in by net(x, state=result.state)" if name in ("mem", "v", "syn", "states") else ""
 
 
-def of_name(name: str) -> str:
-    """What a peer's name is here, or nothing."""
-    return f": it is {NAMES[name]} here; docs/porting.md has all names" if name in NAMES else ""
+def of_name(name: str, module: ModuleType | None = None) -> str:
+    """What a name is here that ``module``, or the package itself, does not have: a peer's, torch's, or one of ours that
+    is elsewhere; or nothing."""
+    if name.startswith("_"):
+        return ""
+    layer = getattr(nn, name, None)
+    torchs = isinstance(layer, type) and issubclass(layer, nn.Module)
+    ours = "" if torchs and module is not None and module.__name__ == "spikeloom.nn" else _ours(name)
+    here = NAMES.get(name) or NAMES.get(name.removeprefix("MultiStep")) or ours
+    if not here and torchs:
+        here = f"torch.nn.{name}: {_FROM_TORCH}"
+    return f": it is {here} here; docs/porting.md has all names" if here else ""
+
+
+def tell(*modules: ModuleType) -> None:
+    """Lets modules of this package say what a name is here that they do not have.
+
+    Their ``__getattr__`` is set from here and not written in them, so that their public names, star imports and what
+    type checkers know of them stay as they are.
+    """
+    for module in modules:
+        vars(module)["__getattr__"] = functools.partial(_missing, module)
+
+
+def _missing(module: ModuleType, name: str) -> NoReturn:
+    told = f"module {module.__name__!r} has no attribute {name!r}{of_name(name, module)}"
+    raise AttributeError(told, name=name, obj=module)
+
+
+def _ours(name: str) -> str:
+    """The same name, or one that differs in case and underscores alone, in what the package and its modules list."""
+    folded = name.replace("_", "").lower()
+    for module, prefix in _SHELVES.items():
+        for known in getattr(sys.modules.get(module), "__all__", ()):
+            if known.lower() == folded:
+                return f"{prefix}.{known}"
+    return ""
+
+
+_SHELVES = {"spikeloom": "sl", **{f"spikeloom.{name}": f"sl.{name}" for name in ("surrogate", "nn", "options")}}
