@@ -222,6 +222,11 @@ class Declared(nn.Module):
                 f"{type(self).__name__}: dynamics read self.{name}, which is not declared; declare a number with "
                 f"self.numbers({name}=...), and keep other constants as plain values (bool, int, float, str, tuple)"
             )
+        if name == "_declared":
+            raise AttributeError(
+                f"{type(self).__name__}: its numbers were declared or read before its base class was constructed; call "
+                "super().__init__() first in __init__, then self.numbers(...) and self.states(...)"
+            )
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .arguments import explain
 from .folding import Folding
 from .folding import map_tensors as map_tensors
 from .recorder import Recorder, Steps
@@ -182,17 +183,26 @@ class Call(Folding):
             if state is not None:
                 module.check_state(state, *xs)
             with nullcontext() if recorder is None else recorder.unseen(module):
-                if names:
-                    y, new, recorded = module.recorded_step(*xs, state=state, record=names)
-                else:
-                    y, new = module.step(*xs, state=state)
+                try:
+                    if names:
+                        y, new, recorded = module.recorded_step(*xs, state=state, record=names)
+                    else:
+                        y, new = module.step(*xs, state=state)
+                except (TypeError, AttributeError) as error:
+                    if not names:
+                        explain(error, module, "step", xs, path, state=state)
+                    raise
         else:
             sequences = tuple(x if isinstance(x, Repeated) else self.unfold_tree(x, f"input of {path!r}") for x in xs)
             if state is not None:
                 module.check_state(state, *(first_step(x) for x in sequences))
             run = module.sequence if sequence is None else sequence
             with nullcontext() if recorder is None else recorder.inside(module):
-                out = run(*sequences, state=state, lengths=self.lengths, record=names)
+                try:
+                    out = run(*sequences, state=state, lengths=self.lengths, record=names)
+                except (TypeError, AttributeError) as error:
+                    explain(error, module, "sequence", sequences, path, state=state, lengths=self.lengths, record=names)
+                    raise
             y, new, recorded = out if names else (*out, {})
             y = self.fold_tree(y)
         if autocasts(xs):

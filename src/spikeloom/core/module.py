@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from .._constants import HasConstants
 from .._peers import of_attribute
 from .._time import check_lengths
+from .arguments import explain
 from .call import (
     TIME_FIRST,
     Layout,
@@ -144,7 +145,15 @@ class TemporalModule(HasConstants):
             state = self.initial_state(*(first_step(x) for x in xs))
         if record:
             return run_steps(lambda x_t, s: self.recorded_step(*x_t, state=s, record=record), xs, state, lengths)
-        return run_steps(lambda x_t, s: self.step(*x_t, state=s), xs, state, lengths)
+        return run_steps(self._own_step, xs, state, lengths)
+
+    def _own_step(self, x_t: tuple[Any, ...], state: State) -> tuple[Any, State]:
+        try:
+            return self.step(*x_t, state=state)
+        except (TypeError, AttributeError) as error:
+            call = active()
+            explain(error, self, "step", x_t, None if call is None else call.paths.get(self), state=state)
+            raise
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
         """What runs the layer ``previous`` and this module in one, called as ``sequence`` is; None where nothing does.
@@ -411,5 +420,7 @@ def sequence_size(xs: tuple[Any, ...], who: str = "sequence", layout: Layout = T
             )
         found = size
     if found is None:
-        raise ValueError(f"{who}: got no tensor to read T and B from")
+        given = ", ".join(dict.fromkeys(type(leaf).__name__ for leaf in pytree.tree_leaves(xs))) or "nothing"
+        remedy = "; give torch.from_numpy(x)" if "ndarray" in given else ""
+        raise ValueError(f"{who}: got no tensor to read T and B from, but {given}: expected {layout.text}{remedy}")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .._hooks import transformed
-from .._peers import of_option
 from .._time import check_lengths
+from .arguments import check_arguments
 from .call import (
     BATCH_FIRST,
     REPEATED,
@@ -187,6 +186,8 @@ class Network(TemporalModule):
         """
         paths = self._paths()
         _check_causal(paths, "run step by step")
+        if kwargs and not torch.compiler.is_compiling():
+            check_arguments("Network.step", "state, record", self.body, kwargs)
         given = tuple(x for x in x_t if not isinstance(x, static))
         _, B = sequence_size(given, "Network.step", STEP)
         origin = Origin(self.body, STEP, _shapes(given))
@@ -264,7 +265,7 @@ class Network(TemporalModule):
     ) -> tuple[Any, Call]:
         paths = self._paths()
         if kwargs and not torch.compiler.is_compiling():
-            _check_arguments(self.body, kwargs)
+            check_arguments("Network", "state, lengths, repeat, record, return_state", self.body, kwargs)
         if state is not None:
             _check_causal(paths, "continue from a state")
             if not isinstance(state, Mapping):
@@ -337,18 +338,6 @@ class Network(TemporalModule):
 def _check_causal(paths: Mapping[TemporalModule, str], what: str) -> None:
     for module, path in paths.items():
         check_causal(module, path, what)
-
-
-def _check_arguments(body: nn.Module, kwargs: Mapping[str, Any]) -> None:
-    """Raises TypeError for a keyword argument that the model does not take."""
-    parameters = inspect.signature(body.forward).parameters.values()
-    names = {p.name for p in parameters}
-    unknown = [name for name in kwargs if name not in names]
-    if unknown and inspect.Parameter.VAR_KEYWORD not in {p.kind for p in parameters}:
-        raise TypeError(
-            f"Network: there is no argument {unknown[0]!r}: it takes state, lengths, repeat, record, return_state and "
-            f"what {type(body).__name__}.forward takes, {', '.join(names) or 'nothing'}{of_option(unknown[0])}"
-        )
 
 
 def _kind(state: object) -> str:

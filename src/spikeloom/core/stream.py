@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .arguments import check_stream_arguments, explain
 from .call import Result, State, autocasts, detach, in_dtypes_of
 from .module import TemporalModule
 from .steps import Steps
@@ -95,7 +96,13 @@ class Stream:
             _refuse_training(self.module)
         if before is not None:
             self.module.check_state(before, *x_t)
-        made: tuple[Any, ...] = (step or self.module.step)(*x_t, state=before, **kwargs)
+        if kwargs and not torch.compiler.is_compiling():
+            check_stream_arguments(self.module, {name: value for name, value in kwargs.items() if name != "record"})
+        try:
+            made: tuple[Any, ...] = (step or self.module.step)(*x_t, state=before, **kwargs)
+        except (TypeError, AttributeError) as error:
+            explain(error, self.module, "step" if step is None else "recorded_step", x_t, state=before, **kwargs)
+            raise
         y, new = made[:2]
         if autocasts(x_t):
             new = in_dtypes_of(self.module.initial_state(*x_t) if before is None else before, new)

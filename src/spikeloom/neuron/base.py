@@ -157,6 +157,8 @@ class Dynamics(Declared, TemporalModule):
         record: tuple[str, ...],
         norm: Norm | None,
     ) -> tuple[Any, ...]:
+        if len(xs) > 1:
+            self._check_number(xs, "the state is a keyword, y, state = lif.sequence(x, state=state)")
         xs, once = tuple(map(_dense, xs)), isinstance(xs[0], Repeated)
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
         lead = 1 if once else 2
@@ -203,6 +205,8 @@ class Dynamics(Declared, TemporalModule):
         return y, {name: found[name] for name in self._rest}, {name: found[name] for name in record}
 
     def _one_step(self, x_t: tuple[Tensor, ...], state: State, *, u: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if len(x_t) > 1:
+            self._check_number(x_t, "the state is a keyword, y, state = lif.step(x_t, state=state)")
         x_t = tuple([x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t])
         packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= WORTH_BITS
         start = self._start(state, x_t[0], u=u)
@@ -268,16 +272,20 @@ class Dynamics(Declared, TemporalModule):
 
     def check_inputs(self, xs: tuple[Any, ...]) -> None:
         """Raises TypeError where there are more inputs than ``dynamics`` has besides the states."""
+        self._check_number(
+            xs,
+            "inside a network no state is passed, y = lif(x); the call hands it out, y, result = net(x, "
+            'return_state=True), or records it, record=("1.v",)',
+        )
+
+    def _check_number(self, xs: tuple[Any, ...], remedy: str) -> None:
         if torch.compiler.is_compiling():  # which cannot trace what follows
             return
         given = [p.kind for p in inspect.signature(self.core().dynamics).parameters.values()]
         inputs = len(given) - len(self.core()._rest)
         if inspect.Parameter.VAR_POSITIONAL not in given and len(xs) > inputs:
-            raise TypeError(
-                f"{type(self).__name__} takes {'one input' if inputs == 1 else f'{inputs} inputs'}, got {len(xs)}: "
-                "inside a network no state is passed, y = lif(x); the call hands it out, y, result = net(x, "
-                'return_state=True), or records it, record=("1.v",)'
-            )
+            takes = "one input" if inputs == 1 else f"{inputs} inputs"
+            raise TypeError(f"{type(self).__name__} takes {takes}, got {len(xs)}: {remedy}")
 
     def constants(self) -> dict[str, Any]:
         """The constant numbers and the options that the forward pass depends on; checkpoints carry them."""
@@ -295,6 +303,9 @@ class Dynamics(Declared, TemporalModule):
         }
 
     def _start(self, state: State, x_t: Tensor, *, u: bool) -> tuple[Tensor, ...]:
+        if not isinstance(x_t, Tensor):
+            remedy = "; give torch.from_numpy(x)" if type(x_t).__name__ == "ndarray" else ""
+            raise TypeError(f"{type(self).__name__}: expected a tensor, got {type(x_t).__name__}{remedy}")
         if state is None:
             state = self.initial_state(x_t)
         else:
