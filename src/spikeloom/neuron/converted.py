@@ -184,6 +184,12 @@ class FewSpike(Neuron):
         surrogate: Surrogate | None = None,
     ) -> None:
         super().__init__(reset="none", surrogate=Sigmoid(4.0) if surrogate is None else surrogate)
+        for table in tables:
+            if not isinstance(table, FewSpikeTable):
+                raise TypeError(
+                    f"FewSpike: a table is FewSpikeTable(theta, h, d), of K floats each, got {type(table).__name__}; "
+                    "FewSpike.fit finds the tables of a function"
+                )
         if not tables or len(gates) != len(tables) - 1:
             raise ValueError(f"FewSpike: needs one gate fewer than tables, got {len(gates)} and {len(tables)} tables")
         if len({len(table.theta) for table in tables}) != 1:

@@ -94,8 +94,9 @@ class Izhikevich(Neuron):
     0.2, -55, 4), chattering (0.02, 0.2, -50, 2), fast spiking (0.1, 0.2, -65, 2), low-threshold spiking (0.02, 0.25,
     -65, 2).
 
-    SpikingJelly's ``IzhikevichNode`` with ``v_rest = 0`` is this with ``dt = 1/tau, c2 = a0, c1 = -a0 v_c, c0 = 0`` and
-    ``a = tau / tau_w``, its a as ``b``, and its b as ``d``.
+    SpikingJelly's ``IzhikevichNode`` is this with ``dt = 1/tau, c2 = a0, c1 = -a0 (v_c + v_rest)``,
+    ``c0 = (a0 v_c + a) v_rest``, ``a = tau / tau_w``, its a as ``b``, its b as ``d``, and its defaults
+    ``v_threshold = 1`` and ``v_reset = 0``; its w is ``u - a v_rest``, so that ``u_rest = a v_rest``.
 
     >>> import torch
     >>> import spikeloom as sl
