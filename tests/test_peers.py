@@ -55,6 +55,38 @@ def test_resets_and_names_of_peers():
         _ = sl.nonsense
 
 
+OPTIONS = [
+    (
+        lambda: sl.encode.poisson(VECTORS, num_steps=4),
+        r"encode\.poisson: .* 'num_steps': the number of steps is T=\. It ",
+    ),
+    (lambda: sl.encode.latency(VECTORS, 4, linear=True), r"encode\.latency: .* 'linear': the code is code=\"linear\""),
+    (lambda: sl.encode.phase(VECTORS, 4, num_steps=4), r"encode\.phase: .* 'num_steps': .* T="),
+    (
+        lambda: sl.encode.poisson(VECTORS, 4, 0.5),
+        r"encode\.poisson: too many positional .*; it takes x, T, and gain, .* by",
+    ),
+    (lambda: sl.encode.poisson(), r"encode\.poisson: missing a required argument: 'x'; it takes x, T"),
+    (
+        lambda: sl.loss.count_mse(VECTORS, VECTORS, population_code=True),
+        r"loss\.count_mse: .* have num_classes= classes",
+    ),
+    (
+        lambda: sl.loss.tet(VECTORS, targets=VECTORS),
+        r"loss\.tet: .* 'targets': did you mean 'target'\? It takes outputs",
+    ),
+    (lambda: sl.loss.van_rossum(VECTORS, VECTORS, beta=1), r"loss\.van_rossum: there is no argument 'beta'\. It takes"),
+    (lambda: sl.metrics.accuracy_rate(VECTORS, VECTORS, population_code=True), r"sl\.metrics\.accuracy_population"),
+    (lambda: sl.encode.poisson("abc", 3), r"^encode\.\w+: expected a"),  # a TypeError of its own is left alone
+]
+
+
+@pytest.mark.parametrize(("call", "message"), OPTIONS, ids=[str(i) for i in range(len(OPTIONS))])
+def test_an_argument_of_an_encoder_or_a_loss_is_told_by_our_name(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
 ELSEWHERE = [
     ("encode", "rate", "sl.encode.poisson"),
     ("encode", "PoissonEncoder", "sl.encode.poisson"),

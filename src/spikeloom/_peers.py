@@ -10,11 +10,14 @@ import difflib
 import functools
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from torch import nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SURROGATE = "surrogate= takes an instance, such as sl.surrogate.ATan(2.0)"
 _SEQUENCES = "whole sequences [T, B, *] go in, and sl.Network(...).stream() runs step by step"
@@ -48,6 +51,23 @@ ARGUMENTS = {
     "T": "the number of steps is that of the input: [T, B, *], or net(x, repeat=T)",
 }  # fmt: skip
 """Names of arguments that peers have, and what to write here."""
+
+_RESCALED = "for other values than 1 and 0, take off + (on - off) * spikes"
+_AS_THEY_ARE = "targets are given as they are"
+
+OPTIONS = {
+    **dict.fromkeys(("num_steps", "steps", "time_steps", "timesteps"), "the number of steps is T="),
+    "data": "the input comes first", "spk_out": "the spikes come first", "spk_rec": "the spikes come first",
+    "time_var_input": "a sequence [T, B, *] of intensities is coded by sl.encode.poisson(x), without T",
+    "linear": 'the code is code="linear", which is the default, "log" or "rc"', "on_target": _RESCALED,
+    "off_target": _RESCALED, "firing_pattern": "the pattern is pattern=",
+    "interpolate": "membranes between spikes are sl.encode.ramp(spikes, on=..., off=...)",
+    "population_code": "populations have num_classes= classes, and sl.metrics.accuracy_population their accuracy",
+    "time_var_targets": f"{_AS_THEY_ARE}, [B] or for each step [T, B, C]",
+    "target_is_time": f"{_AS_THEY_ARE}, classes [B] or times [B, C]",
+    "multi_spike": "only the first spike of a neuron counts",
+}  # fmt: skip
+"""Arguments of encoders, losses and metrics that peers have, and what to write here."""
 
 _KINDS = ("leaky", "synaptic", "alpha", "lapicque", "rleaky", "rsynaptic", "slstm", "sconv2dlstm", "hidden")
 _STARTS = ("reset", "reset_mem", *(f"{verb}_{kind}" for verb in ("init", "reset") for kind in _KINDS))
@@ -170,11 +190,45 @@ def check_arguments(kind: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         if not unknown and len(args) < len(_positional(signature)):
             raise TypeError(f"{kind.__name__}: {problem}; it takes {', '.join(taken)}") from None
     if unknown:
-        told = "; nor ".join(f"{name!r}{_here(name, taken)}" for name in unknown)
+        told = "; nor ".join(f"{name!r}{_here(name, taken, ARGUMENTS)}" for name in unknown)
         end = "" if told.endswith("?") else "."
         raise TypeError(f"{kind.__name__}: there is no argument {told}{end} It takes {', '.join(taken) or 'none'}")
     given = ", ".join(f"{name}={value!r:.40}" for name, value in zip(taken, args, strict=False))
     raise TypeError(f"{kind.__name__}: its arguments are given by name: {kind.__name__}({given})")
+
+
+def told(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that explains arguments which it does not take; a call that succeeds costs it nothing more."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except TypeError:
+            _check_call(function, args, kwargs)
+            raise
+
+    return call
+
+
+def _check_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raises TypeError with what ``function`` takes, if it does not take these arguments."""
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+        return
+    except TypeError as error:
+        problem = str(error)
+    who = f"{function.__module__.split('.')[1]}.{function.__name__}"
+    taken, first = list(signature.parameters), _positional(signature)
+    unknown = [name for name in kwargs if name not in taken]
+    if unknown:
+        described = "; nor ".join(f"{name!r}{_here(name, taken, OPTIONS)}" for name in unknown)
+        end = "" if described.endswith("?") else "."
+        raise TypeError(f"{who}: there is no argument {described}{end} It takes {', '.join(taken)}") from None
+    rest = [name for name in taken if name not in first]
+    by_name = f", and {', '.join(rest)} by name" if rest else ""
+    raise TypeError(f"{who}: {problem}; it takes {', '.join(first)}{by_name}") from None
 
 
 _STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -185,9 +239,9 @@ def _positional(signature: inspect.Signature) -> list[str]:
     return [name for name, p in signature.parameters.items() if p.kind in kinds]
 
 
-def _here(name: str, taken: Iterable[str]) -> str:
-    if name in ARGUMENTS:
-        return f": {ARGUMENTS[name]}"
+def _here(name: str, taken: Iterable[str], table: Mapping[str, str]) -> str:
+    if name in table:
+        return f": {table[name]}"
     near = difflib.get_close_matches(name, list(taken), n=1)
     return f": did you mean {near[0]!r}?" if near else ""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import decode
+from . import _peers, decode
 from ._time import sequence, wide
 
 
+@_peers.told
 def accuracy_rate(
     spikes: Tensor,
     target: Tensor,
@@ -35,6 +36,7 @@ def accuracy_rate(
     return _accuracy(counts, target, ignore_index, who)
 
 
+@_peers.told
 def accuracy_first_spike(
     spikes: Tensor,
     target: Tensor,
@@ -51,6 +53,7 @@ def accuracy_first_spike(
     return _accuracy((-times).masked_fill(never, float("nan")), target, ignore_index, who)
 
 
+@_peers.told
 def accuracy_population(
     spikes: Tensor,
     target: Tensor,

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .. import _peers
 from .._time import masked, readable, sequence, wide
 from .checks import check_finite, check_first, check_steps, floating, given, refuse_nan
 from .phases import burst as burst
@@ -32,6 +33,7 @@ from .targets import target_rate as target_rate
 LatencyCode = Literal["linear", "log", "rc"]
 
 
+@_peers.told
 def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Direct coding: the same ``x`` ``[B, *]`` at each of T steps, ``[T, B, *]``.
 
@@ -49,6 +51,7 @@ def repeat(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: boo
     return given(x.expand(T, *x.shape), lengths, batch_first)
 
 
+@_peers.told
 def poisson(
     x: Tensor,
     T: int | None = None,
@@ -95,6 +98,7 @@ def poisson(
     return given(spikes, lengths, batch_first)
 
 
+@_peers.told
 def latency_time(
     x: Tensor,
     T: int,
@@ -152,6 +156,7 @@ def latency_time(
     return t + first_spike_time
 
 
+@_peers.told
 def latency(
     x: Tensor,
     T: int,
@@ -191,6 +196,7 @@ def latency(
     return given(spikes, lengths, batch_first)
 
 
+@_peers.told
 def delta(
     x: Tensor,
     *,

@@ -11,12 +11,14 @@ import math
 import torch
 from torch import Tensor
 
+from .. import _peers
 from .._time import sequence, wide
 from .checks import check_count, check_steps, check_unit, floating, given, refuse_nan, steps_like
 
 _NEAR = 1e-6  # a product of whole numbers may come out this much above it
 
 
+@_peers.told
 def phase(x: Tensor, T: int, *, period: int, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Phase coding: one spike in each period, the earlier the larger x: at the phase ``round((1 - x) (period - 1))``.
 
@@ -44,6 +46,7 @@ def phase(x: Tensor, T: int, *, period: int, lengths: Tensor | None = None, batc
     return given((steps_like(x, T) % period == at).to(x.dtype), lengths, batch_first)
 
 
+@_peers.told
 def weighted_phase(
     x: Tensor,
     T: int | None = None,
@@ -88,6 +91,7 @@ def weighted_phase(
     return given(spikes, lengths, batch_first)
 
 
+@_peers.told
 def periodic(pattern: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """A sequence ``[K, B, *]`` again and again: ``s[t] = pattern[t mod K]``, ``[T, B, *]``.
 
@@ -106,6 +110,7 @@ def periodic(pattern: Tensor, T: int, *, lengths: Tensor | None = None, batch_fi
     return given(pattern.index_select(0, times), lengths, batch_first)
 
 
+@_peers.told
 def burst(
     x: Tensor,
     T: int,
@@ -157,6 +162,7 @@ def burst(
     return given(spikes.to(x.dtype), lengths, batch_first)
 
 
+@_peers.told
 def rank_order(x: Tensor, T: int, *, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Rank order coding: the elements of a sample fire once each, in the order of their size, the largest first.
 

@@ -11,12 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .. import _peers
 from .._time import readable, wide
 from .checks import check_count, check_finite, check_steps, floating, given, refuse_nan, steps_like
 
 PopulationCode = Literal["deterministic", "random", "current"]
 
 
+@_peers.told
 def population(
     x: Tensor,
     T: int,
@@ -88,6 +90,7 @@ def population(
     return given(spikes.to(x.dtype), lengths, batch_first)
 
 
+@_peers.told
 def gaussian_tuning_time(
     x: Tensor, T: int, *, neurons: int = 8, low: float | Tensor = 0.0, high: float | Tensor = 1.0
 ) -> Tensor:
@@ -119,6 +122,7 @@ def gaussian_tuning_time(
     return times.flatten(-2) if x.ndim > 1 else times
 
 
+@_peers.told
 def gaussian_tuning(
     x: Tensor,
     T: int,

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import _peers
 from .._time import check_lengths, masked, readable, sequence, wide
 
 Pattern = Literal["regular", "uniform", "poisson"]
 _NEAR = 1e-9  # k / rate of a whole number of steps may come out below it
 
 
+@_peers.told
 def target_rate(
     target: Tensor,
     num_classes: int,
@@ -74,6 +76,7 @@ def target_rate(
     return _given(spikes, lengths, batch_first)
 
 
+@_peers.told
 def target_latency(
     target: Tensor,
     num_classes: int,
@@ -115,6 +118,7 @@ def target_latency(
     return _given(spikes.to(torch.get_default_dtype()), lengths, batch_first)
 
 
+@_peers.told
 def ramp(
     spikes: Tensor,
     *,

@@ -35,7 +35,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .. import _targets, decode
+from .. import _peers, _targets, decode
 from .._targets import Reduction, Targets
 from .._time import duration, sequence, wide
 from .rates import rate_bounds as rate_bounds
@@ -46,6 +46,7 @@ from .trains import spike_similarity as spike_similarity
 from .trains import van_rossum as van_rossum
 
 
+@_peers.told
 def rate_cross_entropy(
     spikes: Tensor,
     target: Tensor,
@@ -73,6 +74,7 @@ def rate_cross_entropy(
     return _of_steps(_cross_entropy(x, y, label_smoothing, who), y, x, lengths, reduction, who)
 
 
+@_peers.told
 def count_cross_entropy(
     spikes: Tensor,
     target: Tensor,
@@ -92,6 +94,7 @@ def count_cross_entropy(
     return _of_samples(_cross_entropy(counts, y, label_smoothing, who), y, reduction, who)
 
 
+@_peers.told
 def max_membrane_cross_entropy(
     v: Tensor,
     target: Tensor,
@@ -111,6 +114,7 @@ def max_membrane_cross_entropy(
     return _of_samples(_cross_entropy(peak, y, label_smoothing, who), y, reduction, who)
 
 
+@_peers.told
 def count_mse(
     spikes: Tensor,
     target: Tensor,
@@ -140,6 +144,7 @@ def count_mse(
     return _of_samples(y.squares(counts, members * wanted) / steps.squeeze(1), y, reduction, who)
 
 
+@_peers.told
 def membrane_mse(
     v: Tensor,
     target: Tensor,
@@ -172,6 +177,7 @@ def membrane_mse(
     return _of_steps(y.squares(x, wanted), y, x, lengths, reduction, who)
 
 
+@_peers.told
 def first_spike_cross_entropy(
     spikes: Tensor,
     target: Tensor,
@@ -201,6 +207,7 @@ def first_spike_cross_entropy(
     return _of_samples(_cross_entropy(logits, y, label_smoothing, who), y, reduction, who)
 
 
+@_peers.told
 def first_spike_mse(
     spikes: Tensor,
     target: Tensor,
@@ -241,6 +248,7 @@ def first_spike_mse(
     return _of_samples(y.squares(error / steps, error.new_zeros(())), y, reduction, who)
 
 
+@_peers.told
 def tet(
     outputs: Tensor,
     target: Tensor,

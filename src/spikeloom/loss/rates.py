@@ -12,10 +12,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from .. import _peers
 from .._targets import Reduction, reduce
 from .._time import duration, masked, sequence, trailing, wide
 
 
+@_peers.told
 def rate_l1(
     spikes: Tensor, *, reduction: Reduction = "mean", lengths: Tensor | None = None, batch_first: bool = False
 ) -> Tensor:
@@ -30,6 +32,7 @@ def rate_l1(
     return _reduced(_rates(spikes, who, lengths, batch_first).abs().mean(1), reduction, who)
 
 
+@_peers.told
 def rate_l2(
     spikes: Tensor, *, reduction: Reduction = "mean", lengths: Tensor | None = None, batch_first: bool = False
 ) -> Tensor:
@@ -44,6 +47,7 @@ def rate_l2(
     return _reduced(_rates(spikes, who, lengths, batch_first).square().mean(1), reduction, who)
 
 
+@_peers.told
 def rate_bounds(
     spikes: Tensor,
     *,

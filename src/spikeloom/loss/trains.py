@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _peers
 from .._targets import Reduction, reduce
 from .._time import masked, sequence, wide
 
 Kernel = Literal["linear", "cosine", "polynomial", "sigmoid", "gaussian"]
 
 
+@_peers.told
 def spike_kernel(
     x: Tensor,
     y: Tensor,
@@ -60,6 +62,7 @@ def spike_kernel(
     return _kernel(_vectors(a, lengths, dtype), b, kernel, degree, alpha, sigma, who)
 
 
+@_peers.told
 def spike_similarity(
     spikes: Tensor,
     target: Tensor,
@@ -115,6 +118,7 @@ def spike_similarity(
     return reduce(each, each.new_ones(each.shape), reduction, who)
 
 
+@_peers.told
 def van_rossum(
     spikes: Tensor,
     target: Tensor,
