@@ -190,7 +190,12 @@ def test_weights_that_were_trained_on_the_test_samples_are_refused(capsys, train
     status, out, _ = spikeloom(
         capsys, "train", "digits", *SHORT, "--init-from", trained, "--seed", seed, "--out", tmp_path / "same"
     )
-    assert (status, "begins with the weights of" in out) == (0, True)
+    assert (status, "begins with the weights of" in out, "note: validation" in out) == (0, True, False)
+    for share, noted in (("0.1", False), ("0.2", True)):  # the weights were trained with a tenth held out
+        status, out, _ = spikeloom(
+            capsys, "train", "digits", *SHORT, "--init-from", trained, "--validation", share, "--out", tmp_path / share
+        )
+        assert (status, "note: validation samples of this run were among the training" in out) == (0, noted)
 
 
 def test_weights_of_another_recipe_are_one_sentence(capsys, trained, tmp_path, recwarn):

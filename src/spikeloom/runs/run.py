@@ -143,7 +143,9 @@ class Run:
                 raise
             raise UserError(str(problem), setting=setting) from problem
         if self.init_from is not None and self._saved is None:
-            trained.must_not_have_seen(self.init_from, found.split)
+            note = trained.must_not_have_seen(self.init_from, found.split)
+            if note and self.processes.first:
+                self.progress.line(note)
         if self.processes.first:
             files.write_json(self.out / SPLIT, found.split)
         return found

@@ -90,21 +90,30 @@ def described(source: str | Path) -> dict[str, str]:
     return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
-def must_not_have_seen(source: str | Path, split: Mapping[str, Any]) -> None:
+def must_not_have_seen(source: str | Path, split: Mapping[str, Any]) -> str | None:
     """Raises ConfigError if the run that gave the weights split the same data set in another way.
 
     Then samples that ``split`` has for testing were among those that the weights were trained on. What is compared is
     the ``split.json`` beside the weights; weights without one, and samples that the user gave, tell nothing.
+    Where only the validation samples differ, the test is sound, and a note for the user is returned.
     """
     path = Path(source)
     try:
         folder = path if path.is_dir() else path.parent
         seen = json.loads((folder / SPLIT).read_text())
         data, files, tested, seed = seen["data"], seen.get("files"), seen["test"]["sha256"], seen["seed"]
+        validated = seen["validation"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
-        return
-    if data == GIVEN or (data, files) != (split["data"], split.get("files")) or tested == split["test"]["sha256"]:
-        return
+        return None
+    if data == GIVEN or (data, files) != (split["data"], split.get("files")):
+        return None
+    if tested == split["test"]["sha256"]:
+        if not split["validation"]["samples"] or validated == split["validation"]["sha256"]:
+            return None
+        return (
+            f"note: validation samples of this run were among the training samples of {shown(str(folder))}, which held "
+            "out others; its validation figures are too good, those of the test are not concerned"
+        )
     remedy = f"use --seed {seed}" if seed != split["seed"] else "use the settings that choose the samples there"
     raise ConfigError(
         f"init_from: test samples of this run were among the training samples of {shown(str(folder))}, which split "
