@@ -87,6 +87,14 @@ class LateStates(sl.Neuron):
 NET = sl.Network(nn.Linear(4, 4), sl.LIF())
 
 
+def test_an_option_that_adds_inputs_of_its_own_takes_one():
+    noisy = sl.options.Noisy(sl.LIF(), input=0.1)
+    assert noisy.sequence(X)[0].shape == X.shape
+    assert noisy.step(X[0])[0].shape == X[0].shape
+    with pytest.raises(TypeError, match="Noisy takes one input, got 2"):
+        noisy.step(X[0], X[0])
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "says"),
     [

@@ -133,6 +133,8 @@ class Dynamics(Declared, TemporalModule):
 
         Raises ValueError for empty or too small inputs, a state that does not fit, an unknown recording.
         """
+        if len(xs) > 1:
+            self._check_number(xs, "the state is a keyword, y, state = lif.sequence(x, state=state)")
         return self._sequence(xs, state, lengths, record, None)
 
     def absorb(self, previous: nn.Module) -> Sequence | None:
@@ -157,8 +159,6 @@ class Dynamics(Declared, TemporalModule):
         record: tuple[str, ...],
         norm: Norm | None,
     ) -> tuple[Any, ...]:
-        if len(xs) > 1:
-            self._check_number(xs, "the state is a keyword, y, state = lif.sequence(x, state=state)")
         xs, once = tuple(map(_dense, xs)), isinstance(xs[0], Repeated)
         first = xs[0].x if isinstance(xs[0], Repeated) else xs[0]
         lead = 1 if once else 2
@@ -192,6 +192,7 @@ class Dynamics(Declared, TemporalModule):
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""
+        self._check_step(x_t)
         y, new = self._one_step(x_t, state, u=False)
         return y, dict(zip(self._rest, new, strict=True))
 
@@ -205,12 +206,11 @@ class Dynamics(Declared, TemporalModule):
         return y, {name: found[name] for name in self._rest}, {name: found[name] for name in record}
 
     def _one_step(self, x_t: tuple[Tensor, ...], state: State, *, u: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if len(x_t) > 1:
-            self._check_number(x_t, "the state is a keyword, y, state = lif.step(x_t, state=state)")
         x_t = tuple([x.unpack() if isinstance(x, SpikeTensor) else x for x in x_t])
         packs = not torch.compiler.is_compiling() and self._packs() and x_t[0].numel() >= WORTH_BITS
         start = self._start(state, x_t[0], u=u)
-        y, new = one_step(self, Request.of_step(x_t, start, from_bits if packs else None, u=u))
+        request = Request.of_step(x_t, start, from_bits if packs else None, u=u)
+        y, new = one_step(self, request)
         return pack(y) if packs else y, new
 
     def _marks(self, record: tuple[str, ...]) -> bool:
@@ -277,6 +277,10 @@ class Dynamics(Declared, TemporalModule):
             "inside a network no state is passed, y = lif(x); the call hands it out, y, result = net(x, "
             'return_state=True), or records it, record=("1.v",)',
         )
+
+    def _check_step(self, x_t: tuple[Any, ...]) -> None:
+        if len(x_t) > 1:
+            self._check_number(x_t, "the state is a keyword, y, state = lif.step(x_t, state=state)")
 
     def _check_number(self, xs: tuple[Any, ...], remedy: str) -> None:
         if torch.compiler.is_compiling():  # which cannot trace what follows

@@ -129,7 +129,9 @@ class Noisy(Option):
         if not self.noisy:
             y, new = self.neuron.step(*x_t, state=state)
             return y, new
-        return super().step(*x_t, *(noise[0] for noise in self._draw(1, x_t[0])), state=state)
+        self._check_step(x_t)
+        y, final = self._one_step((*x_t, *(noise[0] for noise in self._draw(1, x_t[0]))), state, u=False)
+        return y, dict(zip(self._rest, final, strict=True))
 
     def recorded_step(
         self, *x_t: Tensor, state: State = None, record: tuple[str, ...] = ()
