@@ -419,7 +419,7 @@ def test_two_hundred_calls_leave_nothing(seed):
                 gc.collect()
                 counts.append((len(gc.get_objects()), seen.bytes))
     assert counts[0][1] == counts[1][1]
-    assert abs(counts[0][0] - counts[1][0]) < 100
+    assert counts[1][0] - counts[0][0] < 100  # fewer there may be: what earlier tests left goes too
     assert clean(net)
 
 
