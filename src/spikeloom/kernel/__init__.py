@@ -2,6 +2,7 @@
 
 from .backend import Backend, BackendError, backend, may_prepare, plain_value, watching
 from .dtypes import output_dtype, state_dtype
+from .gradient import warn_of_no_gradient
 from .loop import full_precision, scan_eager
 from .norm import KINDS as FUSED_NORMS
 from .norm import Norm
@@ -26,5 +27,6 @@ __all__ = [
     "scan_eager",
     "source",
     "state_dtype",
+    "warn_of_no_gradient",
     "watching",
 ]

@@ -29,6 +29,7 @@ from ..kernel import (
     prepared_step,
     scan,
     state_dtype,
+    warn_of_no_gradient,
 )
 from ..spikes import SpikeTensor, from_bits, is_whole, pack
 from ..surrogate import ATan, Surrogate
@@ -177,6 +178,7 @@ class Dynamics(Declared, TemporalModule):
             u=u,
         )
         y, final, recordings = self._scan(request)
+        warn_of_no_gradient(self, request, y)
         y, new = pack(y) if packs else y, dict(zip(self._rest, final, strict=False))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 
@@ -211,6 +213,7 @@ class Dynamics(Declared, TemporalModule):
         start = self._start(state, x_t[0], u=u)
         request = Request.of_step(x_t, start, from_bits if packs else None, u=u)
         y, new = one_step(self, request)
+        warn_of_no_gradient(self, request, y)
         return pack(y) if packs else y, new
 
     def _marks(self, record: tuple[str, ...]) -> bool:
