@@ -7,27 +7,24 @@ import functools
 import hashlib
 import linecache
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...native.build import BuildError
-from ..norm import Geometry, NormByTorch
 from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
 from ..variant import Variant
 from .emit import emit_backward, emit_forward
-
-_PARTS = 256  # most parts of a batch norm's rows, each summed apart
+from .launcher import launcher as launcher
+from .norm_target import NormByTriton
 
 
 @dataclass(frozen=True)
-class TritonTarget(NormByTorch):
+class TritonTarget(NormByTriton):
     """Kernels in Triton, which compiles them when they are first launched and keeps them on the disk."""
 
     block: int = 256
@@ -117,33 +114,8 @@ class TritonTarget(NormByTorch):
             return sums.sum().reshape(1)
         return sums.view(-1, size, inner // self.run((size, inner))).sum((0, 2), dtype=torch.float64)
 
-    def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
-        g, code = geometry, _norm_code()
-        rows, per_column = g.T * g.outer, g.inner == 1
-        width = min(code.TILE, _power_of_two(g.C if per_column else g.inner), 128 if per_column else code.TILE)
-        tiles = -(-rows // (code.TILE // width))
-        parts = min(_PARTS, tiles)
-        sums = torch.empty(parts, 2, g.C, dtype=torch.float64, device=x.device)
-        grid = (parts, -(-g.C // width) if per_column else g.C)
-        integers = [rows, -(-rows // parts), g.outer, g.stride, g.C, g.inner]
-        shape = dict(ROWS=code.TILE // width, WIDTH=width, COLUMNS=per_column, S=_compute(x.dtype))
-        launcher(code.statistics, grid, integers, x.device, **shape)([x, first, sums])
-        return sums
-
-    def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
-        g, code = geometry, _norm_code()
-        rows, all_columns = g.T * g.outer, g.C * g.inner
-        width = min(code.TILE, _power_of_two(all_columns))
-        grid = (-(-rows // (code.TILE // width)), -(-all_columns // width))
-        shape = dict(ROWS=code.TILE // width, WIDTH=width, S=_compute(x.dtype))
-        integers = [rows, g.outer, g.stride, all_columns, g.inner]
-        launcher(code.correct, grid, integers, x.device, **shape)([x, gx, slope, offset])
-
 
 TRITON = TritonTarget()
-
-
-_Launcher = Callable[[list[Tensor | None]], None]
 
 
 def load(source: str) -> Any:
@@ -155,34 +127,6 @@ def load(source: str) -> Any:
     return namespace["run"]
 
 
-def launcher(run: Any, grid: tuple[int, ...], integers: list[int], device: torch.device, **options: Any) -> _Launcher:
-    """What launches a kernel on tensors, which come before the integers; it raises BuildError where Triton fails."""
-    kernel = run[grid]
-    other = _elsewhere(device)
-
-    def launch(tensors: list[Tensor | None]) -> None:
-        try:  # without fused multiply-add, or the backward pass would not see the forward pass's states
-            kernel(*tensors, *integers, enable_fp_fusion=False, **options)
-        except Exception as error:  # Triton has no class for all that can go wrong in its compiler and drivers
-            said = f"Triton failed with {type(error).__name__}: {error}"
-            raise BuildError(f"{said}; `with sl.backend('eager'):` runs the PyTorch loop") from error
-
-    def launch_there(tensors: list[Tensor | None]) -> None:
-        if other.current_device() == device.index:
-            return launch(tensors)
-        with other.device(device.index):
-            return launch(tensors)
-
-    return launch if other is None else launch_there
-
-
-@functools.cache
-def _elsewhere(device: torch.device) -> Any:
-    """The module of torch that chooses among several devices of a kind, where there are several."""
-    module = None if device.type == "cpu" else torch.get_device_module(device)
-    return module if module is not None and module.device_count() > 1 else None
-
-
 @functools.cache
 def _warp_size() -> int:
     import triton
@@ -191,23 +135,6 @@ def _warp_size() -> int:
         return int(triton.runtime.driver.active.get_current_target().warp_size)
     except Exception:  # the interpreter has no driver
         return 32
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
-
-
-@functools.cache
-def _norm_code() -> ModuleType:
-    from . import norm as triton_norm
-
-    return triton_norm
-
-
-def _compute(dtype: torch.dtype) -> Any:
-    import triton.language as tl
-
-    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 USUAL = ("cuda", "xpu")
