@@ -1,8 +1,8 @@
 """What a GPU would be given: kernels in Triton compiled for it, without having it. ``python -m benchmarks.gpu_code``.
 
-For each neuron, kernel, steps per segment and neurons per thread: seconds to compile, registers of a thread, bytes
-spilled, width of the reads from memory, fused multiply-adds (there must be none). By Triton's own compiler, and the
-assembler of the GPU's maker that comes with it.
+For each neuron and kernel: steps per segment, neurons of a program and of a thread, seconds to compile, registers of a
+thread, bytes spilled, width of the reads from memory, fused multiply-adds (there must be none). By Triton's own
+compiler, and the assembler of the GPU's maker that comes with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from spikeloom.kernel import Request
 from spikeloom.kernel.compiled import kernels_of
 from spikeloom.kernel.plan import Plan, plan_of
 from spikeloom.kernel.triton.emit import emit_backward, emit_forward
-from spikeloom.kernel.triton.target import TritonTarget, load
+from spikeloom.kernel.triton.form import Form
+from spikeloom.kernel.triton.target import TRITON, TritonTarget, load
+from spikeloom.kernel.variant import Variant
 
 from .common import machine
 from .neuron_layer import TwoStates
@@ -39,6 +42,20 @@ NEURONS = {
     "two states, an exponential": lambda: TwoStates(64),
     "Izhikevich": lambda: sl.Izhikevich(),
 }
+
+
+def catalogue() -> dict[str, Callable[[], sl.Neuron]]:
+    """Every neuron of the catalogue that has a kernel and needs nothing to be made."""
+    found = {}
+    for name in sl.neurons():
+        make = getattr(sl, name, None)
+        try:
+            neuron = make()
+        except (TypeError, ValueError):
+            continue
+        if name not in NEURONS and isinstance(neuron, sl.Neuron) and not isinstance(kernels_of(neuron), str):
+            found[name] = make
+    return found
 
 
 def compile_for(
@@ -55,52 +72,51 @@ def compile_for(
     """``{"forward": ..., "backward": ...}``: what the compiler made of the kernels of a training step.
 
     ``everything``: with lengths, recordings, a gradient of the start states and a static input; ``packed``: spikes as
-    bits.
+    bits. Constants are numbers on a device, which kernels compute with, and states start at rest.
     """
     kernels = kernels_of(neuron)
     if isinstance(kernels, str):
         raise SystemExit(kernels)
     x = torch.empty(T, *shape, dtype=io)
     request = Request.of((x,), (), lengths=torch.full(shape[:1], T) if everything else None)
-    values, exact = kernels.operands(neuron, request.step, request.dtype)
-    plan, _ = plan_of(kernels, request, values, exact)
-    learned = tuple(i for i, name in kernels.layout.params.items() if values[name].requires_grad)
-    backward = plan.variant(record=everything, wanted=learned, x_grads=("sum" if everything else "steps",))
-    backward = target.summing(plan, backward)
-    sizes = target.block, target.segment
-    sources = {
-        "forward": emit_forward(kernels.program, plan.variant(record=everything, packed=packed), *sizes),
-        "backward": emit_backward(kernels.program, backward, *sizes),
-    }
-    doubles = {i for i, run in zip(backward.wanted, backward.runs, strict=True) if run > 1}
-    return {n: _compile(source, plan, device, target, doubles, everything, packed) for n, source in sources.items()}
+    given = neuron.all_numbers(request.step, request.dtype)
+    numbers = kernels.of_tensors(given, request.dtype, inside=True)
+    rest = (not everything,) * len(kernels.layout.start)
+    plan, _ = plan_of(kernels, request, numbers, rest)
+    learned = {name for name, value in numbers.values.items() if value.requires_grad}
+    wanted = tuple(i for i, name in kernels.layout.params.items() if name in learned)
+    rows = {}
+    for backward in (False, True):
+        if backward:
+            x_grads = ("sum" if everything else "steps",)
+            variant = plan.variant(record=everything, wanted=wanted, x_grads=x_grads)
+        else:
+            variant = plan.variant(record=everything, packed=packed)
+        segment = target.segment_of(plan)
+        form = target.form(plan, variant, segment, kept=segment < T, backward=backward, ends=everything)
+        rows["backward" if backward else "forward"] = _compile(plan, variant, form, device, target, backward)
+    return rows
 
 
 def _compile(
-    source: str,
-    plan: Plan,
-    device: str,
-    target: TritonTarget,
-    doubles: set[int],
-    everything: bool,
-    packed: bool,
+    plan: Plan, variant: Variant, form: Form, device: str, target: TritonTarget, backward: bool
 ) -> dict[str, Any]:
-    run = load(source)
-    signature, constants, aligned = {}, {}, {}
+    emit = emit_backward if backward else emit_forward
+    run = load(emit(plan.kernels.program, variant, form))
+    doubles = {i for i, run in zip(variant.wanted, form.runs, strict=True) if run > 1}
+    signature, aligned = {}, {}
     for k, name in enumerate(run.arg_names):
         kind = name.rstrip("0123456789")
-        absent = kind in ("lens", "rec_", "grec_", "gT_", "gs0_") and not everything
-        if absent or (kind == "ck_" and target.segment >= plan.T):
-            signature[name], constants[(k,)] = "constexpr", None
-            continue
         if kind == "lens":
             signature[name] = "*i64"
-        elif kind == "out" and packed:
+        elif kind == "out" and variant.packed:
             signature[name] = "*u8"
-        elif kind == "gx" and everything:
+        elif kind == "gx" and "sum" in variant.x_grads:
             signature[name] = POINTERS[plan.dtype]
         elif kind in ("x", "out", "gout", "gx"):
             signature[name] = POINTERS[plan.io]
+        elif kind == "R" or (kind == "s0_" and form.rest[int(name[3:])]):
+            signature[name] = POINTERS[torch.float64]
         elif kind == "gp" and int(name[2:]) in doubles:
             signature[name] = "*fp64"
         elif kind in ("N", "T", "per", "xstride", "gstride", "size", "inner"):
@@ -109,7 +125,9 @@ def _compile(
             signature[name] = POINTERS[plan.dtype]
         if kind not in ("T", "per", "size", "inner"):
             aligned[(k,)] = [["tt.divisibility", 16]]
-    return _assemble(run, signature, constants, aligned, device, target.warps(TARGETS[device][2], plan.dtype))
+    tile = target.tile(plan, backward=backward)
+    found = _assemble(run, signature, {}, aligned, device, tile.warps(TARGETS[device][2]))
+    return {"segment": form.segment, "block": tile.block, "neurons per thread": tile.per_thread, **found}
 
 
 def compile_norm(device: str) -> dict[str, dict[str, Any]]:
@@ -218,16 +236,11 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["TRITON_ALWAYS_COMPILE"] = "1"  # seconds are those of a first time
     rows = []
-    for name, make in NEURONS.items():
+    for name, make in {**NEURONS, **catalogue()}.items():
         for io in (torch.float32, torch.float16):
-            for segment, per_thread in ((4, 2), (8, 1), (8, 2), (8, 4), (16, 1), (16, 2)):
-                target = TritonTarget(128 * per_thread, segment, per_thread)
-                for kernel, found in compile_for(make(), 32, (16, 64, 32, 32), io, args.device, target).items():
-                    if kernel == "forward" and segment != 8:
-                        continue
-                    rows.append({"neuron": name, "io": str(io).removeprefix("torch."), "kernel": kernel,
-                                 "segment": segment, "neurons per thread": per_thread, **found})  # fmt: skip
-                    print(rows[-1], flush=True)
+            for kernel, found in compile_for(make(), 32, (16, 64, 32, 32), io, args.device, TRITON).items():
+                rows.append({"neuron": name, "io": str(io).removeprefix("torch."), "kernel": kernel, **found})
+                print(rows[-1], flush=True)
     columns = list(rows[0])
     lines = [f"# Kernels for {args.device}", "", "; ".join(f"{k} {v}" for k, v in machine().items()), ""]
     lines += ["Compiled, not run: no GPU was there. `spilled` in bytes, `read` in values of one thread at a time.", ""]

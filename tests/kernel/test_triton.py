@@ -14,6 +14,7 @@ from torch import nn
 import spikeloom as sl
 from kernel import operations, spec
 from kernel.test_trace import COMPUTED
+from spikeloom.kernel import compiled, targets
 from spikeloom.kernel.norm import Geometry, Norm
 from spikeloom.kernel.triton.target import TRITON, TritonTarget
 from spikeloom.native.build import BuildError
@@ -24,6 +25,7 @@ except BuildError as missing:
     pytest.skip(f"Triton's interpreter does not run here: {missing}", allow_module_level=True)
 
 from spikeloom.kernel.triton import functions as triton_functions
+from spikeloom.kernel.triton import target as triton_target
 
 # The interpreter computes with NumPy, which warns of infinities where they are meant.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -140,10 +142,112 @@ def test_nan_and_infinity_as_in_eager():
             torch.testing.assert_close(b, a, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """Numbers that cannot be read without waiting, as on a device: kernels compute what depends on them."""
+    monkeypatch.setattr(compiled, "_constant_key", lambda numbers: None)
+    monkeypatch.setattr(sys.modules["spikeloom.kernel.backend"], "is_plain_float", lambda number: False)
+
+
+def forms(monkeypatch):
+    """Collects the forms of the kernels that are made."""
+    seen, made = [], triton_target._Made.__call__
+    monkeypatch.setattr(triton_target._Made, "__call__", lambda self, *args: seen.append(self) or made(self, *args))
+    return seen
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_neuron_without_masks_and_with_numbers_of_a_device(part, monkeypatch, as_on_a_device):
+    """Blocks that N is a multiple of; T is a multiple of the segment, or what is left over forward has a loop."""
+    seen = forms(monkeypatch)
+    monkeypatch.setattr(targets, "TRITON", TritonTarget(block=16, per_thread=2, segment=3))
+    monkeypatch.setattr(compiled, "_kernels", {})
+    for k, (name, kind) in enumerate(ROWS[part::4]):
+        if name in RANDOM:
+            continue
+        torch.manual_seed(0)
+        case = {**spec.BASE, "neuron": "LIF", "shape": (4, 8), "T": 9 if k % 2 else 8, **kind, "record": not k % 3}
+        assert spec.check(case, "triton") > 0, name
+    assert any(made.form.whole and made.backward for made in seen)
+    assert any(made.form.whole and not made.backward for made in seen)
+    assert sum(bool(made.form.inside) for made in seen) > 0.8 * len(seen)
+
+
+WHOLE = {**AXES, "T": (3, 7, 9), "shape": ((4, 8), (2, 16, 2, 2)), "lengths": (False, True)}
+WHOLE_CASES = spec.pairwise(WHOLE, seed=3)
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_pairwise_cover_without_masks(part, monkeypatch, as_on_a_device):
+    monkeypatch.setattr(targets, "TRITON", TritonTarget(block=16, per_thread=2, segment=3))
+    monkeypatch.setattr(compiled, "_kernels", {})
+    rates = [spec.check(case, "triton") for case in WHOLE_CASES[part::3]]
+    assert len(rates) >= 4
+    assert any(0.05 < r < 0.95 for r in rates)
+
+
+def test_bits_without_masks(monkeypatch, as_on_a_device):
+    monkeypatch.setattr(targets, "TRITON", TritonTarget(block=16, per_thread=2, segment=3))
+    monkeypatch.setattr(compiled, "_kernels", {})
+    x = torch.randn(7, 4, 8) + 0.3
+    net = sl.Network(sl.LIF(v_threshold=0.3), spikes="packed")
+    with sl.backend("eager"):
+        wanted = net(x).to_dense()
+    with sl.backend("triton"):
+        assert torch.equal(net(x).to_dense(), wanted)
+    assert 0.05 < wanted.mean() < 0.95
+
+
+def test_a_number_of_a_device_that_changes_is_read_in_the_next_call(monkeypatch, as_on_a_device):
+    """Also where nobody could notice, and whether or not it is a power of two."""
+    monkeypatch.setattr(compiled, "_kernels", {})
+    x, lif = torch.randn(9, 2, 5) + 0.4, sl.LIF(tau=2.0, v_threshold=0.3)
+    seen = set()
+    for tau, rest in ((2.0, 0.0), (2.3, 0.1), (4.0, -0.2)):
+        lif.tau.data.fill_(tau)
+        lif.v_reset.data.fill_(rest)
+        spikes = []
+        for backend in ("eager", "triton"):
+            with sl.backend(backend):
+                spikes.append(lif.sequence(x)[0])
+        assert torch.equal(*spikes)
+        seen.add(float(spikes[0].sum()))
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("tau", [2.0, 3.0, 1.1, 1e3, 4096.0])
+def test_division_by_a_number_of_a_device_is_exact(tau, monkeypatch, as_on_a_device):
+    monkeypatch.setattr(compiled, "_kernels", {})
+    x, out = torch.randn(4, 3, 50) * 3, []
+    for backend in ("eager", "triton"):
+        with sl.backend(backend):
+            out.append(sl.LI(tau=tau).sequence(x)[0])
+    assert torch.equal(*out)
+
+
+def test_nothing_is_made_for_constants_after_the_first_call(monkeypatch, as_on_a_device):
+    """No tensor of Python data, no fill, no copy: only what the kernel writes is allocated."""
+    monkeypatch.setattr(compiled, "_kernels", {})
+    launches = []
+    monkeypatch.setattr(triton_target, "launcher", lambda *args, **options: launches.append)
+    lif, x = sl.LIF(tau=3.0, v_threshold=0.3), torch.randn(9, 2, 8, requires_grad=True)
+
+    def step():
+        y = lif.sequence(x)[0]
+        return torch.autograd.grad(y, x, y.detach())
+
+    with sl.backend("triton"):
+        step()
+        with torch.autograd.profiler.profile() as profile:
+            step()
+    ran = {event.name for event in profile.function_events if event.name.startswith("aten::")}
+    views = {"detach", "as_strided", "select", "expand", "empty_like", "empty", "empty_strided", "unbind", "view"}
+    assert {name.removeprefix("aten::") for name in ran} <= views
+    assert len(launches) == 4
+
+
 @pytest.mark.parametrize("target", [TritonTarget(block=64, segment=4), TritonTarget(block=128, segment=16)])
 def test_block_and_segment_change_nothing(target, monkeypatch):
-    from spikeloom.kernel import targets
-
     case = {**spec.BASE, "neuron": "Synaptic", "number": "learnable", "shape": (3, 5, 9), "T": 19, "record": True}
     wanted = spec.run(case, "triton")
     monkeypatch.setattr(targets, "TRITON", target)
@@ -219,7 +323,7 @@ def test_source_reads_as_the_equation():
 
 @pytest.mark.parametrize(("size", "run"), [((3, 4), 1), ((4, 8), 16), ((16, 32), 256)])
 def test_learnable_numbers_of_every_kind_of_shape(size, run):
-    assert TRITON.run((6, size[0] * size[1])) == run
+    assert TRITON.run((6, size[0] * size[1]), 256) == run
     for shape in ((), (6,), (6, *size), (1, *size)):
         grads = []
         for backend in ("eager", "triton"):
@@ -327,9 +431,6 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
 
 
 def test_what_triton_cannot_compile_names_the_way_out(monkeypatch):
-    from spikeloom.kernel import compiled
-    from spikeloom.kernel.triton import target as triton_target
-
     class Fails:
         def __getitem__(self, grid):
             return self

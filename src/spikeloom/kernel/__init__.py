@@ -1,6 +1,6 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
-from .backend import Backend, BackendError, backend, may_prepare, plain_value, watching
+from .backend import Backend, BackendError, backend, is_one_constant, may_prepare, plain_value, watching
 from .dtypes import output_dtype, state_dtype
 from .gradient import warn_of_no_gradient
 from .loop import full_precision, scan_eager
@@ -18,6 +18,7 @@ __all__ = [
     "Request",
     "backend",
     "full_precision",
+    "is_one_constant",
     "may_prepare",
     "one_step",
     "output_dtype",

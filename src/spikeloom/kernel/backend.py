@@ -68,11 +68,18 @@ KEEPERS.append(_as_chosen)  # what is computed again for the backward pass runs 
 
 def plain_value(number: Tensor | None) -> float | None:
     """The value of a number that is a float; None for others, and where something traces or transforms what runs."""
-    if number is None or not is_plain_float(number) or torch.compiler.is_compiling() or transformed():
-        return None
-    if torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
-        return None
-    return number.item()
+    return number.item() if number is not None and is_plain_float(number) and not _is_seen_through() else None
+
+
+def is_one_constant(number: Tensor | None) -> bool:
+    """Whether a number is one value that is not learned, and nothing traces or transforms what runs."""
+    return number is not None and not number.ndim and not number.requires_grad and not _is_seen_through()
+
+
+def _is_seen_through() -> bool:
+    if torch.compiler.is_compiling() or transformed() or torch._C._get_tracing_state() is not None:
+        return True
+    return bool(torch._C._len_torch_dispatch_stack())
 
 
 def debugging() -> bool:

@@ -23,7 +23,7 @@ def check_call(target: Target, kernels: Kernels, neuron: Any, request: Request, 
     with torch.enable_grad():
         sides = []
         for eager in (True, False):
-            leaves = tuple(map(_leaf, request.tensors)), tuple(s.detach().requires_grad_() for s in request.states)
+            leaves = tuple(map(_leaf, request.tensors)), tuple(s.detach().requires_grad_() for s in request.start)
             same = request._replace(tensors=leaves[0], states=leaves[1])
             if eager:
                 outs = scan_eager(neuron.bind(request.step, request.dtype), same)

@@ -10,7 +10,7 @@ import math
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,17 @@ from .variant import Layout, Variant
 _kernels: dict[Any, Kernels | str] = {}
 
 
+class Numbers(NamedTuple):
+    """What kernels take of a neuron's numbers."""
+
+    values: dict[str, Tensor]
+    """The operands, by name: params, and the numbers of those that the kernel computes itself."""
+    exact: tuple[int, ...] = ()
+    """The params that are known to be powers of two."""
+    inside: tuple[int, ...] = ()
+    """The params that the kernel computes itself."""
+
+
 class Kernels:
     """The program of one kind of neuron, and what was compiled from it."""
 
@@ -34,7 +45,8 @@ class Kernels:
         self.plans: dict[Any, Any] = {}
         """Kept by :func:`spikeloom.kernel.plan.plan_of`, which says what each depends on."""
         self._functions: dict[Any, Any] = {}
-        self._constants: dict[Any, tuple[dict[str, Tensor], tuple[int, ...]]] = {}  # by the values of the numbers
+        self._constants: dict[Any, Numbers] = {}  # by the values of the numbers
+        self._inside: dict[frozenset[int], tuple[int, ...]] = {}  # by the numbers that are constants
 
     def function(self, make: Callable[[Program, Variant], Any], variant: Variant) -> Any:
         """What ``make`` makes of the program and a variant; it is called once for each."""
@@ -44,18 +56,19 @@ class Kernels:
         return self._functions[key]
 
     def operands(
-        self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...] = ()
-    ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
-        """The operands that come from the neuron's numbers, computed by torch, and which of them are powers of two.
+        self, neuron: Any, step: torch.Size, dtype: torch.dtype, norm: tuple[Tensor, ...] = (), *, inside: bool = False
+    ) -> Numbers:
+        """The operands that come from the neuron's numbers.
 
         ``norm`` is scale and shift per channel, where the program has them. Operands of numbers that are all plain
-        floats are kept by the values of these, which are compared at each call.
+        floats on a CPU are kept by the values of these, which are compared at each call. Others are computed by torch
+        in each call; with ``inside``, those of constants are left to the kernel.
         """
         per_channel = [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
         numbers = [number for _, part in neuron.parts() for number in part.own_numbers()]
         key = _constant_key(numbers)
         if key is None:
-            return self.evaluate([*neuron.all_numbers(step, dtype), *per_channel], dtype), ()
+            return self.of_tensors([*neuron.all_numbers(step, dtype), *per_channel], dtype, inside=inside)
         found = self._constants.get((key, dtype))
         if found is None:
             if len(self._constants) > 100:
@@ -64,12 +77,28 @@ class Kernels:
                 floats = struct.unpack(f"{len(numbers)}d", key)
                 same = [torch.tensor(v, dtype=torch.float64, device="cpu") for v in floats]
                 values = self.evaluate([*same, *(n.detach() for n in per_channel)], dtype)
-            found = self._constants[key, dtype] = values, self._exact(values)
-        values, exact = found
+            found = self._constants[key, dtype] = Numbers(values, self._exact(values))
         if norm:  # nothing else depends on it
             names = zip(self.layout.norm, per_channel, strict=True)
-            values = {**values, **{name: n.to(dtype) for name, n in names if name in values}}
-        return values, exact
+            return found._replace(
+                values={**found.values, **{name: n.to(dtype) for name, n in names if name in found.values}}
+            )
+        return found
+
+    def of_tensors(self, numbers: list[Tensor], dtype: torch.dtype, *, inside: bool) -> Numbers:
+        """The operands from given numbers, of which a kernel may compute those ``inside`` that are constants."""
+        layout, own = self.layout, tuple[int, ...]()
+        if inside:
+            ids = zip(layout.numbers, numbers, strict=True)
+            constant = frozenset(i for i, n in ids if not n.ndim and n.dtype == torch.float64 and not n.requires_grad)
+            if constant not in self._inside:
+                self._inside[constant] = tuple(i for i, of in layout.sources.items() if of and of <= constant)
+            own = self._inside[constant]
+        wanted = {i: name for i, name in layout.params.items() if i not in own}
+        values = dict(zip(wanted.values(), self.program.evaluate(numbers, list(wanted), dtype), strict=True))
+        by_id = dict(zip(layout.numbers, numbers, strict=True))
+        values.update((layout.numbers[j], by_id[j]) for j in layout.numbers_of(own))
+        return Numbers(values, (), own)
 
     def evaluate(self, numbers: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """The operands that come from given numbers, in the order of the program's, with autograd where it is on."""

@@ -32,6 +32,8 @@ class Job:
 
     target: Target
     plan: Plan
+    segment: int
+    """How many steps lie between two states that are kept."""
     outputs: tuple[str, ...]
     """Names of the output, the final states and the recordings that are asked for."""
     as_spikes: AsSpikes | None = None
@@ -44,15 +46,16 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     request, joined = _with_moments(target, request)
     layout, norm, lengths = kernels.layout, request.norm, request.lengths
     affine = () if norm is None else norm.affine() if joined is None else joined[1][-2:]
-    values, exact = kernels.operands(neuron, request.step, request.dtype, affine)
-    plan, operands = plan_of(kernels, request, values, exact)
-    for name, state in zip(layout.start, request.states, strict=True):
-        operands[name] = plan.to_memory(state).contiguous()
+    numbers = kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
+    rest = tuple(map(_is_one_value, request.states)) if target.inside else ()
+    plan, operands = plan_of(kernels, request, numbers, rest)
+    for name, state, one in zip(layout.start, request.states, plan.rest, strict=True):
+        operands[name] = state.as_strided((), ()) if one else plan.to_memory(state.to(request.dtype)).contiguous()
     operands["lens"] = None if lengths is None else lengths.contiguous()
     if joined is not None:
         operands.update(weight=joined[0].weight, bias=joined[0].bias)
     outputs = ("out", *layout.final, *[layout.recorded[k] for k in request.record])
-    job = Job(target, plan, outputs, request.as_spikes, joined)
+    job = Job(target, plan, target.segment_of(plan), outputs, request.as_spikes, joined)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad and name in plan.leaves for name, t in operands.items()
     ):
@@ -65,6 +68,11 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     y, *others = found if plan.natural else map(plan.to_logical, found)
     n = len(request.states)
     return y if y.dtype == request.out_dtype else y.to(request.out_dtype), tuple(others[:n]), tuple(others[n:])
+
+
+def _is_one_value(state: Tensor) -> bool:
+    """Whether a state is one value, expanded."""
+    return not any(state.stride()) and state.numel() > 1 and not state.requires_grad
 
 
 def _with_moments(target: Target, request: Request) -> tuple[Request, tuple[Norm, Moments] | None]:
@@ -83,12 +91,15 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     The norm of the request, if it has one, has statistics of its own. None where x would have to be copied.
     """
     (x,), (at,), norm = request.tensors, kernels.layout.xs, request.norm
-    values, exact = kernels.operands(neuron, request.step, request.dtype, () if norm is None else norm.affine())
-    plan, operands = plan_of(kernels, request, values, exact)
+    affine = () if norm is None else norm.affine()
+    plan, operands = plan_of(
+        kernels, request, kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
+    )
     ready = operands[at]
     if ready is None or ready.data_ptr() != x.data_ptr():
         return None
-    launch, packs = _forward_kernel(target, plan, record=False, bits=request.as_spikes is not None)
+    bits, segment = request.as_spikes is not None, target.segment_of(plan)
+    launch, packs = _forward_kernel(target, plan, segment, record=False, bits=bits, kept=False)
     out = torch.empty(plan.N // 8, dtype=torch.uint8, device=plan.device) if packs else plan.empty(dtype=plan.io)
     y = request.as_spikes(out, plan.memory_shape, plan.io) if packs and request.as_spikes is not None else out
     start, final = kernels.layout.start, kernels.layout.final
@@ -106,9 +117,9 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
 
 def sources(target: Target, kernels: Kernels, neuron: Any, request: Request) -> str:
     """The source of the forward and the backward kernel for a request."""
-    values, exact = kernels.operands(neuron, request.step, request.dtype)
-    plan, _ = plan_of(kernels, request, values, exact)
-    learned = tuple(i for i, name in kernels.layout.params.items() if values[name].requires_grad)
+    numbers = kernels.operands(neuron, request.step, request.dtype)
+    plan, _ = plan_of(kernels, request, numbers)
+    learned = tuple(i for i, name in kernels.layout.params.items() if numbers.values[name].requires_grad)
     backward = plan.variant(record=False, wanted=learned, x_grads=("steps",))
     return target.sources(plan, plan.variant(record=False), backward)
 
@@ -171,18 +182,27 @@ class Once(torch.autograd.Function):
 
 
 @functools.lru_cache(maxsize=1024)
-def _forward_kernel(target: Target, plan: Plan, *, record: bool, bits: bool) -> tuple[Launch, bool]:
+def _forward_kernel(
+    target: Target, plan: Plan, segment: int, *, record: bool, bits: bool, kept: bool
+) -> tuple[Launch, bool]:
     """The forward kernel of a plan, and whether it writes bits: where they are asked for and a step is whole bytes."""
     packs = bits and plan.N % 8 == 0 and target.packs(plan.kernels.program)
-    return target.forward(plan, record, packs), packs
+    return target.forward(plan, plan.variant(record=record, packed=packs), segment, kept), packs
 
 
 @functools.lru_cache(maxsize=1024)
 def _backward_kernel(
-    target: Target, plan: Plan, gstride: int, *, record: bool, wanted: tuple[int, ...], x_grads: tuple[str, ...]
+    job: tuple[Target, Plan, int],
+    gstride: int,
+    *,
+    record: bool,
+    wanted: tuple[int, ...],
+    x_grads: tuple[str, ...],
+    ends: bool,
 ) -> Launch:
     """The backward kernel of a plan; the arguments are those of Plan.variant and Target.backward."""
-    return target.backward(plan, gstride, plan.variant(record=record, wanted=wanted, x_grads=x_grads))
+    target, plan, segment = job
+    return target.backward(plan, plan.variant(record=record, wanted=wanted, x_grads=x_grads), segment, gstride, ends)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -195,7 +215,10 @@ def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
     """Runs the forward kernel; returns by name the outputs of a job and, when saving, the states that are kept."""
     plan, layout = job.plan, job.plan.kernels.layout
     record = job.outputs[1 + len(layout.final) :]
-    launch, packs = _forward_kernel(job.target, plan, record=bool(record), bits=job.as_spikes is not None)
+    segments = (plan.T - 1) // job.segment if saving and layout.kept else 0
+    launch, packs = _forward_kernel(
+        job.target, plan, job.segment, record=bool(record), bits=job.as_spikes is not None, kept=segments > 0
+    )
     if packs:
         out = torch.empty(plan.T * plan.N // 8, dtype=torch.uint8, device=plan.device)
     else:
@@ -205,8 +228,7 @@ def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
         made[name] = plan.empty()
     for name in record:
         made[name] = plan.empty(plan.T)
-    segments = (plan.T - 1) // job.target.segment
-    for name in layout.kept if saving and segments else ():
+    for name in layout.kept if segments else ():
         made[name] = plan.empty(segments)
     launch({**layout.may_lack, **operands, **made})
     if packs and job.as_spikes is not None:
@@ -242,7 +264,10 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
     for i, g in sums.items():
         given[gradient[layout.params[i]]] = g
     recorded = not upstream.keys().isdisjoint(layout.recorded)
-    launch = _backward_kernel(target, plan, gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads))
+    ends = not upstream.keys().isdisjoint(layout.final) or not needs.isdisjoint(layout.start)
+    launch = _backward_kernel(
+        (target, plan, job.segment), gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads), ends=ends
+    )
     launch(given)
     totals = {layout.params[i]: target.total(plan, i, g) for i, g in sums.items()}
     if through:

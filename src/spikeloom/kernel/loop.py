@@ -17,7 +17,7 @@ from .request import Found, Request, States
 def scan_eager(bound: Any, request: Request) -> Found:
     """Runs the steps of a request one by one; ``bound`` is a neuron's view from ``bind``."""
     bound = marked(bound) if request.u else bound
-    dtype, out_dtype, states = request.dtype, request.out_dtype, request.states
+    dtype, out_dtype, states = request.dtype, request.out_dtype, request.start
     sequences = [request.steps_of(k) for k in range(len(request.tensors))]
     valid = None
     if request.lengths is not None:
@@ -51,7 +51,7 @@ def step_eager(bound: Any, request: Request) -> tuple[Tensor, States]:
     """Runs a request for one step; returns the spikes ``[B, *]`` and the new states."""
     bound = marked(bound) if request.u else bound
     x_t = tuple([x[0] for x in request.tensors])
-    spikes, new = _dynamics(bound, tuple([x.to(request.dtype) for x in x_t]), request.states)
+    spikes, new = _dynamics(bound, tuple([x.to(request.dtype) for x in x_t]), request.start)
     y = spikes.to(request.out_dtype)
     return y, _apart(new, (*x_t, y))
 
@@ -71,7 +71,7 @@ def scan_exported(bound: Any, request: Request) -> Found:
         spikes, new = _dynamics(bound, tuple(x.to(dtype) for x in x_t), tuple(carry))
         return [n.clone() for n in new], spikes.to(out_dtype, copy=True)
 
-    final, outputs = scan_operator(step, list(request.states), sequences)
+    final, outputs = scan_operator(step, list(request.start), sequences)
     return outputs, tuple(final), ()
 
 

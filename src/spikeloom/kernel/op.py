@@ -20,8 +20,8 @@ from torch import Tensor
 from ..native.build import BuildError
 from . import compiled, launch, store
 from .backend import chosen
-from .compiled import Kernels
-from .dtypes import output_dtype, state_dtype
+from .compiled import Kernels, Numbers
+from .dtypes import io_dtype, output_dtype, state_dtype
 from .plan import plan_of
 from .request import Found, Request
 from .target import Operands, Target
@@ -71,9 +71,11 @@ def _job(
     kernels, repeated, record, target = _read(text)
     layout, step = kernels.layout, xs[0].shape if repeated[0] else xs[0].shape[1:]
     request = Request(tuple(x.contiguous() for x in xs), repeated, T, step, tuple(states), lengths, record)
-    plan, operands = plan_of(kernels, request, kernels.evaluate(numbers, request.dtype), ())
+    plan, operands = plan_of(kernels, request, Numbers(kernels.evaluate(numbers, request.dtype)))
     operands.update(zip(layout.start, [s.contiguous() for s in states], strict=True), lens=lengths)
-    return launch.Job(target, plan, ("out", *layout.final, *(layout.recorded[k] for k in record))), operands
+    segment = target.segment_at_any(kernels.program, plan.io)
+    segment = target.segment_of(plan) if segment >= T else segment  # in a graph T may have any value
+    return launch.Job(target, plan, segment, ("out", *layout.final, *(layout.recorded[k] for k in record))), operands
 
 
 def _scan(
@@ -85,18 +87,19 @@ def _scan(
 
 
 def _scan_fake(program: str, xs: Any, states: Any, numbers: Any, lengths: Any, T: Any) -> list[Tensor]:
-    _, repeated, record, target = _read(program)
+    kernels, repeated, record, target = _read(program)
     step = xs[0].shape if repeated[0] else xs[0].shape[1:]
     dtype = state_dtype(xs[0].dtype)
     out = output_dtype(xs[0].dtype)
     if any(x.dtype != xs[0].dtype for x in xs):
         out = dtype
     new = functools.partial(xs[0].new_empty, dtype=dtype)
+    segment = target.segment_at_any(kernels.program, io_dtype(*(x.dtype for x in xs)))
     return [
         xs[0].new_empty((T, *step), dtype=out),
         *(new(step) for _ in states),
         *(new((T, *step)) for _ in record),
-        *(new(((T - 1) // target.segment, *step)) for _ in states),
+        *(new(((T - 1) // segment, *step)) for _ in states),
     ]
 
 
@@ -125,7 +128,7 @@ def _scan_backward(
         leaves = [n.detach().requires_grad_() for n in numbers]
         job, operands = _job(program, xs, states, leaves, lengths, T)
     layout = job.plan.kernels.layout
-    if (T - 1) // job.target.segment:
+    if (T - 1) // job.segment:
         operands.update(zip(layout.kept, checkpoints, strict=True))
     given = iter(upstream)
     grads = {layout.gradient[name]: next(given) if p else None for name, p in zip(job.outputs, present, strict=True)}
@@ -188,7 +191,7 @@ def define() -> None:
 
 def run(text: str, numbers: list[Tensor], request: Request) -> Found:
     """The answer to a request by the operator; for traced code."""
-    states = list(request.states)
+    states = list(request.start)
     found = torch.ops.spikeloom.scan(text, list(request.tensors), states, numbers, request.lengths, request.T)
     n = 1 + len(states)
     return found[0], tuple(found[1:n]), tuple(found[n : len(found) - len(states)])

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..native.allocator import huge_pages
-from .compiled import Kernels
+from .compiled import Kernels, Numbers
+from .dtypes import IO, io_dtype
 from .request import Request
 from .variant import Variant
 
 _ORDERS = {4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}  # channels_last in memory
-_IO = {torch.float64: "float64", torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _MOST = 256  # plans of one program; shapes beyond them are planned anew
 
 
@@ -42,8 +42,12 @@ class Plan:
     """Of each operand that comes from numbers: how many values, and how many adjacent neurons share one."""
     exact: tuple[int, ...]
     """The operands whose reciprocal is exact."""
+    inside: tuple[int, ...]
+    """The operands that the kernel computes from numbers itself."""
     lengths: bool
     """Whether there are valid steps per sample."""
+    rest: tuple[bool, ...]
+    """Of each state, whether it is one value at the start."""
 
     @cached_property
     def N(self) -> int:  # noqa: N802  # the number of neurons
@@ -97,20 +101,20 @@ class Plan:
     ) -> Variant:
         """The kernel that a call needs."""
         scalars = tuple(i for i, (size, _) in self.sizes.items() if size == 1)
-        return Variant(_IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
+        return Variant(IO[self.io], self.lengths, scalars, self.exact, record, wanted, x_grads, packed)
 
 
 def plan_of(
-    kernels: Kernels, request: Request, values: dict[str, Tensor], exact: tuple[int, ...]
+    kernels: Kernels, request: Request, numbers: Numbers, rest: tuple[bool, ...] = ()
 ) -> tuple[Plan, dict[str, Tensor | None]]:
-    """The plan of a request, and its inputs and the operands ``values`` as the kernels take them."""
-    xs, step = request.tensors, request.step
-    key = (request.device, request.T, request.dtype, request.repeated, exact, request.lengths is None,
+    """The plan of a request, and its inputs and the operands of ``numbers`` as the kernels take them."""
+    xs, step, values = request.tensors, request.step, numbers.values
+    key = (request.device, request.T, request.dtype, request.repeated, *numbers[1:], request.lengths is None, rest,
            torch.get_num_threads(), *((x.shape, x.stride(), x.dtype) for x in xs),
            *(v.shape for v in values.values()))  # fmt: skip
     plan = kernels.plans.get(key)
     if plan is None:
-        plan = _new_plan(kernels, request, values, exact)
+        plan = _new_plan(kernels, request, numbers, rest)
         if len(kernels.plans) > _MOST:
             kernels.plans.clear()
         kernels.plans[key] = plan
@@ -122,9 +126,12 @@ def plan_of(
     return plan, ready
 
 
-def _new_plan(kernels: Kernels, request: Request, values: dict[str, Tensor], exact: tuple[int, ...]) -> Plan:
+def _new_plan(kernels: Kernels, request: Request, numbers: Numbers, rest: tuple[bool, ...]) -> Plan:
     order, io, xs = in_memory(request)
-    sizes = {i: _flat(values[name], request.step, order)[1] for i, name in kernels.layout.params.items()}
+    sizes = {
+        i: (1, 1) if i in numbers.inside else _flat(numbers.values[name], request.step, order)[1]
+        for i, name in kernels.layout.params.items()
+    }
     once = (repeated or request.T == 1 for repeated in request.repeated)
     return Plan(
         kernels=kernels,
@@ -137,8 +144,10 @@ def _new_plan(kernels: Kernels, request: Request, values: dict[str, Tensor], exa
         repeated=request.repeated,
         strides=tuple(0 if one else x.stride(0) for x, one in zip(xs, once, strict=True)),
         sizes=sizes,
-        exact=exact,
+        exact=numbers.exact,
+        inside=numbers.inside,
         lengths=request.lengths is not None,
+        rest=rest or (False,) * len(kernels.layout.start),
     )
 
 
@@ -150,8 +159,7 @@ def in_memory(request: Request) -> tuple[tuple[int, ...], torch.dtype, tuple[Ten
     if not first.is_contiguous() and len(step) in _ORDERS:
         last = _ORDERS[len(step)]
         order = last if first.permute(last).is_contiguous() else order
-    same = xs[0].dtype in _IO and all(x.dtype == xs[0].dtype for x in xs)
-    io, N = xs[0].dtype if same else request.dtype, math.prod(step)
+    io, N = io_dtype(*(x.dtype for x in xs)), math.prod(step)
     ready = []
     for x, r in zip(xs, repeated, strict=True):
         if x.dtype != io:

@@ -11,7 +11,7 @@ operation: how C and Triton write it, which torch function computes the same, wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -290,6 +290,16 @@ class Program:
         numbers = self.number_ids()
         used = {a for node in self.needed(roots) for a in node.args if isinstance(a, int) and a in numbers}
         return sorted(used | {r for r in roots if isinstance(r, int) and r in numbers})
+
+    def sources(self, values: Iterable[int]) -> dict[int, frozenset[int]]:
+        """Of some values of numbers, the numbers on which each depends."""
+        start = len(self.xs) + len(self.states)
+        found = {i: frozenset([i]) for i in range(start, start + len(self.numbers))}
+        for node in self.nodes:
+            args = [a for a in node.args if isinstance(a, int)]
+            if found.keys() >= set(args):
+                found[node.id] = frozenset[int]().union(*(found[a] for a in args))
+        return {i: found[i] for i in values}
 
     def evaluate(self, numbers: Sequence[Tensor], wanted: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
         """The values ``wanted`` in ``dtype``, computed by torch (with its autograd) from the numbers, all in order."""

@@ -32,7 +32,8 @@ class Request(NamedTuple):
     step: torch.Size
     """``[B, *]``."""
     states: States
-    """At the start, ``[B, *]`` in the order of ``dynamics``, of the dtype ``self.dtype``."""
+    """At the start, ``[B, *]`` in the order of ``dynamics``, of the dtype ``self.dtype``; at rest on a device, the
+    number itself expanded, in float64 (see :attr:`start`)."""
     lengths: Tensor | None = None
     """Valid steps per sample, int64 ``[B]``. Past them the states stay, output and recordings are 0."""
     record: tuple[int, ...] = ()
@@ -83,6 +84,11 @@ class Request(NamedTuple):
     def dtype(self) -> torch.dtype:
         """The dtype of states and of what is computed in between."""
         return state_dtype(self.tensors[0].dtype)
+
+    @property
+    def start(self) -> States:
+        """The states at the start in their dtype."""
+        return tuple([s if s.dtype == self.dtype else s.to(self.dtype) for s in self.states])
 
     @property
     def out_dtype(self) -> torch.dtype:

@@ -29,10 +29,18 @@ class Target(NormKernels, Hashable, Protocol):
         """The name of its backend."""
 
     @property
-    def segment(self) -> int:
-        """How many steps lie between two states that are kept for the backward pass: fewer keep more, and recompute
-        less.
+    def inside(self) -> bool:
+        """Whether kernels compute what depends on constants alone from the numbers themselves, and take a state at the
+        start that is one value.
         """
+
+    def segment_at_any(self, program: Program, io: torch.dtype) -> int:
+        """How many steps lie between two states that are kept for the backward pass, whatever T: fewer keep more, and
+        recompute less.
+        """
+
+    def segment_of(self, plan: Plan) -> int:
+        """The same for the calls of a plan."""
 
     def ready(self, device: torch.device) -> None:
         """Raises BuildError where kernels cannot be built for this device."""
@@ -40,11 +48,13 @@ class Target(NormKernels, Hashable, Protocol):
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
         """The text of both kernels."""
 
-    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
-        """The forward kernel for the calls of a plan."""
+    def forward(self, plan: Plan, variant: Variant, segment: int, kept: bool) -> Launch:
+        """The forward kernel for the calls of a plan; ``kept``: whether it keeps states, one in each segment."""
 
-    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        """The backward kernel for the calls of a plan; ``gstride`` is the stride of the output's gradient in time."""
+    def backward(self, plan: Plan, variant: Variant, segment: int, gstride: int, ends: bool) -> Launch:
+        """The backward kernel for the calls of a plan; ``gstride`` is the stride of the output's gradient in time, and
+        ``ends`` says whether final states have a gradient or start states get one.
+        """
 
     def packs(self, program: Program) -> bool:
         """Whether the forward kernel can write the output as bits."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,11 @@ class Layout:
         """All params."""
         self.norm = tuple(f"P{program.inputs.index(name)}" for name in NORM if name in program.numbers)
         """Scale and shift of a batch norm before the neuron."""
+        first = len(program.xs) + len(program.states)
+        self.numbers = {i: f"R{i}" for i in range(first, first + len(program.numbers))}
+        """The numbers themselves, for kernels that compute params from them."""
+        self.sources = program.sources(self.backward_params)
+        """Of each param, the numbers on which it depends."""
         self.gradient = {"out": "gout", **{name: f"g{name}" for name in (*self.xs, *self.start, *self.recorded)}}
         """The names of gradients."""
         self.gradient.update((name, f"gT_{k}") for k, name in enumerate(self.final))
@@ -81,6 +87,10 @@ class Layout:
         affine = frozenset(["weight", "bias"])
         return {name: on if on.isdisjoint(self.norm) else on | affine for name, on in found.items()}
 
+    def numbers_of(self, params: Iterable[int]) -> list[int]:
+        """The numbers on which some params depend."""
+        return sorted(frozenset[int]().union(*(self.sources[i] for i in params)))
+
     def backward(self, wanted: tuple[int, ...]) -> tuple[str, ...]:
         """The pointers of a backward kernel that computes the gradients of the params ``wanted``."""
         return (*self._backward, *(self.gradient[self.params[i]] for i in wanted))
@@ -108,8 +118,6 @@ class Variant:
     """Whether the output is bits, a byte for 8 neurons; other values than 0 and 1 set a flag."""
     past: bool = False
     """In C: whether the output and gradients of inputs go past the cache."""
-    runs: tuple[int, ...] = ()
-    """In Triton: of each wanted param, how many adjacent neurons share one gradient sum."""
 
 
 class Writer:

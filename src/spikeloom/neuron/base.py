@@ -22,6 +22,7 @@ from ..kernel import (
     Found,
     Norm,
     Request,
+    is_one_constant,
     may_prepare,
     one_step,
     output_dtype,
@@ -112,12 +113,15 @@ class Dynamics(Declared, TemporalModule):
         """The states at rest, ``{name: [B, *]}``."""
         return self._at_rest(x_t[0], self._rest)
 
-    def _at_rest(self, x_t: Tensor, rest: dict[str, str]) -> dict[str, Tensor]:
+    def _at_rest(self, x_t: Tensor, rest: dict[str, str], *, expanded: bool = False) -> dict[str, Tensor]:
+        """``expanded``: constants that cannot be read without waiting for a device may be themselves, expanded."""
         dtype, found = state_dtype(x_t.dtype), {}
         for name, number in rest.items():
             value = plain_value(self._buffers.get(number))
             if value is not None:
                 found[name] = torch.full_like(x_t, value, dtype=dtype)
+            elif expanded and is_one_constant(self._buffers.get(number)):
+                found[name] = self._buffers[number].expand(x_t.shape)  # type: ignore[union-attr]
             else:
                 zero = torch.zeros_like(x_t, dtype=dtype)
                 found[name] = zero + self.broadcast(number, zero.shape, dtype)
@@ -313,10 +317,12 @@ class Dynamics(Declared, TemporalModule):
         if not isinstance(x_t, Tensor):
             remedy = "; give torch.from_numpy(x)" if type(x_t).__name__ == "ndarray" else ""
             raise TypeError(f"{type(self).__name__}: expected a tensor, got {type(x_t).__name__}{remedy}")
-        if state is None:
-            state = self.initial_state(x_t)
-        else:
+        if state is not None:
             self.check_state(state, x_t)
+        elif type(self).initial_state is Neuron.initial_state:
+            state = self._at_rest(x_t, self._rest, expanded=True)
+        else:
+            state = self.initial_state(x_t)
         start = [state[name].detach() if name in self._cut else state[name] for name in self._rest]
         return (*start, torch.zeros_like(x_t, dtype=state_dtype(x_t.dtype))) if u else tuple(start)
 

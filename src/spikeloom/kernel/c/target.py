@@ -33,7 +33,13 @@ class CTarget(NormByTorch):
     """Kernels in C, built by the system's compiler."""
 
     name = "c"
-    segment = SEGMENT
+    inside = False
+
+    def segment_at_any(self, program: Program, io: torch.dtype) -> int:
+        return SEGMENT
+
+    def segment_of(self, plan: Plan) -> int:
+        return SEGMENT
 
     def ready(self, device: torch.device) -> None:
         if device.type != "cpu":
@@ -47,15 +53,14 @@ class CTarget(NormByTorch):
     def packs(self, program: Program) -> bool:
         return True
 
-    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
-        variant, layout = plan.variant(record=record, packed=packed), plan.kernels.layout
-        function = plan.kernels.function(_forward, _past(plan, variant))
+    def forward(self, plan: Plan, variant: Variant, segment: int, kept: bool) -> Launch:
+        function, layout = plan.kernels.function(_forward, _past(plan, variant)), plan.kernels.layout
         numbers = _integers(plan, 0, layout.forward_params)
-        if packed:
+        if variant.packed:
             return _checked(_launch(function, (*layout.forward, "flag"), numbers))
         return _launch(function, layout.forward, numbers)
 
-    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
+    def backward(self, plan: Plan, variant: Variant, segment: int, gstride: int, ends: bool) -> Launch:
         function, layout = plan.kernels.function(_backward, _past(plan, variant)), plan.kernels.layout
         return _launch(function, layout.backward(variant.wanted), _integers(plan, gstride, layout.backward_params))
 

@@ -236,3 +236,10 @@ def K_erfc(x):
     e = K_exp(-head * head) * K_exp((head - a) * (head + a))
     y = tl.where(a == float("inf"), 0.0, t * p * e)
     return tl.where(x < 0.0, 2.0 - y, y)
+
+
+@triton.jit
+def K_power_of_two(x):
+    """Whether dividing by a float32 is multiplying by its reciprocal, which is as exact."""
+    whole = (x.to(tl.int32, bitcast=True) & 0x7FFFFF) == 0
+    return whole & (tl.abs(x) > 1e-30) & (tl.abs(x) < 1e30)

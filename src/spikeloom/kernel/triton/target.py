@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import linecache
@@ -18,7 +17,8 @@ from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
 from ..variant import Variant
-from .emit import emit_backward, emit_forward
+from .emit import arrays, emit_backward, emit_forward, pointers
+from .form import Form, Tile, most_steps, steps_for, tile
 from .launcher import launcher as launcher
 from .norm_target import NormByTriton
 
@@ -27,84 +27,95 @@ from .norm_target import NormByTriton
 class TritonTarget(NormByTriton):
     """Kernels in Triton, which compiles them when they are first launched and keeps them on the disk."""
 
-    block: int = 256
-    """Neurons of one program."""
-    segment: int = 8
-    """Steps between the states that are kept, and unrolled in the backward kernel."""
-    per_thread: int = 2
-    """Neurons of one thread: more read wider, and take more registers."""
+    block: int = 0
+    """Neurons of one program, and of one thread below; 0 for what :mod:`.form` says of the program."""
+    per_thread: int = 0
+    segment: int = 0
+    """Steps between the states that are kept, and unrolled in the backward kernel; 0 for what :mod:`.form` says."""
 
     name = "triton"
-
-    def warps(self, size: int, dtype: torch.dtype) -> int:
-        """Warps of one program, for a device with ``size`` threads in a warp; a double takes two registers."""
-        per_thread = max(1, self.per_thread // (2 if dtype == torch.float64 else 1))
-        return max(1, self.block // (per_thread * size))
+    inside = True
 
     def ready(self, device: torch.device) -> None:
         why = problem(device.type)
         if why:
             raise BuildError(why)
 
+    def segment_at_any(self, program: Program, io: torch.dtype) -> int:
+        return self.segment or most_steps(program, io)
+
+    def segment_of(self, plan: Plan) -> int:
+        return self.segment or steps_for(plan.T, most_steps(plan.kernels.program, plan.io))
+
+    def tile(self, plan: Plan, *, backward: bool) -> Tile:
+        """How much of the work of a plan one program takes."""
+        chosen = tile(plan.kernels.program, plan.io, backward=backward)
+        return Tile(self.block or chosen.block, self.per_thread or chosen.per_thread)
+
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
-        program, sizes = plan.kernels.program, (self.block, self.segment)
-        return emit_forward(program, forward, *sizes) + emit_backward(program, self.summing(plan, backward), *sizes)
+        program, segment = plan.kernels.program, self.segment_of(plan)
+        return emit_forward(program, forward, self.form(plan, forward, segment, kept=segment < plan.T)) + emit_backward(
+            program, backward, self.form(plan, backward, segment, kept=segment < plan.T, backward=True)
+        )
 
     def packs(self, program: Program) -> bool:
         """Where the output is binary by what computes it: asking the device would have to wait for it."""
         out = program.outputs[0]
         return any(node.id == out and node.op == "to_float" for node in program.nodes)
 
-    def forward(self, plan: Plan, record: bool, packed: bool) -> Launch:
-        run = plan.kernels.function(self._forward, plan.variant(record=record, packed=packed))
-        layout = plan.kernels.layout
-        return self._launch(run, layout.forward, plan, [*plan.strides], layout.forward_params)
-
-    def backward(self, plan: Plan, gstride: int, variant: Variant) -> Launch:
-        run = plan.kernels.function(self._backward, self.summing(plan, variant))
-        layout = plan.kernels.layout
-        return self._launch(
-            run, layout.backward(variant.wanted), plan, [*plan.strides, gstride], layout.backward_params
+    def form(
+        self, plan: Plan, variant: Variant, segment: int, *, kept: bool, backward: bool = False, ends: bool = False
+    ) -> Form:
+        """What a kernel of a plan is printed for."""
+        block, left = self.tile(plan, backward=backward).block, plan.T % segment if backward else 0
+        return Form(
+            block,
+            segment,
+            whole=plan.N % block == 0 and not left and not plan.lengths,
+            kept=kept,
+            ends=ends,
+            rest=plan.rest,
+            inside=plan.inside,
+            runs=tuple(self.run(plan.sizes[i], block) for i in variant.wanted),
         )
 
-    def _forward(self, program: Program, variant: Variant) -> Any:
-        return load(emit_forward(program, variant, self.block, self.segment))
+    def forward(self, plan: Plan, variant: Variant, segment: int, kept: bool) -> Launch:
+        return self._launch(plan, variant, self.form(plan, variant, segment, kept=kept), [*plan.strides])
 
-    def _backward(self, program: Program, variant: Variant) -> Any:
-        return load(emit_backward(program, variant, self.block, self.segment))
+    def backward(self, plan: Plan, variant: Variant, segment: int, gstride: int, ends: bool) -> Launch:
+        form = self.form(plan, variant, segment, kept=segment < plan.T, backward=True, ends=ends)
+        return self._launch(plan, variant, form, [*plan.strides, gstride], backward=True)
 
     def _launch(
-        self, run: Any, order: tuple[str, ...], plan: Plan, strides: list[int], params: tuple[int, ...]
+        self, plan: Plan, variant: Variant, form: Form, strides: list[int], *, backward: bool = False
     ) -> Launch:
-        if 2**31 - self.block < plan.N:
+        block, layout = form.block, plan.kernels.layout
+        if 2**31 - block < plan.N:
             raise BuildError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
-        integers = [plan.N, plan.T, math.prod(plan.shape[1:]), *strides]
-        for i in params:
-            if plan.sizes[i][0] > 1:
-                integers += plan.sizes[i]
-        grid, warps = (-(-plan.N // self.block),), self.warps(_warp_size(), plan.dtype)
-        launch = launcher(run, grid, integers, plan.device, num_warps=warps)
+        run = plan.kernels.function(_Made(form, backward), variant)
+        order = pointers(layout, variant, form, backward=backward)
+        integers = [plan.N, plan.T, *([math.prod(plan.shape[1:])] if plan.lengths else []), *strides]
+        for i in arrays(layout, variant, backward=backward):
+            integers += plan.sizes[i]
+        warps = self.tile(plan, backward=backward).warps(_warp_size())
+        launch = launcher(run, (-(-plan.N // block),), integers, plan.device, num_warps=warps)
 
         def by_name(operands: Operands) -> None:
             launch([operands[name] for name in order])
 
         return by_name
 
-    def summing(self, plan: Plan, variant: Variant) -> Variant:
-        """The variant of a backward kernel with what it has to sum."""
-        return dataclasses.replace(variant, runs=tuple(self.run(plan.sizes[i]) for i in variant.wanted))
-
-    def run(self, shape: tuple[int, int]) -> int:
+    def run(self, shape: tuple[int, int], block: int) -> int:
         """How many adjacent neurons share one gradient sum. It has few distinct values, because each compiles another
         kernel.
         """
         size, inner = shape
-        if size == 1 or inner % self.block == 0:
-            return self.block
-        return 16 if inner % 16 == 0 else 1
+        if size == 1:
+            return block
+        return next((run for run in (block, 64, 16) if inner % run == 0), 1)
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        run = self.run(plan.sizes[param])
+        run = self.run(plan.sizes[param], self.tile(plan, backward=True).block)
         dtype = torch.float64 if run > 1 else plan.dtype
         return torch.empty(-(-plan.N // run), dtype=dtype, device=plan.device)
 
@@ -112,10 +123,22 @@ class TritonTarget(NormByTriton):
         size, inner = plan.sizes[param]
         if size == 1:
             return sums.sum().reshape(1)
-        return sums.view(-1, size, inner // self.run((size, inner))).sum((0, 2), dtype=torch.float64)
+        run = self.run((size, inner), self.tile(plan, backward=True).block)
+        return sums.view(-1, size, inner // run).sum((0, 2), dtype=torch.float64)
 
 
 TRITON = TritonTarget()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Makes the function of a form, which is part of what it is kept by."""
+
+    form: Form
+    backward: bool
+
+    def __call__(self, program: Program, variant: Variant) -> Any:
+        return load((emit_backward if self.backward else emit_forward)(program, variant, self.form))
 
 
 def load(source: str) -> Any:
