@@ -8,7 +8,7 @@ import torch
 
 from ..program import OPS, Program
 
-_LIVE = 96
+_LIVE = 64
 """How many 32-bit values of a segment one thread may hold; with addresses and what a step computes they stay under 128
 registers, at which an SM still keeps 16 warps."""
 _STEPS = 8
