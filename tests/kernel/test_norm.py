@@ -138,9 +138,9 @@ def test_c_and_torch_make_the_same_of_the_sums(dtype, affine):
         if target is NormByTorch:
             target = type("ByTorch", (NormByTorch,), {"statistics": lambda self, *given: C.statistics(*given)})()
         found = target.moments(norm, Geometry.of(x, order), x, order)
-        norm.track(target, found)
-        g = torch.linspace(-1, 1, 5, dtype=torch.float64)
-        made.append((*found, bn.running_mean, bn.running_var, *target.slopes(norm, found, g, g.flip(0))))
+        g = torch.linspace(-1, 1, 20, dtype=torch.float64).view(2, 5, 2)
+        slopes = target.slopes(norm, found, g, g.flip(0, 1, 2), correction=True)
+        made.append((*found, bn.running_mean, bn.running_var, *slopes))
         assert int(bn.num_batches_tracked) == 1
     for a, b in zip(*made, strict=True):
         torch.testing.assert_close(

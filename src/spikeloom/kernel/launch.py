@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .compiled import Kernels
-from .norm import Geometry, Moments, Norm, correct
+from .norm import Geometry, Moments, Norm, in_one
 from .plan import Plan, in_memory, plan_of, to_logical
 from .request import AsSpikes, Found, Request
 from .target import Launch, Operands, Target
@@ -42,10 +42,13 @@ class Job:
 
 
 def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Found:
-    """The answer to a request by kernels, which are those with a batch norm where the request has one."""
-    request, joined = _with_moments(target, request)
-    layout, norm, lengths = kernels.layout, request.norm, request.lengths
-    affine = () if norm is None else norm.affine() if joined is None else joined[1][-2:]
+    """The answer to a request by kernels, which are those with a batch norm where the request has one.
+
+    Where that takes its statistics from the batch, the request is one :func:`with_moments`.
+    """
+    layout, norm, moments, lengths = kernels.layout, request.norm, request.moments, request.lengths
+    joined = None if norm is None or moments is None else (norm, moments)
+    affine = () if norm is None else norm.affine() if moments is None else moments[-2:]
     numbers = kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
     rest = tuple(map(_is_one_value, request.states)) if target.inside else ()
     plan, operands = plan_of(kernels, request, numbers, rest)
@@ -63,8 +66,6 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     else:
         made = forward(job, operands, saving=False)
         found = [made[name] for name in outputs]
-    if joined is not None:
-        joined[0].track(target, joined[1])
     y, *others = found if plan.natural else map(plan.to_logical, found)
     n = len(request.states)
     return y if y.dtype == request.out_dtype else y.to(request.out_dtype), tuple(others[:n]), tuple(others[n:])
@@ -75,13 +76,16 @@ def _is_one_value(state: Tensor) -> bool:
     return not any(state.stride()) and state.numel() > 1 and not state.requires_grad
 
 
-def _with_moments(target: Target, request: Request) -> tuple[Request, tuple[Norm, Moments] | None]:
-    """The moments of x for a batch norm that needs them, and the request with x as they were taken from it."""
+def with_moments(target: Target, request: Request) -> Request:
+    """The request with the moments of x, for a batch norm that needs them, and with x as they were taken from it.
+
+    The batch norm ran with that: its running statistics have moved.
+    """
     if request.norm is None or not request.norm.batch:
-        return request, None
+        return request
     order, _, (x,) = in_memory(request)
     moments = target.moments(request.norm, Geometry.of(x, order), x, order)
-    return request._replace(tensors=(to_logical(x, order),)), (request.norm, moments)
+    return request._replace(tensors=(to_logical(x, order),), moments=moments)
 
 
 def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> tuple[Tensor, Step] | None:
@@ -269,27 +273,30 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
         (target, plan, job.segment), gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads), ends=ends
     )
     launch(given)
-    totals = {layout.params[i]: target.total(plan, i, g) for i, g in sums.items()}
+    parts = {layout.params[i]: target.parts(plan, i, g) for i, g in sums.items()}
     if through:
-        found.update(_through_norm(job, operands, totals, found.get(layout.xs[0])))
-    for name in needs & totals.keys():
-        found[name] = _like(operands[name], totals[name])
+        found.update(_through_norm(job, operands, parts, found.get(layout.xs[0])))
+    for name in needs & parts.keys():
+        found[name] = _like(operands[name], in_one(parts[name]))
     for name, repeated in zip(layout.xs, plan.repeated, strict=True):
         if repeated and name in found:
             found[name] = found[name].to(plan.io)
     return found
 
 
-def _through_norm(job: Job, operands: Operands, totals: dict[str, Tensor], gx: Tensor | None) -> dict[str, Tensor]:
-    """The gradients of a batch norm's weight and bias; corrects the gradient of x, whose moments are part of it."""
+def _through_norm(job: Job, operands: Operands, parts: dict[str, Tensor], gx: Tensor | None) -> dict[str, Tensor]:
+    """The gradients of a batch norm's weight and bias; corrects the gradient of x, whose moments are part of it.
+
+    ``parts`` are those of the gradients of scale and shift.
+    """
     assert job.joined is not None
-    (norm, moments), layout = job.joined, job.plan.kernels.layout
-    x = operands[layout.xs[0]]
-    *found, slope, offset = job.target.slopes(norm, moments, *(totals[name] for name in layout.norm))
-    if gx is not None and x is not None:
-        correct(job.target, gx, x, slope, offset, job.plan.order)
-    pairs = {"weight": operands["weight"], "bias": norm.bias}
-    return {name: _like(p, g) for (name, p), g in zip(pairs.items(), found, strict=True) if p is not None}
+    (norm, moments), layout, target = job.joined, job.plan.kernels.layout, job.target
+    x, (g_scale, g_shift) = operands[layout.xs[0]], [parts[name] for name in layout.norm]
+    *found, slope, offset = target.slopes(norm, moments, g_scale, g_shift, correction=gx is not None)
+    if gx is not None and x is not None and slope is not None and offset is not None:
+        target.correct(Geometry.of(x, job.plan.order), x, gx, slope, offset)  # gx is dense, x has its own time stride
+    pairs = zip(("weight", "bias"), (norm.weight, norm.bias), found, strict=True)
+    return {name: _like(p, g) for name, p, g in pairs if p is not None and g is not None}
 
 
 def _like(number: Tensor | None, g: Tensor) -> Tensor:

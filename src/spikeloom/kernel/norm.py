@@ -21,8 +21,10 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .._hooks import has_hooks
+from .dtypes import state_dtype
 
 _DIMS: dict[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 KINDS = tuple(_DIMS)
@@ -114,6 +116,12 @@ class Norm:
         y: Tensor = self.alone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return y
 
+    def of_all_steps_again(self, x: Tensor) -> Tensor:
+        """The same with the moments of the batch, which it has counted already."""
+        flat = functional.batch_norm(x.flatten(0, 1), None, None, self.weight, self.bias, True, 0.0, self.eps)
+        y: Tensor = flat.unflatten(0, x.shape[:2])
+        return y
+
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift per channel in float64 from the running statistics; part of the graph."""
         assert self.running_mean is not None
@@ -127,16 +135,15 @@ class Norm:
             scale = scale * self.weight.double()
         return scale, -mean * scale if self.bias is None else self.bias.double() - mean * scale
 
-    def track(self, target: NormKernels, moments: Moments) -> None:
-        """Updates the running statistics as torch does: the variance with n - 1."""
+    def counted(self) -> float | None:
+        """Counts a batch; the factor by which the running statistics move to its, or None where they stay."""
         if not self.tracks:
-            return
-        factor = 0.0 if self.momentum is None else self.momentum
+            return None
         if self.count is not None:
             self.count.add_(1)
-            factor = 1.0 / float(self.count) if self.momentum is None else factor
-        if self.running_mean is not None:
-            target.track(self, moments, factor)
+        if self.momentum is not None:
+            return self.momentum
+        return 0.0 if self.count is None else 1.0 / float(self.count)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,11 @@ class Geometry:
     outer: int
     C: int
     inner: int
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing lies between two steps."""
+        return self.stride == self.outer * self.C * self.inner
 
     @staticmethod
     def of(x: Tensor, order: tuple[int, ...]) -> Geometry:
@@ -162,16 +174,21 @@ class NormKernels(Protocol):
     """What each target does for a batch norm."""
 
     def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
-        """The moments of ``x`` ``[T, step in memory order]``."""
+        """The moments of ``x`` ``[T, step in memory order]``. Running statistics move towards them as torch's do: the
+        variance with n - 1.
+        """
 
-    def track(self, norm: Norm, moments: Moments, factor: float) -> None:
-        """Moves the running statistics, which are there, by ``factor`` towards the moments."""
+    def slopes(
+        self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor, *, correction: bool
+    ) -> tuple[Tensor | None, ...]:
+        """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction.
 
-    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
-        """From dL/dscale and dL/dshift: gradients of weight and bias, then slope and offset of x's correction."""
+        The two are given in parts ``[m, C, k]``, to be summed over m and k. Gradients of numbers that are not there are
+        None or anything, and so are slope and offset without ``correction``.
+        """
 
     def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
-        """``gx += slope x + offset`` per channel, in place."""
+        """``gx += slope x + offset`` per channel, in place; gx is dense, x has its own time stride."""
 
 
 class NormByTorch:
@@ -182,38 +199,57 @@ class NormByTorch:
         raise NotImplementedError
 
     def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        found, factor = self.measured(norm, geometry, x, order), norm.counted()
+        if factor is not None and norm.running_mean is not None:
+            self.track(norm, found, factor)
+        return found
+
+    def measured(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        """The moments; nothing moves."""
         first = _channels(x.detach(), order)
         n = geometry.T * geometry.outer * geometry.inner
         with torch.no_grad():
             total = self.statistics(geometry, x, first).sum(0) / n
             mean, var = first.double() + total[0], (total[1] - total[0].square()).clamp_(min=0.0)
-            return Moments(mean, var, n, *norm.affine_of(mean, var))
+            scale, shift = norm.affine_of(mean, var)
+        compute = state_dtype(x.dtype)
+        return Moments(mean, var, n, scale.to(compute), shift.to(compute))
 
     def track(self, norm: Norm, moments: Moments, factor: float) -> None:
+        """Moves the running statistics, which are there, by ``factor`` towards the moments."""
         unbiased = moments.var * (moments.n / max(1, moments.n - 1))
         for running, new in ((norm.running_mean, moments.mean), (norm.running_var, unbiased)):
             assert running is not None
             # .data, as torch does: where a batch norm stands in several places, what ran before keeps its gradient
             running.data.copy_((1 - factor) * running.double() + factor * new)
 
-    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
+    def slopes(
+        self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor, *, correction: bool
+    ) -> tuple[Tensor | None, ...]:
         mean, var, n = moments[:3]
+        by_scale, by_shift = in_one(g_scale), in_one(g_shift)
         r = (var + norm.eps).rsqrt()
         w = 1.0 if norm.weight is None else norm.weight.detach().double()
-        total = g_scale - mean * g_shift  # the shift depends on the scale
+        total = by_scale - mean * by_shift  # the shift depends on the scale
         slope = -total * w * r**3 / n
-        return total * r, g_shift, slope, -g_shift * w * r / n - slope * mean
+        compute, offset = moments.scale.dtype, -by_shift * w * r / n - slope * mean
+        return total * r, by_shift, slope.to(compute), offset.to(compute)
 
 
-def correct(target: NormKernels, gx: Tensor, x: Tensor, slope: Tensor, offset: Tensor, order: tuple[int, ...]) -> None:
-    """``gx += slope x + offset``, in place; gx is dense, x has its own time stride."""
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    target.correct(Geometry.of(x, order), x, gx, slope.to(compute), offset.to(compute))
+def in_one(parts: Tensor) -> Tensor:
+    """The gradient of an operand from its parts ``[m, size, k]``: a double for each of its values."""
+    return parts.sum((0, 2), dtype=torch.float64)
+
+
+def moved(tensor: Tensor) -> None:
+    """Tells autograd, and streams that look for it, of a tensor that a kernel wrote to."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)
 
 
 def _channels(x: Tensor, order: tuple[int, ...]) -> Tensor:
     """A finite value of each channel: sums are taken about it, so that a large mean cancels nothing."""
     first, at = x[0], order.index(1)
     index = tuple(slice(None) if d == at else 0 for d in range(first.ndim))
-    values = first[index].to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+    values = first[index].to(state_dtype(x.dtype)).contiguous()
     return values.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._time import check_lengths
 from ..core import Repeated
 from .dtypes import output_dtype, state_dtype
-from .norm import Norm
+from .norm import Moments, Norm
 
 AsSpikes = Callable[[Tensor, tuple[int, ...], torch.dtype], Tensor]
 """Makes spikes of one bit each from their bits, shape and dtype."""
@@ -40,6 +40,8 @@ class Request(NamedTuple):
     """Indices of the states to record."""
     norm: Norm | None = None
     """A batch norm that x (one sequence, without lengths) passes first."""
+    moments: Moments | None = None
+    """What the norm has of x, once it was called: its running statistics have moved."""
     as_spikes: AsSpikes | None = None
     """Given, kernels that can do so write their output as bits, and this makes the output of them."""
     u: bool = False
@@ -66,7 +68,7 @@ class Request(NamedTuple):
             lengths = check_lengths(lengths, T, step[0], device=(x.x if isinstance(x, Repeated) else x).device)
         tensors = tuple([x.x if isinstance(x, Repeated) else x for x in xs])
         repeated = tuple([isinstance(x, Repeated) for x in xs])
-        return cls(tensors, repeated, T, step, states, lengths, record, norm, as_spikes, u)
+        return cls(tensors, repeated, T, step, states, lengths, record, norm, None, as_spikes, u)
 
     @classmethod
     def of_step(
@@ -74,7 +76,7 @@ class Request(NamedTuple):
     ) -> Self:
         """A request for one step of ``[B, *]``."""
         tensors = tuple([x.unsqueeze(0) for x in xs])
-        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, None, (), None, as_spikes, u)
+        return cls(tensors, (False,) * len(xs), 1, xs[0].shape, states, None, (), None, None, as_spikes, u)
 
     @property
     def device(self) -> torch.device:

@@ -130,15 +130,16 @@ def _by_kernels(neuron: Any, ready: _Ready) -> Found | None:
         with full_precision(request.device):
             found = launch.run(target, kernels, neuron, request)
     except BuildError as error:
-        name = type(neuron).__name__
-        _loop_instead(
-            neuron, str(error), f"the kernel of {name} could not be built, it runs as a PyTorch loop: {error}"
-        )
+        _loop_instead(neuron, str(error), _not_built(neuron, error))
         return None
     note(neuron, target.name, said)
     if debugging():
         check_call(target, kernels, neuron, request, found)
     return found
+
+
+def _not_built(neuron: Any, error: BuildError) -> str:
+    return f"the kernel of {type(neuron).__name__} could not be built, it runs as a PyTorch loop: {error}"
 
 
 def _ready(neuron: Any, request: Request) -> _Ready | None:
@@ -168,7 +169,13 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
         return None
     if debugging():  # it is compared with the loop, which makes no bits
         request = request._replace(as_spikes=None)
-    return _Ready(target, kernels, _normalised(request) if why else request, said)
+    if why:
+        return _Ready(target, kernels, _normalised(request), said)
+    try:
+        return _Ready(target, kernels, launch.with_moments(target, request), said)
+    except BuildError as error:
+        _loop_instead(neuron, str(error), _not_built(neuron, error))
+        return None
 
 
 def _why_no_kernel(neuron: Any, request: Request) -> str:
@@ -209,7 +216,8 @@ def _loop_instead(neuron: Any, reason: str, said: str = "") -> None:
 
 
 def _normalised(request: Request) -> Request:
-    """The request without its norm, which runs by itself."""
+    """The request without its norm, which runs by itself; where it ran already, its running statistics stay."""
     if request.norm is None:
         return request
-    return request._replace(tensors=(request.norm.of_all_steps(request.tensors[0]),), norm=None)
+    run = request.norm.of_all_steps if request.moments is None else request.norm.of_all_steps_again
+    return request._replace(tensors=(run(request.tensors[0]),), norm=None, moments=None)

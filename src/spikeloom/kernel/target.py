@@ -62,5 +62,5 @@ class Target(NormKernels, Hashable, Protocol):
     def sums(self, plan: Plan, param: int) -> Tensor:
         """Memory in which the backward kernel leaves the gradient of an operand that comes from numbers."""
 
-    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
-        """That gradient, a double for each of its values, from what the kernel left."""
+    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
+        """What the kernel left of it as ``[m, size, k]``: summed over m and k it is that gradient."""

@@ -16,7 +16,7 @@ from ...native import build
 from ...native.build import BuildError
 from ...native.call import addresses, integers, threads
 from ..dtypes import state_dtype
-from ..norm import Geometry, Moments, Norm, NormByTorch
+from ..norm import Geometry, Moments, Norm, NormByTorch, in_one
 from ..plan import Plan
 from ..program import Program
 from ..target import Launch, Operands
@@ -67,17 +67,17 @@ class CTarget(NormByTorch):
     def sums(self, plan: Plan, param: int) -> Tensor:
         return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64, device="cpu")
 
-    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
-        return sums.sum(0)
+    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
+        return sums.unsqueeze(2)
 
     def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
         sums = _sums(geometry)
         _call_norm(_norm(x.dtype).statistics, geometry, x, first, sums)
         return sums
 
-    def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+    def measured(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
         if not _plain(norm, x.dtype):
-            return super().moments(norm, geometry, x, order)
+            return super().measured(norm, geometry, x, order)
         compute, C = state_dtype(x.dtype), geometry.C
         mean, var = torch.empty(2, C, dtype=torch.float64, device="cpu").unbind()
         first, scale, shift = torch.empty(3, C, dtype=compute, device="cpu").unbind()
@@ -93,12 +93,14 @@ class CTarget(NormByTorch):
         tensors, doubles = (norm.running_mean, norm.running_var, mean, var), (factor, n / max(1, n - 1))
         _call(_norm(norm.running_mean.dtype).track, tensors, (mean.numel(),), doubles)
 
-    def slopes(self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor) -> tuple[Tensor, ...]:
-        mean, var, n, compute = *moments[:3], state_dtype(moments.scale.dtype)
+    def slopes(
+        self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor, *, correction: bool
+    ) -> tuple[Tensor | None, ...]:
+        mean, var, n, compute = *moments[:3], moments.scale.dtype
         if not _plain(norm, compute):
-            return super().slopes(norm, moments, g_scale, g_shift)
+            return super().slopes(norm, moments, g_scale, g_shift, correction=correction)
         made = torch.empty(4, mean.numel(), dtype=compute, device="cpu")
-        tensors = (g_scale, g_shift, mean, var, norm.weight, made)
+        tensors = (in_one(g_scale), in_one(g_shift), mean, var, norm.weight, made)
         _call(_norm(compute).slopes, tensors, (mean.numel(), n), (norm.eps,))
         return made.unbind()
 

@@ -119,12 +119,10 @@ class TritonTarget(NormByTriton):
         dtype = torch.float64 if run > 1 else plan.dtype
         return torch.empty(-(-plan.N // run), dtype=dtype, device=plan.device)
 
-    def total(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
+    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
         size, inner = plan.sizes[param]
-        if size == 1:
-            return sums.sum().reshape(1)
-        run = self.run((size, inner), self.tile(plan, backward=True).block)
-        return sums.view(-1, size, inner // run).sum((0, 2), dtype=torch.float64)
+        run = 1 if size == 1 else inner // self.run((size, inner), self.tile(plan, backward=True).block)
+        return sums.view(-1, size, run)
 
 
 TRITON = TritonTarget()
