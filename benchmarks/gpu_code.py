@@ -130,21 +130,32 @@ def _compile(
     return {"segment": form.segment, "block": tile.block, "neurons per thread": tile.per_thread, **found}
 
 
-def compile_norm(device: str) -> dict[str, dict[str, Any]]:
-    """What the compiler made of the kernels of a batch norm, for float16."""
+def compile_norm(device: str, dtype: torch.dtype = torch.float16) -> dict[str, dict[str, Any]]:
+    """What the compiler made of the kernels of a batch norm, for inputs of one dtype and 128 channels."""
     import triton.language as tl
 
     from spikeloom.kernel.triton import norm as triton_norm
 
-    rows = {}
-    shape = {"ROWS": 4, "WIDTH": triton_norm.TILE // 4, "S": tl.float32}
-    for name, run, options in (
-        ("statistics", triton_norm.statistics, {**shape, "COLUMNS": False}),
-        ("statistics, channels last", triton_norm.statistics, {**shape, "COLUMNS": True}),
-        ("correct", triton_norm.correct, shape),
-    ):
-        kinds = {"x": "*fp16", "gx": "*fp16", "sums": "*fp64", "first": "*fp32", "slope": "*fp32", "offset": "*fp32"}
-        rows[name] = _written(run, kinds, options, device, 4)
+    S, compute = (tl.float64, "*fp64") if dtype == torch.float64 else (tl.float32, "*fp32")
+    kinds = dict.fromkeys(("sums", "g_scale", "g_shift", "mean", "var"), "*fp64") | {"eps": "i64", "factor": "i64"}
+    numbers = ("weight", "bias", "running_mean", "running_var", "g_weight", "g_bias", "scale", "shift", "slope",
+               "offset")  # fmt: skip
+    kinds |= dict.fromkeys(numbers, compute) | {"x": POINTERS[dtype], "gx": POINTERS[dtype], "count": "*i64"}
+    rows, wide, finished = {}, {"ROWS": 64, "WIDTH": 128}, {"ROWS": 256, "WIDTH": 8, "S": S}
+    one, per_column = {"ROWS": 1, "WIDTH": 1024, "S": S}, {"ROWS": 1024, "WIDTH": 4, "COLUMNS": True, "S": S}
+    for name, run, options, warps in (
+        ("statistics", triton_norm.statistics, {**one, "COLUMNS": False, "DENSE": True}, 4),
+        ("statistics, channels last", triton_norm.statistics,
+         {**wide, "S": S, "COLUMNS": True, "DENSE": True}, 8),
+        ("finish", triton_norm.finish, {**finished, "AVERAGE": False}, 4),
+        ("finish, average of all batches", triton_norm.finish, {**finished, "AVERAGE": True}, 4),
+        ("finish, running statistics", triton_norm.finish,
+         {**finished, "AVERAGE": False, "x": None, "sums": None, "count": None}, 4),
+        ("slopes", triton_norm.slopes, {"ROWS": 64, "WIDTH": 4, "COLUMNS": False, "S": S}, 4),
+        ("slopes, channels last", triton_norm.slopes, per_column, 8),
+        ("correct", triton_norm.correct, {**one, "DENSE": True}, 4),
+    ):  # fmt: skip
+        rows[name] = _written(run, kinds, options, device, warps)
     return rows
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .compiled import Kernels
-from .norm import Geometry, Moments, Norm, in_one
+from .norm import Geometry, Moments, Norm, in_one, running
 from .plan import Plan, in_memory, plan_of, to_logical
 from .request import AsSpikes, Found, Request
 from .target import Launch, Operands, Target
@@ -38,17 +38,14 @@ class Job:
     """Names of the output, the final states and the recordings that are asked for."""
     as_spikes: AsSpikes | None = None
     joined: tuple[Norm, Moments] | None = None
-    """A batch norm whose scale and shift come from the moments of x."""
+    """A batch norm, whose scale and shift come from the moments."""
 
 
 def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Found:
-    """The answer to a request by kernels, which are those with a batch norm where the request has one.
-
-    Where that takes its statistics from the batch, the request is one :func:`with_moments`.
-    """
+    """The answer to a request by kernels; where it has a norm, it is one :func:`with_moments`."""
     layout, norm, moments, lengths = kernels.layout, request.norm, request.moments, request.lengths
     joined = None if norm is None or moments is None else (norm, moments)
-    affine = () if norm is None else norm.affine() if moments is None else moments[-2:]
+    affine = () if moments is None else moments[-2:]
     numbers = kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
     rest = tuple(map(_is_one_value, request.states)) if target.inside else ()
     plan, operands = plan_of(kernels, request, numbers, rest)
@@ -77,11 +74,11 @@ def _is_one_value(state: Tensor) -> bool:
 
 
 def with_moments(target: Target, request: Request) -> Request:
-    """The request with the moments of x, for a batch norm that needs them, and with x as they were taken from it.
+    """The request with the moments for its norm, if it has one, and with x as they were taken from it.
 
     The batch norm ran with that: its running statistics have moved.
     """
-    if request.norm is None or not request.norm.batch:
+    if request.norm is None:
         return request
     order, _, (x,) = in_memory(request)
     moments = target.moments(request.norm, Geometry.of(x, order), x, order)
@@ -95,7 +92,7 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     The norm of the request, if it has one, has statistics of its own. None where x would have to be copied.
     """
     (x,), (at,), norm = request.tensors, kernels.layout.xs, request.norm
-    affine = () if norm is None else norm.affine()
+    affine = () if norm is None else running(norm, request.dtype)[-2:]
     plan, operands = plan_of(
         kernels, request, kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
     )
@@ -260,7 +257,8 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
         x_grads.append("none" if name not in needs else "sum" if repeated else "steps")
         if name in needs:
             found[name] = plan.empty() if repeated else plan.empty(plan.T, dtype=plan.io)
-    through = job.joined is not None and reached.issuperset(layout.norm)
+    norm = job.joined[0] if job.joined is not None and reached.issuperset(layout.norm) else None
+    through = norm is not None and (norm.batch or not needs.isdisjoint(("weight", "bias")))
     asked = needs.union(layout.norm) if through else needs
     sums = {i: target.sums(plan, i) for i, name in layout.params.items() if name in asked}
     for name, g in found.items():
@@ -285,15 +283,16 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
 
 
 def _through_norm(job: Job, operands: Operands, parts: dict[str, Tensor], gx: Tensor | None) -> dict[str, Tensor]:
-    """The gradients of a batch norm's weight and bias; corrects the gradient of x, whose moments are part of it.
+    """The gradients of a batch norm's weight and bias; corrects the gradient of x where the moments are those of x.
 
     ``parts`` are those of the gradients of scale and shift.
     """
     assert job.joined is not None
     (norm, moments), layout, target = job.joined, job.plan.kernels.layout, job.target
     x, (g_scale, g_shift) = operands[layout.xs[0]], [parts[name] for name in layout.norm]
-    *found, slope, offset = target.slopes(norm, moments, g_scale, g_shift, correction=gx is not None)
-    if gx is not None and x is not None and slope is not None and offset is not None:
+    correction = norm.batch and gx is not None
+    *found, slope, offset = target.slopes(norm, moments, g_scale, g_shift, correction=correction)
+    if correction and gx is not None and x is not None and slope is not None and offset is not None:
         target.correct(Geometry.of(x, job.plan.order), x, gx, slope, offset)  # gx is dense, x has its own time stride
     pairs = zip(("weight", "bias"), (norm.weight, norm.bias), found, strict=True)
     return {name: _like(p, g) for name, p, g in pairs if p is not None and g is not None}

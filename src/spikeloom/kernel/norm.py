@@ -39,7 +39,7 @@ class Moments(NamedTuple):
     var: Tensor
     """The biased variance; both are float64."""
     n: int
-    """Of how many values each they are."""
+    """Of how many values each they are; 0 where they are the running statistics."""
     scale: Tensor
     shift: Tensor
     """What x is multiplied by, and what is then added."""
@@ -122,14 +122,8 @@ class Norm:
         y: Tensor = flat.unflatten(0, x.shape[:2])
         return y
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift per channel in float64 from the running statistics; part of the graph."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        return self.affine_of(self.running_mean.double(), self.running_var.double())
-
     def affine_of(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from given statistics."""
+        """Scale and shift per channel in float64 from statistics in float64; part of the graph."""
         scale = (var + self.eps).rsqrt()
         if self.weight is not None:
             scale = scale * self.weight.double()
@@ -174,8 +168,8 @@ class NormKernels(Protocol):
     """What each target does for a batch norm."""
 
     def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
-        """The moments of ``x`` ``[T, step in memory order]``. Running statistics move towards them as torch's do: the
-        variance with n - 1.
+        """The moments of ``x`` ``[T, step in memory order]``, to which the running statistics move as torch's do, the
+        variance with n - 1; or the running ones, where the norm takes those.
         """
 
     def slopes(
@@ -199,6 +193,8 @@ class NormByTorch:
         raise NotImplementedError
 
     def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
+        if not norm.batch:
+            return running(norm, state_dtype(x.dtype))
         found, factor = self.measured(norm, geometry, x, order), norm.counted()
         if factor is not None and norm.running_mean is not None:
             self.track(norm, found, factor)
@@ -218,10 +214,10 @@ class NormByTorch:
     def track(self, norm: Norm, moments: Moments, factor: float) -> None:
         """Moves the running statistics, which are there, by ``factor`` towards the moments."""
         unbiased = moments.var * (moments.n / max(1, moments.n - 1))
-        for running, new in ((norm.running_mean, moments.mean), (norm.running_var, unbiased)):
-            assert running is not None
+        for old, new in ((norm.running_mean, moments.mean), (norm.running_var, unbiased)):
+            assert old is not None
             # .data, as torch does: where a batch norm stands in several places, what ran before keeps its gradient
-            running.data.copy_((1 - factor) * running.double() + factor * new)
+            old.data.copy_((1 - factor) * old.double() + factor * new)
 
     def slopes(
         self, norm: Norm, moments: Moments, g_scale: Tensor, g_shift: Tensor, *, correction: bool
@@ -231,9 +227,22 @@ class NormByTorch:
         r = (var + norm.eps).rsqrt()
         w = 1.0 if norm.weight is None else norm.weight.detach().double()
         total = by_scale - mean * by_shift  # the shift depends on the scale
+        if not correction:
+            return total * r, by_shift, None, None
         slope = -total * w * r**3 / n
         compute, offset = moments.scale.dtype, -by_shift * w * r / n - slope * mean
         return total * r, by_shift, slope.to(compute), offset.to(compute)
+
+
+def running(norm: Norm, dtype: torch.dtype) -> Moments:
+    """The running statistics as moments."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        # copies: they may move before the backward pass
+        mean, var = (t.to(torch.float64, copy=True) for t in (norm.running_mean, norm.running_var))
+        scale, shift = norm.affine_of(mean, var)
+    return Moments(mean, var, 0, scale.to(dtype), shift.to(dtype))
 
 
 def in_one(parts: Tensor) -> Tensor:

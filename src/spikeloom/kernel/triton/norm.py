@@ -37,61 +37,48 @@ def from_bits(bits):
 @triton.jit(do_not_specialize=["rows", "per_part", "outer"])  # they change with the batch
 def statistics(
     x, sums, count, rows, per_part, outer, stride, C, inner,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, LANE: tl.constexpr, COLUMNS: tl.constexpr, DENSE: tl.constexpr,
-    S: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, DENSE: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """Sums x, less the first value of its channel, and its square for each part of the rows and each channel.
+    """Sums x, less the first value of its channel, and its square for each channel and each part of it.
 
-    A lane of a tile sums LANE values in S, then all lanes join a double. With COLUMNS a program takes WIDTH channels of
-    one value each, otherwise one channel. Behind the sums stands what the count of batches will be: ``finish`` writes
-    it, and none of its programs may read what another one writes.
+    With COLUMNS a program takes WIDTH channels of one value each, otherwise one channel. A part is ``per_part`` tiles
+    of ROWS and WIDTH: lanes sum them in S, then all lanes join a double. Behind the sums stands what the count of
+    batches will be: ``finish`` writes it, and none of its programs may read what another one writes.
     """
     part = tl.program_id(0)
-    begin = part * per_part
-    end = tl.minimum(begin + per_part, rows)
     if COLUMNS:
         column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
         about = finite(tl.load(x + column, mask=column < C, other=0.0).to(S))[None, :]
-        total = tl.zeros([WIDTH], tl.float64)
-        square = tl.zeros([WIDTH], tl.float64)
         across = 1
         width = C
     else:
         channel = tl.program_id(1)
         about = finite(tl.load(x + channel * inner).to(S))
-        total = tl.zeros([1], tl.float64)
-        square = tl.zeros([1], tl.float64)
         across = (inner + WIDTH - 1) // WIDTH
         width = C * inner
-    tiles = (end - begin + ROWS - 1) // ROWS * across
-    for first in range(0, tiles, LANE):
-        some = tl.zeros([ROWS, WIDTH], S)
-        squares = tl.zeros([ROWS, WIDTH], S)
-        for tile in range(first, tl.minimum(first + LANE, tiles)):
-            r = begin + tile // across * ROWS + tl.arange(0, ROWS)
-            if COLUMNS:
-                there = (r < end)[:, None] & (column < C)[None, :]
-                place = start_of(r, outer, stride, width, DENSE)[:, None] + column[None, :]
-            else:
-                i = tile % across * WIDTH + tl.arange(0, WIDTH)
-                there = (r < end)[:, None] & (i < inner)[None, :]
-                place = start_of(r, outer, stride, width, DENSE)[:, None] + (channel * inner + i)[None, :]
-            d = tl.where(there, tl.load(x + place, mask=there, other=0.0).to(S) - about, 0.0)
-            some += d
-            squares += d * d
+    some = tl.zeros([ROWS, WIDTH], S)
+    squares = tl.zeros([ROWS, WIDTH], S)
+    tiles = (rows + ROWS - 1) // ROWS * across
+    for tile in range(part * per_part, tl.minimum((part + 1) * per_part, tiles)):
+        r = tile // across * ROWS + tl.arange(0, ROWS)
         if COLUMNS:
-            total += tl.sum(some.to(tl.float64), 0)
-            square += tl.sum(squares.to(tl.float64), 0)
+            there = (r < rows)[:, None] & (column < C)[None, :]
+            place = start_of(r, outer, stride, width, DENSE)[:, None] + column[None, :]
         else:
-            total += tl.sum(tl.sum(some.to(tl.float64), 1), 0)
-            square += tl.sum(tl.sum(squares.to(tl.float64), 1), 0)
+            i = tile % across * WIDTH + tl.arange(0, WIDTH)
+            there = (r < rows)[:, None] & (i < inner)[None, :]
+            place = start_of(r, outer, stride, width, DENSE)[:, None] + (channel * inner + i)[None, :]
+        d = tl.where(there, tl.load(x + place, mask=there, other=0.0).to(S) - about, 0.0)
+        some += d
+        squares += d * d
+    total = tl.sum(some.to(tl.float64), 0)
+    square = tl.sum(squares.to(tl.float64), 0)
     if COLUMNS:
         tl.store(sums + part * 2 * C + column, total, mask=column < C)
         tl.store(sums + (part * 2 + 1) * C + column, square, mask=column < C)
     else:
-        at = channel + tl.arange(0, 1)
-        tl.store(sums + part * 2 * C + at, total)
-        tl.store(sums + (part * 2 + 1) * C + at, square)
+        tl.store(sums + part * 2 * C + channel, tl.sum(total, 0))
+        tl.store(sums + (part * 2 + 1) * C + channel, tl.sum(square, 0))
     if count is not None:
         once = (part == 0) & (tl.program_id(1) == 0)
         tl.store(sums + tl.num_programs(0) * 2 * C, tl.load(count).to(tl.float64) + 1.0, mask=once)

@@ -19,10 +19,11 @@ from ..dtypes import state_dtype
 from ..norm import Geometry, Moments, Norm, moved
 from .launcher import launcher
 
-_PARTS = 256  # most parts of a batch norm's rows, each summed apart
 _LANE = 32  # values that one lane of a tile sums in float32 before they join a double: more would lose digits
+_PROGRAMS = 4096  # of the statistics where a row has many values of each channel, if there is work for so many
+_PARTS = 256  # parts of the rows where it has one
 _TILE = 1024  # values of a tile of x where a row has many of each channel, 8 for each thread of 4 warps
-_COLUMNS = 8192  # the same where a row has one of each channel: 32 for each thread of 8 warps
+_COLUMNS = 8192  # the same where it has one: 32 for each thread of 8 warps
 _WIDEST = 128  # channels of a program there
 _FINISHED = 2048  # doubles of a tile of parts
 
@@ -32,29 +33,31 @@ class NormByTriton:
 
     def moments(self, norm: Norm, geometry: Geometry, x: Tensor, order: tuple[int, ...]) -> Moments:
         g, count = geometry, norm.count if norm.tracks else None
+        if not norm.batch:
+            return self._finish(norm, x, (None, None), (g.C, 1, 1, 0))
         sums, parts = self._statistics(g, x, count)
         n = g.T * g.outer * g.inner
         average = norm.momentum is None and count is not None
         return self._finish(norm, x, (sums, count), (g.C, g.inner, parts, n), average=average)
 
     def _statistics(self, geometry: Geometry, x: Tensor, count: Tensor | None) -> tuple[Tensor, int]:
-        """Sums of x and of its square, about the first value of each channel, for each of so many parts of the rows:
+        """Sums of x and of its square, about the first value of each channel, for each of so many parts:
         ``[parts, 2, C]`` doubles, and one more, what the count of batches will be.
         """
-        g, code = geometry, _code()
-        rows, per_column = g.T * g.outer, g.inner == 1
+        g, rows, per_column = geometry, geometry.T * geometry.outer, geometry.inner == 1
         if rows >= 2**31 - 2**16:
             raise BuildError(f"a batch norm over {rows} rows is larger than what Triton kernels count, 2^31")
         width = min(_power_of_two(g.C if per_column else g.inner), _WIDEST if per_column else _TILE)
         height = min((_COLUMNS if per_column else _TILE) // width, _power_of_two(rows))
-        per_part = -(-rows // min(_PARTS, -(-rows // height)))
-        parts = -(-rows // per_part)
+        tiles = -(-rows // height) * (1 if per_column else -(-g.inner // width))
+        per_part = min(_LANE, -(-tiles // (_PARTS if per_column else -(-_PROGRAMS // g.C))))
+        parts = -(-tiles // per_part)
         sums = torch.empty(parts * 2 * g.C + 1, dtype=torch.float64, device=x.device)
         grid = (parts, -(-g.C // width) if per_column else g.C)
         integers = [rows, per_part, g.outer, g.stride, g.C, g.inner]
-        shape = dict(ROWS=height, WIDTH=width, LANE=_LANE, COLUMNS=per_column, DENSE=g.dense, S=_compute(x.dtype))
-        warps = 8 if per_column and height * width > _TILE else 4
-        launcher(code.statistics, grid, integers, x.device, **shape, num_warps=warps)([x, sums, count])
+        shape = dict(ROWS=height, WIDTH=width, COLUMNS=per_column, DENSE=g.dense, S=_compute(x.dtype))
+        warps = 8 if height * width > _TILE else 4
+        launcher(_code().statistics, grid, integers, x.device, **shape, num_warps=warps)([x, sums, count])
         return sums, parts
 
     def _finish(
