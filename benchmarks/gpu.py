@@ -287,11 +287,10 @@ def product(bench: Bench, *, gradient: bool) -> dict[str, Any]:
 
     run = device.weight_gradient if gradient else device.times
     sides: dict[str, Callable[[], Any]] = {
-        "bits, float32 in three parts": lambda: run(*few, W),
+        "bits, two parts of float16": lambda: run(*few, W),
         "bits, unpacked, float32": lambda: times(unpack_bits(packed, M * K, torch.float32).view(M, K), W),
         "dense float32": lambda: times(d, W),
         "dense TF32": in_tf32,
-        "bits, bfloat16": lambda: run(*few, half[1]),
         "bits, unpacked, bfloat16": lambda: times(unpack_bits(packed, M * K, torch.bfloat16).view(M, K), half[1]),
         "dense bfloat16": lambda: times(*half),
     }

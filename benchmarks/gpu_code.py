@@ -160,26 +160,29 @@ def compile_norm(device: str, dtype: torch.dtype = torch.float16) -> dict[str, d
 
 
 def compile_spikes(device: str) -> dict[str, dict[str, Any]]:
-    """What the compiler made of packing, unpacking and the products of spikes of one bit."""
-    import triton.language as tl
+    """What the compiler made of the kernels that pack, unpack and count bits, and that split and join products."""
+    from spikeloom.spikes import triton_bits as code
 
-    from spikeloom.spikes import device as on_device
-    from spikeloom.spikes import triton_bits
-
-    kinds = {"bits": "*u8", "x": "*fp16", "wrong": "*i32", "w": "*fp32", "bias": "*fp32", "y": "*fp32", "n": "i64"}
-    rows, width, depth = on_device.TILE
-    tile = {"ROWS": rows, "WIDTH": width, "DEPTH": depth, "LONG": False, "P": tl.bfloat16}
-    forward, backward = {**tile, "s_column": 1, "w_row": 1, "y_column": 1}, {**tile, "s_row": 1, "w_column": 1}
-    halves = {**kinds, "w": "*bf16", "bias": "*bf16", "y": "*bf16"}
-    block = {"BLOCK": triton_bits.BLOCK}
+    kinds = {"bits": "*u8", "x": "*fp16", "wrong": "*i32", "counts": "*i32", "most": "*i32", "n": "i64", "w": "*fp32"}
+    joined = dict.fromkeys(("high", "low", "back", "bias"), "*fp32")
+    packed, unpacked, block = {"BYTES": code.PACKED}, {"BYTES": code.UNPACKED}, {"BLOCK": code.BLOCK}
+    tile = {"ROWS": code.ROWS, "WIDTH": code.WIDTH}
+    parts = {**kinds, "high": "*fp16", "low": "*fp16", "back": "*fp32"}
+    rows = {
+        "pack": (code.pack, kinds, {**packed, "CHECK": False, "wrong": None}),
+        "pack, checked": (code.pack, {**kinds, "x": "*fp32"}, {**packed, "CHECK": True}),
+        "unpack": (code.unpack, kinds, unpacked),
+        "unpack, bfloat16": (code.unpack, {**kinds, "x": "*bf16"}, unpacked),
+        "unpack, float32": (code.unpack, {**kinds, "x": "*fp32"}, unpacked),
+        "count": (code.count, kinds, {"BYTES": code.COUNTED}),
+        "largest": (code.largest, kinds, block),
+        "split": (code.split, parts, {**block, "PARTS": code.PARTS}),
+        "join": (code.join, joined, tile),
+        "join, no bias": (code.join, joined, {**tile, "bias": None}),
+    }
     return {
-        "pack": _written(triton_bits.pack, kinds, block, device, 4),
-        "unpack": _written(triton_bits.unpack, kinds, block, device, 4),
-        "spikes @ W": _written(triton_bits.times, kinds, forward, device, on_device.WARPS),
-        "spikes @ W, bfloat16": _written(triton_bits.times, halves, forward, device, on_device.WARPS),
-        "gradient of W": _written(
-            triton_bits.times, kinds, {**backward, "y_row": 1, "bias": None}, device, on_device.WARPS
-        ),
+        name: _written(run, types, options, device, code.WARPS[run.fn.__name__])
+        for name, (run, types, options) in rows.items()
     }
 
 

@@ -208,26 +208,75 @@ def test_debug_compares_on_the_device(monkeypatch):
     assert recorded["v"].is_cuda
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_bits_and_their_products(dtype):
-    from spikeloom.spikes import device
-
-    M, K, N = 3000, 700, 130
-    d = (torch.rand(M, K, device="cuda") < 0.2).to(dtype)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("n", [50, 4099, 3000 * 700, 1 << 24])
+def test_bits(n, dtype):
+    d = (torch.rand(n, device="cuda") < 0.2).to(dtype)
     s = sl.pack(d)
+    assert torch.equal(s.bits, sl.pack(d.cpu()).bits.cuda())
     assert torch.equal(s.unpack(), d)
-    W, G = (torch.randn(n, N, device="cuda").to(dtype) for n in (K, M))
-    forward, backward = d.double() @ W.double(), G.double().t() @ d.double()
-    bound = 1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
-    for found, exact in (
-        (device.times(s.bits, M, K, W), forward),
-        (device.weight_gradient(s.bits, M, K, G), backward),
-    ):
-        assert found.dtype == dtype
-        assert (found.double() - exact).abs().max() < bound * exact.abs().max()
-    if dtype == torch.float32:  # three parts of eight bits are the weight
-        eye = sl.pack(torch.eye(K, device="cuda"))
-        assert torch.equal(device.times(eye.bits, K, K, W), W)
+    assert s.count() == int(d.double().sum()) == int(s.to(torch.float32).sum())
+    part = sl.pack(d[1:], check=False)  # which begins at no multiple of 16 bytes
+    assert torch.equal(part.unpack(), d[1:])
+    rows = sl.pack(d[: n // 24 * 24].view(-1, 24))[1:]  # and so do these bits
+    assert torch.equal(rows.unpack(), d[: n // 24 * 24].view(-1, 24)[1:])
+    d[-1] = 0.5
+    with pytest.raises(ValueError, match="1 of"):
+        sl.pack(d)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize(("M", "K", "N"), [(3000, 700, 130), (1, 8, 1), (513, 2048, 1000)])
+def test_products_from_bits(M, K, N, scale):
+    """Two parts in float16, by the GPU's library: no worse than a float32 product."""
+    d = (torch.rand(M, K, device="cuda") < 0.2).float()
+    s, bias = sl.pack(d), torch.randn(N, device="cuda") * scale
+    W, G = (torch.randn(n, N, device="cuda") * scale for n in (K, M))
+    with sl.backend("triton"), sl.kernel.watching() as seen:
+        for found, exact in (
+            (torch.mm(s, W), d.double() @ W.double()),
+            (torch.addmm(bias, s, W.t().contiguous().t()), d.double() @ W.double() + bias.double()),
+            (torch.mm(G.t(), s), G.double().t() @ d.double()),
+        ):
+            assert found.dtype == torch.float32
+            assert (found.double() - exact).abs().max() <= 1e-6 * exact.abs().max()
+    assert [row[1] for row in seen] == ["bits"] * 3
+    W[0, 0], W[K - 1, N - 1] = float("inf"), float("nan")
+    with sl.backend("triton"):
+        torch.testing.assert_close(torch.mm(s, W), d @ W, rtol=1e-4, atol=1e-4 * scale, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_layer_on_bits_in_a_cuda_graph(dtype):
+    """Forward and backward, with a convolution: nothing waits for the device."""
+    layers = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Flatten(), nn.Linear(16 * 64, 50)).cuda().to(dtype)
+    layers = layers.to(memory_format=torch.channels_last)
+    d = (torch.rand(64, 8, 8, 8, device="cuda") < 0.3).to(dtype)
+    x = d.clone(memory_format=torch.channels_last).requires_grad_()
+
+    def run():
+        s = sl.pack(x, check=False)
+        flat = sl.pack((layers[0](s) > 0).to(dtype).flatten(1), check=False)
+        y = layers[2](flat) + layers[1](layers[0](s)).sum()
+        return [y, *torch.autograd.grad(y.float().sum(), [x, *layers.parameters()])]
+
+    with sl.backend("triton"):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                expected = [t.clone() for t in run()]
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            found = run()
+            with pytest.raises(RuntimeError, match="check=False"):
+                sl.pack(d)
+        graph.replay()
+        torch.cuda.synchronize()
+    bound = 1e-4 if dtype == torch.float32 else 3e-2
+    for a, b in zip(found, expected, strict=True):
+        assert (a.double() - b.double()).abs().max() <= bound * b.double().abs().max()
 
 
 def test_a_packed_network_is_the_dense_one():

@@ -7,7 +7,7 @@ from .loop import full_precision, scan_eager
 from .norm import KINDS as FUSED_NORMS
 from .norm import Norm
 from .request import Found, Request
-from .scan import one_step, prepared_step, scan, source
+from .scan import gives_spikes, one_step, prepared_step, scan, source
 
 __all__ = [
     "FUSED_NORMS",
@@ -18,6 +18,7 @@ __all__ = [
     "Request",
     "backend",
     "full_precision",
+    "gives_spikes",
     "is_one_constant",
     "may_prepare",
     "one_step",

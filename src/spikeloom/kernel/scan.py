@@ -18,7 +18,7 @@ from .norm import KINDS, Norm
 from .request import AsSpikes, Found, Request, States
 from .target import Target
 from .targets import target_for
-from .triton.target import USUAL
+from .triton.target import TRITON, USUAL
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -92,6 +92,15 @@ def prepared_step(
         return None if isinstance(kernels, str) else launch.step_of(target, kernels, neuron, request)
     except BuildError:
         return None
+
+
+def gives_spikes(neuron: Any, inputs: int) -> bool:
+    """Whether a neuron's outputs are 0 and 1 by what computes them, so that nobody has to look at a device's memory."""
+    kernels = compiled.kernels_of(neuron, inputs)
+    return not isinstance(kernels, str) and TRITON.packs(kernels.program)
+
+
+gives_spikes._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as op.program_text, which guards the rest
 
 
 def source(neuron: Any, x: Tensor) -> str:

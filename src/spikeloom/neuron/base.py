@@ -22,6 +22,7 @@ from ..kernel import (
     Found,
     Norm,
     Request,
+    gives_spikes,
     is_one_constant,
     may_prepare,
     one_step,
@@ -183,7 +184,7 @@ class Dynamics(Declared, TemporalModule):
         )
         y, final, recordings = self._scan(request)
         warn_of_no_gradient(self, request, y)
-        y, new = pack(y) if packs else y, dict(zip(self._rest, final, strict=False))
+        y, new = self._as_bits(y, len(xs)) if packs else y, dict(zip(self._rest, final, strict=False))
         return (y, new, dict(zip(record, recordings, strict=True))) if record else (y, new)
 
     def _packs(self) -> bool:
@@ -218,7 +219,11 @@ class Dynamics(Declared, TemporalModule):
         request = Request.of_step(x_t, start, from_bits if packs else None, u=u)
         y, new = one_step(self, request)
         warn_of_no_gradient(self, request, y)
-        return pack(y) if packs else y, new
+        return self._as_bits(y, len(x_t)) if packs else y, new
+
+    def _as_bits(self, y: Tensor, inputs: int) -> SpikeTensor:
+        """Outputs as bits, where no kernel has written any; a GPU is not waited for where the equation says enough."""
+        return y if isinstance(y, SpikeTensor) else pack(y, check=y.is_cpu or not gives_spikes(self, inputs))
 
     def _marks(self, record: tuple[str, ...]) -> bool:
         """Whether what ``fire`` is given is to be recorded: ``u``, where no state has that name."""

@@ -48,7 +48,7 @@ class Delay(TemporalModule):
         """Inputs of zero, ``[B, max(steps), *]``, packed where the input is."""
         x = x_t[0]
         zeros = torch.zeros(x.shape[0], self._most, *x.shape[1:], dtype=x.dtype, device=x.device)
-        return pack(zeros) if isinstance(x, SpikeTensor) else zeros
+        return pack(zeros, check=False) if isinstance(x, SpikeTensor) else zeros
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ def dense(x: Tensor) -> Tensor:
 
 def repacked(x: Tensor, packed: bool) -> Tensor:
     """The tensor, packed where that is wanted and it is not."""
-    return pack(x) if packed else x
+    return pack(x, check=False) if packed else x
 
 
 def last_inputs(seen: Tensor, n: int, lengths: Tensor | None) -> Tensor:

@@ -84,7 +84,7 @@ class _Delayed(Declared, TemporalModule):
         """Inputs of zero, ``[B, max_delay, *]``, packed where the input is."""
         x = x_t[0]
         zeros = torch.zeros(x.shape[0], self.max_delay, *x.shape[1:], dtype=x.dtype, device=x.device)
-        return pack(zeros) if isinstance(x, SpikeTensor) else zeros
+        return pack(zeros, check=False) if isinstance(x, SpikeTensor) else zeros
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()

@@ -76,20 +76,25 @@ def n_bytes(n: int) -> int:
     return -(-n // 8)
 
 
-def pack_bits(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+def pack_bits(x: Tensor, *, check: bool) -> tuple[Tensor, tuple[int, ...]]:
     """The bits of a tensor of zeros and ones in memory order, and the strides by which they lie there.
 
-    The strides are those of x, unless its layout leaves out or repeats places of memory. Raises ValueError if a value
-    is neither 0 nor 1.
+    The strides are those of x, unless its layout leaves out or repeats places of memory. With ``check``, this raises
+    ValueError if a value is neither 0 nor 1, for which it waits for a device; without, only 1 becomes a spike.
     """
     if _is_traced(x):
         if not (x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))):
             x = x.contiguous()
         define()
-        return torch.ops.spikeloom.pack(x, x.stride()), x.stride()
+        return torch.ops.spikeloom.pack(x, x.stride(), check), x.stride()
     if not fills_memory(x.shape, x.stride()):
         x = x.contiguous()
-    bits, binary = _pack_flat(x.as_strided((x.numel(),), (1,), x.storage_offset()))
+    if check and x.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            "pack: while a CUDA graph is captured, nobody can look whether all values are 0 or 1; "
+            "sl.pack(x, check=False) takes them as they are"
+        )
+    bits, binary = _pack_flat(x.as_strided((x.numel(),), (1,), x.storage_offset()), check=check)
     if not binary:
         wrong = x[(x != 0) & (x != 1)]
         raise ValueError(
@@ -99,21 +104,22 @@ def pack_bits(x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
     return bits, x.stride()
 
 
-def _pack_flat(x: Tensor) -> tuple[Tensor, bool]:
-    """The bits of a flat tensor, and whether all its values are 0 or 1."""
+def _pack_flat(x: Tensor, *, check: bool) -> tuple[Tensor, bool]:
+    """The bits of a flat tensor, and whether all its values are 0 or 1, which is True where nobody looks."""
     n = x.numel()
-    found = device.pack(x, n_bytes(n))
+    found = device.pack(x, n_bytes(n), check=check)
     if found is not None:
         return found
     c = library() if x.is_cpu and type(x) is Tensor else None
     if c is None or x.dtype not in DTYPES:
         ones = x == 1
-        binary = bool((ones | (x == 0)).all())
-        padded = torch.cat([ones, ones.new_zeros(8 * n_bytes(n) - n)]).view(-1, 8)
-        place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=x.device)
-        return (padded * place).sum(1, dtype=torch.uint8), binary
+        binary = not check or bool((ones | (x == 0)).all())
+        padded = torch.cat([ones, ones.new_zeros(8 * n_bytes(n) - n)]).view(-1, 8).to(torch.uint8)
+        place = torch.arange(8, dtype=torch.uint8, device=x.device)
+        return (padded << place).sum(1, dtype=torch.uint8), binary
     bits = torch.empty(n_bytes(n), dtype=torch.uint8)
-    return bits, bool(call(getattr(c, f"pack_{DTYPES[x.dtype]}"), x, bits, n, threads(n, at_least=_SMALL)))
+    binary = bool(call(getattr(c, f"pack_{DTYPES[x.dtype]}"), x, bits, n, threads(n, at_least=_SMALL)))
+    return bits, binary or not check
 
 
 def unpack_bits(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
@@ -133,9 +139,17 @@ def unpack_bits(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor:
 def count_bits(bits: Tensor) -> int:
     """How many bits are 1."""
     c = library() if bits.is_cpu and bits.is_contiguous() and type(bits) is Tensor else None
-    if c is None:
-        return int(unpack_bits(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.float64))
-    return call(c.count, bits, bits.numel())
+    return int(n_ones(bits)) if c is None else call(c.count, bits, bits.numel())
+
+
+def n_ones(bits: Tensor) -> Tensor:
+    """How many bits are 1, as a number of int64 on their device, for which nobody waits."""
+    found = device.count(bits)
+    if found is not None:
+        return found
+    if bits.is_cpu and library() is not None and type(bits) is Tensor and bits.is_contiguous():
+        return torch.tensor(count_bits(bits))
+    return unpack_bits(bits.contiguous(), 8 * bits.numel(), torch.float32).sum(dtype=torch.int64)
 
 
 def fills_memory(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -157,13 +171,13 @@ def library() -> Any:
 
 @in_graphs(
     "pack",
-    "(Tensor x, SymInt[] strides) -> Tensor",
-    fake=lambda x, strides: x.new_empty(n_bytes(x.numel()), dtype=torch.uint8),
+    "(Tensor x, SymInt[] strides, bool check) -> Tensor",
+    fake=lambda x, strides, check: x.new_empty(n_bytes(x.numel()), dtype=torch.uint8),
 )
-def _pack_in_graph(x: Tensor, strides: list[int]) -> Tensor:
+def _pack_in_graph(x: Tensor, strides: list[int], check: bool) -> Tensor:
     if x.stride() != tuple(strides):
         x = torch.empty_strided(x.shape, strides, dtype=x.dtype, device=x.device).copy_(x)
-    return pack_bits(x)[0]
+    return pack_bits(x, check=check)[0]
 
 
 def _is_traced(x: Tensor) -> bool:

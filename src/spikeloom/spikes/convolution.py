@@ -3,8 +3,9 @@
     Y[n, h, w] = sum over taps (i, j) of sum over c with S[n, c, h s + i d - p, w s + j d - p] = 1 of W[i, j, c]
     dW[i, j, c] = sum over (n, h, w) with the same bit = 1 of G[n, h, w]
 
-The order of additions (see row_sums) depends on the shape alone. The gradient of the input has no bits in it and is
-torch's.
+On a CPU; the order of additions (see row_sums) depends on the shape alone. The gradient of the input has no bits in it
+and is torch's. On other devices spikes are unpacked in the layout that they have, where the gradient of the weight or
+the output is computed from them, and autograd keeps the bits.
 """
 
 from __future__ import annotations
@@ -180,7 +181,11 @@ def _convolution_backward(
     func: Any, grad: Any, s: Any, weight: Any, bias_sizes: Any, stride: list[int], padding: list[int],
     dilation: list[int], is_transposed: bool, output_padding: list[int], groups: int, mask: list[bool],
 ) -> Any:  # fmt: skip
-    if not mask[1] or type(grad) not in DENSE or not _multiplies(s, weight, is_transposed, groups):
+    options = (stride, padding, dilation, is_transposed, output_padding, groups)
+    if isinstance(s, SpikeTensor) and not mask[1]:  # the gradient of the input needs its shape alone
+        unread = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device=s.device)
+        return func(grad, unread, weight, bias_sizes, *options, mask)
+    if type(grad) not in DENSE or not _multiplies(s, weight, is_transposed, groups):
         return NotImplemented
     images, _, shape = _images(s, weight, stride, padding, dilation)
     if shape.used < LEAST_USED or not bool(grad.sum(dtype=torch.float32).isfinite()):
@@ -188,10 +193,7 @@ def _convolution_backward(
     by_weight = weight_gradient(images, grad if s.ndim == 4 else grad.unsqueeze(2), shape).to(weight.dtype)
     by_bias = grad.sum([0, *range(2, grad.ndim)]) if mask[2] else None
     by_input = None
-    if mask[0]:  # of the input it needs the shape alone
+    if mask[0]:
         unread = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype)
-        by_input = func(
-            grad, unread, weight, bias_sizes, stride, padding, dilation, is_transposed, output_padding, groups,
-            [True, False, False],
-        )[0]  # fmt: skip
+        by_input = func(grad, unread, weight, bias_sizes, *options, [True, False, False])[0]
     return by_input, by_weight.view(weight.shape), by_bias

@@ -1,4 +1,12 @@
-"""device: bits and their products where Triton computes: on GPUs, and in its interpreter where it is asked for."""
+"""device: bits and their products where Triton computes: on GPUs, and in its interpreter where it is asked for.
+
+A float32 product of spikes is two products on matrix units of half precision, which torch's exact product leaves idle:
+0 and 1 are exact in float16, and a float32 number is the sum of two of float16 to 22 of its 24 bits, times a power of
+two for the whole matrix (see triton_bits). What is not finite stays so in the first part, where 0 times it is NaN as
+ever. The order of additions is that of the GPU's library, which may depend on the size of a batch.
+
+Nothing here waits for the device or copies to it, but the check of :func:`pack`; nothing is kept between calls.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +21,9 @@ from ..kernel.backend import chosen, say_once
 from ..kernel.triton import target as triton_target
 from ..native.build import BuildError
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-TILE = (128, 64, 32)
-"""Rows, columns and depth of what a program multiplies at a time. Larger tiles spill registers of an A100."""
-WARPS = 8
-_LONG = 2**31  # from this index on, int32 overflows
-_PROGRAMS = 512  # about as many programs share the gradient of a weight; fewer may leave a GPU idle
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_LEAST = 1 << 32  # multiplications, for which a dense float32 product takes 0.18 ms of an H200
+_USES = 256  # of each split value, and sums' lengths: a value split or a sum joined costs as much as 120 additions
 
 
 def available(bits: Tensor) -> bool:
@@ -29,15 +34,18 @@ def available(bits: Tensor) -> bool:
     return not triton_target.problem(bits.device.type)
 
 
-def pack(x: Tensor, size: int) -> tuple[Tensor, bool] | None:
-    """The bits of a contiguous tensor, and whether all values are 0 or 1. None where there is no kernel for it."""
+def pack(x: Tensor, size: int, *, check: bool) -> tuple[Tensor, bool] | None:
+    """The bits of a flat tensor, and whether all values are 0 or 1. None where there is no kernel for it.
+
+    The check waits for the device; without it, the second value is True.
+    """
     if x.dtype not in _FLOATS or x.numel() == 0 or not available(x):
         return None
-    bits = torch.empty(size, dtype=torch.uint8, device=x.device)
-    wrong = torch.zeros(1, dtype=torch.int32, device=x.device)
-    code = _code()
-    fine = _run(code.pack, (_up(x.numel(), code.BLOCK),), [x, bits, wrong], [x.numel()], BLOCK=code.BLOCK)
-    return (bits, not wrong.item()) if fine else None
+    bits, code = torch.empty(size, dtype=torch.uint8, device=x.device), _code()
+    wrong = torch.zeros(1, dtype=torch.int32, device=x.device) if check else None
+    if not _run("pack", (_up(size, code.PACKED),), [x, bits, wrong], [x.numel()], BYTES=code.PACKED, CHECK=check):
+        return None
+    return bits, wrong is None or not wrong.item()
 
 
 def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor | None:
@@ -45,40 +53,107 @@ def unpack(bits: Tensor, n: int, dtype: torch.dtype) -> Tensor | None:
     if dtype not in _FLOATS or n == 0 or not available(bits):
         return None
     x, code = torch.empty(n, dtype=dtype, device=bits.device), _code()
-    return x if _run(code.unpack, (_up(n, code.BLOCK),), [bits, x], [n], BLOCK=code.BLOCK) else None
+    return x if _run("unpack", (_up(n, 8 * code.UNPACKED),), [bits, x], [n], BYTES=code.UNPACKED) else None
 
 
-def pays(bits: Tensor, dtype: torch.dtype, other: Tensor) -> bool:
-    """Whether a product from bits is expected to be faster than a dense one.
+def count(bits: Tensor) -> Tensor | None:
+    """How many bits are 1, as a number on the device. None where there is no kernel for it."""
+    if not bits.is_contiguous() or bits.numel() == 0 or not available(bits):
+        return None
+    code = _code()
+    counts = torch.empty(_up(bits.numel(), code.COUNTED), dtype=torch.int32, device=bits.device)
+    done = _run("count", (counts.numel(),), [bits, counts], [bits.numel()], BYTES=code.COUNTED)
+    return counts.sum() if done else None
 
-    In float32 the kernel computes three products in bfloat16, on matrix units that torch's exact product leaves idle.
-    Products in TF32, bfloat16 and float16 use these units anyway. Nobody has measured that yet; inside
-    ``sl.backend("triton")`` the kernel runs wherever there is one.
+
+def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, *, uses: int) -> bool:
+    """Whether a product from bits is expected to be faster than a dense one of the same precision.
+
+    ``other`` is the matrix ``[length of a sum, *]`` that is split, and ``uses`` the number of sums to which each of its
+    values is added. On an H200, 16384 x 2048 x 2048, the product takes 0.49 ms and the gradient of the weight 0.37,
+    where dense ones take 2.8 in float32 and 0.45 in TF32; in half precision nothing beats the dense product of unpacked
+    spikes. Of smaller products the launches take longer than is saved, of few rows the split does (both are estimates
+    from these times). Inside ``sl.backend("triton")`` all float32 products run here, where torch has the call.
     """
-    if dtype not in _FLOATS or other.dtype != dtype or other.device != bits.device or not available(bits):
+    if dtype != torch.float32 or other.dtype != dtype or other.device != bits.device or not available(bits):
         return False
-    return chosen() == "triton" or (dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest")
+    if not _multiplies(bits.device):
+        return False
+    if chosen() == "triton":
+        return True
+    return min(uses, other.shape[0]) >= _USES and uses * other.numel() >= _LEAST and _is_exact()
+
+
+def _is_exact() -> bool:
+    """Whether products in float32 are to be float32, and float16 products add in float32."""
+    matmul = torch.backends.cuda.matmul
+    precision = getattr(matmul, "fp32_precision", None)  # since torch 2.9; the older question fails where it was set
+    exact = torch.get_float32_matmul_precision() == "highest" if precision is None else precision in ("none", "ieee")
+    return exact and not getattr(matmul, "allow_fp16_accumulation", False)
 
 
 def times(bits: Tensor, M: int, K: int, W: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """``bits [M, K] @ W [K, N] (+ bias)`` in W's dtype, with sums in float32. None where Triton failed.
-
-    The order of additions depends on K and N alone, so that a row gives the same result in any batch.
-    """
-    y = W.new_empty(M, W.shape[1])
-    return y if _times(bits, (M, K), (K, 1), W, bias, y, (y.stride(0), 1), K) else None
+    """``bits [M, K] @ W [K, N] (+ bias)`` in float32. None where Triton failed."""
+    parts, spikes = _split(W), unpack(bits, M * K, torch.float16)
+    if parts is None or spikes is None:
+        return None
+    high, low, back = parts
+    spikes = spikes.view(M, K)
+    return _joined(_multiply(spikes, high), _multiply(spikes, low), back, bias)
 
 
 def weight_gradient(bits: Tensor, M: int, K: int, G: Tensor) -> Tensor | None:
-    """``(bits [M, K]^T @ G [M, N])^T``, which is ``[N, K]``; None where Triton failed. Sums are in float32."""
-    N, (rows, width, step) = G.shape[1], TILE
-    tiles = _up(K, rows) * _up(N, width)
-    parts = max(1, min(_PROGRAMS // tiles, M // (8 * step)))
-    depth = _up(_up(M, parts), step) * step
-    parts = _up(M, depth)
-    y = G.new_empty(parts, N, K, dtype=torch.float32 if parts > 1 else G.dtype)
-    done = _times(bits, (K, M), (1, K), G, None, y, (1, K), depth)
-    return None if not done else y[0] if parts == 1 else y.sum(0).to(G.dtype)
+    """``G [M, N]^T @ bits [M, K]``, which is ``[N, K]``, in float32. None where Triton failed."""
+    parts, spikes = _split(G), unpack(bits, M * K, torch.float16)
+    if parts is None or spikes is None:
+        return None
+    high, low, back = parts
+    spikes = spikes.view(M, K)
+    return _joined(_multiply(high.t(), spikes), _multiply(low.t(), spikes), back, None)
+
+
+def _split(W: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Two parts of a matrix in float16, and the number by which their sum is to be multiplied; see triton_bits."""
+    if not W.is_contiguous() and not W.t().is_contiguous():
+        W = W.contiguous()
+    code, n = _code(), W.numel()
+    programs = min(code.PARTS, _up(n, code.BLOCK))
+    most = torch.empty(programs, dtype=torch.int32, device=W.device)
+    high, low = (torch.empty_like(W, dtype=torch.float16) for _ in range(2))
+    back = torch.empty((), dtype=torch.float32, device=W.device)
+    done = _run("largest", (programs,), [W, most], [n, programs], BLOCK=code.BLOCK) and _run(
+        "split", (_up(n, code.BLOCK),), [W, most, high, low, back], [n, programs], PARTS=code.PARTS, BLOCK=code.BLOCK
+    )
+    return (high, low, back) if done else None
+
+
+def _joined(high: Tensor, low: Tensor, back: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The product, in the memory of the first of the two that it is made of."""
+    (M, N), code = high.shape, _code()
+    grid = (_up(M, code.ROWS), _up(N, code.WIDTH))
+    bias = None if bias is None else bias.float().contiguous()
+    done = _run("join", grid, [high, low, back, bias], [M, N], ROWS=code.ROWS, WIDTH=code.WIDTH)
+    return high if done else None
+
+
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    """The product of matrices in float16, added and returned in float32."""
+    if a.is_cpu:  # where torch has no such product, and this is Triton's interpreter
+        return torch.mm(a.float(), b.float())
+    return torch.mm(a, b, out_dtype=torch.float32)
+
+
+@functools.cache
+def _multiplies(device: torch.device) -> bool:
+    """Whether torch has that product: since 2.8 on GPUs of NVIDIA's. It is asked for once."""
+    if device.type == "cpu":
+        return True
+    half = torch.empty(16, 16, dtype=torch.float16, device=device)
+    try:
+        torch.mm(half, half, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def _up(n: int, size: int) -> int:
@@ -86,39 +161,20 @@ def _up(n: int, size: int) -> int:
     return -(-n // size)
 
 
-def _times(
-    bits: Tensor,
-    shape: tuple[int, int],
-    strides: tuple[int, int],
-    W: Tensor,
-    bias: Tensor | None,
-    y: Tensor,
-    y_strides: tuple[int, int],
-    depth: int,
-) -> bool:
-    import triton.language as tl
-
-    (M, K), N, (rows, width, step) = shape, W.shape[1], TILE
-    grid = (_up(M, rows), _up(N, width), y.shape[0] if y.ndim == 3 else 1)
-    long = max(8 * bits.numel(), y.numel(), *(n * s for n, s in zip(W.shape, W.stride(), strict=True))) >= _LONG
-    integers = [M, N, K, depth, *strides, *W.stride(), *y_strides]
-    factors = tl.float32 if bits.is_cpu else tl.float16 if W.dtype == torch.float16 else tl.bfloat16
-    options = dict(ROWS=rows, WIDTH=width, DEPTH=step, LONG=long, P=factors)
-    return _run(_code().times, grid, [bits, W, bias, y], integers, num_warps=WARPS, **options)
+_failed: set[str] = set()
 
 
-_failed: set[Any] = set()
-
-
-def _run(kernel: Any, grid: tuple[int, ...], tensors: list[Tensor | None], integers: list[int], **options: Any) -> bool:
+def _run(name: str, grid: tuple[int, ...], tensors: list[Tensor | None], integers: list[int], **options: Any) -> bool:
     """Launches a kernel and returns True. Where Triton fails, this logs the error once and never tries it again."""
-    if kernel in _failed:
+    if name in _failed:
         return False
     device = next(t.device for t in tensors if t is not None)
+    code = _code()
     try:
-        triton_target.launcher(kernel, grid, integers, device, **options)(tensors)
+        options = {"num_warps": code.WARPS[name], **options}
+        triton_target.launcher(getattr(code, name), grid, integers, device, **options)(tensors)
     except BuildError as error:
-        _failed.add(kernel)
+        _failed.add(name)
         say_once(f"spikes of one bit are unpacked instead of used as they are: {error}")
         return False
     return True

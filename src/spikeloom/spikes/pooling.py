@@ -183,6 +183,8 @@ class Pool:
         n_threads: int,
     ) -> None:
         self.dtype, self.pool, self.options = dtype, pool, dict(options)
+        padding, dilations = (several(self.options[name], 1) for name in ("padding", "dilation"))
+        self.may_miss = any(padding) and any(d > 1 for d in dilations)  # all of the input, and find -infinity
         like = torch.empty_strided(shape, strides, device="meta")
         contiguous, last = like.is_contiguous(), like.is_contiguous(memory_format=torch.channels_last)
         self.format = torch.contiguous_format if contiguous else torch.channels_last
@@ -211,7 +213,7 @@ class Pool:
     def forward(self, s: SpikeTensor) -> SpikeTensor:
         """The pooled spikes."""
         if self.sizes is None or not (s.is_cpu and s.has_bits):
-            return pack_raw(self.pool(dense(s), **self.options))
+            return pack_raw(self.pool(dense(s), **self.options), check=self.may_miss)
         out = torch.empty(n_bytes(math.prod(self.shape)), dtype=torch.uint8)
         self.call("max_pool", s.bits, out)
         return SpikeTensor(out, self.shape, self.strides, self.dtype)

@@ -2,7 +2,8 @@
 
     Y[m] = sum over k with S[m, k] = 1 of W[k],     dW[k] = sum over m with S[m, k] = 1 of G[m]
 
-The order of additions (see row_sums) depends on the shape alone, so that a row gives the same result in any batch.
+On a CPU the order of additions (see row_sums) depends on the shape alone, so that a row gives the same result in any
+batch. On a GPU these are products of a library in half precision (see device), which promises no order.
 """
 
 from __future__ import annotations
@@ -276,11 +277,15 @@ def _on_device(a: Any, b: Any, bias: Tensor | None) -> Tensor | None:
 
     def suitable(s: Any, other: Any) -> bool:
         plain = isinstance(s, SpikeTensor) and s.ndim == 2 and s.is_contiguous() and s.numel() > 0
-        return plain and type(other) in DENSE and other.numel() > 0 and device.pays(s.bits, s.dtype, other)
+        return plain and type(other) in DENSE and other.numel() > 0
 
-    if suitable(a, b) and (bias is None or bias.device == a.device):
+    if (
+        suitable(a, b)
+        and device.pays(a.bits, a.dtype, b, uses=a.shape[0])
+        and (bias is None or bias.device == a.device)
+    ):
         return device.times(a.bits, a.shape[0], a.shape[1], b, bias)
-    if bias is None and suitable(b, a):
+    if bias is None and suitable(b, a) and device.pays(b.bits, b.dtype, a.t(), uses=b.shape[1]):
         return device.weight_gradient(b.bits, b.shape[0], b.shape[1], a.t())
     return None
 

@@ -243,10 +243,14 @@ def _check_parts(bits: Any, shape: Any, strides: Any, dtype: Any) -> None:
 torch.serialization.add_safe_globals([_rebuild])
 
 
-def pack(x: Tensor) -> SpikeTensor:
+def pack(x: Tensor, *, check: bool = True) -> SpikeTensor:
     """A tensor of zeros and ones as a :class:`SpikeTensor` of the same shape, layout and dtype, with gradient.
 
-    Raises ValueError if a value is neither 0 nor 1, TypeError for an integer or a complex dtype.
+    Args:
+        x: the tensor, of a floating dtype. TypeError is raised for others.
+        check: whether ValueError is raised if a value is neither 0 nor 1. On a GPU this waits for the device, and in
+            the capture of a CUDA graph, where nobody can wait, it raises RuntimeError. With False there is no look at
+            the values, and whatever is not 1 becomes 0.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -260,9 +264,9 @@ def pack(x: Tensor) -> SpikeTensor:
     if x.dtype not in DTYPES:
         raise TypeError(f"pack: expected a tensor of {', '.join(map(str, DTYPES))}, got {x.dtype}; convert it first")
     if not differentiated(x):
-        return pack_raw(x)
+        return pack_raw(x, check=check)
     function: Any = _TracedPack if torch.compiler.is_compiling() else _Pack
-    packed: SpikeTensor = function.apply(x)
+    packed: SpikeTensor = function.apply(x, check)
     return packed
 
 
@@ -280,9 +284,9 @@ def from_bits(bits: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Spike
     return SpikeTensor(bits, shape, tuple(reversed(strides)), dtype)
 
 
-def pack_raw(x: Tensor) -> SpikeTensor:
-    """What :func:`pack` does, without gradient."""
-    bits, strides = pack_bits(x)
+def pack_raw(x: Tensor, *, check: bool = False) -> SpikeTensor:
+    """What :func:`pack` does, without gradient; for values that are known to be 0 and 1, without a look at them."""
+    bits, strides = pack_bits(x, check=check)
     return SpikeTensor(bits, tuple(x.shape), strides, x.dtype)
 
 
@@ -300,30 +304,30 @@ class _TracedPack(torch.autograd.Function):
     """Packing with a backward derivative only, since Dynamo refuses Functions with derivatives of other kinds."""
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return pack_raw(x)
+    def forward(x: Tensor, check: bool) -> Tensor:
+        return pack_raw(x, check=check)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, bool], output: Tensor) -> None:
         """Saves nothing."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class _Pack(_TracedPack):
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return dense(grad) if isinstance(grad, SpikeTensor) else grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (dense(grad) if isinstance(grad, SpikeTensor) else grad), None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
         return tangent
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
-        return _Pack.apply(x), in_dims[0]  # type: ignore[no-untyped-call]
+    def vmap(info: Any, in_dims: tuple[int | None, None], x: Tensor, check: bool) -> tuple[Tensor, int | None]:
+        return _Pack.apply(x, check), in_dims[0]  # type: ignore[no-untyped-call]
 
 
 class _Unpack(torch.autograd.Function):

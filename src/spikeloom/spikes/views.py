@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import products
-from .bits import DTYPES, count_bits, fills_memory, n_bytes, unpack_bits
+from .bits import DTYPES, fills_memory, n_bytes, n_ones, unpack_bits
 from .handlers import handles
 from .tensor import SpikeTensor, dense, from_bits, pack_raw
 
@@ -114,14 +114,16 @@ def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
 def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
     if not s.has_bits:
         return NotImplemented
-    return torch.tensor(count_bits(s.bits), dtype=dtype or s.dtype, device=s.device)
+    return n_ones(s.bits).to(dtype or s.dtype)
 
 
 @handles(aten.mean.default)
 def _mean(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
     if s.numel() == 0 or not s.has_bits:
         return NotImplemented
-    return torch.tensor(count_bits(s.bits) / s.numel(), dtype=dtype or s.dtype, device=s.device)
+    dtype = dtype or s.dtype
+    exact = torch.float64 if s.is_cpu or dtype == torch.float64 else torch.float32
+    return (n_ones(s.bits).to(exact) / s.numel()).to(dtype)
 
 
 @handles(aten.equal.default)
