@@ -32,6 +32,7 @@ import spikeloom as sl
 
 sys.path.append(str(Path(__file__).parents[1]))
 import samples
+from recorder import recording
 
 T, B = 4, 2
 NEAR = 1e-4
@@ -171,6 +172,7 @@ class Runner:
         self.dtype = torch.float32
         self.stream: Any = None
         self.alone: dict[str, sl.Stream] = {}
+        self.fast: Any = None
         self.hooks: list[Any] = []
         self.taps: sl.core.Taps | None = None
         self.marked: sl.core.Taps | None = None
@@ -742,6 +744,29 @@ def backward(run: Runner) -> None:
     run.compare(step, gradients=True)
 
 
+def graphed(run: Runner) -> None:
+    """Calls that are recorded and replayed, by a stand-in for graphs of a GPU that lives on.
+
+    Bits are computed with by C on a CPU, which the stand-in does not record.
+    """
+    if run.net.spikes == "packed" or any(m.packed for m in run.modules(sl.Dynamics)):
+        return
+    if run.fast is None or run.fast.module is not run.net:
+        run.fast = sl.graphed(run.net, after=1)
+    x = run.x()
+
+    def step(net: sl.Network) -> Tensor:
+        if net is run.net:
+            run.fast(x)  # twice, so that what was recorded is replayed
+        y = run.fast(x) if net is run.net else net(x)
+        if y.requires_grad:
+            y.square().sum().backward()
+        return y
+
+    with recording(), torch.set_grad_enabled(run.random.choice([True, False])):
+        run.compare(step, gradients=torch.is_grad_enabled())
+
+
 def repeated(run: Runner) -> None:
     x = run.x()[0]
     with torch.no_grad():
@@ -841,7 +866,10 @@ def in_threads(run: Runner) -> None:
 
 CALLS: dict[str, Callable[[Runner], None]] = {
     f.__name__: f
-    for f in (sequence, inference, recorded, backward, repeated, ragged, split, streamed, alone, functional, in_threads)
+    for f in (
+        sequence, inference, recorded, backward, graphed, repeated, ragged, split, streamed, alone, functional,
+        in_threads,
+    )
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .call import Repeated, Result, Sequence, State, active, detach
+from .graphed import Graphed, graphed
 from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, static
@@ -31,6 +32,7 @@ __all__ = [
     "CaptureError",
     "Checkpoint",
     "Graph",
+    "Graphed",
     "Loop",
     "Network",
     "Node",
@@ -49,6 +51,7 @@ __all__ = [
     "check_state",
     "checkpoint",
     "detach",
+    "graphed",
     "prepare",
     "replace",
     "sequence_size",

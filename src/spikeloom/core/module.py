@@ -186,6 +186,14 @@ class TemporalModule(HasConstants):
         """Whether prepared steps of this kind of module may run in this thread now; streams ask before each step."""
         return True
 
+    def depends_on(self) -> Any:
+        """What a recorded run depends on besides tensors, attributes, methods, modes and modules inside, which are
+        compared for all modules; asked before each replay, which needs an equal answer.
+
+        Raises :class:`spikeloom.core.prepared.UnfitError` with the reason where a change could not be noticed.
+        """
+        return ()
+
     def check_causal(self, what: str) -> None:
         """Raises ValueError, with the part to blame, if the module is not causal and is to do ``what``."""
         check_causal(self, "", what)

@@ -1,6 +1,7 @@
 """How a neuron's steps are run: as a PyTorch loop, or by kernels generated from its equation."""
 
 from .backend import Backend, BackendError, backend, is_one_constant, may_prepare, plain_value, watching
+from .compiled import kernels_of
 from .dtypes import output_dtype, state_dtype
 from .gradient import warn_of_no_gradient
 from .loop import full_precision, scan_eager
@@ -20,6 +21,7 @@ __all__ = [
     "full_precision",
     "gives_spikes",
     "is_one_constant",
+    "kernels_of",
     "may_prepare",
     "one_step",
     "output_dtype",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._hooks import transformed as transformed
 from .._numbers import is_plain_float
+from ..core.captures import AMBIENT
 from ..core.recompute import KEEPERS
 
 Backend = Literal["auto", "eager", "c", "triton"]
@@ -120,6 +121,13 @@ def note(neuron: object, name: str, reason: str) -> None:
 def may_prepare() -> bool:
     """Whether kernels may run without being looked up, compared with the loop or told to anybody."""
     return not is_watched() and chosen() in ("auto", "c") and not debugging()
+
+
+def _ambient() -> Backend | None:
+    return None if is_watched() or debugging() else chosen()
+
+
+AMBIENT.append(_ambient)  # what was recorded ran with one backend, and tells nobody
 
 
 def _check(name: str, where: str) -> Backend:

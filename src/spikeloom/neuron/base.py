@@ -24,6 +24,7 @@ from ..kernel import (
     Request,
     gives_spikes,
     is_one_constant,
+    kernels_of,
     may_prepare,
     one_step,
     output_dtype,
@@ -239,6 +240,15 @@ class Dynamics(Declared, TemporalModule):
         return self.without_u if name == "u" else ""
 
     may_prepare = staticmethod(may_prepare)
+
+    def depends_on(self) -> Any:
+        """All that the equation may read, as its signature compares it."""
+        signature = self.signature()
+        if signature.refused:
+            raise UnfitError(signature.refused)
+        if signature.watched and isinstance(reason := kernels_of(self), str):  # its code may read what nobody sees
+            raise UnfitError(reason)
+        return signature, self.packed, self.is_binary
 
     def prepared(self, x: Any, *, previous: nn.Module | None = None, last: bool = True) -> Prepared | None:
         """The kernel of one step, which a batch norm before the neuron joins; None where no kernel would run."""

@@ -1,0 +1,377 @@
+"""captures: the recordings of one module's calls, one for each kind of call, and when each may be replayed.
+
+A kind of call is all that decides what runs besides the module itself: structure and plain values of the arguments;
+shape, strides, dtype, device and requires_grad of each tensor among them; gradient and inference mode, autocast, the
+default dtype, torch's settings of precision and determinism, the backend of neurons, which modules train and which
+parameters are learned. Another kind has another recording. What :class:`spikeloom.core.unchanged.Unchanged` compares
+holds for all kinds: where it has changed, all recordings go. Where somebody has to see the module run (hooks, taps,
+``explain``, a tracer), it runs.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .._hooks import transformed
+from .._numbers import is_plain_float
+from ..keys.code import is_plain
+from .call import active
+from .places import opened
+from .prepared import UnfitError
+from .replay import RECORDERS, Recorder, RecordError
+from .running import running
+from .unchanged import Unchanged
+
+AFTER = 3
+"""A kind of call is recorded at its third call: the two before it show that it comes often, and compile kernels."""
+LIMIT = 8
+"""Recordings of one module; the one that was not used for longest makes room for another."""
+_COUNTED = 64  # kinds whose calls are counted; all counts begin anew where there are more
+_PATIENCE = 8  # calls that pass after the module changed before it is looked at again; twice as many the next time
+_LONGEST = 1024
+
+AMBIENT: list[Callable[[], Any]] = []
+"""Each gives a part of the kind that is known elsewhere, or None where calls have to run."""
+
+_Made = TypeVar("_Made")
+
+
+class Arguments:
+    """The arguments of a call: its tensors, and what puts others in their places."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        leaves, self._spec = pytree.tree_flatten((args, kwargs))
+        self._kwargs = kwargs
+        self.tensors = [x for x in leaves if isinstance(x, Tensor)]
+        self.others = [x for x in leaves if not isinstance(x, Tensor)]
+        self._at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+        self._leaves = leaves
+
+    def refused(self) -> str:
+        """Why these arguments are in no recording."""
+        for x in self.tensors:
+            if type(x) not in (Tensor, nn.Parameter):
+                return f"an argument is a {type(x).__name__}, of which only plain tensors are recorded"
+            if x.layout is not torch.strided:
+                return f"an argument has the layout {x.layout}"
+        for x in self.others:
+            if not is_plain(x):
+                return f"an argument is a {type(x).__name__}; tensors and plain values are recorded"
+        return ""
+
+    def kind(self) -> tuple[Any, ...]:
+        """What of them decides what runs."""
+        plain = tuple([(type(x), x) for x in self.others])
+        return str(self._spec), plain, tuple([_described(x) for x in self.tensors])
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a keyword argument that is not None."""
+        return self._kwargs.get(name) is not None
+
+    def filled(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with these tensors in the places of their own."""
+        leaves = list(self._leaves)
+        for i, x in zip(self._at, tensors, strict=True):
+            leaves[i] = x
+        args, kwargs = pytree.tree_unflatten(leaves, self._spec)
+        return args, kwargs
+
+
+class Captures(Generic[_Made]):
+    """The recordings of one module.
+
+    Args:
+        make: records a call, with what records and what the module was; raises UnfitError with the reason against it.
+        after, limit: see ``AFTER`` and ``LIMIT``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        make: Callable[[Recorder, Unchanged, Arguments], _Made],
+        *,
+        after: int = AFTER,
+        limit: int = LIMIT,
+    ) -> None:
+        self._module, self._make, self._after, self._limit = module, make, after, limit
+        self._recorder: Recorder | None = None
+        self._unchanged: Unchanged | None = None
+        self._wait, self._patience, self._unfit = 0, _PATIENCE, ""
+        self._used = False
+        self.reason = ""
+        """Why :meth:`find` gave nothing the last time."""
+        self._suits: torch.device | None = None  # the device on which all of the module is
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets all recordings."""
+        self._made: OrderedDict[Any, _Made] = OrderedDict()
+        self._seen: dict[Any, int] = {}
+        self._refused: dict[Any, str] = {}
+        self._unchanged = None
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def find(self, given: Arguments, *, now: bool = False) -> _Made | None:
+        """The recording of such a call, which is made where it came often enough, or ``now``."""
+        self.reason = _has_to_run(given)
+        if self.reason or not self._is_known(now):
+            return None
+        unchanged = self._unchanged
+        assert unchanged is not None
+        self.reason = unchanged.has_hooks() or self._wrong_device(unchanged, given)
+        if self.reason:
+            return None
+        assert self._recorder is not None
+        kind = (given.kind(), _surroundings(self._recorder.device.type), unchanged.mode())
+        made = self._made.get(kind)
+        if made is not None:
+            self._made.move_to_end(kind)
+            self._used = True
+            return made
+        self.reason = self._refused.get(kind, "")
+        if self.reason or not (now or self._comes_often(kind)):
+            return None
+        return self._record(kind, self._recorder, unchanged, given)
+
+    def _is_known(self, now: bool) -> bool:
+        """Whether the module is as it was or, if not, was looked at anew."""
+        if self._unchanged is not None:
+            if self._unchanged.hold():
+                return True
+            self.clear()
+            self._unfit = "the module changed since the call before"
+            if self._used:
+                self._wait, self._patience, self._used = 0, _PATIENCE, False
+            else:
+                self._wait_for_a_while()
+        if self._wait > 0 and not now:
+            self._wait -= 1
+            self.reason = self._unfit
+            return False
+        try:
+            self._unchanged, self._suits = Unchanged(self._module), None
+        except UnfitError as reason:
+            self.reason = self._unfit = str(reason)
+            self._wait_for_a_while()
+            return False
+        return True
+
+    def _wait_for_a_while(self) -> None:
+        """A look at a module takes time, which is in vain where the module changes at every call."""
+        self._wait, self._patience = self._patience, min(2 * self._patience, _LONGEST)
+
+    def _comes_often(self, kind: Any) -> bool:
+        if len(self._seen) >= _COUNTED and kind not in self._seen:
+            self._seen.clear()
+        count = self._seen[kind] = self._seen.get(kind, 0) + 1
+        self.reason = f"call {count} of its kind; number {self._after} is recorded"
+        return count >= self._after
+
+    def _wrong_device(self, unchanged: Unchanged, given: Arguments) -> str:
+        """Why there is nothing to record with; finds what does."""
+        if not given.tensors:
+            return "no argument is a tensor"
+        device = given.tensors[0].device
+        if device.type not in RECORDERS:
+            return f"the input is on {device}; steps are recorded on {', '.join(RECORDERS)}"
+        for x in given.tensors:
+            if x.device != device:
+                return f"arguments are on {device} and on {x.device}"
+        if self._suits != device:
+            for path, tensor in unchanged.named_tensors():
+                if tensor.device != device and not is_plain_float(tensor):
+                    return f"{path} is on {tensor.device}, the input on {device}"
+            self._suits = device
+        if self._recorder is None or self._recorder.device != device:
+            self._made.clear()
+            self._recorder = RECORDERS[device.type](device)
+        return ""
+
+    def _record(self, kind: Any, recorder: Recorder, unchanged: Unchanged, given: Arguments) -> _Made | None:
+        while len(self._made) >= self._limit:
+            self._made.popitem(last=False)
+        undo = _Undo(recorder, unchanged)
+        try:
+            made = self._make(recorder, unchanged, given)
+            undo.check()
+        except (UnfitError, RecordError) as reason:
+            self.reason = self._refused[kind] = str(reason)
+            return None
+        finally:
+            undo.restore()
+        self._made[kind] = made
+        self.reason = ""
+        return made
+
+
+def rehearse(recorder: Recorder, unchanged: Unchanged, run: Callable[[], Any]) -> None:
+    """Runs what is to be recorded three times, the last time with a look at what cannot be.
+
+    Raises UnfitError, with the path of the module that ran.
+    """
+    for _ in range(2):
+        recorder.warm(run, checked=False)
+    with running(unchanged.modules[0]) as now:
+        where: list[str] = []
+
+        def watched() -> Any:
+            try:
+                return run()
+            except Exception:
+                at = now()
+                where.append(
+                    "in the backward pass" if at is None else f"{at[0] or 'the module'}: {type(at[1]).__name__}"
+                )
+                raise
+
+        try:
+            recorder.warm(watched, checked=True)
+        except RecordError as error:
+            raise UnfitError(f"{where[0] if where else 'the module'}: {error}") from error
+
+
+class _Undo:
+    """Puts back what rehearsals change: buffers, attributes and generators."""
+
+    def __init__(self, recorder: Recorder, unchanged: Unchanged) -> None:
+        self._recorder, self._unchanged = recorder, unchanged
+        self._tables = [
+            (t, dict(t)) for m in unchanged.modules for t in (vars(m), m._parameters, m._buffers, m._modules)
+        ]
+        parameters = {id(p) for p in unchanged.parameters}
+        with torch.no_grad():
+            self._values = [(t, t.clone()) for _, t in unchanged.named_tensors() if id(t) not in parameters]
+        self._versions = [(p, p._version) for p in unchanged.parameters if not p.is_inference()]
+        self._random, self._host = recorder.random_state(), _host_random(recorder)
+
+    def check(self) -> None:
+        """Raises UnfitError for what a replay would not do."""
+        if _host_random(self._recorder) != self._host:
+            raise UnfitError("the module draws random numbers on the host, which a replay would repeat")
+        if any(p._version != version for p, version in self._versions):
+            raise UnfitError("the module writes to a parameter when it runs")
+        what = self._unchanged.changed()
+        if what:
+            raise UnfitError(f"{what} changes whenever the module runs")
+
+    def restore(self) -> None:
+        """Everything as it was."""
+        if not self._unchanged.hold():
+            for table, then in self._tables:
+                if table.keys() != then.keys() or any(table[name] is not then[name] for name in then):
+                    table.clear()
+                    table.update(then)
+        with torch.no_grad():
+            for tensor, value in self._values:
+                tensor.copy_(value)
+        self._recorder.set_random_state(self._random)
+        _set_host_random(self._host)
+
+
+def _host_random(recorder: Recorder) -> tuple[Any, ...]:
+    """The states of the generators on the host, as far as they are no device's."""
+    numpy = sys.modules.get("numpy")
+    torch_state = None if recorder.device.type == "cpu" else torch.get_rng_state().numpy().tobytes()
+    drawn = None if numpy is None else _numpy_state(numpy)
+    return random.getstate(), drawn, torch_state
+
+
+def _numpy_state(numpy: Any) -> tuple[Any, ...]:
+    name, keys, *rest = numpy.random.get_state()
+    return (name, keys.tobytes(), *rest)
+
+
+def _set_host_random(state: tuple[Any, ...]) -> None:
+    python, drawn, torch_state = state
+    random.setstate(python)
+    if drawn is not None:
+        numpy = sys.modules["numpy"]
+        numpy.random.set_state((drawn[0], numpy.frombuffer(drawn[1], dtype=numpy.uint32), *drawn[2:]))
+    if torch_state is not None:
+        torch.set_rng_state(torch.frombuffer(bytearray(torch_state), dtype=torch.uint8))
+
+
+def without_cache(kind: str) -> AbstractContextManager[Any]:
+    """Autocast as it is, but with casts of weights that belong to the recording alone."""
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), cache_enabled=False)
+
+
+def without_autocast(kind: str) -> AbstractContextManager[Any]:
+    """No autocast, in which backward passes usually run."""
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+class Fixed:
+    """Memory that inputs of one kind are copied to."""
+
+    def __init__(self, x: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            self._base = _distinct(x.detach()).clone()
+            self.tensor = self._base.expand(x.shape) if self._base.shape != x.shape else self._base
+        self.tensor.requires_grad_(x.requires_grad)
+
+    def take(self, x: Tensor) -> None:
+        """Copies the values of an input."""
+        with torch.no_grad():
+            self._base.copy_(_distinct(x.detach()))
+
+
+def _distinct(x: Tensor) -> Tensor:
+    """One of the equal values along dimensions of stride 0."""
+    for d, stride in enumerate(x.stride()):
+        if stride == 0 and x.shape[d] > 1:
+            x = x.narrow(d, 0, 1)
+    return x
+
+
+def _described(x: Tensor) -> tuple[Any, ...]:
+    strides = tuple([s if n > 1 else 0 for s, n in zip(x.stride(), x.shape, strict=True)])
+    return x.shape, strides, x.dtype, x.device, x.requires_grad
+
+
+def _has_to_run(given: Arguments) -> str:
+    """Why a call runs whatever was recorded."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or transformed():
+        return "something traces or transforms the call"
+    if active() is not None:
+        return "it is part of another network's call"
+    if opened():
+        return "taps look on"
+    if torch.is_anomaly_enabled():
+        return "anomaly detection looks on"
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        return "it is part of a graph that is being captured"
+    if any(ask() is None for ask in AMBIENT):
+        return "explain() or SPIKELOOM_DEBUG looks on"
+    return given.refused()
+
+
+def _surroundings(kind: str) -> tuple[Any, ...]:
+    """The modes and settings in which a call runs."""
+    autocast = [
+        (k, torch.get_autocast_dtype(k)) for k in (kind, "cpu") if torch.is_autocast_enabled(k)
+    ]  # asked of kinds that have it, as those do on which anything is recorded
+    cudnn: Any = torch.backends.cudnn
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        tuple(autocast),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.conv.fp32_precision),
+        torch.backends.cuda.matmul.fp32_precision,
+        tuple([ask() for ask in AMBIENT]),
+    )

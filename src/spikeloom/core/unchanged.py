@@ -1,0 +1,169 @@
+"""unchanged: whether a module is still the one whose computation was recorded, apart from the values of its tensors."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+from operator import is_, itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._hooks import has_hooks
+from .._numbers import is_plain_float
+from ..keys.code import Unseen, is_fixed_class, is_plain
+from .mentions import Mentions, content
+from .module import TemporalModule
+from .places import named
+from .prepared import UnfitError
+from .watch import METHODS, Methods, all_inside
+
+_MACHINERY = frozenset(vars(nn.Module())) | {"_structure"}
+
+
+class Unchanged:
+    """A module and all modules inside it, as they were.
+
+    What was recorded reads tensors where they lie, so that values may change in any way: by optimisers, in place,
+    through ``.data``. Compared are the tensors themselves and their addresses, the numbers on the host by value, the
+    modules inside, classes, methods, attributes (with what containers and objects in those of somebody's own hold),
+    what temporal modules depend on besides, and what somebody's own code names outside of itself. Modes and which
+    parameters are learned come with :meth:`mode`, hooks with :meth:`has_hooks`.
+
+    Raises UnfitError, with the path, where a change could not be noticed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self.modules = module, all_inside(module)
+        self.paths = named(module)
+        self._kinds = list(map(type, self.modules))
+        self._children = [(m._modules, list(m._modules.values())) for m in self.modules if m._modules]
+        tables = [table for m in self.modules for table in (m._parameters, m._buffers)]
+        self._tensors = [(table, name, t, *_place(t)) for table in tables for name, t in table.items()]
+        self._sizes = [(table, len(table)) for table in tables]
+        self.tensors = list({id(t): t for _, _, t, *_ in self._tensors if t is not None}.values())
+        """All parameters and buffers, each once."""
+        self._floats = [t for t in self.tensors if is_plain_float(t)]
+        self._values = self._now()
+        self.parameters = [t for t in self.tensors if isinstance(t, nn.Parameter)]
+        self._methods = [Methods(kind) for kind in {*self._kinds}]
+        self._attributes = [_Attributes(m) for m in self.modules]
+        try:
+            self._mentions = Mentions({kind for kind in self._kinds if not is_fixed_class(kind)})
+        except Unseen as doubt:
+            raise UnfitError(f"code of its modules {doubt}") from None
+        self._temporal = [m for m in self.modules if isinstance(m, TemporalModule)]
+        self._depends = self._others()
+
+    def hold(self) -> bool:
+        """Whether all is still as it was."""
+        for table, name, tensor, address, shape in self._tensors:
+            now = table.get(name)
+            if now is not tensor or (now is not None and (now.data_ptr() != address or now.shape != shape)):
+                return False
+        try:
+            return (
+                self._now() == self._values
+                and list(map(type, self.modules)) == self._kinds
+                and all(list(now.values()) == then for now, then in self._children)
+                and all(len(table) == size for table, size in self._sizes)
+                and all(methods.same() for methods in self._methods)
+                and all(attributes.hold() for attributes in self._attributes)
+                and self._mentions.hold()
+                and self._others() == self._depends
+            )
+        except UnfitError:
+            return False
+
+    def changed(self) -> str:
+        """What is no longer as it was, as far as that has a name."""
+        for attributes in self._attributes:
+            if not attributes.hold():
+                where = self.paths[attributes.module] or "the module"
+                return f"{where}: {attributes.changed()!r} of {type(attributes.module).__name__}"
+        return "" if self.hold() else "a tensor, a number, a module inside or code that they name"
+
+    def named_tensors(self) -> list[tuple[str, Tensor]]:
+        """All parameters and buffers, and other attributes that are tensors, with their paths."""
+        found: dict[int, tuple[str, Tensor]] = {}
+        for m in self.modules:
+            for table in (m._parameters, m._buffers, vars(m)):
+                for name, value in table.items():
+                    if isinstance(value, Tensor):
+                        found.setdefault(id(value), (f"{self.paths[m]}.{name}".lstrip("."), value))
+        return list(found.values())
+
+    def mode(self) -> tuple[Any, ...]:
+        """Which modules train and which parameters are learned."""
+        return tuple([m.training for m in self.modules]), tuple([p.requires_grad for p in self.parameters])
+
+    def has_hooks(self) -> str:
+        """Which module has hooks or methods of its own that have to run at each call; an empty string for none."""
+        for m in self.modules:
+            if has_hooks(m) or not vars(m).keys().isdisjoint(METHODS):
+                return f"{self.paths[m] or type(m).__name__}: {type(m).__name__} has a hook or a method of its own"
+        return ""
+
+    def _now(self) -> bytes:
+        return struct.pack(f"{len(self._floats)}d", *[n.item() for n in self._floats])
+
+    def _others(self) -> list[Any]:
+        found = []
+        for m in self._temporal:
+            try:
+                found.append(m.depends_on())
+            except UnfitError as reason:
+                raise UnfitError(f"{self.paths[m] or type(m).__name__}: {reason}") from None
+        return found
+
+
+class _Attributes:
+    """The attributes of one module that its code may read: plain values by value, others by what they hold."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self._own = module, vars(module)
+        self._names = frozenset(_names(module))
+        plain = [name for name in sorted(self._names) if is_plain(self._own[name])]
+        self._read = itemgetter(*plain) if len(plain) > 1 else functools.partial(_few, plain)
+        self._plain, self._then = plain, self._read(self._own)
+        self._others = [(n, content(self._own[n])) for n in sorted(self._names.difference(plain))]
+        self._size = len(self._own)
+
+    def hold(self) -> bool:
+        """Whether they are what they were."""
+        own = self._own
+        if len(own) != self._size and frozenset(_names(self.module)) != self._names:
+            return False
+        if not all(name in own for name in self._plain):
+            return False
+        now = self._read(own)
+        if not (all(map(is_, now, self._then)) or list(map(content, now)) == list(map(content, self._then))):
+            return False
+        return all(name in own and content(own[name]) == then for name, then in self._others)
+
+    def changed(self) -> str:
+        """The name of one that is not."""
+        own, names = self._own, frozenset(_names(self.module))
+        there = dict(zip(self._plain, self._then, strict=True))
+        changed = {n for n, then in there.items() if n not in own or content(own[n]) != content(then)}
+        changed |= {n for n, then in self._others if n not in own or content(own[n]) != then}
+        return min(changed | (names ^ self._names), default="")
+
+
+def _names(module: nn.Module) -> Iterator[str]:
+    """Those of classes of torch and of this package that are public, and all those of somebody's own class.
+
+    What an equation reads is for its signature to compare.
+    """
+    fixed = is_fixed_class(type(module)) or hasattr(type(module), "dynamics")
+    return (n for n in vars(module) if n not in _MACHINERY and not (fixed and n[0] == "_"))
+
+
+def _few(names: list[str], space: Any) -> tuple[Any, ...]:
+    return tuple(space[n] for n in names)
+
+
+def _place(tensor: Tensor | None) -> tuple[int, torch.Size]:
+    return (0, torch.Size()) if tensor is None else (tensor.data_ptr(), tensor.shape)
