@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _peers
+from ._tracing import known_while_tracing
 from .keys.signature import Signature
 
 Number = float | Tensor | nn.Parameter
@@ -68,17 +69,29 @@ class Declared(nn.Module):
     def bind_to(self, numbers: dict[str, Tensor]) -> Self:
         """A read-only view of this module with the given tensors as the numbers of :meth:`all_names`."""
         view = object.__new__(type(self))
-        for name, value in self.__dict__.items():
-            if name[0] == "_" or not isinstance(value, Tensor):  # equations may read no other tensor
-                view.__dict__[name] = value
+        for name in self._attributes_read(id(self), self._changes):
+            view.__dict__[name] = self.__dict__[name]
         view.__dict__["_parameters"] = view.__dict__["_buffers"] = {}  # only declared numbers can be read
-        view.__dict__.update((name, number) for name, number in numbers.items() if "." not in name)
+        for name, number in numbers.items():
+            if "." not in name:
+                view.__dict__[name] = number
         for child, part in self._parts_of_its_own():
             prefix = f"{child}."
             inner = {name.removeprefix(prefix): n for name, n in numbers.items() if name.startswith(prefix)}
             view.__dict__[child] = part.bind_to(inner)
+        view.__dict__["_signature"] = None
         view.__dict__["_bound"] = True
         return view
+
+    @known_while_tracing
+    def _attributes_read(self, who: int, changes: int) -> list[str]:
+        """Names of the attributes that equations may read, besides numbers.
+
+        The arguments are there for Dynamo's guards on them; before PyTorch 2.12 it cannot go through ``__dict__``.
+        """
+        found = [name for name, value in self.__dict__.items() if name[0] == "_" or not isinstance(value, Tensor)]
+        found.remove("_signature")  # which belongs to the module itself
+        return found
 
     def own_numbers(self) -> list[Tensor]:
         """The numbers that this module itself declares, without those of its parts."""

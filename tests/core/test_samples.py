@@ -112,7 +112,7 @@ _CRITERIA = """BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntrop
     HuberLoss KLDivLoss L1Loss MSELoss MarginRankingLoss MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss
     NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss SoftMarginLoss TripletMarginLoss TripletMarginWithDistanceLoss
     LinearCrossEntropyLoss AdaptiveLogSoftmaxWithLoss"""
-CRITERIA = _CRITERIA.split()
+CRITERIA = [name for name in _CRITERIA.split() if hasattr(nn, name)]  # some came after the oldest PyTorch
 # These hold other modules, run none, or are tried below.
 _CONTAINERS = """Container Module ModuleDict ModuleList ParameterDict ParameterList RNNBase RNNCellBase Sequential
     DataParallel MaxUnpool1d MaxUnpool2d MaxUnpool3d"""

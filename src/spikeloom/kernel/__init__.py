@@ -7,6 +7,7 @@ from .gradient import warn_of_no_gradient
 from .loop import full_precision, scan_eager
 from .norm import KINDS as FUSED_NORMS
 from .norm import Norm
+from .op import program_text
 from .request import Found, Request
 from .scan import gives_spikes, one_step, prepared_step, scan, source
 
@@ -27,6 +28,7 @@ __all__ = [
     "output_dtype",
     "plain_value",
     "prepared_step",
+    "program_text",
     "scan",
     "scan_eager",
     "source",

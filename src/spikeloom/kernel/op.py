@@ -28,13 +28,11 @@ from .target import Operands, Target
 from .targets import TARGETS, target_for
 
 
-def program_text(
-    neuron: Any, changes: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str, u: bool
-) -> str:
+def program_text(neuron: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str, *, u: bool) -> str:
     """The program that Dynamo writes into a graph as an operator, or an empty string where it has to unroll the loop.
 
-    ``changes`` is there for the guards on it: another option or mode may be another program. ``repeated`` says which
-    inputs are one step and ``record`` which states to record; both are part of the text. ``u``: see Request.
+    ``repeated`` says which inputs are one step and ``record`` which states to record; both are part of the text. ``u``:
+    see Request.
     """
     if chosen() == "eager" or torch._C._functorch.maybe_current_level() is not None:
         return ""
@@ -47,10 +45,6 @@ def program_text(
         return ""
     define()
     return json.dumps([store.dumps(kernels.program), list(repeated), list(record), target.name])
-
-
-# What torch.compiler.assume_constant_result sets; calling that would import a second's worth of torch.
-program_text._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @functools.cache

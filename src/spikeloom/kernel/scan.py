@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._tracing import exporting
 from ..core.recording import without_gradient
 from ..native.build import BuildError
 from . import compiled, launch, op
@@ -42,16 +43,16 @@ def scan(neuron: Any, request: Request) -> Found:
         if found is not None:
             return (*found[:2], tuple([without_gradient(r, _why_no_gradient(neuron)) for r in found[2]]))
     request = _normalised(request)
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not exporting():
         changes = sum(part._changes for _, part in neuron.parts())
         modes = tuple(part.training for _, part in neuron.parts())
-        device = request.device.type
-        text = op.program_text(neuron, (changes, modes), request.repeated, request.record, device, request.u)
+        read = id(neuron), changes, modes
+        text = neuron._program_text(read, request.repeated, request.record, request.device.type, request.u)
         if text and request.tensors[0].numel():
             return op.run(text, neuron.all_numbers(request.step, request.dtype), request)
     bound = neuron.bind(request.step, request.dtype)
     with full_precision(request.device):
-        if torch.compiler.is_exporting() and request.lengths is None and not request.record:
+        if exporting() and request.lengths is None and not request.record:
             return scan_exported(bound, request)
         return scan_eager(bound, request)
 

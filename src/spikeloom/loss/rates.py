@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from .. import _peers
@@ -90,9 +91,9 @@ def rate_bounds(
         raise ValueError(f"{who}: over must be neurons or population, got {over!r}")
     outside = rates.new_zeros(())
     if lower is not None:
-        outside = outside + (lower - rates).clamp(min=0) ** power
+        outside = outside + torch.relu(lower - rates) ** power
     if upper is not None:
-        outside = outside + (rates - upper).clamp(min=0) ** power
+        outside = outside + torch.relu(rates - upper) ** power
     return _reduced(outside.mean(1), reduction, who)
 
 

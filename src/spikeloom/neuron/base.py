@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
 from .._peers import of_reset
+from .._tracing import exporting, known_while_tracing
 from ..core import Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
 from ..core.recording import plain_tensor
 from ..kernel import (
@@ -30,6 +31,7 @@ from ..kernel import (
     output_dtype,
     plain_value,
     prepared_step,
+    program_text,
     scan,
     state_dtype,
     warn_of_no_gradient,
@@ -192,11 +194,22 @@ class Dynamics(Declared, TemporalModule):
         call = active()
         packs = self._packed or (call is not None and call.packed and self.is_binary and self.surrogate.spiking)
         if packs and torch.compiler.is_compiling():
-            return call is not None and call.traced and not torch.compiler.is_exporting() and is_whole()
+            return call is not None and call.traced and not exporting() and is_whole()
         return packs
 
     def _scan(self, request: Request) -> Found:
         return scan(self, request)
+
+    @known_while_tracing
+    def _program_text(
+        self, read: Any, repeated: tuple[bool, ...], record: tuple[int, ...], device: str, u: bool
+    ) -> str:
+        """:func:`spikeloom.kernel.program_text`, while Dynamo traces; a method, since only methods of a module may be
+        called then before PyTorch 2.12.
+
+        ``read`` is there for the guards on it: another neuron, option or mode may be another program.
+        """
+        return program_text(self, repeated, record, device, u=u)
 
     def step(self, *x_t: Tensor, state: State = None) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of ``[B, *]``: ``(spikes, state)``."""

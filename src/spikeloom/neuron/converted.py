@@ -237,7 +237,7 @@ class FewSpike(Neuron):
         return torch.stack(self._run(x)[1])
 
     def _run(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        v = x if self.clamp is None else x.clamp(*self.clamp)
+        v = x if self.clamp is None else _clamped(x, *self.clamp)
         sign = torch.sign(v).detach()
         v = v.abs() if self.signed else v
         gated, y, spikes = v, torch.zeros_like(v), []
@@ -261,3 +261,8 @@ class FewSpike(Neuron):
         options = {"signed": self.signed or None, "clamp": self.clamp, "gates": self.gates or None}
         shown = "".join(f", {name}={value}" for name, value in options.items() if value is not None)
         return f"K={self.K}, tables={len(self.gates) + 1}{shown}, surrogate={self.surrogate!r}"
+
+
+def _clamped(x: Tensor, low: float, high: float) -> Tensor:
+    """``clamp(x, low, high)``, whose gradient is 1 at the bounds; torch's own depends on the release."""
+    return torch.where((x >= low) & (x <= high), x, x.detach().clamp(low, high))

@@ -97,7 +97,8 @@ class _ByRate(TemporalModule):
         total = trailing(weights.sum(0), x.ndim - 1)
         rate = (trailing(weights, x.ndim) * wide).sum(0) / total / leak
         most = torch.maximum(self.neuron.v_threshold, self.neuron.least) / self.dt
-        return torch.minimum(rate.clamp(min=0.0), most.to(rate.dtype))
+        rate = torch.where(rate < 0, torch.zeros_like(rate), rate)  # the gradient of clamp at 0 depends on the release
+        return torch.minimum(rate, most.to(rate.dtype))
 
     def extra_repr(self) -> str:
         return "" if math.isinf(self.tau) else f"tau={self.tau}, dt={self.dt}"

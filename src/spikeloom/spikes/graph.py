@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from .._tracing import known_while_tracing as known_while_tracing
+
 _Function = Callable[..., Any]
 _declared: list[tuple[str, str, _Function, _Function]] = []
 
@@ -20,15 +22,6 @@ def in_graphs(name: str, schema: str, *, fake: _Function) -> Callable[[_Function
         return function
 
     return declare
-
-
-def known_while_tracing(function: Callable[[], bool]) -> Callable[[], bool]:
-    """Lets Dynamo call a function while it traces, in place of tracing it.
-
-    This sets what ``torch.compiler.assume_constant_result`` sets, which would import a second's worth of torch.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @known_while_tracing

@@ -1,4 +1,7 @@
-"""Surrogates whose derivative has corners or steps. Notation: u = v - v_threshold, a = scale."""
+"""Surrogates whose derivative has corners or steps. Notation: u = v - v_threshold, a = scale.
+
+Primitives choose their pieces by ``where``: torch's own gradient of ``clamp`` at its bounds depends on the release.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,8 @@ class Rect(Surrogate):
         return torch.where((scale * u).abs() < 0.5, scale + torch.zeros_like(u), torch.zeros_like(u))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return (scale * u + 0.5).clamp(0.0, 1.0)
+        z = scale * u
+        return torch.where(z.abs() < 0.5, z + 0.5, (z.detach() + 0.5).clamp(0.0, 1.0))
 
 
 class PiecewiseLeakyReLU(Surrogate):
@@ -81,7 +85,7 @@ class PiecewiseLeakyReLU(Surrogate):
         return torch.where((scale * u).abs() <= 1, 0.5 * scale + torch.zeros_like(u), outside)
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        within = u.clamp(min=-1 / scale).clamp(max=1 / scale)
+        within = torch.where((scale * u).abs() <= 1, u, torch.sign(u) / scale)
         return 0.5 * scale * within + 0.5 + self.leak * (u - within)
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
@@ -183,8 +187,8 @@ class LogTailedReLU(Surrogate):
         return torch.where(u > 0, 1 / u.clamp(min=1.0), scale + torch.zeros_like(u))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        high = u.clamp(min=1.0)
-        return torch.where(u > 0, u.clamp(max=1.0) + torch.log(high), scale * u)
+        above = torch.where(u <= 1, u, 1 + torch.log(u.clamp(min=1.0)))
+        return torch.where(u > 0, above, scale * u)
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
         return u.clamp(max=0.0)
@@ -204,7 +208,7 @@ class FakeNumericalGradient(Surrogate):
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
         z = scale * u
-        return z.clamp(-1.0, 1.0) + torch.sign(u) * torch.log(z.abs().clamp(min=1.0))
+        return torch.where(z.abs() <= 1, z, torch.sign(u) * (1 + torch.log(z.abs().clamp(min=1.0))))
 
 
 class SparseFastSigmoid(Surrogate):
@@ -225,7 +229,7 @@ class SparseFastSigmoid(Surrogate):
         return torch.where(u.abs() < self.width, slope, torch.zeros_like(slope))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        u = u.clamp(-self.width, self.width)
+        u = torch.where(u.abs() < self.width, u, u.detach().clamp(-self.width, self.width))
         return u / (1 + scale * u.abs())
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:

@@ -281,7 +281,8 @@ class Dspike(Surrogate):
         return torch.where(u.abs() <= 0.5, slope, torch.zeros_like(slope))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return 0.5 + torch.tanh(scale * u.clamp(-0.5, 0.5)) / (2 * torch.tanh(0.5 * scale))
+        u = torch.where(u.abs() <= 0.5, u, u.detach().clamp(-0.5, 0.5))  # closed, as torch's clamp is in some releases
+        return 0.5 + torch.tanh(scale * u) / (2 * torch.tanh(0.5 * scale))
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
         inner, whole = torch.tanh(scale * u), torch.tanh(0.5 * scale)
