@@ -153,7 +153,9 @@ def compile_norm(device: str, dtype: torch.dtype = torch.float16) -> dict[str, d
          {**finished, "AVERAGE": False, "x": None, "sums": None, "count": None}, 4),
         ("slopes", triton_norm.slopes, {"ROWS": 64, "WIDTH": 4, "COLUMNS": False, "S": S}, 4),
         ("slopes, channels last", triton_norm.slopes, per_column, 8),
-        ("correct", triton_norm.correct, {**one, "DENSE": True}, 4),
+        ("correct", triton_norm.correct, {**one, "COLUMNS": False, "DENSE": True}, 4),
+        ("correct, channels last", triton_norm.correct,
+         {"ROWS": 8, "WIDTH": 128, "S": S, "COLUMNS": True, "DENSE": True}, 4),
     ):  # fmt: skip
         rows[name] = _written(run, kinds, options, device, warps)
     return rows

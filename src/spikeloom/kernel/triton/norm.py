@@ -45,14 +45,14 @@ def statistics(
     of ROWS and WIDTH: lanes sum them in S, then all lanes join a double. Behind the sums stands what the count of
     batches will be: ``finish`` writes it, and none of its programs may read what another one writes.
     """
-    part = tl.program_id(0)
+    part = tl.program_id(1)
     if COLUMNS:
-        column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+        column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
         about = finite(tl.load(x + column, mask=column < C, other=0.0).to(S))[None, :]
         across = 1
         width = C
     else:
-        channel = tl.program_id(1)
+        channel = tl.program_id(0)
         about = finite(tl.load(x + channel * inner).to(S))
         across = (inner + WIDTH - 1) // WIDTH
         width = C * inner
@@ -80,8 +80,8 @@ def statistics(
         tl.store(sums + part * 2 * C + channel, tl.sum(total, 0))
         tl.store(sums + (part * 2 + 1) * C + channel, tl.sum(square, 0))
     if count is not None:
-        once = (part == 0) & (tl.program_id(1) == 0)
-        tl.store(sums + tl.num_programs(0) * 2 * C, tl.load(count).to(tl.float64) + 1.0, mask=once)
+        once = (part == 0) & (tl.program_id(0) == 0)
+        tl.store(sums + tl.num_programs(1) * 2 * C, tl.load(count).to(tl.float64) + 1.0, mask=once)
 
 
 @triton.jit(do_not_specialize=["C", "inner", "parts", "n", "eps", "factor"])
@@ -193,17 +193,31 @@ def slopes(
 
 @triton.jit(do_not_specialize=["rows", "outer"])
 def correct(
-    x, gx, slope, offset, rows, outer, stride, width, inner,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, DENSE: tl.constexpr, S: tl.constexpr,
+    x, gx, slope, offset, rows, outer, stride, C, inner,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, DENSE: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
-    """gx += slope x + offset."""
-    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    there = (r < rows)[:, None] & (column < width)[None, :]
-    a = tl.load(slope + column // inner, mask=column < width, other=0.0)[None, :]
-    b = tl.load(offset + column // inner, mask=column < width, other=0.0)[None, :]
-    place = start_of(r, outer, stride, width, DENSE)[:, None] + column[None, :]
-    value = tl.load(x + place, mask=there, other=0.0).to(S)
-    to = gx + r.to(tl.int64)[:, None] * width + column[None, :]
+    """gx += slope x + offset, in tiles as those of the statistics; gx is dense."""
+    if COLUMNS:
+        across = (C + WIDTH - 1) // WIDTH
+        tile = tl.program_id(0) // across
+        i = tl.program_id(0) % across * WIDTH + tl.arange(0, WIDTH)
+        columns = i < C
+        a = tl.load(slope + i, mask=columns, other=0.0)[None, :]
+        b = tl.load(offset + i, mask=columns, other=0.0)[None, :]
+        width = C
+    else:
+        across = (inner + WIDTH - 1) // WIDTH
+        channel = tl.program_id(0) % C
+        tile = tl.program_id(0) // C // across
+        i = tl.program_id(0) // C % across * WIDTH + tl.arange(0, WIDTH)
+        columns = i < inner
+        i += channel * inner
+        a = tl.load(slope + channel)
+        b = tl.load(offset + channel)
+        width = C * inner
+    r = tile * ROWS + tl.arange(0, ROWS)
+    there = (r < rows)[:, None] & columns[None, :]
+    value = tl.load(x + start_of(r, outer, stride, width, DENSE)[:, None] + i[None, :], mask=there, other=0.0).to(S)
+    to = gx + r.to(tl.int64)[:, None] * width + i[None, :]
     new = tl.load(to, mask=there, other=0.0).to(S) + (a * value + b)
     tl.store(to, new.to(gx.dtype.element_ty), mask=there)

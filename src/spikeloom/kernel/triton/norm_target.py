@@ -20,6 +20,7 @@ from ..norm import Geometry, Moments, Norm, moved
 from .launcher import launcher
 
 _LANE = 32  # values that one lane of a tile sums in float32 before they join a double: more would lose digits
+_MOST = 65535  # parts, of which each is a row of programs
 _PROGRAMS = 4096  # of the statistics where a row has many values of each channel, if there is work for so many
 _PARTS = 256  # parts of the rows where it has one
 _TILE = 1024  # values of a tile of x where a row has many of each channel, 8 for each thread of 4 warps
@@ -51,9 +52,10 @@ class NormByTriton:
         height = min((_COLUMNS if per_column else _TILE) // width, _power_of_two(rows))
         tiles = -(-rows // height) * (1 if per_column else -(-g.inner // width))
         per_part = min(_LANE, -(-tiles // (_PARTS if per_column else -(-_PROGRAMS // g.C))))
+        per_part = max(per_part, -(-tiles // _MOST))
         parts = -(-tiles // per_part)
         sums = torch.empty(parts * 2 * g.C + 1, dtype=torch.float64, device=x.device)
-        grid = (parts, -(-g.C // width) if per_column else g.C)
+        grid = (-(-g.C // width) if per_column else g.C, parts)
         integers = [rows, per_part, g.outer, g.stride, g.C, g.inner]
         shape = dict(ROWS=height, WIDTH=width, COLUMNS=per_column, DENSE=g.dense, S=_compute(x.dtype))
         warps = 8 if height * width > _TILE else 4
@@ -110,12 +112,13 @@ class NormByTriton:
         return g_weight, g_bias, slope, offset
 
     def correct(self, geometry: Geometry, x: Tensor, gx: Tensor, slope: Tensor, offset: Tensor) -> None:
-        g = geometry
-        rows, all_columns = g.T * g.outer, g.C * g.inner
-        width = min(_TILE, _power_of_two(all_columns))
-        grid = (-(-rows // (_TILE // width)), -(-all_columns // width))
-        shape = dict(ROWS=_TILE // width, WIDTH=width, DENSE=g.dense, S=_compute(x.dtype))
-        integers = [rows, g.outer, g.stride, all_columns, g.inner]
+        g, rows, per_column = geometry, geometry.T * geometry.outer, geometry.inner == 1
+        width = min(_power_of_two(g.C if per_column else g.inner), _WIDEST if per_column else _TILE)
+        height = min(_TILE // width, _power_of_two(rows))
+        across = -(-(g.C if per_column else g.inner) // width)
+        grid = (-(-rows // height) * across * (1 if per_column else g.C),)
+        shape = dict(ROWS=height, WIDTH=width, COLUMNS=per_column, DENSE=g.dense, S=_compute(x.dtype))
+        integers = [rows, g.outer, g.stride, g.C, g.inner]
         launcher(_code().correct, grid, integers, x.device, **shape)([x, gx, slope, offset])
 
 
