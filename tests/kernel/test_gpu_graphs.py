@@ -186,3 +186,28 @@ def test_memory_of_graphs_is_that_of_one_step():
     fast.capture(torch.randn(16, 64, 2, 8, 8, device="cuda"))
     assert len(fast) == 2
     assert torch.cuda.memory_reserved() - first <= 8 << 20
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("spikes", ["dense", "packed"])
+def test_a_stream_is_the_network_bit_by_bit(mode, spikes):
+    net = network(spikes=spikes).eval()
+    x = torch.randn(20, *X[1:], device="cuda")
+    captured, plain = net.stream(), None
+    with mode():
+        for t, x_t in enumerate(x):
+            y = captured(x_t)
+            z, plain = net.step(x_t, state=plain)
+            assert captured.prepared is (t >= 3)
+            assert torch.equal(y, z)
+        state = captured.state
+        for path, values in plain.items():
+            assert all(torch.equal(v, state[path][name]) for name, v in values.items())
+        captured.reset()
+        first = torch.stack([captured(x_t) for x_t in x])
+        assert captured.prepared
+        captured.reset()
+        assert torch.equal(torch.stack([captured(x_t) for x_t in x]), first)
+        net.body[2].v_threshold = 0.7
+        y, _ = net.step(x[0], state=captured.state)
+        assert torch.equal(captured(x[0]), y)

@@ -49,8 +49,12 @@ class Arguments:
     """The arguments of a call: its tensors, and what puts others in their places."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        leaves, self._spec = pytree.tree_flatten((args, kwargs))
         self._kwargs = kwargs
+        self._alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+        if self._alone:  # as nearly always
+            self.tensors, self.others = [args[0]], []
+            return
+        leaves, self._spec = pytree.tree_flatten((args, kwargs))
         self.tensors = [x for x in leaves if isinstance(x, Tensor)]
         self.others = [x for x in leaves if not isinstance(x, Tensor)]
         self._at = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
@@ -70,6 +74,8 @@ class Arguments:
 
     def kind(self) -> tuple[Any, ...]:
         """What of them decides what runs."""
+        if self._alone:
+            return _described(self.tensors[0])
         plain = tuple([(type(x), x) for x in self.others])
         return str(self._spec), plain, tuple([_described(x) for x in self.tensors])
 
@@ -79,6 +85,8 @@ class Arguments:
 
     def filled(self, tensors: list[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with these tensors in the places of their own."""
+        if self._alone:
+            return (tensors[0],), {}
         leaves = list(self._leaves)
         for i, x in zip(self._at, tensors, strict=True):
             leaves[i] = x
@@ -122,8 +130,11 @@ class Captures(Generic[_Made]):
     def __len__(self) -> int:
         return len(self._made)
 
-    def find(self, given: Arguments, *, now: bool = False) -> _Made | None:
-        """The recording of such a call, which is made where it came often enough, or ``now``."""
+    def find(self, given: Arguments, *, now: bool = False, extra: Any = None) -> _Made | None:
+        """The recording of such a call, which is made where it came often enough, or ``now``.
+
+        ``extra``: what else decides on the kind.
+        """
         self.reason = _has_to_run(given)
         if self.reason or not self._is_known(now):
             return None
@@ -133,7 +144,7 @@ class Captures(Generic[_Made]):
         if self.reason:
             return None
         assert self._recorder is not None
-        kind = (given.kind(), _surroundings(self._recorder.device.type), unchanged.mode())
+        kind = (given.kind(), extra, _surroundings(self._recorder.device.type), unchanged.mode())
         made = self._made.get(kind)
         if made is not None:
             self._made.move_to_end(kind)
@@ -300,6 +311,13 @@ def _set_host_random(state: tuple[Any, ...]) -> None:
         numpy.random.set_state((drawn[0], numpy.frombuffer(drawn[1], dtype=numpy.uint32), *drawn[2:]))
     if torch_state is not None:
         torch.set_rng_state(torch.frombuffer(bytearray(torch_state), dtype=torch.uint8))
+
+
+def check_outputs(leaves: list[Any]) -> None:
+    """Raises UnfitError for what is neither a plain tensor nor a plain value."""
+    for y in leaves:
+        if not (type(y) in (Tensor, nn.Parameter) or is_plain(y)):
+            raise UnfitError(f"an output is a {type(y).__name__}; tensors and plain values are recorded")
 
 
 def without_cache(kind: str) -> AbstractContextManager[Any]:

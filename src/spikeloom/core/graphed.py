@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from ..keys.code import is_plain
-from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, rehearse, without_autocast, without_cache
+from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, check_outputs, rehearse, without_autocast, without_cache
 from .prepared import UnfitError
 from .replay import Recorder
 from .unchanged import Unchanged
@@ -124,7 +123,7 @@ class _Recorded:
 
         rehearse(recorder, unchanged, both)
         leaves, self._forward = recorder.record(forward)
-        _check_outputs(leaves)
+        check_outputs(leaves)
         outputs = _differentiable(leaves)
         self._backward: Callable[[], None] | None = None
         self._upstream = [torch.ones_like(y, requires_grad=False) for y in outputs]
@@ -246,12 +245,6 @@ def _again(module: nn.Module, options: dict[str, int]) -> Graphed:
 
 def _differentiable(leaves: list[Any]) -> list[Tensor]:
     return [y for y in leaves if isinstance(y, Tensor) and y.requires_grad]
-
-
-def _check_outputs(leaves: list[Any]) -> None:
-    for y in leaves:
-        if not (type(y) in (Tensor, nn.Parameter) or is_plain(y)):
-            raise UnfitError(f"an output is a {type(y).__name__}; tensors and plain values are captured")
 
 
 def _refuse_hooks(unchanged: Unchanged, learned: list[nn.Parameter]) -> None:

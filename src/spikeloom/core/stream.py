@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .arguments import check_stream_arguments, explain
 from .call import Result, State, autocasts, detach, in_dtypes_of
 from .module import TemporalModule
+from .replayed import Replayed, Step
 from .steps import Steps
 
 
@@ -29,7 +30,9 @@ class Stream:
 
     In ``eval`` mode, on a CPU and without gradients, steps of a neuron and of a network whose body is an
     ``nn.Sequential`` are prepared: what runs where in memory is decided once, and what layers of bits read of their
-    weights is copied. ``stream.prepared`` tells whether the last step was one.
+    weights is copied. On a GPU and without gradients, steps become a CUDA graph at the third of their kind (shape and
+    dtype of the input, modes, autocast), as :func:`graphed` says; states then stay where the graph has them, and
+    ``stream.state`` is a copy. ``stream.prepared`` tells whether the last step was one of these.
 
     ``y_t, result = stream(x_t, record=("1.v",))`` gives recordings of the step as a network's call does, each
     ``[B, *]``; of another temporal module than a network, its states by name.
@@ -54,9 +57,9 @@ class Stream:
             )
         module.check_causal("be streamed")
         self.module, self.training = module, training
-        self.state: State = None
+        self._state: State | Step = None  # where a graph runs the steps, what holds the state
         self.prepared = False
-        self._steps = Steps()
+        self._steps, self._replayed = Steps(), Replayed(training=training)
         self._free = [True]  # empty while a step runs; taking the item is one operation of the interpreter
         self._graph = 0  # steps in a row whose state is part of a graph
 
@@ -73,11 +76,27 @@ class Stream:
         finally:
             self._free.append(True)
 
+    @property
+    def state(self) -> State:
+        """The state after the last step, None at rest; of steps on a GPU, which a graph runs, a copy."""
+        return self._state.state() if isinstance(self._state, Step) else self._state
+
+    @state.setter
+    def state(self, value: State) -> None:
+        self._state = value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_state": self.state}
+
     def _step(self, x_t: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = self._steps.run(self.module, x_t[0], self.state) if len(x_t) == 1 and not kwargs else None
+        found: tuple[Any, Any] | None = None
+        if len(x_t) == 1 and not kwargs:
+            if not isinstance(self._state, Step):
+                found = self._steps.run(self.module, x_t[0], self._state)
+            found = found or self._replayed.run(self.module, x_t[0], self._state)
         self.prepared = found is not None
         if found is not None:
-            y, self.state = found
+            y, self._state = found
             return y
         return self._usual(x_t, kwargs)[0]
 
@@ -92,6 +111,7 @@ class Stream:
 
     def _usual(self, x_t: tuple[Any, ...], kwargs: dict[str, Any], step: Any = None) -> tuple[Any, ...]:
         before = self.state
+        self._state = before
         if not self.training:
             _refuse_training(self.module)
         if before is not None:
@@ -106,7 +126,7 @@ class Stream:
         y, new = made[:2]
         if autocasts(x_t):
             new = in_dtypes_of(self.module.initial_state(*x_t) if before is None else before, new)
-        self.state = new
+        self._state = new
         self._look_at_graph()
         return y, new, *made[2:]
 
@@ -131,11 +151,12 @@ class Stream:
 
     def reset(self) -> None:
         """Returns to rest."""
-        self.state, self._graph = None, 0
+        self._state, self._graph = None, 0
 
     def refresh(self) -> None:
         """Reads all weights again at the next step."""
         self._steps.refresh()
+        self._replayed.refresh()
 
     def detach(self) -> None:
         """Cuts the state from the graph of earlier steps."""

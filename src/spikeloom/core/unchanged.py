@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from operator import is_, itemgetter
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .._hooks import has_hooks
@@ -59,9 +58,9 @@ class Unchanged:
 
     def hold(self) -> bool:
         """Whether all is still as it was."""
-        for table, name, tensor, address, shape in self._tensors:
+        for table, name, tensor, *place in self._tensors:
             now = table.get(name)
-            if now is not tensor or (now is not None and (now.data_ptr() != address or now.shape != shape)):
+            if now is not tensor or (now is not None and _place(now) != place):
                 return False
         try:
             return (
@@ -125,7 +124,7 @@ class _Attributes:
     def __init__(self, module: nn.Module) -> None:
         self.module, self._own = module, vars(module)
         self._names = frozenset(_names(module))
-        plain = [name for name in sorted(self._names) if is_plain(self._own[name])]
+        plain = [name for name in sorted(self._names) if _never_changes(self._own[name])]
         self._read = itemgetter(*plain) if len(plain) > 1 else functools.partial(_few, plain)
         self._plain, self._then = plain, self._read(self._own)
         self._others = [(n, content(self._own[n])) for n in sorted(self._names.difference(plain))]
@@ -136,12 +135,13 @@ class _Attributes:
         own = self._own
         if len(own) != self._size and frozenset(_names(self.module)) != self._names:
             return False
-        if not all(name in own for name in self._plain):
+        try:
+            now = self._read(own)
+        except KeyError:
             return False
-        now = self._read(own)
         if not (all(map(is_, now, self._then)) or list(map(content, now)) == list(map(content, self._then))):
             return False
-        return all(name in own and content(own[name]) == then for name, then in self._others)
+        return not self._others or all(name in own and content(own[name]) == then for name, then in self._others)
 
     def changed(self) -> str:
         """The name of one that is not."""
@@ -161,9 +161,14 @@ def _names(module: nn.Module) -> Iterator[str]:
     return (n for n in vars(module) if n not in _MACHINERY and not (fixed and n[0] == "_"))
 
 
+def _never_changes(value: Any) -> bool:
+    """Whether a value means the same as long as it is the same object."""
+    return is_plain(value) or (type(value) is tuple and all(map(_never_changes, value)))
+
+
 def _few(names: list[str], space: Any) -> tuple[Any, ...]:
     return tuple(space[n] for n in names)
 
 
-def _place(tensor: Tensor | None) -> tuple[int, torch.Size]:
-    return (0, torch.Size()) if tensor is None else (tensor.data_ptr(), tensor.shape)
+def _place(tensor: Tensor | None) -> list[Any]:
+    return [] if tensor is None else [tensor.data_ptr(), tensor.shape, tensor.stride()]
