@@ -246,6 +246,23 @@ def test_autocast_and_half_precision_keep_the_state_in_float32(dtype):
     assert float(state["v"]) == float(xs[0].float() + xs[0].float() + xs[0].float())
 
 
+class InHalf(sl.LIF):
+    """A neuron whose sequence runs in what autocast chose."""
+
+    def sequence(self, *xs, **options):
+        y, state = super().sequence(*xs, **options)
+        return y, {name: v.bfloat16() for name, v in state.items()}
+
+
+def test_a_sequence_of_ones_own_is_asked_for_its_dtypes_under_autocast():
+    x = torch.randn(4, 3, 5)
+    for neuron, norm in ((sl.LIF(), False), (InHalf(), False), (sl.LIF(), True), (InHalf(), True)):
+        module = sl.nn.NormNeuron(nn.BatchNorm1d(5), neuron) if norm else neuron
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            _, result = sl.Network(module)(x, return_state=True)
+        assert result.state["0"]["v"].dtype == torch.float32
+
+
 def test_meta_and_fake_tensors_give_shapes():
     assert dense_net().to("meta")(torch.randn(4, 3, 5, device="meta")).shape == (4, 3, 3)
     with torch._subclasses.FakeTensorMode():

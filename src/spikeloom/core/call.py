@@ -103,6 +103,9 @@ class Origin(NamedTuple):
 class Timed(Protocol):
     """What a call needs of a temporal module; see :class:`spikeloom.TemporalModule`."""
 
+    @property
+    def own_dtypes(self) -> bool: ...
+    def still(self, name: str) -> bool: ...
     def initial_state(self, *x_t: Any) -> State: ...
     def check_state(self, state: State, *x_t: Any) -> None: ...
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]: ...
@@ -205,7 +208,7 @@ class Call(Folding):
                     raise
             y, new, recorded = out if names else (*out, {})
             y = self.fold_tree(y)
-        if autocasts(xs):
+        if autocasts(xs) and (self.stepping or not (module.own_dtypes and module.still("own_dtypes"))):
             steps = xs if self.stepping else tuple(first_step(x) for x in sequences)
             new = in_dtypes_of(module.initial_state(*steps) if state is None else state, new)
         self.outgoing[key] = new

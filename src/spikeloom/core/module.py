@@ -82,6 +82,10 @@ class TemporalModule(HasConstants):
     transparent: bool = False
     """True: inside a call the module only passes its inputs to its ``body`` (networks)."""
 
+    own_dtypes: bool = False
+    """Whether the states of a sequence have the dtypes that they have at rest, under autocast too. Else a call compares
+    them there, and for that needs the state at rest."""
+
     opaque: bool = False
     """True: temporal modules inside are run by this one alone, and the network does not see them. They are not called
     as modules are, so that hooks on them do not run; hooks on this one do."""

@@ -58,6 +58,7 @@ class Dynamics(Declared, TemporalModule):
 
     causal = True
     takes_repeated = True
+    own_dtypes = True
     is_binary: bool = True
     """Whether the output is 0 or 1, so that it may be packed into bits."""
     nestable: ClassVar[bool] = True  # whether an option may stand around it

@@ -59,6 +59,11 @@ class NormNeuron(TemporalModule):
         """Those of the neuron."""
         return self.neuron.recordable_by_name
 
+    @property
+    def own_dtypes(self) -> bool:  # type: ignore[override]
+        """As the neuron."""
+        return self.neuron.own_dtypes and self.neuron.still("own_dtypes")
+
     def not_recordable(self, name: str) -> str:
         """The neuron's reason."""
         return self.neuron.not_recordable(name)
