@@ -54,7 +54,7 @@ def test_help(capsys):
     for name in recipes.NAMES:
         assert name in out
     status, out, _ = spikeloom(capsys, "train", "digits", "--help")
-    options = "epochs lr T channels resume device amp seed seeds data-root workers backend out save-every subset"
+    options = "epochs lr T channels resume device amp graph seed seeds data-root workers backend out save-every subset"
     for option in options.split():
         assert f"--{option} " in out
     assert "[default: 0.004]" in out
@@ -80,9 +80,9 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (
             ["train", "digits", "--amp", "bfloat"],
             2,
-            "--amp must be one of off, bfloat16, got 'bfloat'; did you mean 'bfloat16'?",
+            "--amp must be one of off, bfloat16, float16, got 'bfloat'; did you mean 'bfloat16'?",
         ),
-        (["train", "digits", "--backend", "cuda"], 2, "--backend must be one of auto, eager, c, got 'cuda'"),
+        (["train", "digits", "--backend", "cuda"], 2, "--backend must be one of auto, eager, c, triton, got 'cuda'"),
         (["train", "digits", "--device", "abc"], 1, "--device 'abc' cannot be used here"),
         (["train", "digits", "--seeds", "0"], 2, "--seeds must be at least 1, got 0"),
         (["train", "digits", "--subset", "9999"], 1, "--subset must be from 1 to the 1,437 training samples, got 9999"),
@@ -103,6 +103,7 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (["train", "digits", "--batch-size", "-1"], 2, "--batch-size must be at least 1, got -1"),
         (["train", "digits", "--channels", str(10**15)], 1, "this does not fit into memory"),
         (["train", "digits", "--out", "x" * 5000], 2, "no folder can be there: File name too long"),
+        (["train", "digits", "--graph", "--device", "cpu"], 2, "--graph needs a CUDA device, whose steps are launched"),
         (["train", "digits", "--save-every", "0"], 2, "--save-every must be at least 1, got 0"),
         (["train", "braille", "--tau-max", "1"], 2, "--tau-max must be more than 2, got 1.0"),
         (["eval", "x" * 5000], 1, "there is no such run folder"),

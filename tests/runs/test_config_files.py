@@ -44,7 +44,7 @@ WRONG = [
     ("a.toml", "seed = -1", "seed must be at least 0, got -1"),
     ("a.toml", "batch_size = 9223372036854775808", "batch_size must be at most 9223372036854775807"),
     ("a.toml", "epochs = false", "epochs must be a whole number, got False"),
-    ("a.toml", f"amp = '{'o' * 9000}'", r"amp must be one of off, bfloat16, got 'o{30,40}\.\.\.o{30,40}'$"),
+    ("a.toml", f"amp = '{'o' * 9000}'", r"amp must be one of off, bfloat16, float16, got 'o{30,40}\.\.\.o{30,40}'$"),
     ("a.toml", "epochs = 3\0", "not valid TOML"),
     ("a.toml", b'amp = "\xe9"', "byte 7 is not UTF-8; save it as UTF-8"),
     ("a.yaml", "epochs: 3".encode("utf-16"), "byte 0 is not UTF-8; save it as UTF-8"),

@@ -12,6 +12,7 @@ from .network import Network, static
 from .prepared import Prepared, UnfitError, prepare
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
+from .replay import can_record
 from .stream import Stream
 from .taps import Taps, taps
 
@@ -47,6 +48,7 @@ __all__ = [
     "TemporalModule",
     "UnfitError",
     "active",
+    "can_record",
     "capture",
     "check_state",
     "checkpoint",

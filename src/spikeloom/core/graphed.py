@@ -47,15 +47,16 @@ class Graphed:
         """Forgets all graphs, and frees the memory that they hold."""
         self._captures.clear()
 
-    def __len__(self) -> int:
-        """The number of graphs."""
+    @property
+    def graphs(self) -> int:
+        """The number of kinds of calls that were captured."""
         return len(self._captures)
 
     def __reduce__(self) -> Any:
         return _again, (self.module, self._options)  # a copy captures graphs of its own
 
     def __repr__(self) -> str:
-        return f"graphed({type(self.module).__name__}, {len(self)} graphs)"
+        return f"graphed({type(self.module).__name__}, {self.graphs} graphs)"
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:

@@ -104,6 +104,11 @@ RECORDERS: dict[str, Callable[[torch.device], Recorder]] = {"cuda": CudaGraphs}
 """What records on a kind of device."""
 
 
+def can_record(device: torch.device) -> bool:
+    """Whether anything records on a device."""
+    return device.type in RECORDERS
+
+
 @contextlib.contextmanager
 def _refusing_to_wait() -> Iterator[None]:
     """An operator that copies to the host or from Python's memory raises, rather than within a capture.

@@ -10,6 +10,7 @@ from .norm import Norm
 from .op import program_text
 from .request import Found, Request
 from .scan import gives_spikes, one_step, prepared_step, scan, source
+from .targets import target_for
 
 __all__ = [
     "FUSED_NORMS",
@@ -33,6 +34,7 @@ __all__ = [
     "scan_eager",
     "source",
     "state_dtype",
+    "target_for",
     "warn_of_no_gradient",
     "watching",
 ]

@@ -1,6 +1,6 @@
 """C code on this machine: compiling it, calling it, and the memory of large tensors."""
 
 from .allocator import release_memory, retain_memory
-from .build import clear_cache, facts
+from .build import BuildError, clear_cache, facts
 
-__all__ = ["clear_cache", "facts", "release_memory", "retain_memory"]
+__all__ = ["BuildError", "clear_cache", "facts", "release_memory", "retain_memory"]

@@ -71,14 +71,16 @@ def train(config: Config, run: runs.Run) -> None:
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     run.keep(net=net, optimiser=optimiser)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, _labels in run.steps(loaders.train):
             with run.autocast():
-                pictures = reconstruct(net, images, config)
+                pictures = reconstruct(fast, images, config)
             loss = F.mse_loss(pictures.float(), images)
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             run.log(len(images), loss=loss)
         run.report(**run.measure(net, loaders.validation, measures, "validation"))
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))

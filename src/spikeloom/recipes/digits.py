@@ -74,14 +74,16 @@ def train(config: Config, run: runs.Run) -> None:
     steps = config.epochs * len(loaders.train)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.lr, total_steps=steps)
     run.keep(net=net, optimiser=optimiser, schedule=schedule)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, labels in run.steps(loaders.train):
             with run.autocast():
-                membranes = net(images, repeat=config.T)
+                membranes = fast(images, repeat=config.T)
                 loss = sl.loss.rate_cross_entropy(membranes, labels)
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=sl.metrics.accuracy_rate(membranes, labels))
         # These figures are only shown: nothing is chosen by them, and the last epoch counts.

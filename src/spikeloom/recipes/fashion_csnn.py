@@ -69,14 +69,16 @@ def train(config: Config, run: runs.Run) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * len(loaders.train))
     run.keep(net=net, optimiser=optimiser, schedule=schedule)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, labels in run.steps(loaders.train):
             with run.autocast():
-                rates = scores(net, images, config)
+                rates = scores(fast, images, config)
             loss = F.mse_loss(rates.float(), F.one_hot(labels, 10).float())
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=(rates.argmax(1) == labels).double().mean())
         run.report(**run.measure(net, loaders.validation, measures, "validation"))

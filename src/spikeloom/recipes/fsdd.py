@@ -76,15 +76,18 @@ def train(config: Config, run: runs.Run) -> None:
     optimiser = torch.optim.AdamW(net.parameters(), lr=config.lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * len(loaders.train))
     run.keep(net=net, optimiser=optimiser, schedule=schedule)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for counts, labels in run.steps(loaders.train):
             with run.autocast():
-                outputs = scores(net, counts, config)
+                outputs = scores(fast, counts, config)
             loss = F.cross_entropy(outputs.float(), labels)
             optimiser.zero_grad()
-            loss.backward()
+            run.scaler.scale(loss).backward()
+            run.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=(outputs.argmax(1) == labels).double().mean())
         run.report(**run.measure(net, loaders.validation, measures, "validation"))

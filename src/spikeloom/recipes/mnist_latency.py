@@ -66,14 +66,16 @@ def train(config: Config, run: runs.Run) -> None:
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     run.keep(net=net, optimiser=optimiser)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, labels in run.steps(loaders.train):
             with run.autocast():
-                outputs = spikes(net, images, config)
+                outputs = spikes(fast, images, config)
             loss = sl.loss.first_spike_cross_entropy(outputs.float(), labels)
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             run.log(len(labels), loss=loss, accuracy=sl.metrics.accuracy_first_spike(outputs, labels))
         run.report(**run.measure(net, loaders.validation, measures, "validation"))
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))

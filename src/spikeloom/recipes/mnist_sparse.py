@@ -67,14 +67,16 @@ def train(config: Config, run: runs.Run) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * len(loaders.train))
     run.keep(net=net, optimiser=optimiser, schedule=schedule)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, labels in run.steps(loaders.train):
             with run.autocast():
-                scored = scores(net, images, config).float()
+                scored = scores(fast, images, config).float()
             loss = nn.functional.cross_entropy(scored, labels)
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=(scored.argmax(1) == labels).double().mean())
         run.report(**run.measure(net, loaders.validation, measures, "validation"))

@@ -59,15 +59,17 @@ def train(config: Config, run: runs.Run) -> None:
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     run.keep(net=net, optimiser=optimiser)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for images, labels in run.steps(loaders.train):
             with run.autocast():
-                spikes = net(images, repeat=config.T)
+                spikes = fast(images, repeat=config.T)
             counts = sl.decode.population(spikes.float(), 10) / (config.T * config.members)  # the share that fires
             loss = nn.functional.mse_loss(counts, nn.functional.one_hot(labels, 10).float())
             optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+            run.scaler.scale(loss).backward()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             run.log(len(labels), loss=loss, accuracy=(counts.argmax(1) == labels).double().mean())
         run.report(**run.measure(net, loaders.validation, measures, "validation"))
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))

@@ -103,15 +103,18 @@ def train(config: Config, run: runs.Run) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.epochs * len(loaders.train))
     run.keep(net=net, optimiser=optimiser, schedule=schedule)
+    fast = run.graphed(net)
     for _ in run.epochs():
         for x, y in run.steps(loaders.train):
             with run.autocast():
-                predicted = net(x)
+                predicted = fast(x)
             loss = F.mse_loss(predicted.float()[:, WARM_UP:], y[:, WARM_UP:])
             optimiser.zero_grad()
-            loss.backward()
+            run.scaler.scale(loss).backward()
+            run.scaler.unscale_(optimiser)
             nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-            optimiser.step()
+            run.scaler.step(optimiser)
+            run.scaler.update()
             schedule.step()
             run.log(len(x), loss=loss)
         run.report(**run.measure(net, loaders.validation, measures, "validation"))

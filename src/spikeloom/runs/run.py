@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from .. import data, native
 from .._extras import install
 from . import checkpoint, environment, files, folder, measure, progress, trained
+from .computing import Computing
 from .folder import CHECKPOINT, INIT_FROM, RESULT, SPLIT, WEIGHTS
 from .parts import Stateful, load_parts
 from .processes import Processes, choose_device, unwrap
@@ -42,8 +43,9 @@ class Run:
                     with run.autocast():
                         loss = ...
                     optimiser.zero_grad()
-                    loss.backward()
-                    optimiser.step()
+                    run.scaler.scale(loss).backward()
+                    run.scaler.step(optimiser)
+                    run.scaler.update()
                     run.log(len(y), loss=loss)
             run.finish(net, test_accuracy=...)
 
@@ -107,13 +109,14 @@ class Run:
                     f"their number, got {self.config.batch_size}",
                     setting="batch_size",
                 )
+            self._computing = Computing(self.config, self.machine, self.device, self.processes.world)
             self.progress = progress.choose(first=self.processes.first)
             closing.callback(self.progress.close)
             self._together(self._prepare)
             if not self.processes.first:
                 self.init_from, self._saved = folder.begun_with(self.out), self._read()
             native.retain_memory()
-            closing.enter_context(_backend(self.machine.backend))
+            closing.enter_context(self._computing.backend())
             closing.callback(self._events.close)
             self._stop = closing.enter_context(StopRequest())
             random.seed(self.config.seed)
@@ -162,11 +165,27 @@ class Run:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """A context for forward and loss, with mixed precision if the run has it."""
-        return nullcontext() if self.config.amp == "off" else torch.autocast(self.device.type, torch.bfloat16)
+        return self._computing.autocast()
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler:
+        """What keeps gradients within float16's range (``--amp float16``); otherwise it does nothing.
+
+        A step is ``run.scaler.scale(loss).backward()``, ``run.scaler.unscale_(optimiser)`` where gradients are clipped,
+        ``run.scaler.step(optimiser)``, ``run.scaler.update()``. Checkpoints have its state.
+        """
+        return self._computing.scaler
+
+    def graphed(self, net: nn.Module) -> Any:
+        """What training steps call: with ``--graph`` what :func:`spikeloom.graphed` makes of the network, or itself."""
+        return self._computing.graphed(net)
 
     def keep(self, **parts: Stateful) -> None:
         """Names everything that has to be saved; a run that is resumed gets its state back here."""
         self._parts = {name: unwrap(p) if isinstance(p, nn.Module) else p for name, p in parts.items()}
+        for part in parts.values():
+            if isinstance(part, torch.optim.Optimizer):
+                self._computing.may_skip(part)
         if self._saved is None:
             self._begin_with_weights()
             return
@@ -330,6 +349,7 @@ class Run:
         self._seconds, self._begun = saved["seconds"], time.perf_counter()
         self._sums = {k: (total.to(self.device), n) for k, (total, n) in saved["sums"][self.processes.rank].items()}
         self._reported = dict(saved["reported"])
+        self.scaler.load_state_dict(saved.get("scaler", self.scaler.state_dict()))
         checkpoint.set_random_state(saved["random"][self.processes.rank])
         if self.processes.first:
             files.write_table(self.out, self.history)  # epochs after the checkpoint will write their rows again
@@ -368,6 +388,7 @@ class Run:
                 "seconds": self._clock(), "reported": self._reported,
                 "random": [r for r, _ in each], "sums": [s for _, s in each],
                 "parts": {name: part.state_dict() for name, part in self._parts.items()},
+                "scaler": self.scaler.state_dict(),
             },
         )  # fmt: skip
 
@@ -381,6 +402,8 @@ class Run:
             files.write_table(self.out, self.history)
             self._events.write(row, self.step)
             self.progress.line(progress.text(row))
+            if reason := self._computing.ungraphed():
+                self.progress.line(f"note: no step ran in a graph: {reason}")
         if self.epoch == self.config.epochs:
             self._save()
         elif self._asked():
@@ -427,9 +450,3 @@ class Run:
 
 def _same(figure: Any) -> Any:
     return figure
-
-
-def _backend(name: Any) -> AbstractContextManager[Any]:
-    from .. import kernel
-
-    return nullcontext() if name == "auto" else kernel.backend(name)

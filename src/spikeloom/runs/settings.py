@@ -82,7 +82,7 @@ class Config(Settings):
         0.0, "share of the training samples held out and measured each epoch", minimum=0, maximum=0.9
     )
     subset: int | None = option(None, "train on so many samples only, for trials", minimum=1)
-    amp: str = option("off", "automatic mixed precision", choices=("off", "bfloat16"))
+    amp: str = option("off", "automatic mixed precision", choices=("off", "bfloat16", "float16"))
 
     def loading(self) -> dict[str, Any]:
         """The options of :func:`spikeloom.data.loaders` that are settings."""
@@ -94,7 +94,8 @@ class Machine(Settings):
     """The settings of where and how a run is computed; its numbers do not depend on them beyond rounding."""
 
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto is the first GPU, or the CPU")
-    backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c"))
+    backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c", "triton"))
+    graph: bool = option(False, "training steps as CUDA graphs, on a GPU and in one process")
     workers: int = option(0, "processes that load data; batches do not depend on them", minimum=0, maximum=1024)
     data_root: str | None = option(None, "folder of the data sets (default: SPIKELOOM_DATA, or ./data)")
     save_every: int = option(1000, "steps between checkpoints, besides one at the end of each epoch", minimum=1)
