@@ -219,7 +219,11 @@ def test_bits(n, dtype):
     part = sl.pack(d[1:], check=False)  # which begins at no multiple of 16 bytes
     assert torch.equal(part.unpack(), d[1:])
     rows = sl.pack(d[: n // 24 * 24].view(-1, 24))[1:]  # and so do these bits
-    assert torch.equal(rows.unpack(), d[: n // 24 * 24].view(-1, 24)[1:])
+    plain = d[: n // 24 * 24].view(-1, 24)[1:]
+    assert torch.equal(rows.unpack(), plain)
+    for dims in (0, 1, (0, 1)):
+        assert torch.equal(rows.sum(dims, dtype=torch.int64), plain.sum(dims, dtype=torch.int64))
+    assert torch.equal((rows * rows[:1]).unpack(), plain * plain[:1])
     d[-1] = 0.5
     with pytest.raises(ValueError, match="1 of"):
         sl.pack(d)

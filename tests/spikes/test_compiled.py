@@ -44,6 +44,19 @@ class Attention(nn.Module):
         return ((q @ k.transpose(-1, -2)) @ v * 0.125).flatten(1)
 
 
+class Masked(nn.Module):
+    """Keys times a mask over tokens, which is made of the sum of queries, and a sum over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.mask = (sl.LIF(v_threshold=threshold) for threshold in (0.05, 0.05, 0.6))
+
+    def forward(self, x):
+        x = x.unflatten(1, (8, 16))
+        q, k = self.q(x), self.k(-x)
+        return (k * self.mask(q.sum(1, keepdim=True))).sum(1)
+
+
 NETS = {
     "linear": lambda: [nn.Linear(128, 64), sl.LIF(v_threshold=0.2), nn.Linear(64, 48), sl.PLIF(v_threshold=0.1)],
     "odd sizes": lambda: [nn.Linear(128, 13), sl.LIF(v_threshold=0.1), nn.Linear(13, 7), sl.LIF(v_threshold=0.1)],
@@ -61,6 +74,7 @@ NETS = {
         nn.Flatten(),
     ],
     "attention": lambda: [nn.Linear(128, 128), sl.LIF(v_threshold=0.1), Attention()],
+    "attention by a mask": lambda: [nn.Linear(128, 128), Masked()],
     "norm and dropout": lambda: [
         nn.Linear(128, 64), sl.LIF(v_threshold=0.2), nn.BatchNorm1d(64), nn.Linear(64, 32), sl.IF(v_threshold=0.3),
         nn.Dropout(0.0), nn.LayerNorm(32),

@@ -250,7 +250,7 @@ def test_nothing_waits_for_the_device_or_copies_to_it(monkeypatch):
         layer(s).sum().backward()
         pooled = nn.functional.max_pool2d(sl.pack(images, check=False), 2)
         conv(pooled).sum().backward()
-        s.sum(), s.mean(), s[3:9], s[:, 1:7], s.t().contiguous(), torch.cat([s, s]), s.half()
+        s.sum(), s.mean(), s.sum(0), s.sum(1), s * s, s * s[:1], s[3:9], s[:, 1:7], s.t().contiguous(), torch.cat([s, s]), s.half()
     assert not made
     assert not seen.found
     with NoCopies() as seen:

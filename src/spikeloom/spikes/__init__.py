@@ -1,12 +1,13 @@
 """Spikes of one bit each, through ordinary layers."""
 
-from . import convolution, pooling, products, views  # whose handlers register themselves
+from . import arithmetic, convolution, pooling, products, views  # whose handlers register themselves
 from .handlers import handles
 from .operators import is_whole, one_call
 from .tensor import SpikeTensor, from_bits, pack
 
 __all__ = [
     "SpikeTensor",
+    "arithmetic",
     "convolution",
     "from_bits",
     "handles",

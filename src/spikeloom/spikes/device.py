@@ -23,6 +23,7 @@ from ..native.build import BuildError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LEAST = 1 << 32  # multiplications, for which a dense float32 product takes 0.18 ms of an H200
+_GRID = 65535  # most programs along the second dimension of a grid
 _USES = 256  # of each split value, and sums' lengths: a value split or a sum joined costs as much as 120 additions
 
 
@@ -64,6 +65,19 @@ def count(bits: Tensor) -> Tensor | None:
     counts = torch.empty(_up(bits.numel(), code.COUNTED), dtype=torch.int32, device=bits.device)
     done = _run("count", (counts.numel(),), [bits, counts], [bits.numel()], BYTES=code.COUNTED)
     return counts.sum() if done else None
+
+
+def count_along(bits: Tensor, outer: int, summed: int, inner: int) -> Tensor | None:
+    """How many bits of ``[outer, summed, inner]`` are 1 along the second, ``[outer * inner]`` in int32, or None."""
+    if not bits.is_contiguous() or bits.numel() == 0 or not available(bits):
+        return None
+    code, width = _code(), min(256, 1 << (inner - 1).bit_length())
+    counts = torch.empty(outer * inner, dtype=torch.int32, device=bits.device)
+    grid = (outer, _up(inner, width))
+    if grid[1] > _GRID:
+        return None
+    shape = {"ROWS": code.ALONG // width, "WIDTH": width}
+    return counts if _run("count_along", grid, [bits, counts], [summed, inner], **shape) else None
 
 
 def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, *, uses: int) -> bool:

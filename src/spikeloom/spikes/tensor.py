@@ -23,7 +23,7 @@ class SpikeTensor(Tensor):
 
     Made by :func:`pack`, by a neuron with ``packed=True`` and by ``Network(..., spikes="packed")``. Layers take it as
     it is, and autograd saves the bits. Operators that have nothing to gain from bits get a dense tensor, so that every
-    result is the dense one. What would write to it raises; ``s += x`` gives a new dense tensor.
+    result is the dense one. What would write to it raises; ``s += x`` gives a new tensor.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -188,7 +188,7 @@ def _out_of_place(name: str) -> Callable[[SpikeTensor, Any], Tensor]:
         return result
 
     method.__name__ = f"__i{name}__"
-    method.__doc__ = "The dense result of the form that does not write: spikes are read-only."
+    method.__doc__ = "The result of the form that does not write: spikes are read-only."
     return method
 
 

@@ -12,13 +12,15 @@ UNPACKED = 512
 """Bytes that one program of :func:`unpack` reads."""
 COUNTED = 4096
 """Bytes that one program of :func:`count` reads."""
+ALONG = 2048
+"""Bits that one program of :func:`count_along` reads at a time."""
 PARTS = 512
 """Most programs of :func:`largest`, whose results each program of :func:`split` reads."""
 BLOCK = 2048
 """Values that programs of :func:`largest` and :func:`split` take at a time."""
 ROWS, WIDTH = 8, 256
 """What one program of :func:`join` writes."""
-WARPS = {"pack": 2, "unpack": 4, "count": 4, "largest": 8, "split": 8, "join": 4}
+WARPS = {"pack": 2, "unpack": 4, "count": 4, "count_along": 4, "largest": 8, "split": 8, "join": 4}
 
 
 @triton.jit
@@ -80,6 +82,22 @@ def count(bits, counts, n, BYTES: tl.constexpr):
     x = x - ((x >> 1) & 0x55)
     x = (x & 0x33) + ((x >> 2) & 0x33)
     tl.store(counts + tl.program_id(0), tl.sum((x + (x >> 4)) & 15, 0))
+
+
+@triton.jit(do_not_specialize=["summed"])
+def count_along(bits, counts, summed, inner, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Writes ``counts[o, i]``, the number of ones among the bits ``(o summed + r) inner + i`` for all r."""
+    o = tl.program_id(0).to(tl.int64)
+    i = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    found = tl.zeros([ROWS, WIDTH], tl.int32)
+    start = 0
+    while start < summed:
+        r = start + tl.arange(0, ROWS)
+        at = (o * summed + r)[:, None] * inner + i[None, :]
+        byte = tl.load(bits + (at >> 3), mask=(r < summed)[:, None] & (i < inner)[None, :], other=0).to(tl.int32)
+        found += (byte >> (at & 7).to(tl.int32)) & 1
+        start += ROWS
+    tl.store(counts + o * inner + i, tl.sum(found, 0), mask=i < inner)
 
 
 @triton.jit(do_not_specialize=["programs"])

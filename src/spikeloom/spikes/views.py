@@ -1,4 +1,4 @@
-"""views: views, copies, counts and joins of spikes, from their bits."""
+"""views: views, copies and joins of spikes, from their bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import products
-from .bits import DTYPES, fills_memory, n_bytes, n_ones, unpack_bits
+from .bits import DTYPES, fills_memory, n_bytes, unpack_bits
 from .handlers import handles
 from .tensor import SpikeTensor, dense, from_bits, pack_raw
 
@@ -34,6 +34,13 @@ def _view(func: Any, s: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(seen, Tensor):
         return _part(s, seen)
     return type(seen)([_part(s, one) for one in seen])
+
+
+@handles(aten.expand.default)
+def _expand(func: Any, s: SpikeTensor, size: list[int], **kwargs: Any) -> Any:
+    """A product of batches of matrices expands what has the size already. What grows is dense: it repeats memory."""
+    seen = func(_like(s), size, **kwargs)
+    return _part(s, seen) if seen.numel() == s.numel() else NotImplemented
 
 
 @handles(aten.view.default, aten._unsafe_view.default)
@@ -108,22 +115,6 @@ def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
         if M % 8 == 0 and here.is_contiguous() and goal.is_contiguous(memory_format=torch.channels_last):
             return products.transposed(s.bits, M, K, batch=N)
     return None
-
-
-@handles(aten.sum.default)
-def _sum(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
-    if not s.has_bits:
-        return NotImplemented
-    return n_ones(s.bits).to(dtype or s.dtype)
-
-
-@handles(aten.mean.default)
-def _mean(func: Any, s: SpikeTensor, *, dtype: torch.dtype | None = None) -> Any:
-    if s.numel() == 0 or not s.has_bits:
-        return NotImplemented
-    dtype = dtype or s.dtype
-    exact = torch.float64 if s.is_cpu or dtype == torch.float64 else torch.float32
-    return (n_ones(s.bits).to(exact) / s.numel()).to(dtype)
 
 
 @handles(aten.equal.default)
