@@ -189,7 +189,7 @@ def test_values_that_are_not_finite_give_what_a_dense_product_gives(launched):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_half_precision_is_torchs_product_of_unpacked_spikes(dtype):
     s, layer = sl.pack(spikes(300, 90, dtype=dtype)), nn.Linear(90, 33, dtype=dtype)
-    assert not device.pays(s.bits, dtype, layer.weight.t(), uses=300)
+    assert not device.pays(s.bits, dtype, layer.weight.t(), 300, 90)
     y, exact = layer(s), s.unpack().double() @ layer.weight.double().t() + layer.bias.double()
     bound = 2 * torch.finfo(dtype).eps
     torch.testing.assert_close(y.double(), exact, atol=bound, rtol=bound)
@@ -250,7 +250,19 @@ def test_nothing_waits_for_the_device_or_copies_to_it(monkeypatch):
         layer(s).sum().backward()
         pooled = nn.functional.max_pool2d(sl.pack(images, check=False), 2)
         conv(pooled).sum().backward()
-        s.sum(), s.mean(), s.sum(0), s.sum(1), s * s, s * s[:1], s[3:9], s[:, 1:7], s.t().contiguous(), torch.cat([s, s]), s.half()
+        (
+            s.sum(),
+            s.mean(),
+            s.sum(0),
+            s.sum(1),
+            s * s,
+            s * s[:1],
+            s[3:9],
+            s[:, 1:7],
+            s.t().contiguous(),
+            torch.cat([s, s]),
+            s.half(),
+        )
     assert not made
     assert not seen.found
     with NoCopies() as seen:
@@ -285,19 +297,23 @@ def test_a_capture_says_how_to_pack(monkeypatch):
 
 
 def test_when_a_product_from_bits_pays(monkeypatch):
-    """By size, precision and what torch has; W is [K, N], and each of its values is used in each row of spikes."""
+    """By size, precision and what torch has."""
     s, W = sl.pack(spikes(8, 8)).bits, torch.empty(2048, 2048)
-    assert device.pays(s, torch.float32, W, uses=1)  # Triton was asked for
+    assert device.pays(s, torch.float32, W, 1, 2048)  # Triton was asked for
     monkeypatch.setattr(device, "available", lambda bits: True)
     with sl.backend("auto"):
-        assert device.pays(s, torch.float32, W, uses=16384)
-        assert not device.pays(s, torch.float32, W, uses=100)
-        assert not device.pays(s, torch.float32, torch.empty(100, 2048), uses=1 << 20)
-        assert not device.pays(s, torch.float32, torch.empty(512, 512), uses=4096)
-        assert not device.pays(s, torch.float32, W.half(), uses=16384)
-        assert not device.pays(s, torch.float16, W.half(), uses=16384)
+        assert device.pays(s, torch.float32, W, 16384, 2048)
+        assert device.pays(s, torch.float32, torch.empty(16384, 2048), 16384, 2048)  # the gradient of W
+        assert device.pays(s, torch.float32, W, 16383, 2048)
+        assert not device.pays(s, torch.float32, W, 100, 2048)
+        assert not device.pays(s, torch.float32, torch.empty(100, 2048), 1 << 20, 100)
+        assert not device.pays(s, torch.float32, torch.empty(512, 512), 4096, 512)
+        assert not device.pays(s, torch.float32, torch.empty(2041, 2048), 16384, 2041)
+        assert not device.pays(s, torch.float32, torch.empty(2048, 2041), 16384, 2048)
+        assert not device.pays(s, torch.float32, W.half(), 16384, 2048)
+        assert not device.pays(s, torch.float16, W.half(), 16384, 2048)
         monkeypatch.setattr(device, "_multiplies", lambda device: False)
-        assert not device.pays(s, torch.float32, W, uses=16384)
+        assert not device.pays(s, torch.float32, W, 16384, 2048)
 
 
 def test_exact_products_only_where_they_are_asked_for(monkeypatch):

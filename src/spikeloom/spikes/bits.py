@@ -92,7 +92,7 @@ def pack_bits(x: Tensor, *, check: bool) -> tuple[Tensor, tuple[int, ...]]:
     if check and x.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             "pack: while a CUDA graph is captured, nobody can look whether all values are 0 or 1; "
-            "sl.pack(x, check=False) takes them as they are"
+            'sl.pack(x, check=False) takes them as they are, and a network with spikes="dense" packs nothing'
         )
     bits, binary = _pack_flat(x.as_strided((x.numel(),), (1,), x.storage_offset()), check=check)
     if not binary:

@@ -24,7 +24,7 @@ from ..native.build import BuildError
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LEAST = 1 << 32  # multiplications, for which a dense float32 product takes 0.18 ms of an H200
 _GRID = 65535  # most programs along the second dimension of a grid
-_USES = 256  # of each split value, and sums' lengths: a value split or a sum joined costs as much as 120 additions
+_USES = 256  # of each split value, and terms of each sum: to split one or to join one costs as much as 120 additions
 
 
 def available(bits: Tensor) -> bool:
@@ -80,14 +80,15 @@ def count_along(bits: Tensor, outer: int, summed: int, inner: int) -> Tensor | N
     return counts if _run("count_along", grid, [bits, counts], [summed, inner], **shape) else None
 
 
-def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, *, uses: int) -> bool:
-    """Whether a product from bits is expected to be faster than a dense one of the same precision.
+def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, M: int, K: int) -> bool:
+    """Whether a product of bits ``[M, K]`` is expected to be faster than a dense one of the same precision.
 
-    ``other`` is the matrix ``[length of a sum, *]`` that is split, and ``uses`` the number of sums to which each of its
-    values is added. On an H200, 16384 x 2048 x 2048, the product takes 0.49 ms and the gradient of the weight 0.37,
-    where dense ones take 2.8 in float32 and 0.45 in TF32; in half precision nothing beats the dense product of unpacked
-    spikes. Of smaller products the launches take longer than is saved, of few rows the split does (both are estimates
-    from these times). Inside ``sl.backend("triton")`` all float32 products run here, where torch has the call.
+    ``other`` is what is split: W ``[K, N]``, or G ``[M, N]`` for the gradient of W. On an H200, 16384 x 2048 x 2048,
+    the product takes 0.49 ms and the gradient 0.37, where dense ones take 2.8 in float32 and 0.45 in TF32; in half
+    precision nothing beats the dense product of unpacked spikes. Of smaller products the launches take longer than is
+    saved, of few rows or short sums the passes over the operands (both are estimates from these times); where rows do
+    not begin at multiples of 16 bytes the library is slower. Inside ``sl.backend("triton")`` all float32 products run
+    here, where torch has the call.
     """
     if dtype != torch.float32 or other.dtype != dtype or other.device != bits.device or not available(bits):
         return False
@@ -95,7 +96,8 @@ def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, *, uses: int) -> bool:
         return False
     if chosen() == "triton":
         return True
-    return min(uses, other.shape[0]) >= _USES and uses * other.numel() >= _LEAST and _is_exact()
+    N = other.shape[1]
+    return min(M, K) >= _USES and M * K * N >= _LEAST and K % 8 == N % 8 == 0 and _is_exact()
 
 
 def _is_exact() -> bool:

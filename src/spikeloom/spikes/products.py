@@ -279,13 +279,9 @@ def _on_device(a: Any, b: Any, bias: Tensor | None) -> Tensor | None:
         plain = isinstance(s, SpikeTensor) and s.ndim == 2 and s.is_contiguous() and s.numel() > 0
         return plain and type(other) in DENSE and other.numel() > 0
 
-    if (
-        suitable(a, b)
-        and device.pays(a.bits, a.dtype, b, uses=a.shape[0])
-        and (bias is None or bias.device == a.device)
-    ):
+    if suitable(a, b) and device.pays(a.bits, a.dtype, b, *a.shape) and (bias is None or bias.device == a.device):
         return device.times(a.bits, a.shape[0], a.shape[1], b, bias)
-    if bias is None and suitable(b, a) and device.pays(b.bits, b.dtype, a.t(), uses=b.shape[1]):
+    if bias is None and suitable(b, a) and device.pays(b.bits, b.dtype, a.t(), *b.shape):
         return device.weight_gradient(b.bits, b.shape[0], b.shape[1], a.t())
     return None
 
