@@ -103,7 +103,7 @@ def _compile(
 ) -> dict[str, Any]:
     emit = emit_backward if backward else emit_forward
     run = load(emit(plan.kernels.program, variant, form))
-    doubles = {i for i, run in zip(variant.wanted, form.runs, strict=True) if run > 1}
+    doubles = {i for i, run in zip(variant.wanted, form.runs, strict=True) if run != 1}
     signature, aligned = {}, {}
     for k, name in enumerate(run.arg_names):
         kind = name.rstrip("0123456789")

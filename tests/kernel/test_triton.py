@@ -337,6 +337,34 @@ def test_learnable_numbers_of_every_kind_of_shape(size, run):
         assert grads[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("columns", [(8, 8), (48, 16), (12, 0)], ids=str)
+@pytest.mark.parametrize(("whole", "lengths"), [(True, False), (False, False), (False, True)])
+def test_gradients_that_are_summed_over_rows(columns, whole, lengths, monkeypatch):
+    """Numbers per channel in channels last and per feature, beside a learnable scalar; rows that fill no block."""
+    seen = forms(monkeypatch)
+    (C, width), grads = columns, {}
+    monkeypatch.setattr(compiled, "_kernels", {})
+    for step in ((8, C), (2, C, 2, 4)) if whole else ((5, C), (3, C, 1, 3)):
+        x = torch.randn(6, *step, generator=torch.Generator().manual_seed(0)) + 0.4
+        if len(step) == 4:
+            x = x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+        for backend in ("eager", "triton"):
+            monkeypatch.setattr(targets, "TRITON", TritonTarget(block=64, per_thread=2, segment=3))
+            tau = nn.Parameter(torch.linspace(1.5, 2.5, C))
+            threshold = nn.Parameter(torch.tensor(0.3))
+            valid = torch.arange(step[0]) % 4 + 3 if lengths else None
+            with sl.backend(backend):
+                y, _ = sl.LIF(tau=tau, v_threshold=threshold).sequence(x, lengths=valid)
+            (y.cumsum(0) * 0.1).square().sum().backward()
+            grads[backend] = tau.grad, threshold.grad
+        for a, b in zip(*grads.values(), strict=True):
+            assert (a - b).abs().max() <= 1e-5 * a.abs().max()
+            assert a.abs().max() > 0
+    backward = [made.form for made in seen if made.backward]
+    assert {form.columns for form in backward} == {width}
+    assert not width or {form.whole for form in backward} == {whole}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_random_neurons(seed):
     """Four of those in test_fuzz.py; all of them would take the interpreter too long."""
@@ -409,6 +437,8 @@ neuron = NEURONS["LIF, tau learnable per channel"]().double()
 for kernel, row in compile_for(neuron, 32, (16, 64, 8, 8), torch.float64, "sm_80", TRITON, everything=True).items():
     rows[f"everything {kernel}"] = row
 rows["packed"] = compile_for(sl.LIF(), 4, (16, 64), torch.bfloat16, "sm_90", TRITON, packed=True)["forward"]
+per_feature = NEURONS["LIF, tau learnable per channel"]()
+rows["sm_90 rows"] = compile_for(per_feature, 4, (4096, 64), torch.float16, "sm_90", TRITON)["backward"]
 rows.update(compile_norm("sm_90"))
 for device in ("sm_80", "gfx942"):
     rows.update({f"{device} {name}": row for name, row in compile_spikes(device).items()})
@@ -422,7 +452,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     done = child(COMPILED, TRITON_INTERPRET="0", **options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) == 8 + 2 + 1 + 3 + 22
+    assert len(rows) == 8 + 2 + 2 + 9 + 22
     for name, row in rows.items():
         assert row["fused"] == 0, name
         assert row["spilled"] == 0, name

@@ -271,7 +271,7 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
         (target, plan, job.segment), gstride, record=recorded, wanted=tuple(sums), x_grads=tuple(x_grads), ends=ends
     )
     launch(given)
-    parts = {layout.params[i]: target.parts(plan, i, g) for i, g in sums.items()}
+    parts = {layout.params[i]: g for i, g in sums.items()}
     if through:
         found.update(_through_norm(job, operands, parts, found.get(layout.xs[0])))
     for name in needs & parts.keys():

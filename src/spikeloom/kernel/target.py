@@ -60,7 +60,6 @@ class Target(NormKernels, Hashable, Protocol):
         """Whether the forward kernel can write the output as bits."""
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        """Memory in which the backward kernel leaves the gradient of an operand that comes from numbers."""
-
-    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
-        """What the kernel left of it as ``[m, size, k]``: summed over m and k it is that gradient."""
+        """Memory ``[m, size, k]`` in which the backward kernel leaves the gradient of an operand that comes from
+        numbers: summed over m and k it is that gradient.
+        """

@@ -65,10 +65,7 @@ class CTarget(NormByTorch):
         return _launch(function, layout.backward(variant.wanted), _integers(plan, gstride, layout.backward_params))
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], dtype=torch.float64, device="cpu")
-
-    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
-        return sums.unsqueeze(2)
+        return torch.zeros(_blocks(plan.N)[2], plan.sizes[param][0], 1, dtype=torch.float64, device="cpu")
 
     def statistics(self, geometry: Geometry, x: Tensor, first: Tensor) -> Tensor:
         sums = _sums(geometry)

@@ -249,6 +249,11 @@ class _Writer(Writer):
         for i, run in zip(self.variant.wanted, self.form.runs, strict=True):
             if run == self.form.block:
                 lines += [f"    tl.store(gp{i} + tl.program_id(0), tl.sum(a{i}, 0))"]
+            elif not run:
+                width = self.form.columns
+                lines += [f"    sums{i} = tl.sum(tl.reshape(a{i}, [{self.form.block // width}, {width}]), 0)"]
+                place = f"gp{i} + tl.program_id(0) // across * size{i} + column + tl.arange(0, {width})"
+                lines += [f"    tl.store({place}, sums{i})"]
             elif run > 1:
                 count = self.form.block // run
                 lines += [f"    sums{i} = tl.sum(tl.reshape(a{i}, [{count}, {run}]), 1)"]
@@ -293,7 +298,7 @@ class _Writer(Writer):
         names = pointers(layout, variant, form, backward=backward)
         lines = ["", "", f"@triton.jit(do_not_specialize={fixed})"]
         lines += [f"def run({', '.join([*names, *integers])}):"]
-        lines += ["    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)"]
+        lines += self._place()
         lines += ["    n = tl.zeros([], tl.int64) + N"]  # what it multiplies has 64 bits
         lines += [f"    m{k} = tl.zeros([], tl.int64) + xstride{k}" for k in range(self.n_x)]
         if not form.whole:
@@ -317,6 +322,17 @@ class _Writer(Writer):
         elif backward and not form.whole:
             lines += ["    until = tl.where(inside, T, 0)"]
         return lines
+
+    def _place(self) -> list[str]:
+        """Which neurons a program takes. Beyond the last row they are beyond the last neuron too."""
+        block, width = self.form.block, self.form.columns
+        if not width:
+            return ["    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)"]
+        size = next(f"size{i}" for i, run in zip(self.variant.wanted, self.form.runs, strict=True) if not run)
+        lines = [f"    across = {size} // {width}", f"    column = tl.program_id(0) % across * {width}"]
+        lines += [f"    rows = tl.program_id(0) // across * {block // width} + tl.arange(0, BLOCK) // {width}"]
+        # across * width is the size, as a multiple that the compiler knows: it reads as wide as that allows
+        return [*lines, f"    at = rows * (across * {width}) + column + tl.arange(0, BLOCK) % {width}"]
 
     def _numbers_inside(self, params: list[int]) -> list[str]:
         """Computes params from the numbers themselves, in float64 as torch does."""

@@ -51,7 +51,10 @@ class Form:
     inside: tuple[int, ...] = ()
     """The params that the kernel computes from the numbers themselves."""
     runs: tuple[int, ...] = ()
-    """Of each wanted param, how many adjacent neurons share one gradient sum."""
+    """Of each wanted param, how many adjacent neurons share one gradient sum; 0: each of the ``columns`` has one."""
+    columns: int = 0
+    """How many adjacent neurons of a row a program takes, where gradients are summed over rows, as those of channels in
+    channels last: it takes as many rows as its block holds. 0: the neurons of a program are adjacent."""
 
 
 def weight(program: Program, io: torch.dtype) -> int:

@@ -68,15 +68,18 @@ class TritonTarget(NormByTriton):
     ) -> Form:
         """What a kernel of a plan is printed for."""
         block, left = self.tile(plan, backward=backward).block, plan.T % segment if backward else 0
+        columns, size = self.columns(plan) if variant.wanted else (0, 0)
+        many = block // columns * size if columns else block  # neurons of the programs that take the same rows
         return Form(
             block,
             segment,
-            whole=plan.N % block == 0 and not left and not plan.lengths,
+            whole=plan.N % many == 0 and not left and not plan.lengths,
             kept=kept,
             ends=ends,
             rest=plan.rest,
             inside=plan.inside,
-            runs=tuple(self.run(plan.sizes[i], block) for i in variant.wanted),
+            runs=tuple(self.run(plan.sizes[i], block, columns) for i in variant.wanted),
+            columns=columns,
         )
 
     def forward(self, plan: Plan, variant: Variant, segment: int, kept: bool) -> Launch:
@@ -89,8 +92,8 @@ class TritonTarget(NormByTriton):
     def _launch(
         self, plan: Plan, variant: Variant, form: Form, strides: list[int], *, backward: bool = False
     ) -> Launch:
-        block, layout = form.block, plan.kernels.layout
-        if 2**31 - block < plan.N:
+        layout, programs = plan.kernels.layout, self.programs(plan, form.block, form.columns)
+        if programs * form.block >= 2**31:
             raise BuildError(f"a step of {plan.N} neurons is larger than what Triton kernels count, 2^31")
         run = plan.kernels.function(_Made(form, backward), variant)
         order = pointers(layout, variant, form, backward=backward)
@@ -98,31 +101,50 @@ class TritonTarget(NormByTriton):
         for i in arrays(layout, variant, backward=backward):
             integers += plan.sizes[i]
         warps = self.tile(plan, backward=backward).warps(_warp_size())
-        launch = launcher(run, (-(-plan.N // block),), integers, plan.device, num_warps=warps)
+        launch = launcher(run, (programs,), integers, plan.device, num_warps=warps)
 
         def by_name(operands: Operands) -> None:
             launch([operands[name] for name in order])
 
         return by_name
 
-    def run(self, shape: tuple[int, int], block: int) -> int:
-        """How many adjacent neurons share one gradient sum. It has few distinct values, because each compiles another
-        kernel.
+    def columns(self, plan: Plan) -> tuple[int, int]:
+        """How many adjacent neurons of a row a backward kernel takes that sums a gradient over rows, and how many a row
+        has: where a param has one value for each neuron of a row, as in channels last. (0, 0) where none has, or where
+        they are no multiple of 8: then each neuron keeps its gradient.
+
+        32 of them are 64 bytes of each row in half precision, and of a block of 256 eight rows are summed.
+        """
+        sizes = {size for size, inner in plan.sizes.values() if size > 1 and inner == 1}
+        size = sizes.pop() if len(sizes) == 1 else 0
+        columns = math.gcd(size, 32)
+        return (columns, size) if size and 8 <= columns < self.tile(plan, backward=True).block else (0, 0)
+
+    def run(self, shape: tuple[int, int], block: int, columns: int = 0) -> int:
+        """How many adjacent neurons share one gradient sum; 0 where each of the ``columns`` has one. It has few
+        distinct values, because each compiles another kernel.
         """
         size, inner = shape
         if size == 1:
             return block
+        if inner == 1 and columns:
+            return 0
         return next((run for run in (block, 64, 16) if inner % run == 0), 1)
 
-    def sums(self, plan: Plan, param: int) -> Tensor:
-        run = self.run(plan.sizes[param], self.tile(plan, backward=True).block)
-        dtype = torch.float64 if run > 1 else plan.dtype
-        return torch.empty(-(-plan.N // run), dtype=dtype, device=plan.device)
+    def programs(self, plan: Plan, block: int, columns: int) -> int:
+        """Programs of a kernel."""
+        if not columns:
+            return -(-plan.N // block)
+        size = self.columns(plan)[1]
+        return -(-plan.N // (block // columns * size)) * (size // columns)
 
-    def parts(self, plan: Plan, param: int, sums: Tensor) -> Tensor:
-        size, inner = plan.sizes[param]
-        run = 1 if size == 1 else inner // self.run((size, inner), self.tile(plan, backward=True).block)
-        return sums.view(-1, size, run)
+    def sums(self, plan: Plan, param: int) -> Tensor:
+        (size, inner), block, (columns, _) = plan.sizes[param], self.tile(plan, backward=True).block, self.columns(plan)
+        run, programs = self.run((size, inner), block, columns), self.programs(plan, block, columns)
+        shape = plan.N // (size * inner), size, inner // max(1, run)
+        if size == 1 or not run:
+            shape = programs * (columns or 1) // size if size > 1 else programs, size, 1
+        return torch.empty(shape, dtype=plan.dtype if run == 1 else torch.float64, device=plan.device)
 
 
 TRITON = TritonTarget()
