@@ -19,7 +19,8 @@ class Captured:
     """``run``, recorded once in a CUDA graph; a call replays it."""
 
     def __init__(self, run: Run, calls: int) -> None:
-        self.calls, before = calls, _settled()
+        self.run, self.calls = run, calls  # a graph does not keep the tensors that it reads
+        before = _settled()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

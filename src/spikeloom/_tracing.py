@@ -24,3 +24,9 @@ def exporting() -> bool:
     """Whether torch.export traces. Code that Dynamo traces may not ask torch itself, whose answer there is always yes
     before PyTorch 2.12."""
     return torch.compiler.is_exporting()
+
+
+@known_while_tracing
+def has_autocast(kind: str) -> bool:
+    """Whether a kind of device has autocast, which Dynamo of PyTorch 2.11 cannot ask."""
+    return torch.amp.is_autocast_available(kind)

@@ -6,6 +6,7 @@ from torch import nn
 
 import spikeloom as sl
 from kernel import spec
+from spikeloom.kernel.compiled import kernels_of
 from spikeloom.kernel.triton.target import TRITON, problem
 
 pytestmark = pytest.mark.gpu
@@ -101,14 +102,16 @@ def test_a_second_stream_and_strided_upstream_gradients():
 
 
 def test_other_shapes_and_durations_compile_nothing(monkeypatch):
+    """But for another number of steps in a segment, of which there are few."""
     neuron = sl.LIF(v_threshold=0.3).cuda()
 
     def step(T, n):
         x = torch.randn(T, 4, n, device="cuda", requires_grad=True)
         neuron.sequence(x)[0].sum().backward()
 
-    for T, n in ((20, 64), (20, 63), (4, 64), (4, 63)):  # divisible by 16 or not, with checkpoints or without
-        step(T, n)
+    for T in (20, 4, 3, 2, 1, 9, 17):  # segments of 4, 3, 2 and 1 steps, with states kept or not, a rest or none
+        for n in (64, 63, 16, 5):  # divisible by a block, by 16 or not
+            step(T, n)
     compiled = []
     import triton
 
@@ -116,7 +119,7 @@ def test_other_shapes_and_durations_compile_nothing(monkeypatch):
     monkeypatch.setattr(triton.compiler, "compile", lambda *a, **k: compiled.append(a) or original(*a, **k))
     monkeypatch.setattr(triton, "compile", triton.compiler.compile)
     before = _compiled_kernels()
-    for T, n in ((30, 128), (17, 77), (9, 4096), (8, 16), (2, 1001)):
+    for T, n in ((32, 128), (19, 77), (13, 4096), (8, 16), (4, 1001)):
         step(T, n)
     assert _compiled_kernels() == before
     assert not compiled
@@ -124,8 +127,6 @@ def test_other_shapes_and_durations_compile_nothing(monkeypatch):
 
 def _compiled_kernels():
     """How many binaries the generated functions hold, over all devices."""
-    from spikeloom.kernel.compiled import kernels_of
-
     count = 0
     for run in kernels_of(sl.LIF())._functions.values():
         for entry in getattr(run, "device_caches", {}).values():
@@ -187,7 +188,8 @@ def test_peak_memory_of_a_layer():
     base = torch.cuda.memory_allocated()
     neuron.sequence(x)[0].backward(upstream)
     peak = torch.cuda.max_memory_allocated() - base
-    states = ((T - 1) // TRITON.segment + 4) * n * 4  # kept, start, final and their like
+    steps = TRITON.segment_at_any(kernels_of(neuron).program, x.dtype)
+    states = ((T - 1) // steps + 4) * n * 4  # kept, start, final and their like
     assert peak <= 2 * T * n * 2 + states + (1 << 22)
 
 

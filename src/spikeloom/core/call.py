@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from .._tracing import has_autocast
 from .arguments import explain
 from .folding import Folding
 from .folding import map_tensors as map_tensors
@@ -288,7 +289,7 @@ def autocasts(xs: tuple[Any, ...]) -> bool:
     if x.is_cpu:  # asked at every step, and the name of a device takes longer than the answer
         return torch.is_autocast_enabled("cpu")
     kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return has_autocast(kind) and torch.is_autocast_enabled(kind)
 
 
 def in_dtypes_of(before: State, after: State) -> State:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -49,6 +50,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = torch.device("cuda", torch.cuda.current_device()) if device.index is None else device
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         self._begin()
         self._last = torch.cuda.current_stream(self.device)
 
@@ -67,6 +69,8 @@ class CudaGraphs:
 
     def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Captures a graph. Other threads may use the device meanwhile, as those that load data do."""
+        if not self._graphs:  # the allocator takes no more captures into a pool all of whose graphs are gone
+            self._begin()
         made, problem = torch.cuda.CUDAGraph(), None
         with torch.cuda.device(self.device):
             now = torch.cuda.current_stream()
@@ -82,6 +86,7 @@ class CudaGraphs:
                 raise RecordError(_first_line(problem or error)) from error
             finally:
                 torch.cuda.set_stream(now)  # which torch leaves undone where ending the capture raises
+        self._graphs.add(made)
         return found, made.replay
 
     def enter(self) -> None:

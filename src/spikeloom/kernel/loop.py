@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .._time import trailing, valid_steps
-from .._tracing import known_while_tracing
+from .._tracing import has_autocast
 from ..core.recording import of_pieces
 from .marked import marked
 from .request import Found, Request, States
@@ -79,14 +79,9 @@ def scan_exported(bound: Any, request: Request) -> Found:
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Turns autocast off: states are never computed in a reduced precision."""
     kind = device.type
-    if _has_autocast(kind) and torch.is_autocast_enabled(kind):
+    if has_autocast(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()
-
-
-@known_while_tracing
-def _has_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind)
 
 
 def _dynamics(bound: Any, x_t: tuple[Tensor, ...], states: States) -> tuple[Tensor, States]:
