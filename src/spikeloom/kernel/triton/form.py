@@ -9,10 +9,12 @@ import torch
 from ..program import OPS, Program
 
 _LIVE = 64
-"""How many 32-bit values of a segment one thread may hold; with addresses and what a step computes they stay under 128
-registers, at which an SM still keeps 16 warps."""
+"""How many 32-bit values of a segment one thread of a backward kernel may hold. With addresses and what a step computes
+that is 80 to 125 registers for one state; an H200 is fastest there, whatever else is chosen within it."""
 _STEPS = 8
-"""Most steps of a segment: with more, nothing is gained in flight and the code grows."""
+"""Most steps of a segment: 16 gained 1 % in float32 there, lost 5 % in float16, and compile three times as long."""
+_THREADS = 64
+"""Threads of a program; in twice and four times as many nothing changed."""
 _DEAR = 24
 """From so many operations on, counting a slow one as six, a step holds as many values as a segment."""
 
@@ -69,33 +71,33 @@ def dear(program: Program) -> int:
     return sum(6 if OPS[node.op].slow else 1 for node in program.needed(roots))
 
 
-def per_thread(program: Program, io: torch.dtype, *, backward: bool) -> int:
-    """Neurons of one thread.
+def per_thread(program: Program, io: torch.dtype, steps: int, *, backward: bool) -> int:
+    """Neurons of one thread, where a segment has ``steps`` steps.
 
-    A thread should read 16 bytes at a time, and at least 8: 8 neurons in half precision, 4 in float32, 2 in float64.
-    Backward, where twice as many values are live, half as many in half precision, and fewer where a program has more
-    states or computes much.
+    Forward, a thread reads 16 bytes at a time: 8 neurons in half precision (4 where they have several states), 4 in
+    float32, 2 in float64. Backward, where
+    many rows are read at once, two neurons are as fast where a segment has more than four steps, and four where it has
+    fewer; of more, registers are short.
     """
     width = 16 // io.itemsize
     if not backward:
-        return max(1, width // (2 if len(program.states) > 2 else 1))
-    width = min(4, width)
-    while width > 1 and 4 * width * weight(program, io) > _LIVE:
+        return width if len(program.states) < 2 else min(4, width)
+    width = min(width, 2 if steps > 4 else 4)
+    while width > 1 and steps * width * weight(program, io) > _LIVE:
         width //= 2
     return max(1, width // 2) if dear(program) > 6 * _DEAR else width
 
 
-def tile(program: Program, io: torch.dtype, *, backward: bool) -> Tile:
-    """The tile of a program's kernels for inputs of a dtype: of 64 or 128 threads."""
-    width = per_thread(program, io, backward=backward)
-    return Tile(64 * width if width > 2 else 128 * width, width)
+def tile(program: Program, io: torch.dtype, T: int, *, backward: bool, sums: bool = False) -> Tile:
+    """The tile of a program's kernels for inputs of a dtype; it takes more rows where a kernel ``sums`` over them."""
+    width = per_thread(program, io, min(T, most_steps(program, io)), backward=backward)
+    return Tile(_THREADS * width * (2 if backward and sums else 1), width)
 
 
 def most_steps(program: Program, io: torch.dtype) -> int:
-    """Most steps of a segment: what one thread of a backward kernel can hold."""
-    live = weight(program, io) * per_thread(program, io, backward=True)
+    """Most steps of a segment: as many as one thread of a backward kernel can hold for two neurons."""
     steps = _STEPS
-    while steps > 2 and steps * live > _LIVE:
+    while steps > 2 and 2 * steps * weight(program, io) > _LIVE:
         steps //= 2
     return steps
 

@@ -45,11 +45,11 @@ class TritonTarget(NormByTriton):
         return self.segment or most_steps(program, io)
 
     def segment_of(self, plan: Plan) -> int:
-        return self.segment or steps_for(plan.T, most_steps(plan.kernels.program, plan.io))
+        return self.segment or steps_for(plan.T, _most_steps(plan))
 
     def tile(self, plan: Plan, *, backward: bool) -> Tile:
         """How much of the work of a plan one program takes."""
-        chosen = tile(plan.kernels.program, plan.io, backward=backward)
+        chosen = _tile(plan, backward)
         return Tile(self.block or chosen.block, self.per_thread or chosen.per_thread)
 
     def sources(self, plan: Plan, forward: Variant, backward: Variant) -> str:
@@ -139,12 +139,30 @@ class TritonTarget(NormByTriton):
         return -(-plan.N // (block // columns * size)) * (size // columns)
 
     def sums(self, plan: Plan, param: int) -> Tensor:
-        (size, inner), block, (columns, _) = plan.sizes[param], self.tile(plan, backward=True).block, self.columns(plan)
-        run, programs = self.run((size, inner), block, columns), self.programs(plan, block, columns)
-        shape = plan.N // (size * inner), size, inner // max(1, run)
-        if size == 1 or not run:
-            shape = programs * (columns or 1) // size if size > 1 else programs, size, 1
-        return torch.empty(shape, dtype=plan.dtype if run == 1 else torch.float64, device=plan.device)
+        shape, dtype = _sums(self, plan, param)
+        return torch.empty(shape, dtype=dtype, device=plan.device)
+
+
+@functools.lru_cache(maxsize=1024)
+def _most_steps(plan: Plan) -> int:
+    return most_steps(plan.kernels.program, plan.io)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile(plan: Plan, backward: bool) -> Tile:
+    sums = any(size > 1 for size, _ in plan.sizes.values())
+    return tile(plan.kernels.program, plan.io, plan.T, backward=backward, sums=sums)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sums(target: TritonTarget, plan: Plan, param: int) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and dtype of the parts of a gradient."""
+    (size, inner), block, (columns, _) = plan.sizes[param], target.tile(plan, backward=True).block, target.columns(plan)
+    run, programs = target.run((size, inner), block, columns), target.programs(plan, block, columns)
+    shape = plan.N // (size * inner), size, inner // max(1, run)
+    if size == 1 or not run:
+        shape = programs * (columns or 1) // size if size > 1 else programs, size, 1
+    return shape, plan.dtype if run == 1 else torch.float64
 
 
 TRITON = TritonTarget()
