@@ -223,6 +223,7 @@ def test_bits(n, dtype):
     rows = sl.pack(d[: n // 24 * 24].view(-1, 24))[1:]  # and so do these bits
     plain = d[: n // 24 * 24].view(-1, 24)[1:]
     assert torch.equal(rows.unpack(), plain)
+    torch.testing.assert_close(rows.mean(1), plain.mean(1))
     for dims in (0, 1, (0, 1)):
         assert torch.equal(rows.sum(dims, dtype=torch.int64), plain.sum(dims, dtype=torch.int64))
     assert torch.equal((rows * rows[:1]).unpack(), plain * plain[:1])

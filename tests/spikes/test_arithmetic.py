@@ -100,6 +100,7 @@ def test_sums_over_every_choice_of_dimensions(shape, keepdim, way):
             y = s.sum(dims, keepdim=keepdim)
             assert type(y) is torch.Tensor
             assert torch.equal(y, a.sum(dims, keepdim=keepdim)), dims
+            assert torch.equal(s.mean(dims, keepdim=keepdim), a.mean(dims, keepdim=keepdim)), dims
     assert torch.equal(s.sum(-1), a.sum(-1))
     assert torch.equal(s.sum(()), a.sum(()))
     assert torch.equal(s.sum(0, dtype=torch.int64), a.sum(0, dtype=torch.int64))
@@ -120,11 +121,14 @@ def test_sums_in_half_precision_and_beyond_its_range(way):
     for dtype in (torch.float16, torch.bfloat16):
         assert torch.equal(sl.pack(a.to(dtype)).sum(0), a.sum(0).to(dtype))
         assert torch.equal(sl.pack(a.to(dtype)).sum(), a.sum().to(dtype))
+        b = spikes(300, 7, dtype=dtype)
+        assert torch.equal(sl.pack(b).mean(0), b.mean(0))
 
 
 def test_sums_of_nothing_and_wrong_dimensions(way):
     assert torch.equal(sl.pack(torch.zeros(0, 4)).sum(0), torch.zeros(4))
     assert float(sl.pack(torch.zeros(0)).sum()) == 0.0
+    assert sl.pack(torch.zeros(0, 4)).mean(0).isnan().all()
     for dims in (2, (0, 0), -3):
         with pytest.raises((IndexError, RuntimeError), match=r"(?i)dim"):
             sl.pack(spikes(3, 4)).sum(dims)

@@ -134,14 +134,28 @@ def _counts(s: SpikeTensor, dims: set[int], *, keepdim: bool) -> Tensor | None:
     return counts if keepdim else counts.squeeze(tuple(dims))
 
 
-@handles(aten.sum.dim_IntList)
-def _sum_along(func: Any, s: Any, dim: Any, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+def _dims(s: SpikeTensor, dim: list[int] | None) -> set[int]:
+    """The dimensions that are meant, from 0 on; none where torch has to say what is wrong with them."""
     given = list(dim or range(s.ndim))
     dims = {d % s.ndim for d in given if -s.ndim <= d < s.ndim}
-    if len(dims) != len(given) or not dims:
-        return NotImplemented  # torch says what is wrong
-    counts = _counts(s, dims, keepdim=keepdim)
+    return dims if len(dims) == len(given) else set()
+
+
+@handles(aten.sum.dim_IntList)
+def _sum_along(func: Any, s: Any, dim: Any, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    dims = _dims(s, dim)
+    counts = _counts(s, dims, keepdim=keepdim) if dims else None
     return NotImplemented if counts is None else counts.to(dtype or s.dtype)
+
+
+@handles(aten.mean.dim)
+def _mean_along(func: Any, s: Any, dim: Any, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Any:
+    dims, dtype = _dims(s, dim), dtype or s.dtype
+    counts = _counts(s, dims, keepdim=keepdim) if dims and dtype.is_floating_point else None
+    if counts is None:
+        return NotImplemented
+    exact = dtype if s.is_cpu or dtype == torch.float64 else torch.float32  # on a CPU torch rounds the sum, too
+    return (counts.to(exact) / math.prod(s.shape[d] for d in dims)).to(dtype)
 
 
 @handles(aten.sum.default)
