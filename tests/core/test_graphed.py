@@ -12,6 +12,7 @@ from torch import nn
 
 import spikeloom as sl
 from recorder import StandIn, recording
+from spikeloom.spikes import from_bits
 
 X = (5, 3, 2, 4, 4)
 GAIN = 1.0
@@ -368,6 +369,65 @@ def test_errors_are_those_of_the_module():
     fast = sl.graphed(network(), after=1)
     with pytest.raises((RuntimeError, ValueError), match=r"expected|got"):
         fast(torch.randn(5, 3, 7, 4, 4))
+
+
+class Bits(nn.Module):
+    """Spikes of one bit, by operators alone."""
+
+    def forward(self, x):
+        place = 2 ** torch.arange(8)
+        return from_bits(((x > 0).reshape(-1, 8) * place).sum(1).to(torch.uint8), tuple(x.shape), x.dtype)
+
+
+def test_spikes_of_one_bit_are_outputs():
+    net = nn.Sequential(nn.Linear(8, 8), Bits())
+    with torch.no_grad():
+        fast = ready(net, torch.randn(3, 8))
+        first, second = fast(torch.ones(3, 8)), fast(-torch.ones(3, 8))
+        assert fast.captured
+        assert isinstance(first, sl.SpikeTensor)
+        assert torch.equal(first.unpack(), net(torch.ones(3, 8)).unpack())
+        assert not torch.equal(first.unpack(), second.unpack())
+
+
+def test_outputs_that_nobody_uses():
+    net = network(norm=False, dropout=0.0)
+    plain, x = copy.deepcopy(net), torch.randn(X)
+    fast = sl.graphed(net, after=1)
+    for _ in range(2):
+        fast(x, record=("2.v", "6.v"), return_state=True)[1].record["2.v"].square().sum().backward()
+        plain(x, record=("2.v", "6.v"), return_state=True)[1].record["2.v"].square().sum().backward()
+    assert fast.captured, fast.reason
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        assert (p.grad is None or not p.grad.any()) if q.grad is None else torch.equal(p.grad, q.grad)
+
+
+def test_large_containers_are_refused_by_name():
+    net = sl.Network(nn.Linear(2, 2), Mine(), sl.LIF()).eval()
+    net.body[1].table = {"a": [0.0] * 2000}
+    with pytest.raises(RuntimeError, match=r"1: Mine has a list of 2,000 values, too many to be compared"):
+        sl.graphed(net, torch.randn(4, 3, 2))
+
+
+class Own(sl.surrogate.Surrogate):
+    """A surrogate of somebody's."""
+
+    def derivative(self, u, scale):
+        return scale * torch.exp(-(scale * u).abs())
+
+    def primitive(self, u, scale):
+        return torch.where(u >= 0, 2 - torch.exp(-scale * u), torch.exp(scale * u))
+
+
+def test_a_surrogate_of_ones_own():
+    net = sl.Network(nn.Linear(4, 4), sl.LIF(surrogate=Own(2.0), v_threshold=0.3))
+    fast, plain = sl.graphed(net, after=1), copy.deepcopy(net)
+    for _ in range(3):
+        x = torch.randn(6, 3, 4)
+        fast(x).sum().backward()
+        plain(x).sum().backward()
+    assert fast.captured, fast.reason
+    assert torch.equal(net.body[0].weight.grad, plain.body[0].weight.grad)
 
 
 def test_copies_and_threads():

@@ -173,19 +173,24 @@ def test_neurons(name):
     fast = sl.graphed(captured)
     losses, found = train(plain, plain), train(fast, captured)
     assert fast.captured, fast.reason
-    assert found == pytest.approx(losses, rel=1e-6)
+    assert found == pytest.approx(losses, rel=1e-6, nan_ok=True)
 
 
 def test_memory_of_graphs_is_that_of_one_step():
     """Two kinds of calls share a pool: the second, smaller one adds its inputs and outputs only."""
     net = network()
     x = torch.randn(32, 64, 2, 8, 8, device="cuda")
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
     fast = sl.graphed(net, x)
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()
     first = torch.cuda.memory_reserved()
     fast.capture(torch.randn(16, 64, 2, 8, 8, device="cuda"))
     assert fast.graphs == 2
-    assert torch.cuda.memory_reserved() - first <= 8 << 20
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() - first < 0.5 * (first - before)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])

@@ -314,9 +314,9 @@ def _set_host_random(state: tuple[Any, ...]) -> None:
 
 
 def check_outputs(leaves: list[Any]) -> None:
-    """Raises UnfitError for what is neither a plain tensor nor a plain value."""
+    """Raises UnfitError for what is neither a tensor, or made of tensors as spikes are, nor a plain value."""
     for y in leaves:
-        if not (type(y) in (Tensor, nn.Parameter) or is_plain(y)):
+        if not (type(y) in (Tensor, nn.Parameter) or hasattr(y, "__tensor_flatten__") or is_plain(y)):
             raise UnfitError(f"an output is a {type(y).__name__}; tensors and plain values are recorded")
 
 

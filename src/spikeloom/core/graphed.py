@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, check_outputs, rehearse, without_autocast, without_cache
-from .prepared import UnfitError
+from .prepared import UnfitError, copied
 from .replay import Recorder
 from .unchanged import Unchanged
 
@@ -120,14 +120,14 @@ class _Recorded:
         def both() -> None:
             outputs = _differentiable(forward())
             if outputs and wanted:
-                backward(outputs, [torch.ones_like(y) for y in outputs])
+                backward(outputs, [_ones(y) for y in outputs])
 
         rehearse(recorder, unchanged, both)
         leaves, self._forward = recorder.record(forward)
         check_outputs(leaves)
         outputs = _differentiable(leaves)
         self._backward: Callable[[], None] | None = None
-        self._upstream = [torch.ones_like(y, requires_grad=False) for y in outputs]
+        self._upstream = [_ones(y) for y in outputs]
         if outputs and wanted:
             found, self._backward = recorder.record(lambda: backward(outputs, self._upstream))
             grads = iter(found)
@@ -153,21 +153,24 @@ class _Recorded:
         for fixed, x in zip(self._inputs, tensors, strict=True):
             fixed.take(x)
         self._forward()
-        return [y.clone() for y in self._outputs if isinstance(y, Tensor)]
+        return [copied(y) for y in self._outputs if isinstance(y, Tensor)]
 
     def constant(self, found: list[Tensor]) -> list[Tensor]:
         """The outputs that have no gradient."""
         has = (d for d, y in zip(self._is_differentiable, self._outputs, strict=True) if isinstance(y, Tensor))
         return [y for y, d in zip(found, has, strict=True) if not d]
 
-    def backward(self, upstream: tuple[Tensor, ...]) -> list[Tensor | None]:
-        """Replays the backward pass: gradients of inputs and parameters, in memory of their own."""
+    def backward(self, upstream: tuple[Tensor | None, ...]) -> list[Tensor | None]:
+        """Replays the backward pass: gradients of inputs and parameters, in memory of their own.
+
+        ``upstream``: the gradients of all outputs, None for one that nobody used.
+        """
         assert self._backward is not None
         self._recorder.enter()
         has = (d for d, y in zip(self._is_differentiable, self._outputs, strict=True) if isinstance(y, Tensor))
         given = [g for g, d in zip(upstream, has, strict=True) if d]
         for fixed, g in zip(self._upstream, given, strict=True):
-            fixed.copy_(g)
+            fixed.zero_() if g is None else fixed.copy_(g)
         self._backward()
         return [None if g is None else g.clone() for g in self._gradients]
 
@@ -178,13 +181,14 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recorded: _Recorded, ticket: _Ticket, *tensors: Tensor) -> Any:
         ctx.recorded, ctx.ticket = recorded, ticket
+        ctx.set_materialize_grads(False)
         found = recorded.forward(list(tensors[: len(recorded._inputs)]))
         ctx.mark_non_differentiable(*recorded.constant(found))
         return tuple(found)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> Any:
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         if ctx.ticket.done:
             raise RuntimeError(
                 "graphed: a second backward pass through the same call, whose memory was used again by the first; "
@@ -246,6 +250,15 @@ def _again(module: nn.Module, options: dict[str, int]) -> Graphed:
 
 def _differentiable(leaves: list[Any]) -> list[Tensor]:
     return [y for y in leaves if isinstance(y, Tensor) and y.requires_grad]
+
+
+def _ones(y: Tensor) -> Tensor:
+    """A gradient that is dense, whatever the output is made of."""
+    return (
+        torch.ones_like(y, requires_grad=False)
+        if type(y) is Tensor
+        else torch.ones(y.shape, dtype=y.dtype, device=y.device)
+    )
 
 
 def _refuse_hooks(unchanged: Unchanged, learned: list[nn.Parameter]) -> None:

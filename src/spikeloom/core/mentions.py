@@ -16,6 +16,7 @@ from ..keys import code
 from ..keys.code import Unseen
 
 _DEPTH = 3  # containers and objects inside others that are compared by what they hold
+_LARGEST = 1000  # elements of one that is
 _QUIET = frozenset(["logging", "warnings"])  # fixed modules with a state that computes nothing
 
 
@@ -35,7 +36,10 @@ class Same:
 
 
 def content(value: Any, depth: int = _DEPTH) -> Any:
-    """What equals the same of a value as long as the value means the same, whoever wrote into it."""
+    """What equals the same of a value as long as the value means the same, whoever wrote into it.
+
+    Raises Unseen for a container that is too large to be compared.
+    """
     if code.is_plain(value):
         return type(value), value
     if isinstance(value, Tensor):
@@ -47,6 +51,8 @@ def content(value: Any, depth: int = _DEPTH) -> Any:
         return Same(value), Same(value.__code__), content(value.__defaults__, depth - 1), cells
     if isinstance(value, types.MethodType):
         return content(value.__func__, depth - 1), Same(value.__self__)
+    if isinstance(value, (list, tuple, dict, set, frozenset)) and len(value) > _LARGEST:
+        raise Unseen(f"a {type(value).__name__} of {len(value):,} values, too many to be compared at each call")
     if isinstance(value, (list, tuple)):
         return type(value), tuple(content(v, depth - 1) for v in value)
     if isinstance(value, dict):
@@ -71,7 +77,10 @@ class Mentions:
 
     def hold(self) -> bool:
         """Whether all of it is what it was."""
-        return all(name in space and content(space[name]) == then for space, name, then in self._watched)
+        try:
+            return all(name in space and content(space[name]) == then for space, name, then in self._watched)
+        except Unseen:
+            return False
 
     def _class(self, kind: type) -> None:
         for base in kind.__mro__:
@@ -84,7 +93,10 @@ class Mentions:
 
     def _watch(self, space: Any, name: str) -> None:
         value = space[name]
-        self._watched.append((space, name, content(value)))
+        try:
+            self._watched.append((space, name, content(value)))
+        except Unseen as doubt:
+            raise Unseen(f"names {name}: {doubt}") from None
         for function in _functions(value):
             self._function(function)
         if isinstance(value, type) and not code.is_fixed_class(value):

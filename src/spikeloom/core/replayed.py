@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from ..keys.code import is_plain
 from .captures import Arguments, Captures, Fixed, check_outputs, rehearse, without_cache
-from .prepared import UnfitError
+from .prepared import Kept, UnfitError, copied
 from .replay import RECORDERS, Recorder
 from .unchanged import Unchanged
 
@@ -75,6 +75,10 @@ class Step:
         with torch.inference_mode(False), torch.no_grad():
             self._states = [s.detach().clone() if isinstance(s, Tensor) else s for s in leaves]
         args, _ = given.filled([self._input.tensor])
+        memory = Kept()
+        for s in self._states:
+            if isinstance(s, Tensor):
+                memory.add(s)
 
         def step() -> list[Any]:
             with without_cache(recorder.device.type):
@@ -83,11 +87,12 @@ class Step:
             fresh, structure = pytree.tree_flatten(new)
             if structure != self._structure or not all(map(_fits, fresh, self._states)):
                 raise UnfitError("the new state is of another kind than the old")
-            made, fresh = (self._apart(values) for values in (made, fresh))
+            outputs: list[Any] = memory.own(made)  # apart from memory that the next lines write over
+            fresh = memory.own(fresh)
             for before, after in zip(self._states, fresh, strict=True):
                 if isinstance(before, Tensor):
                     before.copy_(after)
-            return made
+            return outputs
 
         rehearse(recorder, unchanged, step)
         self._outputs, self._replay = recorder.record(step)
@@ -100,7 +105,7 @@ class Step:
             self._take(state.state() if isinstance(state, Step) else state)
         self._input.take(x)
         self._replay()
-        leaves = [y.clone() if isinstance(y, Tensor) else y for y in self._outputs]
+        leaves = [copied(y) if isinstance(y, Tensor) else y for y in self._outputs]
         return leaves[0] if self._spec.is_leaf() else pytree.tree_unflatten(leaves, self._spec)
 
     def state(self) -> Any:
@@ -114,11 +119,6 @@ class Step:
             for memory, value in zip(self._states, pytree.tree_leaves(state), strict=True):
                 if isinstance(memory, Tensor):
                     memory.copy_(value)
-
-    def _apart(self, values: list[Any]) -> list[Any]:
-        """Values that do not lie in the memory of the states, which is about to be written."""
-        there = {s.untyped_storage().data_ptr() for s in self._states if isinstance(s, Tensor)}
-        return [v.clone() if isinstance(v, Tensor) and v.untyped_storage().data_ptr() in there else v for v in values]
 
 
 def kind_of(state: Any) -> Any:

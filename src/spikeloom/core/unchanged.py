@@ -48,7 +48,10 @@ class Unchanged:
         self._values = self._now()
         self.parameters = [t for t in self.tensors if isinstance(t, nn.Parameter)]
         self._methods = [Methods(kind) for kind in {*self._kinds}]
-        self._attributes = [_Attributes(m) for m in self.modules]
+        self._attributes = [_Attributes(m, self.paths[m]) for m in self.modules]
+        for m in self.modules:
+            if type(m).__module__.startswith(("torch.distributed.", "torch.nn.parallel.")):
+                raise UnfitError(f"{type(m).__name__} exchanges gradients between processes in every call")
         try:
             self._mentions = Mentions({kind for kind in self._kinds if not is_fixed_class(kind)})
         except Unseen as doubt:
@@ -73,13 +76,13 @@ class Unchanged:
                 and self._mentions.hold()
                 and self._others() == self._depends
             )
-        except UnfitError:
+        except (UnfitError, Unseen):
             return False
 
     def changed(self) -> str:
         """What is no longer as it was, as far as that has a name."""
         for attributes in self._attributes:
-            if not attributes.hold():
+            if attributes.changed():
                 where = self.paths[attributes.module] or "the module"
                 return f"{where}: {attributes.changed()!r} of {type(attributes.module).__name__}"
         return "" if self.hold() else "a tensor, a number, a module inside or code that they name"
@@ -121,13 +124,16 @@ class Unchanged:
 class _Attributes:
     """The attributes of one module that its code may read: plain values by value, others by what they hold."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, path: str) -> None:
         self.module, self._own = module, vars(module)
         self._names = frozenset(_names(module))
         plain = [name for name in sorted(self._names) if _never_changes(self._own[name])]
         self._read = itemgetter(*plain) if len(plain) > 1 else functools.partial(_few, plain)
         self._plain, self._then = plain, self._read(self._own)
-        self._others = [(n, content(self._own[n])) for n in sorted(self._names.difference(plain))]
+        try:
+            self._others = [(n, content(self._own[n])) for n in sorted(self._names.difference(plain))]
+        except Unseen as doubt:
+            raise UnfitError(f"{path or 'the module'}: {type(module).__name__} has {doubt}") from None
         self._size = len(self._own)
 
     def hold(self) -> bool:
@@ -148,7 +154,13 @@ class _Attributes:
         own, names = self._own, frozenset(_names(self.module))
         there = dict(zip(self._plain, self._then, strict=True))
         changed = {n for n, then in there.items() if n not in own or content(own[n]) != content(then)}
-        changed |= {n for n, then in self._others if n not in own or content(own[n]) != then}
+        for n, then in self._others:
+            try:
+                if n in own and content(own[n]) == then:
+                    continue
+            except Unseen:  # it grew
+                pass
+            changed.add(n)
         return min(changed | (names ^ self._names), default="")
 
 
