@@ -173,6 +173,7 @@ class Runner:
         self.stream: Any = None
         self.alone: dict[str, sl.Stream] = {}
         self.fast: Any = None
+        self.replayed: Any = None
         self.hooks: list[Any] = []
         self.taps: sl.core.Taps | None = None
         self.marked: sl.core.Taps | None = None
@@ -745,11 +746,8 @@ def backward(run: Runner) -> None:
 
 
 def graphed(run: Runner) -> None:
-    """Calls that are recorded and replayed, by a stand-in for graphs of a GPU that lives on.
-
-    Bits are computed with by C on a CPU, which the stand-in does not record.
-    """
-    if run.net.spikes == "packed" or any(m.packed for m in run.modules(sl.Dynamics)):
+    """Calls that are recorded and replayed, by a stand-in for graphs of a GPU that lives on."""
+    if computes_from_bits(run):
         return
     if run.fast is None or run.fast.module is not run.net:
         run.fast = sl.graphed(run.net, after=1)
@@ -797,6 +795,22 @@ def streamed(run: Runner) -> None:
     if run.stream is None or run.stream.module is not run.net:
         run.stream = run.net.stream()
     steps(run, run.stream, "")
+
+
+def replayed(run: Runner) -> None:
+    """Steps of a stream that are recorded and replayed, by a stand-in for graphs of a GPU."""
+    if computes_from_bits(run):
+        return
+    if run.replayed is None or run.replayed.module is not run.net:
+        run.replayed = run.net.stream()
+    with recording():
+        steps(run, run.replayed, "")
+        steps(run, run.replayed, "")
+
+
+def computes_from_bits(run: Runner) -> bool:
+    """Whether C computes from bits on a CPU, which the stand-in does not record."""
+    return run.net.spikes == "packed" or any(m.packed for m in run.modules(sl.Dynamics))
 
 
 def alone(run: Runner) -> None:
@@ -867,8 +881,8 @@ def in_threads(run: Runner) -> None:
 CALLS: dict[str, Callable[[Runner], None]] = {
     f.__name__: f
     for f in (
-        sequence, inference, recorded, backward, graphed, repeated, ragged, split, streamed, alone, functional,
-        in_threads,
+        sequence, inference, recorded, backward, graphed, repeated, ragged, split, streamed, replayed, alone,
+        functional, in_threads,
     )
 }  # fmt: skip
 

@@ -61,9 +61,11 @@ class Unchanged:
 
     def hold(self) -> bool:
         """Whether all is still as it was."""
-        for table, name, tensor, *place in self._tensors:
+        for table, name, tensor, address, layout in self._tensors:
             now = table.get(name)
-            if now is not tensor or (now is not None and _place(now) != place):
+            if now is not tensor or (now is not None and now.data_ptr() != address):
+                return False
+            if now is not None and layout and (now.shape, now.stride()) != layout:
                 return False
         try:
             return (
@@ -182,5 +184,8 @@ def _few(names: list[str], space: Any) -> tuple[Any, ...]:
     return tuple(space[n] for n in names)
 
 
-def _place(tensor: Tensor | None) -> list[Any]:
-    return [] if tensor is None else [tensor.data_ptr(), tensor.shape, tensor.stride()]
+def _place(tensor: Tensor | None) -> tuple[int, Any]:
+    """The address of a tensor and, where it has more than one value, its layout."""
+    if tensor is None:
+        return 0, None
+    return tensor.data_ptr(), (tensor.shape, tensor.stride()) if tensor.ndim else None
