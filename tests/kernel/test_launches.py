@@ -115,6 +115,13 @@ def test_options_of_the_norm_launch_nothing_more(options, launches):
     assert second(training(module, input_of("contiguous", torch.float32)), launches) == (NORMED, {})
 
 
+def test_a_learnable_number_is_two_launches_of_torch_more(launches):
+    """Its gradient is summed, and gets the dtype of the number."""
+    module = sl.nn.NormNeuron(nn.BatchNorm2d(8), sl.LIF(tau=nn.Parameter(torch.tensor(2.0))))
+    found = second(training(module, input_of("channels last", torch.float32)), launches)
+    assert found == (NORMED, {"sum": 1, "_to_copy": 1})
+
+
 def test_in_eval_mode_they_are_four(launches):
     module = sl.nn.NormNeuron(nn.BatchNorm2d(8), sl.LIF()).eval()
     found = second(training(module, input_of("contiguous", torch.float32)), launches)
