@@ -178,6 +178,7 @@ def compile_spikes(device: str) -> dict[str, dict[str, Any]]:
         "unpack, float32": (code.unpack, {**kinds, "x": "*fp32"}, unpacked),
         "count": (code.count, kinds, {"BYTES": code.COUNTED}),
         "count along rows": (code.count_along, kinds, {"ROWS": 8, "WIDTH": 256}),
+        "transpose": (code.transpose, {**kinds, "turned": "*u8"}, {"COLUMNS": code.COLUMNS, "BYTES": code.BYTES}),
         "largest": (code.largest, kinds, block),
         "split": (code.split, parts, {**block, "PARTS": code.PARTS}),
         "join": (code.join, joined, tile),

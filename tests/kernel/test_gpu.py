@@ -232,6 +232,14 @@ def test_bits(n, dtype):
         sl.pack(d)
 
 
+def test_bits_of_images_in_the_other_layout():
+    d = (torch.rand(9, 72, 14, 20, device="cuda") < 0.3).half()
+    s = sl.pack(d)
+    last = s.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(last.bits, sl.pack(d.contiguous(memory_format=torch.channels_last)).bits)
+    assert torch.equal(last.contiguous().bits, s.bits)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 @pytest.mark.parametrize(("M", "K", "N"), [(3000, 700, 130), (1, 8, 1), (513, 2048, 1000)])
 def test_products_from_bits(M, K, N, scale):

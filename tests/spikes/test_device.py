@@ -388,7 +388,7 @@ def test_without_kernels_torch_packs_and_counts(monkeypatch):
 
 
 class Convolutions(Watched):
-    """The layouts in which convolutions get their inputs, and the copies from one layout to another."""
+    """The layouts in which convolutions get their inputs, and copies of images. (The interpreter copies flat tensors.)"""
 
     def __init__(self):
         super().__init__()
@@ -398,7 +398,7 @@ class Convolutions(Watched):
         if name.startswith("aten::convolution"):
             x = args[1 if "backward" in name else 0]
             self.last.append(x.is_contiguous(memory_format=torch.channels_last))
-        if name in ("aten::clone", "aten::copy_") and args[0].ndim == 4:  # the interpreter copies flat tensors
+        if name in ("aten::clone", "aten::copy_") and args[0].ndim == 4 and not args[0].is_meta:
             self.copies.append(name)
 
 
@@ -421,6 +421,36 @@ def test_convolutions_get_the_layout_of_the_spikes(layout, monkeypatch):
     z = conv(d.requires_grad_())
     for a, b in zip(grads, torch.autograd.grad(z.square().sum(), [d, conv.weight, conv.bias]), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("channels", [16, 6])
+def test_a_convolution_in_channels_last_turns_bits_not_images(channels, launched, monkeypatch):
+    """Contiguous images before a weight in channels last: their bits are a sixteenth of a half-precision image."""
+    monkeypatch.setattr(convolution, "suits", lambda *args: False)
+    d = spikes(5, channels * 35).view(5, channels, 5, 7)
+    conv = nn.Conv2d(channels, 8, 3).to(memory_format=torch.channels_last)
+    with Convolutions() as seen:
+        y = conv(sl.pack(d))
+        (grad,) = torch.autograd.grad(y.square().sum(), conv.weight)
+    assert seen.last == [channels == 16] * 2
+    assert not seen.copies
+    assert launched == ["pack", *(["transpose", "unpack"] if channels == 16 else ["unpack"]) * 2]
+    torch.testing.assert_close(y, conv(d))
+    torch.testing.assert_close(grad, torch.autograd.grad(conv(d).square().sum(), conv.weight)[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 5, 7), (2, 72, 9, 8), (1, 5, 4, 6), (2, 130, 3, 3), (4, 64, 20, 30)])
+def test_images_in_the_other_layout(shape, launched):
+    """Bits are turned where channels, or pixels for the way back, are whole bytes; else the images are."""
+    d = spikes(shape[0], shape[1] * shape[2] * shape[3]).view(shape)
+    s = sl.pack(d)
+    last = s.contiguous(memory_format=torch.channels_last)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    assert last.bits.tolist() == bytes_of(d.permute(0, 2, 3, 1).flatten().tolist())
+    assert ("transpose" in launched) == (shape[1] % 8 == 0)
+    launched.clear()
+    assert torch.equal(last.contiguous().bits, s.bits)
+    assert ("transpose" in launched) == (shape[2] * shape[3] % 8 == 0)
 
 
 @pytest.mark.parametrize("backend", ["triton", "auto"])

@@ -25,7 +25,7 @@ from .convolution_source import SOURCE
 from .handlers import handles
 from .operators import one_call
 from .products import DENSE, own, suits, transposed, transposition
-from .tensor import SpikeTensor, is_last
+from .tensor import SpikeTensor, dense, is_last
 
 aten = torch.ops.aten
 
@@ -159,13 +159,26 @@ def _images(s: SpikeTensor, weight: Tensor, *options: list[int]) -> tuple[SpikeT
     return s, weight, Shape(tuple(s.shape), tuple(weight.shape), [1, *stride], [0, *padding], [1, *dilation])
 
 
+def _turns(s: Any, weight: Any) -> bool:
+    """Whether torch would copy unpacked images into the layout of the weight, which is cheaper done with their bits."""
+    if not isinstance(s, SpikeTensor) or type(weight) not in DENSE or not is_last(weight):
+        return False
+    return s.ndim == 4 and s.is_contiguous() and s.shape[1] % 8 == 0 and s.numel() > 0
+
+
+def _channels_last(s: SpikeTensor) -> Tensor:
+    """Unpacked images with their channels last."""
+    return dense(s.contiguous(memory_format=_LAST))  # type: ignore[arg-type]
+
+
 @handles(aten.convolution.default, compiled=one_call)
 def _convolution(
     func: Any, s: Any, weight: Any, bias: Any, stride: list[int], padding: list[int], dilation: list[int],
     is_transposed: bool, output_padding: list[int], groups: int,
 ) -> Any:  # fmt: skip
     if not _multiplies(s, weight, is_transposed, groups) or not (bias is None or type(bias) in DENSE):
-        return NotImplemented
+        options = (stride, padding, dilation, is_transposed, output_padding, groups)
+        return func(_channels_last(s), weight, bias, *options) if _turns(s, weight) else NotImplemented
     images, taps, shape = _images(s, weight, stride, padding, dilation)
     if min(shape.outputs) < 1:
         return NotImplemented  # torch says what is wrong
@@ -186,7 +199,8 @@ def _convolution_backward(
         unread = torch.empty_strided(s.shape, s.stride(), dtype=s.dtype, device=s.device)
         return func(grad, unread, weight, bias_sizes, *options, mask)
     if type(grad) not in DENSE or not _multiplies(s, weight, is_transposed, groups):
-        return NotImplemented
+        turned = _turns(s, weight)
+        return func(grad, _channels_last(s), weight, bias_sizes, *options, mask) if turned else NotImplemented
     images, _, shape = _images(s, weight, stride, padding, dilation)
     if shape.used < LEAST_USED or not bool(grad.sum(dtype=torch.float32).isfinite()):
         return NotImplemented

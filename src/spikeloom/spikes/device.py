@@ -23,7 +23,7 @@ from ..native.build import BuildError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _LEAST = 1 << 32  # multiplications, for which a dense float32 product takes 0.18 ms of an H200
-_GRID = 65535  # most programs along the second dimension of a grid
+_GRID = 65535  # most programs along the second and the third dimension of a grid
 _USES = 256  # of each split value, and terms of each sum: to split one or to join one costs as much as 120 additions
 
 
@@ -78,6 +78,18 @@ def count_along(bits: Tensor, outer: int, summed: int, inner: int) -> Tensor | N
         return None
     shape = {"ROWS": code.ALONG // width, "WIDTH": width}
     return counts if _run("count_along", grid, [bits, counts], [summed, inner], **shape) else None
+
+
+def transposed(bits: Tensor, M: int, K: int, batch: int) -> Tensor | None:
+    """The bits of matrices ``[batch, K, M]`` from those of ``[batch, M, K]``, M a multiple of 8, or None."""
+    if bits.numel() == 0 or not available(bits):
+        return None
+    code, turned = _code(), torch.empty_like(bits)
+    grid = (batch, _up(K, code.COLUMNS), _up(M // 8, code.BYTES))
+    if max(grid[1:]) > _GRID:
+        return None
+    shape = {"COLUMNS": code.COLUMNS, "BYTES": code.BYTES}
+    return turned if _run("transpose", grid, [bits, turned], [M, K], **shape) else None
 
 
 def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, M: int, K: int) -> bool:

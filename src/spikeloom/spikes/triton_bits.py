@@ -14,13 +14,15 @@ COUNTED = 4096
 """Bytes that one program of :func:`count` reads."""
 ALONG = 2048
 """Bits that one program of :func:`count_along` reads at a time."""
+COLUMNS, BYTES = 64, 8
+"""Columns of a matrix, and bytes of each, that one program of :func:`transpose` writes."""
 PARTS = 512
 """Most programs of :func:`largest`, whose results each program of :func:`split` reads."""
 BLOCK = 2048
 """Values that programs of :func:`largest` and :func:`split` take at a time."""
 ROWS, WIDTH = 8, 256
 """What one program of :func:`join` writes."""
-WARPS = {"pack": 2, "unpack": 4, "count": 4, "count_along": 4, "largest": 8, "split": 8, "join": 4}
+WARPS = {"pack": 2, "unpack": 4, "count": 4, "count_along": 4, "transpose": 4, "largest": 8, "split": 8, "join": 4}
 
 
 @triton.jit
@@ -98,6 +100,22 @@ def count_along(bits, counts, summed, inner, ROWS: tl.constexpr, WIDTH: tl.const
         found += (byte >> (at & 7).to(tl.int32)) & 1
         start += ROWS
     tl.store(counts + o * inner + i, tl.sum(found, 0), mask=i < inner)
+
+
+@triton.jit
+def transpose(bits, turned, M, K, COLUMNS: tl.constexpr, BYTES: tl.constexpr):
+    """Writes the bits of matrices ``[K, M]`` from those of ``[M, K]``, M a multiple of 8."""
+    image = tl.program_id(0).to(tl.int64)
+    k = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    j = tl.program_id(2) * BYTES + tl.arange(0, BYTES)
+    there = (k < K)[:, None] & (j * 8 < M)[None, :]
+    first = (image * M + j * 8)[None, :] * K + k[:, None]
+    found = tl.zeros([COLUMNS, BYTES], tl.int32)
+    for b in tl.static_range(8):
+        at = first + b * K
+        byte = tl.load(bits + (at >> 3), mask=there, other=0).to(tl.int32)
+        found |= ((byte >> (at & 7).to(tl.int32)) & 1) << b
+    tl.store(turned + (image * K + k)[:, None] * (M // 8) + j[None, :], found.to(tl.uint8), mask=there)
 
 
 @triton.jit(do_not_specialize=["programs"])

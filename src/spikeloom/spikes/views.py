@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import products
+from . import device, products
 from .bits import DTYPES, fills_memory, n_bytes, unpack_bits
 from .handlers import handles
 from .tensor import SpikeTensor, dense, from_bits, pack_raw
@@ -88,10 +88,10 @@ def _to(func: Any, s: SpikeTensor, **kwargs: Any) -> Any:
         return NotImplemented
     strides = func(_like(s), **{**kwargs, "device": "meta", "pin_memory": False}).stride()
     made = _in_layout(s, strides, dtype)
-    device = kwargs.get("device")
-    if device is None or torch.device(device) == s.device:
+    to = kwargs.get("device")
+    if to is None or torch.device(to) == s.device:
         return made
-    bits = made.bits.to(device, non_blocking=kwargs.get("non_blocking", False))
+    bits = made.bits.to(to, non_blocking=kwargs.get("non_blocking", False))
     return SpikeTensor(bits, tuple(made.shape), made.stride(), dtype)
 
 
@@ -107,13 +107,16 @@ def _in_layout(s: SpikeTensor, strides: tuple[int, ...], dtype: torch.dtype) -> 
 
 def _turned(s: SpikeTensor, strides: tuple[int, ...]) -> Tensor | None:
     """The bits of images in the other one of torch's two layouts; None where channels or pixels are no whole bytes."""
-    if s.ndim != 4 or not s.is_cpu or not s.has_bits or products.library() is None:
+    if s.ndim != 4 or not s.has_bits:
         return None
     N, C, H, W = s.shape
     there = torch.empty_strided(s.shape, strides, device="meta")
     for here, goal, M, K in ((s, there, C, H * W), (there, s, H * W, C)):
         if M % 8 == 0 and here.is_contiguous() and goal.is_contiguous(memory_format=torch.channels_last):
-            return products.transposed(s.bits, M, K, batch=N)
+            found = device.transposed(s.bits, M, K, N)
+            if found is None and s.is_cpu and products.library() is not None:
+                found = products.transposed(s.bits, M, K, batch=N)
+            return found
     return None
 
 
