@@ -57,7 +57,7 @@ def train(call, net, *, steps=8, amp=None):
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         scaler.step(optimiser)
         scaler.update()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
@@ -216,3 +216,57 @@ def test_a_stream_is_the_network_bit_by_bit(mode, spikes):
         net.body[2].v_threshold = 0.7
         y, _ = net.step(x[0], state=captured.state)
         assert torch.equal(captured(x[0]), y)
+
+
+def _loaders(config, **loading):
+    from spikeloom import data
+
+    g = torch.Generator().manual_seed(1)
+    labels = torch.randint(10, (90,), generator=g)
+    images = torch.rand(90, 2, 8, 8, generator=g) + nn.functional.one_hot(labels, 10).sum(1).view(-1, 1, 1, 1)
+    samples = data.Samples(images, labels, classes=tuple("abcdefghij"))
+    return data.loaders((samples, samples), **loading)
+
+
+def _run(out, *, graph, amp, epochs=2, resume=False):
+    """The recipes' loop on samples of its own: clipping, scaler, schedule, checkpoints."""
+    from spikeloom import runs
+
+    config = runs.Config(epochs=epochs, batch_size=20, amp=amp)
+    with runs.Run("own", config, runs.Machine(graph=graph, device="cuda"), out=out, resume=resume) as run:
+        loaders = run.load(_loaders)
+        net = run.place(network(dropout=0.2))
+        optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimiser, 0.5, total_iters=4)
+        run.keep(net=net, optimiser=optimiser, schedule=schedule)
+        fast = run.graphed(net)
+        for _ in run.epochs():
+            for images, labels in run.steps(loaders.train):
+                with run.autocast():
+                    y = fast(images, repeat=6)
+                loss = nn.functional.cross_entropy(y.float().mean(0), labels)
+                optimiser.zero_grad()
+                run.scaler.scale(loss).backward()
+                run.scaler.unscale_(optimiser)
+                nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+                run.scaler.step(optimiser)
+                run.scaler.update()
+                schedule.step()
+                run.log(len(labels), loss=loss)
+        return net, run, fast
+
+
+@pytest.mark.parametrize("amp", ["off", "float16"])
+def test_a_run_in_graphs_is_one_without_and_goes_on(tmp_path, amp):
+    plain, without, _ = _run(tmp_path / "plain", graph=False, amp=amp, epochs=3)
+    _run(tmp_path / "graph", graph=True, amp=amp)
+    captured, run, fast = _run(tmp_path / "graph", graph=True, amp=amp, epochs=3, resume=True)
+    assert fast.captured or fast.graphs, fast.reason
+    assert run.step == without.step == 15
+    tolerance = 1e-5 if amp == "off" else 1e-2
+    for one, other in zip(run.history, without.history, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=tolerance)
+    for name, value in state(plain).items():
+        torch.testing.assert_close(
+            state(captured)[name], value, rtol=10 * tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )

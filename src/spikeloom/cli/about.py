@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import data, native, recipes
+from .. import data, kernel, native, recipes
 from ..observe import catalogue
 from ..runs import ConfigError, processor, versions
 
@@ -24,7 +24,7 @@ def info(*, clear_cache: bool) -> None:
     rows: dict[str, str] = {**versions(), "processor": f"{processor()}, {os.cpu_count()} cores"}
     rows["threads"] = str(torch.get_num_threads())
     rows |= {f"device {name}": text for name, text in _devices().items()}
-    rows["backends"] = "eager" if "problem" in facts else "eager, c"
+    rows["backends"] = ", ".join(_backends(facts))
     rows["backend chosen"] = os.environ.get("SPIKELOOM_BACKEND", "auto")
     rows |= {f"kernels: {name}": text for name, text in facts.items()}
     rows["data folder"] = str(data.data_root().absolute())
@@ -33,6 +33,18 @@ def info(*, clear_cache: bool) -> None:
     width = max(map(len, rows))
     for name, text in rows.items():
         console.print(f"{name:<{width}}  {text}", markup=False)
+
+
+def _backends(facts: dict[str, str]) -> list[str]:
+    """Those that can run a neuron here."""
+    found = ["eager"] if "problem" in facts else ["eager", "c"]
+    if torch.cuda.is_available():
+        try:
+            kernel.target_for(torch.device("cuda"), "triton")
+        except native.BuildError:
+            return found
+        found.append("triton")
+    return found
 
 
 def names(what: str) -> None:
