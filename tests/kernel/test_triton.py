@@ -456,7 +456,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     for name, row in rows.items():
         assert row["fused"] == 0, name
         assert row["spilled"] == 0, name
-        assert 0 < row["registers"] <= 255, name
+        assert 0 < row["registers"] <= (128 if "LIF" in name else 255), name
         assert row["read"] >= 2 or "sm_90" not in name, name
 
 
