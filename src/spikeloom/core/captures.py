@@ -10,6 +10,7 @@ holds for all kinds: where it has changed, all recordings go. Where somebody has
 
 from __future__ import annotations
 
+import logging
 import random
 import sys
 from collections import OrderedDict
@@ -30,6 +31,8 @@ from .prepared import UnfitError
 from .replay import RECORDERS, Recorder, RecordError
 from .running import running
 from .unchanged import Unchanged
+
+logger = logging.getLogger("spikeloom")
 
 AFTER = 3
 """A kind of call is recorded at its third call: the two before it show that it comes often, and compile kernels."""
@@ -115,6 +118,7 @@ class Captures(Generic[_Made]):
         self._unchanged: Unchanged | None = None
         self._wait, self._patience, self._unfit = 0, _PATIENCE, ""
         self._used = False
+        self._said: set[str] = set()
         self.reason = ""
         """Why :meth:`find` gave nothing the last time."""
         self._suits: torch.device | None = None  # the device on which all of the module is
@@ -160,8 +164,8 @@ class Captures(Generic[_Made]):
         if self._unchanged is not None:
             if self._unchanged.hold():
                 return True
+            self._unfit = f"{self._unchanged.changed()} changed since the call before"
             self.clear()
-            self._unfit = "the module changed since the call before"
             if self._used:
                 self._wait, self._patience, self._used = 0, _PATIENCE, False
             else:
@@ -174,9 +178,16 @@ class Captures(Generic[_Made]):
             self._unchanged, self._suits = Unchanged(self._module), None
         except UnfitError as reason:
             self.reason = self._unfit = str(reason)
+            self._say(self.reason)
             self._wait_for_a_while()
             return False
         return True
+
+    def _say(self, reason: str) -> None:
+        """Logs a reason that lasts, once."""
+        if reason not in self._said:
+            self._said.add(reason)
+            logger.warning("%s runs ungraphed: %s", type(self._module).__name__, reason)
 
     def _wait_for_a_while(self) -> None:
         """A look at a module takes time, which is in vain where the module changes at every call."""
@@ -216,8 +227,9 @@ class Captures(Generic[_Made]):
         try:
             made = self._make(recorder, unchanged, given)
             undo.check()
-        except (UnfitError, RecordError) as reason:
+        except (UnfitError, RecordError, torch.OutOfMemoryError) as reason:
             self.reason = self._refused[kind] = str(reason)
+            self._say(self.reason)
             return None
         finally:
             undo.restore()

@@ -227,7 +227,8 @@ def graphed(module: nn.Module, *example: Any, after: int = AFTER, limit: int = L
 
     A call runs ungraphed, and ``fast.reason`` says why, where a graph would not do the same: with hooks, taps, or
     ``lengths``; where the backward pass of another call is still to come; on a CPU; and where the module cannot be
-    captured, because it waits for the device, draws random numbers on the host, or changes its attributes. Modes,
+    captured, because it waits for the device, draws random numbers on the host, or changes its attributes, which is
+    also said once through logging. Modes,
     options, layers, numbers and weights may change at any time: the graph that no longer fits is captured anew.
     Gradients of gradients and ``backward(retain_graph=True)`` need a call of the module itself.
 

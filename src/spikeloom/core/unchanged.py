@@ -87,7 +87,7 @@ class Unchanged:
             if attributes.changed():
                 where = self.paths[attributes.module] or "the module"
                 return f"{where}: {attributes.changed()!r} of {type(attributes.module).__name__}"
-        return "" if self.hold() else "a tensor, a number, a module inside or code that they name"
+        return "" if self.hold() else "a tensor, a number, a module inside, or code that they run,"
 
     def named_tensors(self) -> list[tuple[str, Tensor]]:
         """All parameters and buffers, and other attributes that are tensors, with their paths."""
