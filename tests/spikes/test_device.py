@@ -388,7 +388,7 @@ def test_without_kernels_torch_packs_and_counts(monkeypatch):
 
 
 class Convolutions(Watched):
-    """The layouts in which convolutions get their inputs, and copies of images; the interpreter copies flat tensors."""
+    """The layouts in which convolutions get images, and copies of images; the interpreter copies flat tensors."""
 
     def __init__(self):
         super().__init__()
