@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core import Prepared
+from ..kernel.backend import is_watched
 from ..native import build
 from ..native.allocator import huge_pages
 from ..native.call import bound, call, threads
@@ -160,8 +161,11 @@ def _images(s: SpikeTensor, weight: Tensor, *options: list[int]) -> tuple[SpikeT
 
 
 def _turns(s: Any, weight: Any) -> bool:
-    """Whether torch would copy unpacked images into the layout of the weight, which is cheaper done with their bits."""
-    if not isinstance(s, SpikeTensor) or type(weight) not in DENSE or not is_last(weight):
+    """Whether torch would copy unpacked images into the layout of the weight, which is cheaper done with their bits.
+
+    Not while somebody is told what ran, who is to hear that they were unpacked.
+    """
+    if not isinstance(s, SpikeTensor) or type(weight) not in DENSE or not is_last(weight) or is_watched():
         return False
     return s.ndim == 4 and s.is_contiguous() and s.shape[1] % 8 == 0 and s.numel() > 0
 
