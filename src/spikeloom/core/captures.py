@@ -11,8 +11,6 @@ holds for all kinds: where it has changed, all recordings go. Where somebody has
 from __future__ import annotations
 
 import logging
-import random
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -28,8 +26,8 @@ from ..keys.code import is_plain
 from .call import active
 from .places import opened
 from .prepared import UnfitError
+from .rehearsal import Undo
 from .replay import RECORDERS, Recorder, RecordError
-from .running import running
 from .unchanged import Unchanged
 
 logger = logging.getLogger("spikeloom")
@@ -97,23 +95,15 @@ class Arguments:
         return args, kwargs
 
 
+Make = Callable[[Recorder, Unchanged, Arguments], _Made]
+"""Records a call, with what records and what the module was; raises UnfitError with the reason against it."""
+
+
 class Captures(Generic[_Made]):
-    """The recordings of one module.
+    """The recordings of one module; ``after`` and ``limit``: see ``AFTER`` and ``LIMIT``."""
 
-    Args:
-        make: records a call, with what records and what the module was; raises UnfitError with the reason against it.
-        after, limit: see ``AFTER`` and ``LIMIT``.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        make: Callable[[Recorder, Unchanged, Arguments], _Made],
-        *,
-        after: int = AFTER,
-        limit: int = LIMIT,
-    ) -> None:
-        self._module, self._make, self._after, self._limit = module, make, after, limit
+    def __init__(self, module: nn.Module, *, after: int = AFTER, limit: int = LIMIT) -> None:
+        self._module, self._after, self._limit = module, after, limit
         self._recorder: Recorder | None = None
         self._unchanged: Unchanged | None = None
         self._wait, self._patience, self._unfit = 0, _PATIENCE, ""
@@ -134,8 +124,8 @@ class Captures(Generic[_Made]):
     def __len__(self) -> int:
         return len(self._made)
 
-    def find(self, given: Arguments, *, now: bool = False, extra: Any = None) -> _Made | None:
-        """The recording of such a call, which is made where it came often enough, or ``now``.
+    def find(self, given: Arguments, make: Make[_Made], *, now: bool = False, extra: Any = None) -> _Made | None:
+        """The recording of such a call, which ``make`` makes where it came often enough, or ``now``.
 
         ``extra``: what else decides on the kind.
         """
@@ -157,7 +147,7 @@ class Captures(Generic[_Made]):
         self.reason = self._refused.get(kind, "")
         if self.reason or not (now or self._comes_often(kind)):
             return None
-        return self._record(kind, self._recorder, unchanged, given)
+        return self._record(kind, lambda recorder: make(recorder, unchanged, given))
 
     def _is_known(self, now: bool) -> bool:
         """Whether the module is as it was or, if not, was looked at anew."""
@@ -220,12 +210,15 @@ class Captures(Generic[_Made]):
             self._recorder = RECORDERS[device.type](device)
         return ""
 
-    def _record(self, kind: Any, recorder: Recorder, unchanged: Unchanged, given: Arguments) -> _Made | None:
+    def _record(self, kind: Any, make: Callable[[Recorder], _Made]) -> _Made | None:
+        recorder, unchanged = self._recorder, self._unchanged
+        assert recorder is not None
+        assert unchanged is not None
         while len(self._made) >= self._limit:
             self._made.popitem(last=False)
-        undo = _Undo(recorder, unchanged)
+        undo = Undo(recorder, unchanged)
         try:
-            made = self._make(recorder, unchanged, given)
+            made = make(recorder)
             undo.check()
         except (UnfitError, RecordError, torch.OutOfMemoryError) as reason:
             self.reason = self._refused[kind] = str(reason)
@@ -236,93 +229,6 @@ class Captures(Generic[_Made]):
         self._made[kind] = made
         self.reason = ""
         return made
-
-
-def rehearse(recorder: Recorder, unchanged: Unchanged, run: Callable[[], Any]) -> None:
-    """Runs what is to be recorded three times, the last time with a look at what cannot be.
-
-    Raises UnfitError, with the path of the module that ran.
-    """
-    for _ in range(2):
-        recorder.warm(run, checked=False)
-    with running(unchanged.modules[0]) as now:
-        where: list[str] = []
-
-        def watched() -> Any:
-            try:
-                return run()
-            except Exception:
-                at = now()
-                where.append(
-                    "in the backward pass" if at is None else f"{at[0] or 'the module'}: {type(at[1]).__name__}"
-                )
-                raise
-
-        try:
-            recorder.warm(watched, checked=True)
-        except RecordError as error:
-            raise UnfitError(f"{where[0] if where else 'the module'}: {error}") from error
-
-
-class _Undo:
-    """Puts back what rehearsals change: buffers, attributes and generators."""
-
-    def __init__(self, recorder: Recorder, unchanged: Unchanged) -> None:
-        self._recorder, self._unchanged = recorder, unchanged
-        self._tables = [
-            (t, dict(t)) for m in unchanged.modules for t in (vars(m), m._parameters, m._buffers, m._modules)
-        ]
-        parameters = {id(p) for p in unchanged.parameters}
-        with torch.no_grad():
-            self._values = [(t, t.clone()) for _, t in unchanged.named_tensors() if id(t) not in parameters]
-        self._versions = [(p, p._version) for p in unchanged.parameters if not p.is_inference()]
-        self._random, self._host = recorder.random_state(), _host_random(recorder)
-
-    def check(self) -> None:
-        """Raises UnfitError for what a replay would not do."""
-        if _host_random(self._recorder) != self._host:
-            raise UnfitError("the module draws random numbers on the host, which a replay would repeat")
-        if any(p._version != version for p, version in self._versions):
-            raise UnfitError("the module writes to a parameter when it runs")
-        what = self._unchanged.changed()
-        if what:
-            raise UnfitError(f"{what} changes whenever the module runs")
-
-    def restore(self) -> None:
-        """Everything as it was."""
-        if not self._unchanged.hold():
-            for table, then in self._tables:
-                if table.keys() != then.keys() or any(table[name] is not then[name] for name in then):
-                    table.clear()
-                    table.update(then)
-        with torch.no_grad():
-            for tensor, value in self._values:
-                tensor.copy_(value)
-        self._recorder.set_random_state(self._random)
-        _set_host_random(self._host)
-
-
-def _host_random(recorder: Recorder) -> tuple[Any, ...]:
-    """The states of the generators on the host, as far as they are no device's."""
-    numpy = sys.modules.get("numpy")
-    torch_state = None if recorder.device.type == "cpu" else torch.get_rng_state().numpy().tobytes()
-    drawn = None if numpy is None else _numpy_state(numpy)
-    return random.getstate(), drawn, torch_state
-
-
-def _numpy_state(numpy: Any) -> tuple[Any, ...]:
-    name, keys, *rest = numpy.random.get_state()
-    return (name, keys.tobytes(), *rest)
-
-
-def _set_host_random(state: tuple[Any, ...]) -> None:
-    python, drawn, torch_state = state
-    random.setstate(python)
-    if drawn is not None:
-        numpy = sys.modules["numpy"]
-        numpy.random.set_state((drawn[0], numpy.frombuffer(drawn[1], dtype=numpy.uint32), *drawn[2:]))
-    if torch_state is not None:
-        torch.set_rng_state(torch.frombuffer(bytearray(torch_state), dtype=torch.uint8))
 
 
 def check_outputs(leaves: list[Any]) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, check_outputs, rehearse, without_autocast, without_cache
+from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, check_outputs, without_autocast, without_cache
 from .prepared import UnfitError, copied
+from .rehearsal import rehearse
 from .replay import Recorder
 from .unchanged import Unchanged
 
@@ -29,7 +30,7 @@ class Graphed:
     def __init__(self, module: nn.Module, *, after: int = AFTER, limit: int = LIMIT) -> None:
         self.module, self._options = module, {"after": after, "limit": limit}
         self.captured, self.reason = False, ""
-        self._captures = Captures(module, _Recorded, after=after, limit=limit)
+        self._captures: Captures[_Recorded] = Captures(module, after=after, limit=limit)
         self._running: list[weakref.ref[_Ticket]] = []
         self._free = [True]  # empty while a call runs; taking the item is one operation of the interpreter
 
@@ -82,7 +83,7 @@ class Graphed:
         elif given.has("lengths"):
             found, self.reason = None, "lengths: how many steps are valid decides on shapes"
         else:
-            found = self._captures.find(given, now=now)
+            found = self._captures.find(given, _Recorded, now=now)
             self.reason = self._captures.reason
         self.captured = found is not None
         return found

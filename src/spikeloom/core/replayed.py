@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..keys.code import is_plain
-from .captures import Arguments, Captures, Fixed, check_outputs, rehearse, without_cache
+from .captures import Arguments, Captures, Fixed, check_outputs, without_cache
 from .prepared import Kept, UnfitError, copied
+from .rehearsal import rehearse
 from .replay import RECORDERS, Recorder
 from .unchanged import Unchanged
 
@@ -42,13 +43,13 @@ class Replayed:
         if type(x) is not Tensor or x.device.type not in RECORDERS or state is None or torch.is_grad_enabled():
             return None
         if self._captures is None or self._module is not module:
-            self._module, self._captures = module, Captures(module, self._make)
+            self._module, self._captures = module, Captures(module)
         kind = state.kind if isinstance(state, Step) else kind_of(state)
         if kind is None:
             return None
         self._state = state
         try:
-            found = self._captures.find(Arguments((x,), {}), extra=kind)
+            found = self._captures.find(Arguments((x,), {}), self._make, extra=kind)
         finally:
             self._state = None
         return None if found is None else (found.run(x, state), found)
