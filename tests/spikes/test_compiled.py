@@ -187,6 +187,8 @@ def test_what_a_compiled_network_saves_of_spikes_is_bits(backend):
     """Conv(8 -> 16), its max pool, Linear(256 -> 64) and Linear(64 -> 10) read spikes again: bits, and no indices."""
     if backend == "inductor" and not shutil.which("g++"):
         pytest.skip("TorchInductor needs a compiler of C++")
+    if backend == "aot_eager" and torch.__version__ < "2.13":
+        pytest.skip("aot_eager saves what is pooled, in place of its bits, before PyTorch 2.13")
     x, found = torch.randn(6, 4, 1, 8, 8), {}
     for spikes in ("dense", "packed"):
         torch.manual_seed(0)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from .._hooks import has_hooks
 from .call import Call, Repeated, Sequence, active, map_tensors
+from .formats import keep_format
 from .module import TemporalModule
 from .recorder import Place, Recorder
 
@@ -87,7 +88,8 @@ def run_prefix(body: nn.Module, x: Tensor, call: Call) -> Any:
 
 
 def _run(layers: list[nn.Module], i: int, x: Any, call: Call, spans: _Spans | None) -> Any:
-    fuse = call.fuse and call.lengths is None and not torch.compiler.is_compiling()
+    compiles = torch.compiler.is_compiling()
+    fuse, graph = call.fuse and call.lengths is None and not compiles, torch.is_grad_enabled() and not compiles
     while i < len(layers):
         x = x if spans is None else spans.begin(i, x)
         both = None
@@ -99,6 +101,8 @@ def _run(layers: list[nn.Module], i: int, x: Any, call: Call, spans: _Spans | No
             i += 1
             x = layers[i](x, sequence=both)
         x = x if spans is None else spans.end(i, x)
+        if graph and isinstance(x, Tensor) and x.grad_fn is not None and not x.is_contiguous():
+            keep_format(x)
         i += 1
     return x
 

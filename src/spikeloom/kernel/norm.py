@@ -98,8 +98,10 @@ class Norm:
             return "the batch norm does not fit the input"
         if (self.running_mean is None) != (self.running_var is None):
             return "the batch norm has one running statistic of two"
-        if self.batch and (x.numel() <= x.shape[2] or self.eps <= 0):
-            return "one value per channel" if self.eps > 0 else "eps is not positive"
+        if self.eps <= 0:
+            return "eps is not positive"  # which torch refuses, before PyTorch 2.12 in evaluation too
+        if self.batch and x.numel() <= x.shape[2]:
+            return "one value per channel"
         if self.refused:
             return self.refused
         numbers = (self.weight, self.bias, self.running_mean, self.running_var, self.count)
