@@ -246,6 +246,14 @@ def _read_ptx(text: str, arch: Any) -> dict[str, Any]:
     }
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of Markdown."""
+    columns = list(rows[0])
+    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in cells)]
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_code", description=__doc__)
@@ -259,16 +267,24 @@ def main() -> None:
             for kernel, found in compile_for(make(), 32, (16, 64, 32, 32), io, args.device, TRITON).items():
                 rows.append({"neuron": name, "io": str(io).removeprefix("torch."), "kernel": kernel, **found})
                 print(rows[-1], flush=True)
-    columns = list(rows[0])
+    norms = []
+    for io in (torch.float32, torch.float16):
+        for kernel, found in compile_norm(args.device, io).items():
+            norms.append({"io": str(io).removeprefix("torch."), "kernel": kernel, **found})
+            print(norms[-1], flush=True)
     lines = [f"# Kernels for {args.device}", "", "; ".join(f"{k} {v}" for k, v in machine().items()), ""]
     lines += ["Compiled, not run: no GPU was there. `spilled` in bytes, `read` in values of one thread at a time.", ""]
-    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
-    lines += ["| " + " | ".join(row) + " |" for row in cells]
+    lines += [
+        *table(rows),
+        "",
+        "The kernels of a batch norm before a neuron, which takes four of them a training step:",
+        "",
+    ]
+    lines += table(norms)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / f"gpu-code-{args.device}.md").write_text("\n".join(lines) + "\n")
     (args.out / f"gpu-code-{args.device}.json").write_text(
-        json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n"
+        json.dumps({"machine": machine(), "rows": rows, "batch norm": norms}, indent=1) + "\n"
     )
 
 
