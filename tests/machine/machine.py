@@ -528,6 +528,12 @@ def norm_statistics(run: Runner) -> None:
             tensor.copy_(run.coarse(tensor.shape))
 
 
+def norm_options(run: Runner) -> None:
+    norm = run.one((nn.BatchNorm1d, nn.BatchNorm2d))
+    if norm is not None:
+        norm.eps, norm.momentum = run.random.choice([1e-5, 0.125, 0.5]), run.random.choice([None, 0.25])
+
+
 def dtype(run: Runner) -> None:
     run.dtype = run.random.choice([torch.float32, torch.float64])
     run.net.to(run.dtype)
@@ -692,6 +698,7 @@ CHANGES: dict[str, Callable[[Runner], None]] = {
         pack_one,
         threads,
         norm_statistics,
+        norm_options,
         dtype,
         default_dtype,
         meta,
