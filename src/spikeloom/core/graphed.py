@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from .captures import AFTER, LIMIT, Arguments, Captures, Fixed, check_outputs, without_autocast, without_cache
-from .prepared import UnfitError, copied
+from .prepared import copied
 from .rehearsal import rehearse
 from .replay import Recorder
 from .unchanged import Unchanged
@@ -105,8 +106,8 @@ class _Recorded:
         tensors = [x.tensor for x in self._inputs]
         args, kwargs = given.filled(tensors)
         self._learned = [p for p in unchanged.parameters if p.requires_grad] if torch.is_grad_enabled() else []
-        _refuse_hooks(unchanged, self._learned)
-        wanted = [x for x in tensors if x.requires_grad and torch.is_grad_enabled()] + list(self._learned)
+        aliases = {id(p): nn.Parameter(p.detach()) for p in self._learned}
+        wanted = [x for x in tensors if x.requires_grad and torch.is_grad_enabled()] + list(aliases.values())
 
         def forward() -> list[Any]:
             with without_cache(device):
@@ -123,14 +124,16 @@ class _Recorded:
             if outputs and wanted:
                 backward(outputs, [_ones(y) for y in outputs])
 
-        rehearse(recorder, unchanged, both)
-        leaves, self._forward = recorder.record(forward)
-        check_outputs(leaves)
-        outputs = _differentiable(leaves)
         self._backward: Callable[[], None] | None = None
-        self._upstream = [_ones(y) for y in outputs]
-        if outputs and wanted:
-            found, self._backward = recorder.record(lambda: backward(outputs, self._upstream))
+        with _in_place_of_parameters(unchanged, aliases):
+            rehearse(recorder, unchanged, both)
+            leaves, self._forward = recorder.record(forward)
+            check_outputs(leaves)
+            outputs = _differentiable(leaves)
+            self._upstream = [_ones(y) for y in outputs]
+            if outputs and wanted:
+                found, self._backward = recorder.record(lambda: backward(outputs, self._upstream))
+        if self._backward is not None:
             grads = iter(found)
             of_inputs = [next(grads) if x.requires_grad else None for x in tensors]
             self._gradients = [*of_inputs, *grads]
@@ -263,7 +266,19 @@ def _ones(y: Tensor) -> Tensor:
     )
 
 
-def _refuse_hooks(unchanged: Unchanged, learned: list[nn.Parameter]) -> None:
-    for path, tensor in unchanged.named_tensors():
-        if any(tensor is p for p in learned) and tensor._backward_hooks:
-            raise UnfitError(f"{path} has a hook for its gradient, which would see those of rehearsals")
+@contextmanager
+def _in_place_of_parameters(unchanged: Unchanged, aliases: dict[int, nn.Parameter]) -> Iterator[None]:
+    """Within it the modules have other parameters over the same memory, by the ids of their own.
+
+    Autograd keeps a node for each parameter as long as any graph is alive, with the stream on which it was made. What
+    another stream has made would join that to the stream that records, which ends the recording. Nor do hooks of
+    parameters see what is rehearsed.
+    """
+    before = [(table, name, p) for m in unchanged.modules for table in (m._parameters,) for name, p in table.items()]
+    try:
+        for table, name, p in before:
+            table[name] = aliases.get(id(p), p)
+        yield
+    finally:
+        for table, name, p in before:
+            table[name] = p
