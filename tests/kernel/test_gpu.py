@@ -232,6 +232,23 @@ def test_bits(n, dtype):
         sl.pack(d)
 
 
+def test_a_compiled_packed_network_looks_at_nothing():
+    """Neither where a step is whole bytes nor, with 13 features, where it is not."""
+    torch.manual_seed(0)
+    net = sl.Network(nn.Linear(20, 16), sl.LIF(v_threshold=0.2), nn.Linear(16, 13), sl.LIF(v_threshold=0.1)).cuda()
+    x = torch.randn(6, 5, 20, device="cuda")
+    y = net(x)
+    net.spikes = "packed"
+    run = torch.compile(net, fullgraph=True, backend="aot_eager")
+    run(x)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        z = run(x)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (y != z).float().mean() < 0.01
+
+
 def test_bits_of_images_in_the_other_layout():
     d = (torch.rand(9, 72, 14, 20, device="cuda") < 0.3).half()
     s = sl.pack(d)

@@ -9,6 +9,7 @@ from torch import nn
 
 import spikeloom as sl
 from spikeloom.kernel.backend import _said
+from spikeloom.spikes import bits
 
 pytestmark = [  # of torch's own doing: Dynamo makes objects of Functions and asks for gradients, inductor's imports
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
@@ -107,6 +108,22 @@ def test_a_compiled_packed_network_is_the_dense_one(name):
     for a, b in zip(dense, packed, strict=True):
         assert type(b) is torch.Tensor
         torch.testing.assert_close(b, a, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["linear", "odd sizes"])
+def test_binary_outputs_are_packed_without_a_look(name, monkeypatch):
+    """As on a GPU, where a look would wait for the device."""
+
+    def packed_there(self, y, inputs):
+        return sl.pack(y, check=not self._gives_spikes(inputs))
+
+    monkeypatch.setattr(sl.Neuron, "_as_bits", packed_there)
+    looked, real = [], bits.pack_bits
+    monkeypatch.setattr(bits, "pack_bits", lambda x, *, check: looked.append(check) or real(x, check=check))
+    for a, b in zip(*both(NETS[name], torch.randn(6, 4, 128)), strict=True):
+        torch.testing.assert_close(b, a, atol=2e-5, rtol=1e-4)
+    assert looked
+    assert not any(looked)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="TorchInductor needs a compiler of C++")

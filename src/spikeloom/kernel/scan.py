@@ -101,9 +101,6 @@ def gives_spikes(neuron: Any, inputs: int) -> bool:
     return not isinstance(kernels, str) and TRITON.packs(kernels.program)
 
 
-gives_spikes._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as op.program_text, which guards the rest
-
-
 def source(neuron: Any, x: Tensor) -> str:
     """The source of the kernels that run ``neuron`` on ``x`` ``[T, B, *]``: forward, then backward for training.
 

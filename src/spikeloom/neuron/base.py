@@ -238,7 +238,15 @@ class Dynamics(Declared, TemporalModule):
 
     def _as_bits(self, y: Tensor, inputs: int) -> SpikeTensor:
         """Outputs as bits, where no kernel has written any; a GPU is not waited for where the equation says enough."""
-        return y if isinstance(y, SpikeTensor) else pack(y, check=y.is_cpu or not gives_spikes(self, inputs))
+        return y if isinstance(y, SpikeTensor) else pack(y, check=y.is_cpu or not self._gives_spikes(inputs))
+
+    def _gives_spikes(self, inputs: int) -> bool:
+        """:func:`spikeloom.kernel.gives_spikes`, which Dynamo calls while it traces; what guards the neuron's program
+        guards this, and PyTorch before 2.12 calls only methods of a module so.
+        """
+        return gives_spikes(self, inputs)
+
+    _gives_spikes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _marks(self, record: tuple[str, ...]) -> bool:
         """Whether what ``fire`` is given is to be recorded: ``u``, where no state has that name."""
