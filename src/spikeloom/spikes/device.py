@@ -96,11 +96,11 @@ def pays(bits: Tensor, dtype: torch.dtype, other: Tensor, M: int, K: int) -> boo
     """Whether a product of bits ``[M, K]`` is expected to be faster than a dense one of the same precision.
 
     ``other`` is what is split: W ``[K, N]``, or G ``[M, N]`` for the gradient of W. On an H200, 16384 x 2048 x 2048,
-    the product takes 0.49 ms and the gradient 0.37, where dense ones take 2.8 in float32 and 0.45 in TF32; in half
-    precision nothing beats the dense product of unpacked spikes. Of smaller products the launches take longer than is
-    saved, of few rows or short sums the passes over the operands (both are estimates from these times); where rows do
-    not begin at multiples of 16 bytes the library is slower. Inside ``sl.backend("triton")`` all float32 products run
-    here, where torch has the call.
+    the product takes 0.53 ms and the gradient 0.49, where dense ones take 2.8 in float32 and 0.43 to 0.57 in TF32; in
+    half precision nothing beats the dense product of unpacked spikes. Of smaller products the launches take longer than
+    is saved, of few rows or short sums the passes over the operands (both are estimates from these times); where rows
+    do not begin at multiples of 16 bytes the library is slower. Inside ``sl.backend("triton")`` all float32 products
+    run here, where torch has the call.
     """
     if dtype != torch.float32 or other.dtype != dtype or other.device != bits.device or not available(bits):
         return False
