@@ -145,6 +145,22 @@ def test_what_waits_for_the_device_is_named_and_leaves_the_device_well():
     assert sl.graphed(good, torch.randn(X, device="cuda")).graphs == 1
 
 
+def test_a_capture_that_fails_leaves_the_device_well():
+    class WaitsWithin(nn.Module):
+        def forward(self, x):
+            return x * x.sum().item() if torch.cuda.is_current_stream_capturing() else x * 1.0
+
+    net = sl.Network(nn.Linear(4, 4), WaitsWithin(), sl.LIF()).cuda()
+    fast, x = sl.graphed(net), torch.randn(5, 2, 4, device="cuda")
+    for _ in range(4):
+        assert fast(x).shape == (5, 2, 4)
+        assert torch.rand(3, device="cuda").shape == (3,)
+    assert not fast.captured
+    assert fast.reason
+    good = network(dropout=0.5)
+    assert sl.graphed(good, torch.randn(X, device="cuda")).graphs == 1
+
+
 def test_numbers_and_weights_that_change_are_seen():
     net = network().eval()
     x = torch.randn(X, device="cuda")

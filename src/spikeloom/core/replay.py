@@ -83,11 +83,20 @@ class CudaGraphs:
                         raise
             except Exception as error:
                 self._begin()  # the allocator may still take the old pool for one that is being captured
+                self._heal()
                 raise RecordError(_first_line(problem or error)) from error
             finally:
                 torch.cuda.set_stream(now)  # which torch leaves undone where ending the capture raises
         self._graphs.add(made)
         return found, made.replay
+
+    def _heal(self) -> None:
+        """Captures something that succeeds: one that failed leaves torch's generator in the belief that it goes on."""
+        made = torch.cuda.CUDAGraph()
+        with contextlib.suppress(Exception):  # then nothing more can be done
+            with torch.cuda.graph(made, pool=self._pool, stream=self._stream):
+                torch.zeros((), device=self.device)
+        self._begin()
 
     def enter(self) -> None:
         """Orders streams only where the current one is another than the last time."""
