@@ -93,9 +93,9 @@ class CudaGraphs:
     def _heal(self) -> None:
         """Captures something that succeeds: one that failed leaves torch's generator in the belief that it goes on."""
         made = torch.cuda.CUDAGraph()
-        with contextlib.suppress(Exception):  # then nothing more can be done
-            with torch.cuda.graph(made, pool=self._pool, stream=self._stream):
-                torch.zeros((), device=self.device)
+        captured = torch.cuda.graph(made, pool=self._pool, stream=self._stream)
+        with contextlib.suppress(Exception), captured:  # where this fails too, nothing more can be done
+            torch.zeros((), device=self.device)
         self._begin()
 
     def enter(self) -> None:
