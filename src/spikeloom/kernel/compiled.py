@@ -36,6 +36,27 @@ class Numbers(NamedTuple):
     """The params that the kernel computes itself."""
 
 
+class _Division(NamedTuple):
+    """Which params a kernel computes itself, and which torch does."""
+
+    inside: tuple[int, ...]
+    wanted: tuple[int, ...]
+    names: tuple[str, ...]
+    """Of the wanted ones."""
+    raw: tuple[tuple[int, str], ...]
+    """The numbers that the kernel takes as they are: which one, and its name."""
+
+    @classmethod
+    def of(cls, layout: Layout, constant: tuple[bool, ...]) -> _Division:
+        """What kernels compute that may do so with the numbers that are constants."""
+        ids = {i for i, yes in zip(layout.numbers, constant, strict=True) if yes}
+        inside = tuple(i for i, of in layout.sources.items() if of and of <= ids)
+        wanted = tuple(i for i in layout.params if i not in inside)
+        at = {i: k for k, i in enumerate(layout.numbers)}
+        raw = tuple((at[j], layout.numbers[j]) for j in layout.numbers_of(inside))
+        return cls(inside, wanted, tuple(layout.params[i] for i in wanted), raw)
+
+
 class Kernels:
     """The program of one kind of neuron, and what was compiled from it."""
 
@@ -46,7 +67,7 @@ class Kernels:
         """Kept by :func:`spikeloom.kernel.plan.plan_of`, which says what each depends on."""
         self._functions: dict[Any, Any] = {}
         self._constants: dict[Any, Numbers] = {}  # by the values of the numbers
-        self._inside: dict[frozenset[int], tuple[int, ...]] = {}  # by the numbers that are constants
+        self._inside: dict[tuple[bool, ...], _Division] = {}  # by which numbers are constants
 
     def function(self, make: Callable[[Program, Variant], Any], variant: Variant) -> Any:
         """What ``make`` makes of the program and a variant; it is called once for each."""
@@ -65,10 +86,18 @@ class Kernels:
         in each call; with ``inside``, those of constants are left to the kernel.
         """
         per_channel = [n.reshape(-1, *(1,) * (len(step) - 2)) for n in norm]
-        numbers = [number for _, part in neuron.parts() for number in part.own_numbers()]
+        parts = [part for _, part in neuron.parts()]
+        numbers = [number for part in parts for number in part.own_numbers()]
         key = _constant_key(numbers)
         if key is None:
-            return self.of_tensors([*neuron.all_numbers(step, dtype), *per_channel], dtype, inside=inside)
+            declared = ((part, name) for part in parts for name in part._declared)
+            shaped = [
+                n
+                if not n.ndim and n.dtype == torch.float64 and part._declared[name]
+                else part.broadcast(name, step, dtype)
+                for n, (part, name) in zip(numbers, declared, strict=True)
+            ]
+            return self.of_tensors([*shaped, *per_channel], dtype, inside=inside)
         found = self._constants.get((key, dtype))
         if found is None:
             if len(self._constants) > 100:
@@ -87,17 +116,14 @@ class Kernels:
 
     def of_tensors(self, numbers: list[Tensor], dtype: torch.dtype, *, inside: bool) -> Numbers:
         """The operands from given numbers, of which a kernel may compute those ``inside`` that are constants."""
-        layout, own = self.layout, tuple[int, ...]()
-        if inside:
-            ids = zip(layout.numbers, numbers, strict=True)
-            constant = frozenset(i for i, n in ids if not n.ndim and n.dtype == torch.float64 and not n.requires_grad)
-            if constant not in self._inside:
-                self._inside[constant] = tuple(i for i, of in layout.sources.items() if of and of <= constant)
-            own = self._inside[constant]
-        wanted = {i: name for i, name in layout.params.items() if i not in own}
-        values = dict(zip(wanted.values(), self.program.evaluate(numbers, list(wanted), dtype), strict=True))
-        by_id = dict(zip(layout.numbers, numbers, strict=True))
-        values.update((layout.numbers[j], by_id[j]) for j in layout.numbers_of(own))
+        constant = tuple([not n.ndim and n.dtype == torch.float64 and not n.requires_grad for n in numbers])
+        constant = constant if inside else (False,) * len(numbers)
+        division = self._inside.get(constant)
+        if division is None:
+            division = self._inside[constant] = _Division.of(self.layout, constant)
+        own, wanted, names, raw = division
+        values = dict(zip(names, self.program.evaluate(numbers, wanted, dtype), strict=True))
+        values.update([(name, numbers[k]) for k, name in raw])
         return Numbers(values, (), own)
 
     def evaluate(self, numbers: list[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

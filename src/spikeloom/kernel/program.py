@@ -10,6 +10,7 @@ operation: how C and Triton write it, which torch function computes the same, wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -303,22 +304,28 @@ class Program:
 
     def evaluate(self, numbers: Sequence[Tensor], wanted: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
         """The values ``wanted`` in ``dtype``, computed by torch (with its autograd) from the numbers, all in order."""
-        named = dict(zip(self.numbers, numbers, strict=True))
         start = len(self.xs) + len(self.states)
         values: dict[int, Tensor] = dict(enumerate(numbers, start))
-        by_id = {node.id: node for node in self.nodes}
-        dimensioned = (n.dtype for name, n in named.items() if n.ndim and name not in NORM)
-        state = next(dimensioned, torch.float32)  # the dtype of states, where it matters
 
         def value(ref: Ref) -> Any:
             if isinstance(ref, Const):
                 return ref.value
             if ref not in values:
-                node = by_id[ref]
-                values[ref] = OPS[node.op].evaluate([value(a) for a in node.args], state)
+                node = self._by_id[ref]
+                values[ref] = OPS[node.op].evaluate([value(a) for a in node.args], state())
             return values[ref]
 
-        return [value(i).to(dtype) for i in wanted]
+        def state() -> torch.dtype:
+            """The dtype of states, where it matters."""
+            named = zip(self.numbers, numbers, strict=True)
+            return next((n.dtype for name, n in named if n.ndim and name not in NORM), torch.float32)
+
+        found = [values[i] if i in values else value(i) for i in wanted]
+        return [v if v.dtype == dtype else v.to(dtype) for v in found]
+
+    @functools.cached_property
+    def _by_id(self) -> dict[int, Node]:
+        return {node.id: node for node in self.nodes}
 
     def __str__(self) -> str:
         lines = [f"%{i} = {name}" for i, name in enumerate(self.inputs)]
