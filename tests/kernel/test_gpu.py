@@ -232,6 +232,9 @@ def test_bits(n, dtype):
         sl.pack(d)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # Dynamo makes Functions
+@torch.no_grad()
 def test_a_compiled_packed_network_looks_at_nothing():
     """Neither where a step is whole bytes nor, with 13 features, where it is not."""
     torch.manual_seed(0)
