@@ -9,6 +9,7 @@ from torch import nn
 
 import spikeloom as sl
 from recorder import StandIn, recording
+from spikeloom.core.unchanged import Unchanged
 
 
 @pytest.fixture(autouse=True)
@@ -190,6 +191,49 @@ def test_states_that_change_their_kind_run_as_ever():
     for t, x_t in enumerate(x):
         torch.testing.assert_close(stream(x_t), wanted[t])
         assert not stream.prepared
+
+
+def test_a_frozen_stream_looks_at_its_input_alone(monkeypatch):
+    net, x = network(), torch.randn(30, 3, 2, 4, 4)
+    stream, plain = net.stream(frozen=True), net(x)
+    looks = []
+    original = Unchanged.hold
+    monkeypatch.setattr(Unchanged, "hold", lambda self: looks.append(1) or original(self))
+    for t in range(5):
+        assert torch.equal(stream(x[t]), plain[t])
+    before = len(looks)
+    for t in range(5, 10):
+        assert torch.equal(stream(x[t]), plain[t])
+        assert stream.prepared
+    assert len(looks) == before
+    with torch.enable_grad():
+        assert torch.equal(stream(x[10]), plain[10])
+    assert torch.equal(stream(x[11]), plain[11])
+    with pytest.raises(ValueError, match=r"the given state 'v' is"):
+        stream(torch.randn(2, 2, 4, 4))
+    net.body[2].v_threshold = 0.6
+    stream.refresh()
+    state = stream.state
+    for t in range(12, 20):
+        y, state = net.step(x[t], state=state)
+        assert torch.equal(stream(x[t]), y)
+    assert stream.prepared
+
+
+def test_a_frozen_stream_of_prepared_steps(monkeypatch):
+    from spikeloom.core.watch import Watch
+
+    net, x = network(), torch.randn(10, 3, 2, 4, 4)
+    with sl.backend("auto"):
+        plain, stream, looks = net(x), net.stream(frozen=True), []
+        monkeypatch.setattr(Watch, "holds", lambda self: looks.append(1) or True)
+        for t, x_t in enumerate(x):
+            torch.testing.assert_close(stream(x_t), plain[t])
+        assert stream.prepared
+        assert not looks
+        copied = copy.deepcopy(stream)
+        torch.testing.assert_close(copied(x[0]), stream(x[0]))
+        assert not looks
 
 
 def test_a_neuron_alone():

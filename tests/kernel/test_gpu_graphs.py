@@ -209,6 +209,17 @@ def test_memory_of_graphs_is_that_of_one_step():
     assert torch.cuda.memory_reserved() - first < 0.5 * (first - before)
 
 
+def test_a_frozen_stream():
+    net = network().eval()
+    x, stream = torch.randn(12, *X[1:], device="cuda"), net.stream(frozen=True)
+    state = None
+    with torch.inference_mode():
+        for x_t in x:
+            y, state = net.step(x_t, state=state)
+            assert torch.equal(stream(x_t), y)
+    assert stream.prepared
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("spikes", ["dense", "packed"])
 def test_a_stream_is_the_network_bit_by_bit(mode, spikes):

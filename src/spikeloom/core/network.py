@@ -240,13 +240,13 @@ class Network(TemporalModule):
     def check_state(self, state: State, *x_t: Any) -> None:
         """The modules inside check their own states when they run."""
 
-    def stream(self, *, training: bool = False) -> Stream:
+    def stream(self, *, training: bool = False, frozen: bool = False) -> Stream:
         """A :class:`Stream` that runs this network one step at a time and keeps the state.
 
-        ``training`` lets a batch norm in training mode run. Raises ValueError, with the path, if a module inside is not
-        causal.
+        ``training`` lets a batch norm in training mode run, ``frozen`` promises that nothing changes. Raises ValueError,
+        with the path, if a module inside is not causal.
         """
-        return Stream(self, training=training)
+        return Stream(self, training=training, frozen=frozen)
 
     def check_causal(self, what: str) -> None:
         """Raises ValueError, with the path, if a module inside is not causal and the network is to do ``what``."""

@@ -10,6 +10,7 @@ through ``.data``, NumPy or by another process moves no version: a look at 32 va
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from operator import is_
 from typing import Any
 
@@ -46,16 +47,17 @@ def is_supported(x: Any) -> bool:
 
 
 class Steps:
-    """The prepared steps of one stream."""
+    """The prepared steps of one stream. ``frozen``: whether modules stay as they are until :meth:`refresh`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frozen: bool = False) -> None:
         optimisers()
+        self._frozen = frozen
         self._plan: _Plan | None = None
         self._refused: tuple[list[nn.Module], Any] = [], None  # modules and inputs that have no prepared steps
         self._in_vain, self._waited, self._patience = 0, 0, _PATIENCE
 
     def __reduce__(self) -> Any:
-        return Steps, ()  # a copy uses memory of its own
+        return partial(Steps, frozen=self._frozen), ()  # a copy uses memory of its own
 
     def run(self, module: TemporalModule, x: Any, state: Any) -> tuple[Any, Any] | None:
         """``module.step(x, state=state)``, or None where that has to run."""
@@ -65,7 +67,7 @@ class Steps:
         if plan is not None:
             if not all(may() for may in plan.asked):
                 return None
-            if plan.holds(x):
+            if plan.suits(x) if self._frozen else plan.holds(x):
                 return plan.step(x, state)
         modules, refused = all_inside(module), self._refused
         if (_same(modules, refused[0]) and _kind(x) == refused[1]) or self._waits() or not _is_plain(modules):
@@ -117,10 +119,14 @@ class _Plan:
         self._copied = Sample([t for part in made.parts for layer in part.reads for t in own_tensors(layer)])
         return found
 
+    def suits(self, x: Tensor) -> bool:
+        """Whether the input is of the plan's kind."""
+        return _kind(x) == self._kind
+
     def holds(self, x: Tensor) -> bool:
         """Whether the input is of the plan's kind, and all is still as it was when the plan was made."""
         return (
-            _kind(x) == self._kind
+            self.suits(x)
             and self._watch.holds()
             and all(facts() == then for facts, then in self._facts)
             and self._copied.holds()

@@ -37,6 +37,9 @@ class Stream:
     ``y_t, result = stream(x_t, record=("1.v",))`` gives recordings of the step as a network's call does, each
     ``[B, *]``; of another temporal module than a network, its states by name.
 
+    With ``frozen=True`` the caller promises that the module, its hooks, taps, the backend and autocast stay as they are
+    until :meth:`refresh`. No look whether they have precedes a step then, which takes longer than a small step itself.
+
     A batch norm in training mode counts the samples of one step, which a stream refuses with ValueError unless it was
     made with ``training=True``. A stream that records a graph over 1,000 steps warns. One that two threads use at once
     raises RuntimeError.
@@ -48,7 +51,7 @@ class Stream:
     [0, 0, 1, 0]
     """
 
-    def __init__(self, module: TemporalModule, *, training: bool = False) -> None:
+    def __init__(self, module: TemporalModule, *, training: bool = False, frozen: bool = False) -> None:
         module = getattr(module, "_orig_mod", module)  # what torch.compile gives has the step of what it was given
         if not isinstance(module, TemporalModule):
             raise TypeError(
@@ -59,7 +62,7 @@ class Stream:
         self.module, self.training = module, training
         self._state: State | Step = None  # where a graph runs the steps, what holds the state
         self.prepared = False
-        self._steps, self._replayed = Steps(), Replayed(training=training)
+        self._steps, self._replayed = Steps(frozen=frozen), Replayed(training=training, frozen=frozen)
         self._free = [True]  # empty while a step runs; taking the item is one operation of the interpreter
         self._graph = 0  # steps in a row whose state is part of a graph
 
