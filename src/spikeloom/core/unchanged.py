@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
 
 from torch import Tensor, nn
 
-from .._hooks import has_hooks
+from .._hooks import for_all, has_hooks
 from .._numbers import is_plain_float
 from ..keys.code import Unseen, is_fixed_class, is_plain
 from .mentions import Mentions, content
@@ -19,6 +20,7 @@ from .places import named
 from .prepared import UnfitError
 from .watch import METHODS, Methods, all_inside
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MACHINERY = frozenset(vars(nn.Module())) | {"_structure"}
 
 
@@ -35,18 +37,24 @@ class Unchanged:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._module, self.modules = module, all_inside(module)
+        self.modules = all_inside(module)
         self.paths = named(module)
         self._kinds = list(map(type, self.modules))
-        self._children = [(m._modules, list(m._modules.values())) for m in self.modules if m._modules]
-        tables = [table for m in self.modules for table in (m._parameters, m._buffers)]
-        self._tensors = [(table, name, t, *_place(t)) for table in tables for name, t in table.items()]
-        self._sizes = [(table, len(table)) for table in tables]
-        self.tensors = list({id(t): t for _, _, t, *_ in self._tensors if t is not None}.values())
+        self._owns = list(map(vars, self.modules))
+        self._children = Tables([m._modules for m in self.modules if m._modules])
+        self._tensors = Tables([table for m in self.modules for table in (m._parameters, m._buffers)])
+        self.tensors = list({id(t): t for t in self._tensors.values if t is not None}.values())
         """All parameters and buffers, each once."""
+        for path, t in self.named_tensors():
+            if hasattr(t, "__tensor_flatten__"):
+                raise UnfitError(f"{path} is a {type(t).__name__}, which has no place of its own in memory")
+        self._addresses = list(map(Tensor.data_ptr, self.tensors))
+        self._larger = [t for t in self.tensors if t.ndim]
+        self._layouts = self._layout()
         self._floats = [t for t in self.tensors if is_plain_float(t)]
-        self._values = self._now()
+        self._numbers = self._now()
         self.parameters = [t for t in self.tensors if isinstance(t, nn.Parameter)]
+        self._without_hooks: Tables | None = None  # the tables of hooks, when nobody had to run
         self._methods = [Methods(kind) for kind in {*self._kinds}]
         self._attributes = [_Attributes(m, self.paths[m]) for m in self.modules]
         for m in self.modules:
@@ -56,23 +64,23 @@ class Unchanged:
             self._mentions = Mentions({kind for kind in self._kinds if not is_fixed_class(kind)})
         except Unseen as doubt:
             raise UnfitError(f"code of its modules {doubt}") from None
-        self._temporal = [m for m in self.modules if isinstance(m, TemporalModule)]
+        self._temporal: list[TemporalModule] = [
+            m
+            for m in self.modules
+            if isinstance(m, TemporalModule) and type(m).depends_on is not TemporalModule.depends_on
+        ]
         self._depends = self._others()
 
     def hold(self) -> bool:
         """Whether all is still as it was."""
-        for table, name, tensor, address, layout in self._tensors:
-            now = table.get(name)
-            if now is not tensor or (now is not None and now.data_ptr() != address):
-                return False
-            if now is not None and layout and (now.shape, now.stride()) != layout:
-                return False
         try:
             return (
-                self._now() == self._values
+                self._tensors.hold()
+                and list(map(Tensor.data_ptr, self.tensors)) == self._addresses
+                and self._layout() == self._layouts
+                and self._now() == self._numbers
                 and list(map(type, self.modules)) == self._kinds
-                and all(list(now.values()) == then for now, then in self._children)
-                and all(len(table) == size for table, size in self._sizes)
+                and self._children.hold()
                 and all(methods.same() for methods in self._methods)
                 and all(attributes.hold() for attributes in self._attributes)
                 and self._mentions.hold()
@@ -105,10 +113,18 @@ class Unchanged:
 
     def has_hooks(self) -> str:
         """Which module has hooks or methods of its own that have to run at each call; an empty string for none."""
-        for m in self.modules:
-            if has_hooks(m) or not vars(m).keys().isdisjoint(METHODS):
-                return f"{self.paths[m] or type(m).__name__}: {type(m).__name__} has a hook or a method of its own"
-        return ""
+        own_methods = not all(own.keys().isdisjoint(METHODS) for own in self._owns)
+        if self._without_hooks is not None and not own_methods and not for_all() and self._without_hooks.hold():
+            return ""
+        found = next((self._named(m) for m in self.modules if _has_to_run(m)), "")
+        self._without_hooks = None if found else Tables([own[name] for own in self._owns for name in _HOOKS])
+        return found
+
+    def _named(self, m: nn.Module) -> str:
+        return f"{self.paths[m] or type(m).__name__}: {type(m).__name__} has a hook or a method of its own"
+
+    def _layout(self) -> tuple[list[Any], list[Any]]:
+        return list(map(Tensor.size, self._larger)), list(map(Tensor.stride, self._larger))
 
     def _now(self) -> bytes:
         return struct.pack(f"{len(self._floats)}d", *[n.item() for n in self._floats])
@@ -121,6 +137,20 @@ class Unchanged:
             except UnfitError as reason:
                 raise UnfitError(f"{self.paths[m] or type(m).__name__}: {reason}") from None
         return found
+
+
+class Tables:
+    """What several dicts hold, by identity, compared without a step of Python for each value."""
+
+    def __init__(self, tables: list[Any]) -> None:
+        self.tables = tables
+        self._keys = list(chain.from_iterable(tables))
+        self.values = list(chain.from_iterable(map(dict.values, tables)))
+
+    def hold(self) -> bool:
+        """Whether they hold the same."""
+        keys = list(chain.from_iterable(self.tables))
+        return keys == self._keys and all(map(is_, chain.from_iterable(map(dict.values, self.tables)), self.values))
 
 
 class _Attributes:
@@ -184,8 +214,5 @@ def _few(names: list[str], space: Any) -> tuple[Any, ...]:
     return tuple(space[n] for n in names)
 
 
-def _place(tensor: Tensor | None) -> tuple[int, Any]:
-    """The address of a tensor and, where it has more than one value, its layout."""
-    if tensor is None:
-        return 0, None
-    return tensor.data_ptr(), (tensor.shape, tensor.stride()) if tensor.ndim else None
+def _has_to_run(m: nn.Module) -> bool:
+    return has_hooks(m) or not vars(m).keys().isdisjoint(METHODS)
