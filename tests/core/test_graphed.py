@@ -342,6 +342,22 @@ def test_a_hook_of_a_parameter_sees_what_it_sees_without():
     assert torch.equal(seen[0], net.body[5].weight.grad)
 
 
+def test_gradients_are_handed_out_in_the_layout_of_their_weights():
+    net = sl.Network(nn.Conv2d(4, 8, 3, padding=1), sl.LIF(v_threshold=0.3), nn.Conv2d(8, 3, 3)).to(
+        memory_format=torch.channels_last
+    )
+    plain, fast = copy.deepcopy(net), sl.graphed(net, after=1)
+    for _ in range(2):
+        x = torch.randn(5, 2, 4, 6, 6)
+        fast(x).square().sum().backward()
+        plain(x).square().sum().backward()
+    assert fast.captured
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+        assert p.grad.stride() == p.stride()
+        assert p.grad.storage_offset() % 4 == 0
+
+
 def test_shared_weights_stay_shared():
     net = sl.Network(nn.Linear(4, 4), sl.LIF(v_threshold=0.3), nn.Linear(4, 4), sl.LI())
     net.body[2].weight = net.body[0].weight

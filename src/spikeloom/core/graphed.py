@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -131,12 +131,17 @@ class _Recorded:
             check_outputs(leaves)
             outputs = _differentiable(leaves)
             self._upstream = [_ones(y) for y in outputs]
+            n = len(wanted) - len(aliases)
             if outputs and wanted:
-                found, self._backward = recorder.record(lambda: backward(outputs, self._upstream))
+
+                def backwards() -> tuple[list[Tensor | None], Flat]:
+                    found = backward(outputs, self._upstream)
+                    return list(found[:n]), Flat(found[n:])
+
+                (found, self._of_parameters), self._backward = recorder.record(backwards)
         if self._backward is not None:
             grads = iter(found)
-            of_inputs = [next(grads) if x.requires_grad else None for x in tensors]
-            self._gradients = [*of_inputs, *grads]
+            self._of_inputs = [next(grads) if x.requires_grad else None for x in tensors]
         self._is_differentiable = [isinstance(y, Tensor) and y.requires_grad for y in leaves]
         self._outputs = [y.detach() if isinstance(y, Tensor) else y for y in leaves]  # without the graph of autograd
 
@@ -176,7 +181,41 @@ class _Recorded:
         for fixed, g in zip(self._upstream, given, strict=True):
             fixed.zero_() if g is None else fixed.copy_(g)
         self._backward()
-        return [None if g is None else g.clone() for g in self._gradients]
+        return [*(None if g is None else g.clone() for g in self._of_inputs), *self._of_parameters.copies()]
+
+
+class Flat:
+    """Gradients one behind the other in a tensor for each dtype, so that all of them are copied at once."""
+
+    def __init__(self, gradients: Sequence[Tensor | None]) -> None:
+        parts: dict[torch.dtype, list[Tensor]] = {}
+        sizes: dict[torch.dtype, int] = {}
+        self._places: list[tuple[torch.dtype, Any, Any, int] | None] = []
+        for g in gradients:
+            if g is None:
+                self._places.append(None)
+                continue
+            g = g if _fills_memory(g) else g.contiguous()
+            there, at = parts.setdefault(g.dtype, []), sizes.get(g.dtype, 0)
+            self._places.append((g.dtype, g.shape, g.stride(), at))
+            there.append(g.as_strided((g.numel(),), (1,)))
+            if gap := -g.numel() % _ALIGNED:
+                there.append(g.new_zeros(gap))
+            sizes[g.dtype] = at + g.numel() + gap
+        self._flat = {dtype: torch.cat(group) for dtype, group in parts.items()}
+
+    def copies(self) -> list[Tensor | None]:
+        """The gradients, in memory that they share with nobody else."""
+        flat = {dtype: x.clone() for dtype, x in self._flat.items()}
+        return [None if p is None else flat[p[0]].as_strided(*p[1:]) for p in self._places]
+
+
+_ALIGNED = 8  # elements at whose multiples gradients begin: optimisers read 16 bytes at once
+
+
+def _fills_memory(g: Tensor) -> bool:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return g.is_contiguous() or (g.ndim in formats and g.is_contiguous(memory_format=formats[g.ndim]))
 
 
 class _Replay(torch.autograd.Function):
