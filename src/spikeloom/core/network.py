@@ -243,8 +243,8 @@ class Network(TemporalModule):
     def stream(self, *, training: bool = False, frozen: bool = False) -> Stream:
         """A :class:`Stream` that runs this network one step at a time and keeps the state.
 
-        ``training`` lets a batch norm in training mode run, ``frozen`` promises that nothing changes. Raises ValueError,
-        with the path, if a module inside is not causal.
+        ``training`` lets a batch norm in training mode run, ``frozen`` promises that nothing changes. Raises
+        ValueError, with the path, if a module inside is not causal.
         """
         return Stream(self, training=training, frozen=frozen)
 
