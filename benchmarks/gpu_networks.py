@@ -238,6 +238,16 @@ def stream(bench: Bench) -> Row:
 
         return bench.captured(run)
 
+    def frozen() -> Run:
+        net, _ = ours()
+        stream = net.stream(frozen=True)
+
+        def run() -> Tensor:
+            with torch.inference_mode():
+                return stream(x)
+
+        return run
+
     def eager() -> Run:
         _, stream = ours()
 
@@ -247,7 +257,11 @@ def stream(bench: Bench) -> Row:
 
         return run
 
-    sides: dict[str, Callable[[], Run]] = {"spikeloom, a stream": eager, "spikeloom, captured by hand": by_hand}
+    sides: dict[str, Callable[[], Run]] = {
+        "spikeloom, a stream": eager,
+        "spikeloom, a frozen stream": frozen,
+        "spikeloom, captured by hand": by_hand,
+    }
     node = jelly_node(bench, step_mode="s")
     if node is not None:
         sides["spikingjelly"] = lambda: _jelly_stream(bench, node, layers, x, capture=False)

@@ -109,7 +109,7 @@ def test_a_batch_norm_with_its_neuron(shape, last, dtype, train):
     with torch.no_grad():
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.uniform_(-0.5, 0.5)
-    module = sl.nn.NormNeuron(norm, sl.LIF(v_threshold=0.4)).train(train)
+    module = sl.nn.NormNeuron(norm, sl.LIF(v_threshold=0.4)).cuda().train(train)
     x = images(*shape, last=last, dtype=dtype)
     agree(lambda x: module.sequence(x)[0], x, list(module.parameters()), flips=0.005)
     x.requires_grad_()
