@@ -70,7 +70,7 @@ class CudaGraphs:
     def record(self, run: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
         """Captures a graph. Other threads may use the device meanwhile, as those that load data do."""
         if not self._graphs:  # the allocator takes no more captures into a pool all of whose graphs are gone
-            self._begin()
+            self._pool = torch.cuda.graph_pool_handle()  # the stream stays: libraries keep memory for each
         made, problem = torch.cuda.CUDAGraph(), None
         with torch.cuda.device(self.device):
             now = torch.cuda.current_stream()
