@@ -208,10 +208,10 @@ def test_derivative_is_that_of_the_primitive(name):
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_derivative_is_that_of_the_primitive_at_its_corners_too(name):
-    """With scale 2 they are at +-1/4, +-1/2 and +-1: torch's clamp would give another gradient there by release."""
+    """With scale 2 they are at 0, +-1/4, +-1/2 and +-1: torch's clamp would give another gradient there by release."""
     smooth, spiking = (samples.SURROGATES[name].make(2.0) for _ in range(2))
     smooth.spiking = False
-    u = torch.tensor([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0], dtype=torch.float64)
+    u = torch.tensor([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
     torch.testing.assert_close(gradient(smooth, u), gradient(spiking, u))
 
 

@@ -141,7 +141,7 @@ class Heaviside(Surrogate):
         return torch.where(u >= 0, torch.ones_like(u), torch.zeros_like(u))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.relu(u)
+        return torch.where(u < 0, torch.zeros_like(u), u)  # a derivative of 1 at 0, where relu's is 0
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
         return torch.zeros_like(u)
@@ -164,7 +164,8 @@ class S2NN(Surrogate):
         return torch.where(u < 0, scale * s * (1 - s), self.beta / (1 + u.abs()))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.where(u < 0, torch.sigmoid(scale * u), self.beta * torch.log1p(torch.relu(u)) + 0.5)
+        above = self.beta * torch.log1p(torch.where(u < 0, torch.zeros_like(u), u)) + 0.5
+        return torch.where(u < 0, torch.sigmoid(scale * u), above)
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
         s = torch.sigmoid(scale * u)

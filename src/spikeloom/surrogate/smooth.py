@@ -125,7 +125,7 @@ class PiecewiseExp(Surrogate):
         return 0.5 * scale * torch.exp(-scale * u.abs())
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        tail = 0.5 * torch.exp(-scale * u.abs())
+        tail = 0.5 * torch.exp(-scale * _size(u))
         return torch.where(u < 0, tail, 1 - tail)
 
 
@@ -185,7 +185,7 @@ class QPseudoSpike(Surrogate):
         return torch.exp(-scale * torch.log1p(2 * u.abs() / (scale - 1)))
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        tail = 0.5 * torch.exp((1 - scale) * torch.log1p(2 * u.abs() / (scale - 1)))
+        tail = 0.5 * torch.exp((1 - scale) * torch.log1p(2 * _size(u) / (scale - 1)))
         return torch.where(u < 0, tail, 1 - tail)
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
@@ -205,7 +205,8 @@ class NonzeroSignLogAbs(Surrogate):
         return scale / (1 + scale * u.abs())
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        return torch.sign(u) * torch.log1p(scale * u.abs())
+        tail = torch.log1p(scale * _size(u))
+        return torch.where(u < 0, -tail, tail)
 
 
 class SquarewaveFourierSeries(Surrogate):
@@ -254,7 +255,7 @@ class SpikeRateEscape(Surrogate):
         return self.slope * torch.exp(-scale * u.abs())
 
     def primitive(self, u: Tensor, scale: Tensor) -> Tensor:
-        tail = self.slope / scale * torch.exp(-scale * u.abs())
+        tail = self.slope / scale * torch.exp(-scale * _size(u))
         return torch.where(u < 0, tail, 2 * self.slope / scale - tail)
 
     def scale_derivative(self, u: Tensor, scale: Tensor) -> Tensor:
@@ -288,6 +289,11 @@ class Dspike(Surrogate):
         inner, whole = torch.tanh(scale * u), torch.tanh(0.5 * scale)
         slope = (u * (1 - inner.square()) - inner * (1 - whole.square()) / (2 * whole)) / (2 * whole)
         return torch.where(u.abs() <= 0.5, slope, torch.zeros_like(slope))
+
+
+def _size(u: Tensor) -> Tensor:
+    """``|u|``, whose derivative at 0 is 1, where torch's is 0: that of a primitive is to be the surrogate."""
+    return torch.where(u < 0, -u, u)
 
 
 def _normal(z: Tensor) -> Tensor:
