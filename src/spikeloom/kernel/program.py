@@ -155,7 +155,9 @@ OPS: dict[str, Op] = {
     "sub": Op(c="({0} - {1})", eager=torch.sub, tensors_only=True, range=lambda a, b: (a[0] - b[1], a[1] - b[0])),
     "mul": Op(c="({0} * {1})", eager=torch.mul, on_truths="logical_and", range=_of_product),
     "div": Op(c="({0} / {1})", eager=torch.div, names=("true_divide",), tensors_only=True, slow=True),
-    "neg": Op(c="(-{0})", eager=torch.neg, exact=True, range=lambda a: (-a[1], -a[0])),
+    "neg": Op(  # before Triton 3.9, -x is 0 - x, which has another sign where x is 0
+        c="(-{0})", triton="({0} * -1.0)", eager=torch.neg, exact=True, range=lambda a: (-a[1], -a[0])
+    ),
     "reciprocal": Op(c="((S)1 / {0})", triton="(1.0 / {0})", eager=torch.reciprocal, slow=True),
     "abs": Op(
         c="K_fabs({0})", triton="tl.abs({0})", eager=torch.abs, exact=True, range=lambda a: (0.0, max(-a[0], a[1]))

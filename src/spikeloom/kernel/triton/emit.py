@@ -422,6 +422,8 @@ def _product(steps: int, stride: str) -> str:
 
 
 def _single(value: float) -> str:
+    if repr(value) == "-0.0":  # which is a 0.0 as a constant, before Triton 3.9
+        return "(tl.full((), 0.0, tl.float32) * -1.0)"
     return repr(value) if math.isfinite(value) else f'float("{value}")'
 
 

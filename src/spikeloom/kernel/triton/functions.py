@@ -43,7 +43,7 @@ def K_rint(x):
         big = 8388608.0
     a = tl.abs(x)
     r = (a + big) - big
-    return tl.where((a < big) & (x != 0.0), tl.where(x < 0.0, -r, r), x)
+    return tl.where((a < big) & (x != 0.0), tl.where(x < 0.0, r * -1.0, r), x)  # -r is 0 - r before Triton 3.9
 
 
 @triton.jit
