@@ -144,7 +144,9 @@ def compile_norm(device: str, dtype: torch.dtype = torch.float16) -> dict[str, d
     rows, wide, finished = {}, {"ROWS": 64, "WIDTH": 128}, {"ROWS": 256, "WIDTH": 8, "S": S}
     one, per_column = {"ROWS": 1, "WIDTH": 1024, "S": S}, {"ROWS": 1024, "WIDTH": 4, "COLUMNS": True, "S": S}
     for name, run, options, warps in (
-        ("statistics", triton_norm.statistics, {**one, "ROWS": 4, "COLUMNS": False, "DENSE": True}, 8),
+        ("statistics", triton_norm.statistics, {**one, "COLUMNS": False, "DENSE": True}, 4),
+        ("statistics, short rows", triton_norm.statistics,
+         {"ROWS": 64, "WIDTH": 64, "S": S, "COLUMNS": False, "DENSE": True}, 8),
         ("statistics, channels last", triton_norm.statistics,
          {**wide, "S": S, "COLUMNS": True, "DENSE": True}, 8),
         ("finish", triton_norm.finish, {**finished, "AVERAGE": False}, 4),

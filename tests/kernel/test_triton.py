@@ -452,7 +452,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path):
     done = child(COMPILED, TRITON_INTERPRET="0", **options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
-    assert len(rows) == 8 + 2 + 2 + 9 + 24
+    assert len(rows) == 8 + 2 + 2 + 10 + 24
     for name, row in rows.items():
         assert row["fused"] == 0, name
         assert row["spilled"] == 0, name
