@@ -579,6 +579,19 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
             lambda: sl.nn.Recurrent(lif(), sl.Network(sl.nn.LearnedDelay(features, 3), nn.Linear(features, features))),
             by_mode=True,
         ),
+        "TemporalAttention": Sample(
+            lambda: sl.nn.TemporalAttention(steps, reduction=steps // 4 or 1), analog=True, causal=False
+        ),
+        "MultiDimensionalAttention": Sample(
+            lambda: sl.nn.MultiDimensionalAttention(steps, IMAGE[1], reduction_t=steps // 4 or 1, reduction_c=1),
+            step=IMAGE,
+            analog=True,
+            causal=False,
+        ),
+        "MultiDimensionalAttention of channels": Sample(
+            lambda: sl.nn.MultiDimensionalAttention(steps, features, reduction_c=2, dims="c"), analog=True, causal=False
+        ),
+        "TCJA": Sample(lambda: sl.nn.TCJA(steps, features, kernel_c=3), analog=True, causal=False),
         "OneToOne": Sample(lambda: sl.nn.OneToOne(features, weight=0.5), analog=True),
         "ILC": Sample(lambda: sl.nn.ILC(2, features // 2), analog=True),
         "SparseLinear": Sample(lambda: sl.nn.SparseLinear(features, 5, density=0.3), analog=True),

@@ -18,7 +18,7 @@ WITHOUT_EQUATION = {
 NO_NEURONS = {
     "NormNeuron", "OneToOne", "ILC", "Recurrent", "OTTT", "SparseLinear", "td_batch_norm", "TEBN", "BNTT", "NeuNorm",
     "Dropout", "DropConnectLinear", "WSConv2d", "WSLinear", "Voting", "SynapseFilter", "Delay", "LearnedDelay",
-    "DelayLinear", "DelayConv2d", "DelaySchedule",
+    "DelayLinear", "DelayConv2d", "DelaySchedule", "TemporalAttention", "MultiDimensionalAttention", "TCJA",
 }  # fmt: skip
 
 

@@ -106,6 +106,7 @@ ELSEWHERE = [
     ("nn", "Conv2d", "torch.nn.Conv2d: plain layers go into sl.Network unchanged"),
     ("nn", "Sigmoid", "torch.nn.Sigmoid"),
     ("nn", "LIF", "sl.LIF"),
+    ("nn", "TemporalWiseAttention", "sl.nn.TemporalAttention"),
     ("options", "LIFNode", "sl.LIF"),
     ("", "PoissonEncoder", "sl.encode.poisson"),
     ("", "MultiStepLIFNode", "sl.LIF"),

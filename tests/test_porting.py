@@ -107,6 +107,7 @@ ARGUMENTS = dict(
     T=4, K=4, F=3, H=4, W=4, R=1.0, C=5, D=5, i=3, o=4, n=2, m=3, k=2, p=0.5, c=8.0, t=1.0, l=0.0, u=0.0, split=1.0,
     inplane=3, features=3, omega=0.5, dt=1.0, time_step=1.0, delta_threshold=0.5, tau_mem_inv=0.5, v_leak=0.0,
     c_decay=0.5, v_decay=0.5, act_dim=2, dec_pop_dim=3, in_dim=3, v_th=1.0, learnable=True, x_min=0.0, x_max=1.0,
+    r=2, reduction_t=2, reduction_c=2, kernel_size=3, kernel_size_t=2, kernel_size_c=1, channel=5,
 )  # fmt: skip
 IN_ROW = {"FewSpikeNode": dict(a=TABLE, b=TABLE), "state_quant": dict(b=4), "NeuNorm": dict(k=0.9)}
 

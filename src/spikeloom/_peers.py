@@ -172,6 +172,8 @@ NAMES = {
     "TEBN2d": "sl.nn.TEBN(C, T)", "tdBN2d": "torch.nn.BatchNorm2d",
     **dict.fromkeys([f"BatchNormThroughTime{d}d" for d in "123"], "sl.nn.BNTT(C, T)"),
     **dict.fromkeys(["BatchNormTT1d", "BatchNormTT2d"], "sl.nn.BNTT(C, T)"),
+    "TemporalWiseAttention": "sl.nn.TemporalAttention", "TemporalAttention": "sl.nn.TemporalAttention",
+    "MultiDimensionalAttention": "sl.nn.MultiDimensionalAttention", "TCJA": "sl.nn.TCJA",
     **dict.fromkeys(["InputMonitor", "OutputMonitor", "AttributeMonitor"], "sl.taps(net, ...)"),
     **dict.fromkeys(["GradInputMonitor", "GradOutputMonitor"], "sl.taps(net, ...)"),
 }  # fmt: skip

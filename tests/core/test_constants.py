@@ -54,6 +54,9 @@ NN = {
         dict(in_channels=2, out_channels=3, kernel_size=3, max_delay=3),
         dict(max_delay=4, stride=2, padding=1),
     ),
+    sl.nn.TemporalAttention: (dict(T=4, reduction=2), dict(T=5)),
+    sl.nn.MultiDimensionalAttention: (dict(T=4, C=6, reduction_t=2, reduction_c=2), dict(T=5, C=7, dims="tc")),
+    sl.nn.TCJA: (dict(T=4, C=6), dict(T=5, C=7)),
     sl.nn.Delay: (dict(steps=2), dict(steps=(2, 1))),
     sl.nn.Voting: ({}, dict(size=3)),
     sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
@@ -116,6 +119,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
         "shared",
         "gain",
         "groups",
+        *("reduction", "reduction_t", "reduction_c", "kernel", "kernel_t", "kernel_c"),
     )
     of_training = ("dropout", "same_mask", "momentum", "detach_reset")
     of_training += ("per_sample", "same_over_time", "samples", "device", "dtype")

@@ -15,6 +15,7 @@ RAGGED = [
     for name, sample in SAMPLES.items()
     if isinstance(sample.make(), sl.TemporalModule)
     and name not in ("PSN", "MaskedPSN", "Loop", "Loop of layers", "Network")
+    and name.split()[0] not in ("TemporalAttention", "MultiDimensionalAttention", "TCJA")  # of T steps, no others
 ]
 
 

@@ -17,6 +17,7 @@ from .recurrent import ILC, OneToOne, Recurrent
 from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
 from .sparse import SparseLinear
 from .standardised import WSConv2d, WSLinear
+from .temporal_attention import TCJA, MultiDimensionalAttention, TemporalAttention
 from .voting import Voting
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ILC",
     "OTTT",
     "PSN",
+    "TCJA",
     "TEBN",
     "AssociativeLeaky",
     "Delay",
@@ -38,6 +40,7 @@ __all__ = [
     "Inhibition",
     "LearnedDelay",
     "MaskedPSN",
+    "MultiDimensionalAttention",
     "NeuNorm",
     "NormNeuron",
     "OneToOne",
@@ -50,6 +53,7 @@ __all__ = [
     "SpikingLSTM",
     "SpikingRNN",
     "SynapseFilter",
+    "TemporalAttention",
     "Voting",
     "WSConv2d",
     "WSLinear",

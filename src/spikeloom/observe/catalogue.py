@@ -13,6 +13,7 @@ from ..core import TemporalModule
 _LAYERS = (
     nn.Recurrent, nn.NormNeuron, nn.OTTT, nn.TEBN, nn.BNTT, nn.NeuNorm, nn.Dropout, nn.DropConnectLinear,
     nn.SynapseFilter, nn.Delay, nn.LearnedDelay, nn.DelayLinear, nn.DelayConv2d,
+    nn.TemporalAttention, nn.MultiDimensionalAttention, nn.TCJA,
 )  # fmt: skip
 """Modules over time that are no neurons."""
 
