@@ -108,7 +108,8 @@ class TemporalAttention(_Attention):
 
     def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
         """``x`` ``[T, B, *]`` times the score of each step."""
-        return _over_time(self.mlp, x)
+        mean, most = _over(tuple(range(2, x.ndim)), x)  # [T, B]
+        return x * trailing(self.mlp(mean.t(), most.t()).t(), x.ndim).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"T={self.T}, reduction={self.reduction}"
@@ -173,14 +174,21 @@ class MultiDimensionalAttention(_Attention):
             raise ValueError(f"MultiDimensionalAttention: expected [T, B, {self.C}, {space}], got {list(x.shape)}")
 
     def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
-        """``x`` ``[T, B, C, *]`` times the scores, one after another."""
-        if self.time is not None:
-            x = _over_time(self.time, x)
-        if self.channels is not None:
-            score = self.channels(*_mean_and_max(x, (0, *range(3, x.ndim)), n))  # [B, C]
-            x = x * trailing(score, x.ndim - 1).to(x.dtype)
+        """``x`` ``[T, B, C, *]`` times the scores, one after another.
+
+        Scores are positive, so that mean and maximum over places of ``x score`` are those of x, times the score: x is
+        read for both once, and multiplied once before the scores of places.
+        """
+        if self.time is not None or self.channels is not None:
+            mean, most = _over(tuple(range(3, x.ndim)), x)  # [T, B, C]
+            score = torch.ones_like(mean)
+            if self.time is not None:
+                score = self.time(mean.mean(2).t(), most.amax(2).t()).t().unsqueeze(2)
+            if self.channels is not None:
+                score = score * self.channels(*_over_steps(score * mean, score * most, n))
+            x = x * trailing(score, x.ndim).to(x.dtype)
         if self.space is not None:
-            both = torch.stack(_mean_and_max(x, (0, 2), n), 1)  # [B, 2, H, W]
+            both = torch.stack(_over_steps(*_over((2,), x), n), 1)  # [B, 2, H, W]
             x = x * self.space(both.to(self.space.weight.dtype)).sigmoid().to(x.dtype)
         return F.relu(x)
 
@@ -232,9 +240,7 @@ class TCJA(_Attention):
 
     def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
         """``x`` ``[T, B, C, *]`` times the score of each step and channel."""
-        dtype = state_dtype(x.dtype)
-        mean = x.mean(tuple(range(3, x.ndim)), dtype=dtype) if x.ndim > 3 else x.to(dtype)
-        mean = mean.to(self.conv_t.weight.dtype)
+        mean = _mean(tuple(range(3, x.ndim)), x).to(self.conv_t.weight.dtype)  # [T, B, C]
         of_steps = _same(self.conv_t, mean.transpose(0, 1)).transpose(0, 1)  # [T, B, C]
         of_channels = _same(self.conv_c, mean.permute(1, 2, 0)).permute(2, 0, 1)
         return x * trailing((of_steps * of_channels).sigmoid(), x.ndim).to(x.dtype)
@@ -264,22 +270,24 @@ class _SharedMLP(nn.Module):
         return scores
 
 
-def _over_time(mlp: nn.Module, x: Tensor) -> Tensor:
-    """``x`` ``[T, B, *]`` times the score of each step."""
-    mean, most = _mean_and_max(x, tuple(range(2, x.ndim)), None)  # [T, B]
-    return x * trailing(mlp(mean.t(), most.t()).t(), x.ndim).to(x.dtype)
-
-
-def _mean_and_max(x: Tensor, over: tuple[int, ...], n: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and maximum of ``x`` ``[T, B, *]``, in float32 at least, over some dimensions. Where n is given, ``over``
-    begins with time, and only the first n steps of each sample count; x is 0 at the others.
-    """
+def _mean(dims: tuple[int, ...], x: Tensor) -> Tensor:
+    """The mean of x over some dimensions, which may be none, in float32 at least."""
     dtype = state_dtype(x.dtype)
-    mean = x.mean(over, dtype=dtype)
+    return x.mean(dims, dtype=dtype) if dims else x.to(dtype)
+
+
+def _over(dims: tuple[int, ...], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and maximum of x over some dimensions, which may be none, in float32 at least."""
+    return _mean(dims, x), (x.amax(dims) if dims else x).to(state_dtype(x.dtype))
+
+
+def _over_steps(mean: Tensor, most: Tensor, n: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and maximum ``[B, *]`` over steps from those of each step ``[T, B, *]``. Where n is given, the first n steps
+    of each sample count; at the others its means are 0.
+    """
     if n is None:
-        return mean, x.amax(over).to(dtype)
-    share = trailing(n.to(dtype) / x.shape[0], mean.ndim)
-    return mean / share, masked(x, n, -math.inf).amax(over).to(dtype)
+        return mean.mean(0), most.amax(0)
+    return mean.sum(0) / trailing(n, mean.ndim - 1), masked(most, n, -math.inf).amax(0)
 
 
 def _same(conv: nn.Conv1d, x: Tensor) -> Tensor:
