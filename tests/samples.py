@@ -501,6 +501,12 @@ class Feedback(sl.TemporalModule):
 
 
 IMAGE = (3, 2, 6, 6)
+TOKENS = (3, 8, 6)
+
+
+def low(v_threshold=1.0):
+    """A factory of neurons that fire on what a fresh layer gives."""
+    return sl.LIF(v_threshold=0.2 * v_threshold)
 
 
 def layers(steps: int, features: int) -> dict[str, Sample]:
@@ -597,6 +603,25 @@ def layers(steps: int, features: int) -> dict[str, Sample]:
         "SparseLinear": Sample(lambda: sl.nn.SparseLinear(features, 5, density=0.3), analog=True),
         "WSLinear": Sample(lambda: varied(sl.nn.WSLinear(features, 5, scale=2.74)), analog=True),
         "WSConv2d": Sample(lambda: varied(sl.nn.WSConv2d(IMAGE[1], 4, 3)), step=IMAGE, analog=True),
+        "SpikingSelfAttention": Sample(
+            lambda: sl.nn.SpikingSelfAttention(TOKENS[1], 2, neuron=low), step=TOKENS, by_mode=True
+        ),
+        "QKAttention": Sample(lambda: sl.nn.QKAttention(TOKENS[1], 2, neuron=low), step=TOKENS, by_mode=True),
+        "QKAttention over channels": Sample(
+            lambda: sl.nn.QKAttention(TOKENS[1], 2, over="channel", neuron=low), step=TOKENS, by_mode=True
+        ),
+        **{
+            f"SpikeDrivenSelfAttention {version}{' dvs' * dvs}": Sample(
+                lambda version=version, dvs=dvs: sl.nn.SpikeDrivenSelfAttention(
+                    IMAGE[1], 2, version=version, dvs=dvs, neuron=None if version == 3 else low
+                ),
+                step=IMAGE,
+                analog=True,
+                by_mode=True,
+            )
+            for version, dvs in ((1, False), (1, True), (2, False), (3, False))
+        },
+        "RepConv": Sample(lambda: sl.nn.RepConv(IMAGE[1], 3), step=IMAGE, analog=True, by_mode=True),
         "Voting": Sample(lambda: sl.nn.Voting(features // 2 or 1), analog=True),
         "SpikingRNN": Sample(lambda: sl.nn.SpikingRNN(features, 6, num_layers=2), exact=False),
         "SpikingRNN bidirectional": Sample(

@@ -19,6 +19,7 @@ NO_NEURONS = {
     "NormNeuron", "OneToOne", "ILC", "Recurrent", "OTTT", "SparseLinear", "td_batch_norm", "TEBN", "BNTT", "NeuNorm",
     "Dropout", "DropConnectLinear", "WSConv2d", "WSLinear", "Voting", "SynapseFilter", "Delay", "LearnedDelay",
     "DelayLinear", "DelayConv2d", "DelaySchedule", "TemporalAttention", "MultiDimensionalAttention", "TCJA",
+    "SpikingSelfAttention", "QKAttention", "SpikeDrivenSelfAttention", "RepConv",
 }  # fmt: skip
 
 

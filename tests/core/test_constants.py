@@ -58,6 +58,9 @@ NN = {
     sl.nn.MultiDimensionalAttention: (dict(T=4, C=6, reduction_t=2, reduction_c=2), dict(T=5, C=7, dims="tc")),
     sl.nn.TCJA: (dict(T=4, C=6), dict(T=5, C=7)),
     sl.nn.Delay: (dict(steps=2), dict(steps=(2, 1))),
+    sl.nn.SpikingSelfAttention: (dict(dim=4, heads=2), dict(heads=4, scale=0.25, neuron=sl.IF)),
+    sl.nn.QKAttention: (dict(dim=4, heads=2), dict(heads=4, over="channel", neuron=sl.IF)),
+    sl.nn.SpikeDrivenSelfAttention: (dict(dim=4, heads=2), dict(heads=4, version=2, dvs=True, neuron=sl.IF)),
     sl.nn.Voting: ({}, dict(size=3)),
     sl.options.MPBN: (dict(neuron=sl.LIF(), features=2), dict(eps=1e-3)),
     sl.options.Noisy: (
@@ -105,7 +108,7 @@ def test_weights_are_refused_by_a_module_that_was_constructed_otherwise(kind, gi
 
 def test_every_module_of_nn_and_every_curve_is_looked_at():
     """What has neither constants nor parts with any is named here, and which options are not compared."""
-    without = {sl.nn.SparseLinear, sl.nn.OneToOne, sl.nn.ILC}  # shapes and places say all
+    without = {sl.nn.SparseLinear, sl.nn.OneToOne, sl.nn.ILC, sl.nn.RepConv}  # shapes and places say all
     kinds = {getattr(sl.nn, name) for name in sl.nn.__all__ if name not in ("td_batch_norm", "DelaySchedule")}
     assert kinds - without == {kind for kind in NN if kind.__name__ in sl.nn.__all__}
     by_shapes = (

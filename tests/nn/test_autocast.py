@@ -11,7 +11,10 @@ import spikeloom as sl
 ALL = {**samples.IN_ONE_STEP, **samples.LAYERS}
 PLAIN = ("OneToOne", "ILC", "SparseLinear", "WSLinear", "WSConv2d", "Voting")  # layers that know no time
 
-OF_A_LAYER = ("OTTT", "DropConnectLinear", "DelayLinear", "DelayConv2d", "Checkpoint", "Network")
+OF_A_LAYER = (
+    "OTTT", "DropConnectLinear", "DelayLinear", "DelayConv2d", "Checkpoint", "Network", "SpikingSelfAttention",
+    "QKAttention", "SpikeDrivenSelfAttention", "RepConv",
+)  # fmt: skip
 """Those whose output is a layer's, of autocast's dtype."""
 
 

@@ -2,6 +2,7 @@
 
 from ..neuron import SynapseFilter
 from .at_once import AssociativeLeaky, ParallelLIF
+from .attention import QKAttention, SpikeDrivenSelfAttention, SpikingSelfAttention
 from .delay import Delay
 from .delay_schedule import DelaySchedule
 from .dropout import DropConnectLinear, Dropout
@@ -15,6 +16,7 @@ from .online import OTTT
 from .parallel import PSN, MaskedPSN, SlidingPSN
 from .recurrent import ILC, OneToOne, Recurrent
 from .recurrent_networks import SConv2dLSTM, SpikingGRU, SpikingLSTM, SpikingRNN
+from .reparametrised import RepConv
 from .sparse import SparseLinear
 from .standardised import WSConv2d, WSLinear
 from .temporal_attention import TCJA, MultiDimensionalAttention, TemporalAttention
@@ -45,13 +47,17 @@ __all__ = [
     "NormNeuron",
     "OneToOne",
     "ParallelLIF",
+    "QKAttention",
     "Recurrent",
+    "RepConv",
     "SConv2dLSTM",
     "SlidingPSN",
     "SparseLinear",
+    "SpikeDrivenSelfAttention",
     "SpikingGRU",
     "SpikingLSTM",
     "SpikingRNN",
+    "SpikingSelfAttention",
     "SynapseFilter",
     "TemporalAttention",
     "Voting",
