@@ -47,7 +47,7 @@ def main():
         module = make()
         for i, parameter in enumerate(module.parameters()):
             with torch.no_grad():
-                parameter.copy_(drawn(*parameter.shape, seed=100 + i))
+                parameter.copy_(0.3 + 0.5 * drawn(*parameter.shape, seed=100 + i))  # not all ReLUs are silent
         x = (0.5 + drawn(*shape, seed=number)).requires_grad_()
         y, g = module(x), drawn(*shape, seed=50 + number)
         weights = dict(module.named_parameters())
