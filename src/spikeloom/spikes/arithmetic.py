@@ -1,4 +1,4 @@
-"""arithmetic: products of spikes with spikes, value by value, and their sums and means, from their bits."""
+"""arithmetic: products of spikes with spikes, value by value, what is left of 1, sums and means, from their bits."""
 
 from __future__ import annotations
 
@@ -91,6 +91,19 @@ def _times(func: Any, a: Any, b: Any) -> Any:
 
 
 handles(aten.mul.Tensor, compiled=_times)(_times)
+
+
+def _one_minus(func: Any, s: Any, other: Any, alpha: Any = 1) -> Any:
+    """``1 - s``, which are spikes where s has none: ``x * (1 - s)`` of an IAND shortcut is an AND of bits."""
+    if not isinstance(s, SpikeTensor) or other != 1 or alpha != 1:
+        return NotImplemented
+    bits, rest = ~s.bits, s.numel() % 8
+    if rest:  # there are no bits after the last spike
+        bits[-1:].bitwise_and_((1 << rest) - 1)
+    return SpikeTensor(bits, tuple(s.shape), s.stride(), s.dtype)
+
+
+handles(aten.rsub.Scalar, compiled=_one_minus)(_one_minus)
 
 
 class _Along(NamedTuple):
