@@ -28,6 +28,7 @@ LAYERS = [
     {"spikes"},
     {"neuron"},
     {"nn", "options"},
+    {"models"},
     {"observe", "data"},
     {"plot"},
     {"runs"},
@@ -48,6 +49,8 @@ before = set(sys.modules)
 import spikeloom as sl
 new = {m.split(".")[0] for m in set(sys.modules) - before}
 assert new <= {"spikeloom", "hashlib", "_hashlib", "_blake2", "_sha2"} | sys.stdlib_module_names, new
+models = {m.removeprefix("spikeloom.models.") for m in sys.modules if m.startswith("spikeloom.models.")}
+assert models == {"blocks", "registry"}, models
 assert not hasattr(sys.modules["spikeloom"], "__path__") or "spikeloom.plot" not in sys.modules
 """
     done = run(code)
@@ -158,7 +161,19 @@ def test_pickles_name_what_they_named_before_options_moved():
 
 
 def test_every_public_name_has_a_docstring():
-    shelves = (sl.options, sl.surrogate, sl.encode, sl.decode, sl.loss, sl.metrics, sl.nn, sl.data, sl.runs, sl.plot)
+    shelves = (
+        sl.options,
+        sl.surrogate,
+        sl.encode,
+        sl.decode,
+        sl.loss,
+        sl.metrics,
+        sl.models,
+        sl.nn,
+        sl.data,
+        sl.runs,
+        sl.plot,
+    )
     for module in (sl, *shelves):
         names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
         for name in names:

@@ -13,7 +13,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, metrics, neuron, nn, options, surrogate
+from . import decode, encode, loss, metrics, models, neuron, nn, options, surrogate
 from ._extras import install
 from ._peers import of_name, tell
 from .core import (
@@ -93,6 +93,7 @@ __all__ = [
     "loss",
     "memory",
     "metrics",
+    "models",
     "neurons",
     "nn",
     "options",

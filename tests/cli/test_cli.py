@@ -109,7 +109,7 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (["eval", "x" * 5000], 1, "there is no such run folder"),
         (["eval", "nowhere"], 1, "there is no such run folder"),
         (["eval", "."], 1, "no run folder, it has no config.toml"),
-        (["list", "everything"], 2, "list knows recipes, neurons, surrogates, data and all; got 'everything'"),
+        (["list", "everything"], 2, "list knows recipes, neurons, surrogates, data, models and all; got 'everything'"),
         (["nothing"], 2, "No such command 'nothing'"),
     ],
 )
@@ -345,6 +345,9 @@ def test_list(capsys):
         assert name in out
     _, out, _ = spikeloom(capsys, "list", "neurons")
     assert "LIF" in out
+    assert "braille" not in out
+    _, out, _ = spikeloom(capsys, "list", "models")
+    assert "60,192,808 parameters" in out[out.index("sew_resnet152") :].split("sew_resnext50")[0]
     assert "braille" not in out
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import data, kernel, native, recipes
+from .. import data, kernel, models, native, recipes
 from ..observe import catalogue
 from ..runs import ConfigError, processor, versions
 
@@ -54,9 +54,12 @@ def names(what: str) -> None:
         "neurons": catalogue.neurons(),
         "surrogates": catalogue.surrogates(),
         "data": {name: summary(name) for name in data.SETS},
+        "models": {},
     }
     if what not in (*lists, "all"):
         raise ConfigError(f"list knows {', '.join(lists)} and all; got {what!r}")
+    if what in ("models", "all"):
+        lists["models"] = {name: _model(name) for name in models.names()}
     console = Console()
     for title, rows in lists.items():
         if what in (title, "all"):
@@ -71,6 +74,13 @@ def summary(name: str) -> str:
     d = data.describe(name)
     sizes = " + ".join("?" if n is None else f"{n:,}" for n in d.counts.values())
     return f"{d.title}; {sizes} samples {d.sample}"
+
+
+def _model(name: str) -> str:
+    """A line on a model: its size, what it is given, and the first published figure."""
+    d = models.info(name)
+    shape = " x ".join(map(str, d.input))
+    return "; ".join([f"{d.parameters:,} parameters, {shape}, {d.classes} classes", *map(str, d.figures[:1])])
 
 
 def _devices() -> dict[str, str]:

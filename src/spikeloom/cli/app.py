@@ -61,7 +61,7 @@ def info(
 
 @app.command("list")
 def list_command(
-    what: Annotated[str, typer.Argument(help="recipes, neurons, surrogates or data; all without it.")] = "all",
+    what: Annotated[str, typer.Argument(help="recipes, neurons, surrogates, data or models; all without it.")] = "all",
 ) -> None:
     """Names that the other commands and the package know."""
     about.names(what)

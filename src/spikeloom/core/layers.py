@@ -18,7 +18,8 @@ from .recorder import Place, Recorder
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
 # subclass may do anything. Batch norm is one of them here: equal rows repeated T times have the same mean and
-# variance. Layers of sl.nn say so of themselves, by ``row_wise = True`` in the very class.
+# variance. Layers of sl.nn say so of themselves, by ``row_wise = True`` in the very class; models say by ``in_order =
+# True`` that they are an nn.Sequential with other methods besides.
 _ROW_WISE_NAMES = """
     Identity Linear Bilinear Embedding Flatten Unflatten
     Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d
@@ -204,8 +205,9 @@ def layers_of(body: nn.Module) -> Iterator[nn.Module]:
 
 
 def _plain_sequential(module: nn.Module) -> bool:
-    compiled = module.__dict__.get("_compiled_call_impl")
-    return type(module) is nn.Sequential and compiled is None and not has_hooks(module)
+    kind, compiled = type(module), module.__dict__.get("_compiled_call_impl")
+    plain = kind is nn.Sequential or (vars(kind).get("in_order") is True and kind.forward is nn.Sequential.forward)
+    return plain and compiled is None and not has_hooks(module)
 
 
 def _takes_repeated(module: nn.Module) -> bool:

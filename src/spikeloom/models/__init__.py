@@ -1,0 +1,9 @@
+"""Published networks in plain PyTorch, exact to the parameter: ``sl.Network(sl.models.create(name))``.
+
+A model is an ordinary module of plain layers and neurons, without time: it has no T, no reset and no mean over time.
+"""
+
+from .blocks import Model, Stage
+from .registry import Figure, Info, create, info, names
+
+__all__ = ["Figure", "Info", "Model", "Stage", "create", "info", "names"]

@@ -1,0 +1,128 @@
+"""What models are made of: the base of all, places of neurons, convolutions with norm and neuron, heads, checks."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from ..neuron import Dynamics
+from ..nn import NormNeuron
+
+NeuronFactory = Callable[..., nn.Module]
+
+
+class Stage(NamedTuple):
+    """A part of a model that ends in a feature map: the module, its channels, and input pixels per pixel of the map."""
+
+    module: nn.Module
+    channels: int
+    stride: int
+
+
+class Model(nn.Sequential):
+    """A network without time: layers and neurons in a row, of which the last, ``head``, gives classes.
+
+    Rows ``[N, C, H, W]`` are samples or, inside a :class:`spikeloom.Network`, samples of all steps. ``features(x)`` is
+    the last feature map ``[N, D, h, w]``, ``stages`` the parts that end in one, for necks and decoders. A network runs
+    the layers one by one, as those of any ``nn.Sequential``.
+    """
+
+    in_order: ClassVar[bool] = True
+
+    def __init__(self, layers: Mapping[str, nn.Module], *, maps: Mapping[str, tuple[int, int]] | None = None) -> None:
+        super().__init__(OrderedDict(layers))
+        self._maps = {} if maps is None else dict(maps)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The parts that end in a feature map, from the input to the output."""
+        return tuple(Stage(getattr(self, name), *rest) for name, rest in self._maps.items())
+
+    def features(self, x: Tensor) -> Tensor:
+        """The last feature map ``[N, D, h, w]`` of rows ``[N, C, H, W]``: all layers but the head."""
+        for name, layer in self.named_children():
+            if name != "head":
+                x = layer(x)
+        return x
+
+
+class Neurons:
+    """Makes the neurons of a model by the user's factory, and says at which path one was refused."""
+
+    def __init__(self, model: str, factory: NeuronFactory | None, default: NeuronFactory, path: str = "") -> None:
+        if isinstance(factory, nn.Module):
+            kind = type(factory).__name__
+            raise TypeError(
+                f"{model}: neuron must be a function that makes a neuron for each place, got one neuron, {kind}; give "
+                f"the class, functools.partial(sl.{kind}, ...) or a lambda"
+            )
+        if factory is not None and not callable(factory):
+            raise TypeError(f"{model}: neuron must be a function that returns a neuron, got {factory!r}")
+        self._model, self._factory, self._default, self._path = model, factory, default, path
+        self.make = factory or default
+
+    def at(self, path: object) -> Neurons:
+        """The same below a path."""
+        return Neurons(self._model, self._factory, self._default, f"{self._path}{path}.")
+
+    def __call__(self, features: int, path: str, **place: Any) -> nn.Module:
+        """The neuron at a path, for so many channels; ``place`` is what the paper sets there."""
+        if _takes(self.make, "features"):
+            place["features"] = features
+        where = f"{self._model}, {self._path}{path}"
+        try:
+            neuron = self.make(**place)
+        except TypeError as problem:
+            given = ", ".join(f"{name}={value!r}" for name, value in place.items())
+            raise TypeError(
+                f"{where}: the neuron factory failed when called with ({given}): {problem}; it must take "
+                "what the place sets, as lambda **place: sl.LIF(tau=2.0, **place) does"
+            ) from problem
+        if not isinstance(neuron, nn.Module):
+            raise TypeError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
+        return neuron
+
+
+@functools.lru_cache(maxsize=64)
+def _takes(factory: NeuronFactory, name: str) -> bool:
+    try:
+        return name in inspect.signature(factory).parameters
+    except ValueError:  # built-in functions say nothing of their arguments
+        return False
+
+
+def norm_neuron(norm: nn.Module, neuron: nn.Module) -> nn.Module:
+    """A batch norm and the neuron after it: one kernel where the neuron has one, for blocks with a forward."""
+    if isinstance(neuron, Dynamics):
+        return NormNeuron(norm, neuron)
+    return nn.Sequential(OrderedDict(bn=norm, neuron=neuron))
+
+
+def conv(in_channels: int, out_channels: int, size: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps height and width, but for its stride."""
+    return nn.Conv2d(in_channels, out_channels, size, stride, size // 2, groups=groups, bias=False)
+
+
+def pooled_head(channels: int, num_classes: int, *, size: int = 1) -> list[nn.Module]:
+    """Average of ``size`` by ``size`` fields, flattened, and a linear layer unless there are no classes."""
+    layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(size), nn.Flatten()]
+    return layers + ([nn.Linear(channels * size**2, num_classes)] if num_classes else [])
+
+
+def check_option(model: str, option: str, value: object, choices: Iterable[str]) -> None:
+    """Raises ValueError unless an option has one of its values."""
+    if value not in (known := tuple(choices)):
+        raise ValueError(f"{model}: {option} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
+
+
+def check_sizes(model: str, num_classes: int, in_channels: int) -> None:
+    """Raises ValueError for a number of classes below 0 or of channels below 1."""
+    if num_classes < 0:
+        raise ValueError(f"{model}: num_classes must be at least 0 (0: no last layer), got {num_classes}")
+    if in_channels < 1:
+        raise ValueError(f"{model}: in_channels must be at least 1, got {in_channels}")

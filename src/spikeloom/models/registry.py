@@ -1,0 +1,168 @@
+"""Models by name: what there is, what is known of each, and how one is built.
+
+A name leads to a file by a table, so that nothing is imported before it is asked for; the file registers the names with
+their sizes, facts and builder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .blocks import Model
+
+_RESNETS = (18, 34, 50, 101, 152)
+_VGGS = (5, 9, 11, 13, 16, 19)
+FILES: dict[str, str] = {
+    **{f"spiking_resnet{n}": "resnet" for n in _RESNETS},
+    **{f"sew_resnet{n}": "resnet" for n in _RESNETS},
+    **dict.fromkeys(("sew_resnext50_32x4d", "sew_resnext101_32x8d"), "resnet"),
+    **dict.fromkeys(("sew_wide_resnet50_2", "sew_wide_resnet101_2"), "resnet"),
+    **dict.fromkeys(("sew_resnet_cifar10dvs", "sew_resnet_dvsgesture"), "sew_events"),
+    **{f"ms_resnet{n}": "ms_resnet" for n in (18, 34, 104)},
+    **{f"spiking_vgg{n}{norm}": "vgg" for n in _VGGS for norm in ("", "_bn")},
+    "ottt_vgg": "ottt_vgg",
+    **{f"plif_{data}": "plif" for data in ("mnist", "fashion", "nmnist", "cifar10", "cifar10dvs", "dvsgesture")},
+}
+"""The file that has each name."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published top-1 accuracy in percent, and who says so."""
+
+    task: str
+    accuracy: float
+    kind: Literal["paper", "readme", "secondary", "issue"]
+    """The authors' paper, the authors' readme, a table in somebody else's paper, or a user's report in an issue."""
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.accuracy:.2f} ({', '.join(filter(None, (self.kind, self.note)))})"
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of a model as it is built by default."""
+
+    paper: str
+    parameters: int
+    """The number of parameters, those of learnable neurons among them."""
+    input: tuple[int, int, int]
+    """Channels, height and width of a step."""
+    classes: int
+    T: int | None
+    """The number of steps that the paper ran; None where it names no single one."""
+    neuron: str
+    """The neuron that is built by default."""
+    bits: str
+    """Which convolutions and linear layers are given spikes of one bit in a network with ``spikes="packed"``."""
+    reference: str = ""
+    """Where the authors' own code is."""
+    figures: tuple[Figure, ...] = ()
+    name: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The arguments of :func:`create`, with their defaults."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a family's table: what its builder is given first, defaults of its own, and facts."""
+
+    size: Any
+    info: Info
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+Builder = Callable[..., Model]
+_REGISTERED: dict[str, tuple[Entry, Builder]] = {}
+
+
+def register(entries: Mapping[str, Entry]) -> Callable[[Builder], Builder]:
+    """Makes names of a function ``build(size, *, num_classes, in_channels, neuron, ...)``, whose options are closed."""
+
+    def registered(build: Builder) -> Builder:
+        first, *options = inspect.signature(build).parameters.values()
+        if any(option.kind is not option.KEYWORD_ONLY for option in options):
+            raise TypeError(f"{build.__name__}: all arguments of a builder after {first.name} must be keyword-only")
+        _REGISTERED.update((name, (entry, build)) for name, entry in entries.items())
+        return build
+
+    return registered
+
+
+def create(name: str, /, **arguments: Any) -> Model:
+    """Builds a model by its name, with random weights.
+
+    Args:
+        name: one of :func:`names`.
+        arguments: options of the model, which ``info(name).options`` lists with their defaults. All models have
+            ``num_classes`` (0 leaves out the last linear layer: the output is what it would have been given),
+            ``in_channels`` and ``neuron``.
+
+    ``neuron`` is a function that is called for each place and returns a neuron: ``neuron=functools.partial(sl.PLIF,
+    tau=2.0)``, ``neuron=lambda **place: sl.LIF(tau=4.0, **place)``. It is given what the paper sets at that place, and
+    ``features``, the number of channels there, if it has an argument of that name. None is the paper's neuron.
+
+    The model knows no time: ``sl.Network(model)`` runs it on ``[T, B, C, H, W]`` and gives ``[T, B, num_classes]``, and
+    ``net(image, repeat=T)`` shows an image at all steps. Raises ValueError for unknown names and TypeError for unknown
+    options, with those that are nearest.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(sl.models.create("sew_resnet18", num_classes=10, stem="cifar"))
+    >>> net(torch.rand(2, 3, 16, 16), repeat=4).shape
+    torch.Size([4, 2, 10])
+    """
+    entry, build = _find(name)
+    options = _options(entry, build)
+    for given in arguments:
+        if given not in options:
+            raise TypeError(
+                f"model {name} has no option {given!r}{_nearest(given, options)}; it has {', '.join(options)}"
+            )
+    return build(entry.size, **{**entry.defaults, **arguments})
+
+
+def names(pattern: str = "*") -> list[str]:
+    """The names that fit a pattern with wildcards, in alphabetical order with numbers by size.
+
+    >>> import spikeloom as sl
+    >>> sl.models.names("ms_*")
+    ['ms_resnet18', 'ms_resnet34', 'ms_resnet104']
+    """
+    return [name for name in FILES if fnmatch.fnmatchcase(name, pattern)]
+
+
+def info(name: str) -> Info:
+    """What is known of a model: paper, parameters, input, steps, neuron, published figures, options.
+
+    >>> import spikeloom as sl
+    >>> sl.models.info("sew_resnet18").parameters
+    11689512
+    """
+    entry, build = _find(name)
+    return replace(entry.info, name=name, options=_options(entry, build))
+
+
+def _find(name: str) -> tuple[Entry, Builder]:
+    if not isinstance(name, str) or name not in FILES:
+        raise ValueError(f"there is no model {name!r}{_nearest(name, FILES)}; sl.models.names() lists all")
+    if name not in _REGISTERED:
+        importlib.import_module(f".{FILES[name]}", __package__)
+    return _REGISTERED[name]
+
+
+def _options(entry: Entry, build: Builder) -> dict[str, Any]:
+    _, *options = inspect.signature(build).parameters.values()
+    return {option.name: entry.defaults.get(option.name, option.default) for option in options}
+
+
+def _nearest(name: object, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=3)
+    return f"; the nearest are {', '.join(near)}" if near else ""

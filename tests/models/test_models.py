@@ -1,0 +1,286 @@
+"""Each family, small: what must hold of any model, and the equations of blocks by hand."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.models import ms_resnet, ottt_vgg, plif, resnet, sew_events, vgg
+
+ONES = (1, 1, 1, 1)
+SEW = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=False)
+NEXT = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=True, groups=2, width=16)
+MS, DEEP = ms_resnet.Size("tiny", ONES), ms_resnet.Size("tiny", ONES, deep=True)
+EVENTS = sew_events.Size("tiny", (4, 4, 8))
+
+# name -> how it is built, channels and size of its input, share of batch norms whose neuron takes them into its kernel
+TINY = {
+    "sew ADD": (lambda **o: resnet.sew_resnet(SEW, stem="cifar", **o), (3, 8), "12/12"),
+    "sew AND": (lambda **o: resnet.sew_resnet(SEW, stem="dvs", connect="AND", **o), (3, 16), "12/12"),
+    "sew IAND": (lambda **o: resnet.sew_resnet(SEW, stem="imagenet", connect="IAND", **o), (3, 32), "12/12"),
+    "sew resnext": (lambda **o: resnet.sew_resnet(NEXT, stem="cifar", **o), (3, 8), "17/17"),
+    "spiking": (lambda **o: resnet.spiking_resnet(SEW._replace(sew=False), stem="cifar", **o), (3, 8), "5/12"),
+    "events": (lambda **o: sew_events.build(EVENTS, **o), (2, 16), "8/8"),
+    "ms a": (lambda **o: ms_resnet.build(MS, stem="cifar", **o), (3, 8), "4/12"),
+    "ms b": (lambda **o: ms_resnet.build(MS, stem="dvs", block="b", **o), (3, 16), "9/14"),
+    "ms c": (lambda **o: ms_resnet.build(MS, stem="imagenet", block="c", **o), (3, 32), "5/13"),
+    "ms deep": (lambda **o: ms_resnet.build(DEEP, stem="cifar", **o), (3, 8), "4/12"),
+    "vgg": (lambda **o: vgg.build(vgg.Size("tiny", ((8, 8), (16,)), norm=True), head="light", **o), (3, 8), "3/3"),
+    "vgg linear": (
+        lambda **o: vgg.build(
+            vgg.Size("tiny", ((8,), (16,)), norm=False, last_pool=False), head="linear", pool="avg", **o
+        ),
+        (3, 14),
+        "0/0",
+    ),
+    "ottt": (lambda **o: ottt_vgg.build(((8, 8), (16,)), **o), (3, 8), "0/0"),
+    "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
+}
+
+
+def lively(model, *, coarse=False):
+    """Weights and norms that let spikes through. Coarse ones are few multiples of 1/32: sums are exact in any order."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                module.weight.normal_(0, 4 * module.weight[0].numel() ** -0.5)
+                for p in module.parameters(recurse=False) if coarse else ():
+                    p.copy_((32 * p).round() / 32)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+                module.bias.fill_(0.25)
+    return model
+
+
+def tiny(name, *, coarse=False, **options):
+    make, (channels, size), _ = TINY[name]
+    x = torch.randn(4, 3, channels, size, size)
+    return lively(make(num_classes=5, in_channels=channels, **options), coarse=coarse), (8 * x).round() / 4
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name):
+    model, x = tiny(name)
+    net, x = sl.Network(model).eval().double(), x.double()  # in which no voltage is at its threshold by chance
+    with torch.no_grad():
+        whole, result = net(x, return_state=True)
+        assert whole.shape == (4, 3, 5)
+        assert whole.std(1).max() > 0
+        single = torch.cat([net(x[:, b : b + 1]) for b in range(3)], 1)
+        torch.testing.assert_close(single, whole)
+        state, steps = None, []
+        for x_t in x:
+            y, state = net.step(x_t, state=state)
+            steps.append(y)
+        torch.testing.assert_close(torch.stack(steps), whole)
+        assert state.keys() == result.state.keys()
+        stream = net.stream()
+        torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), whole)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_bits_change_nothing(name):
+    model, x = tiny(name, coarse=True)
+    net, packed = sl.Network(model).eval(), sl.Network(model, spikes="packed").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x))
+    torch.manual_seed(1)  # masks of dropout
+    net.train()(x).square().sum().backward()
+    wanted = {name: p.grad for name, p in model.named_parameters()}
+    largest = max(grad.abs().max().item() for grad in wanted.values())
+    net.zero_grad()
+    torch.manual_seed(1)
+    packed.train()(x).square().sum().backward()
+    for path, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, wanted[path], atol=1e-6 * largest, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_gradient_reaches_every_parameter(name):
+    model, x = tiny(name, neuron=lambda: sl.PLIF(v_threshold=0.5, surrogate=sl.surrogate.Sigmoid(1.0)))
+    sl.Network(model)(x).square().sum().backward()
+    assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_copies_and_weights(name):
+    model, x = tiny(name)
+    net, twin = sl.Network(model).eval(), sl.Network(copy.deepcopy(model)).eval()
+    other = sl.Network(tiny(name)[0]).eval()
+    with torch.no_grad():
+        wanted = net(x)
+        assert torch.equal(twin(x), wanted)
+        other.load_state_dict(net.state_dict())
+        assert torch.equal(other(x), wanted)
+    assert [type(s.module) for s in twin.body.stages] == [type(s.module) for s in model.stages]
+    assert twin.body.stages[0].module is not model.stages[0].module
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_feature_maps_and_the_output_without_classes(name):
+    make, (channels, size), _ = TINY[name]
+    model = make(num_classes=0, in_channels=channels)
+
+    class Backbone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            maps, rows = [], x
+            for layer in self.model[:-1]:
+                rows = layer(rows)
+                maps += [rows for stage in self.model.stages if stage.module is layer]
+            return self.model.features(x), self.model(x), maps
+
+    x = torch.randn(2, 3, channels, size, size)
+    features, y, maps = sl.Network(Backbone().eval())(x)
+    assert [m.shape[2:] for m in maps] == [(c, size // s, size // s) for _, c, s in model.stages]
+    torch.testing.assert_close(features, maps[-1])
+    assert y.ndim == 3
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_norms_that_join_their_neurons(name):
+    """By structure, and as the network tells where a kernel ran."""
+    model, x = tiny(name)
+    joined, of = map(int, TINY[name][2].split("/"))
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == of
+    told = sl.explain(sl.Network(model).eval(), x).rows
+    if all(row.backend != "c" for row in told):
+        pytest.skip("no kernels on this machine: no norm can join one")
+    assert sum("fused" in row.reason for row in told) == joined
+
+
+# The layers that are given something else than zeros and ones, but for the first. (What a head averages
+# over space is of one pixel in some of these.)
+DENSE = {
+    "sew ADD": [f"layer{k}.0.{path}" for k in (2, 3, 4) for path in ("shortcut.0", "residual.conv1")],
+    "sew AND": [],
+    "sew IAND": [],
+    "spiking": [],
+    "ms a": ["layer2.0.shortcut.0", "layer3.0.shortcut.0", "layer4.0.shortcut.0"],
+    "ms c": [],
+    "vgg": [],
+    "ottt": ["stage2.0"],
+    "plif": [],
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_which_layers_are_given_spikes(name):
+    model, x = tiny(name)
+    dense = set()
+
+    def look(module, args):
+        if not ((args[0] == 0) | (args[0] == 1)).all():
+            dense.add(paths[module])
+
+    paths = {m: path for path, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    for module in paths:
+        module.register_forward_pre_hook(look)
+    with torch.no_grad():
+        sl.Network(model).eval()(x)
+    first = next(iter(paths.values()))
+    assert dense == {first, *DENSE[name]}
+
+
+def test_element_wise_functions():
+    spikes, shortcut = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    for how, wanted in (("ADD", [0, 1, 1, 2]), ("AND", [0, 0, 0, 1]), ("IAND", [0, 1, 0, 0])):
+        assert resnet.element_wise(how, spikes, shortcut).tolist() == wanted
+
+
+def centre(block, *weights):
+    """Sets the convolutions of a block of one channel, in order, to these numbers in the middle and 0 around."""
+    convs = [m for m in block.residual.modules() if isinstance(m, nn.Conv2d)]
+    with torch.no_grad():
+        for module, weight in zip(convs, weights, strict=True):
+            module.weight.zero_()
+            module.weight[..., 1, 1] = weight
+    return sl.Network(block).eval()
+
+
+def ran(net, *values):
+    """One channel, one pixel, a step for each value."""
+    return net(torch.tensor(values).view(-1, 1, 1, 1, 1)).flatten().tolist()
+
+
+@pytest.mark.parametrize(("how", "wanted"), [("ADD", [0, 2, 0, 2]), ("AND", [0, 1, 0, 1]), ("IAND", [0, 0, 0, 0])])
+def test_a_sew_block_by_hand(how, wanted):
+    """Weights of 2 hand each spike of the input on, weights of -2 none, which leaves the shortcut."""
+    block = resnet.Block(SEW, 1, 1, 1, how, resnet.Neurons("block", None, resnet.paper_neuron))
+    assert ran(centre(block, 2.0, 2.0), 0.0, 1.0, 0.0, 1.0) == wanted
+    silent = {"ADD": [0, 1, 0, 1], "AND": [0, 0, 0, 0], "IAND": [0, 1, 0, 1]}[how]
+    assert ran(centre(block, -2.0, 2.0), 0.0, 1.0, 0.0, 1.0) == silent
+
+
+def test_a_spiking_block_by_hand():
+    """The neuron is behind the sum: 0.8 of the branch, 0.8 and then 1.6 of it and the shortcut's 1 in its voltage."""
+    block = resnet.Block(SEW._replace(sew=False), 1, 1, 1, "ADD", resnet.Neurons("block", None, resnet.paper_neuron))
+    assert ran(centre(block, 2.0, -0.6), 1.0, 1.0, 1.0, 0.0) == [0.0, 0.0, 1.0, 0.0]  # 0.4, 0.8, 1.2 and a reset
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        ("a", [0.4, 2.1], [0.4, 0.6]),  # 0.6 > 0.5: spike, 2, norm 1, spike, 3, norm 1.5, and 0.6 added; no spike: i
+        ("b", [0.4, 0.6, 4.2], [0.4, 0.6, 1.2]),  # norm 0.6 of 1.2: spike, 2, norm 1, spike, 3, and 1.2 added
+        ("c", [0.0, 1.0], [0.0, 0.5 * 2]),  # 2, norm 1, spike, 3, norm 1.5, 1 added: a spike
+    ],
+)
+def test_the_order_in_an_ms_block_by_hand(kind, first, second):
+    neurons = ms_resnet.Neurons("block", None, ms_resnet.paper_neuron)
+    for value, wanted in zip(second, first, strict=True):
+        block = ms_resnet.Block(kind, 1, 1, 1, neurons, pooled_shortcut=False)
+        assert ran(centre(block, 2.0, 3.0), value)[0] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_neuron_of_ms_resnet_by_hand():
+    """0.4; 0.1 + 0.4, which is not above 0.5; 0.125 + 0.4, a spike; 0.4 from 0."""
+    y, state = ms_resnet.paper_neuron().sequence(torch.tensor([0.4, 0.4, 0.4, 0.4]).view(4, 1))
+    assert y.flatten().tolist() == [0, 0, 1, 0]
+    assert state["v"].item() == pytest.approx(0.4)
+    u = torch.tensor([-0.6, -0.4, 0.4, 0.6], requires_grad=True)
+    ms_resnet.paper_neuron().surrogate(u).sum().backward()
+    assert u.grad.tolist() == [0, 1, 1, 0]
+
+
+def test_zero_init_hands_on_the_shortcut():
+    for how, wanted in (("ADD", [0, 1]), ("AND", [0, 1]), ("IAND", [0, 1])):
+        model = resnet.sew_resnet(SEW, connect=how, zero_init=True)
+        x = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 1, 64, 2, 2)
+        y = sl.Network(model.layer1[0]).eval()(x)
+        assert y[:, 0, 0, 0, 0].tolist() == wanted
+    assert ms_resnet.build(MS).layer2[0].residual[-1].weight.abs().max() == 0
+    assert ms_resnet.build(MS).layer2[0].residual[2].bn.weight.unique().tolist() == [0.5]
+
+
+def test_an_image_that_stays_the_same_goes_through_the_stem_once(monkeypatch):
+    rows, convolve = [], F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda x, *args: rows.append(len(x)) or convolve(x, *args))
+    model, x = tiny("ms deep")
+    net = sl.Network(model).eval()
+    with torch.no_grad():
+        y = net(x[0], repeat=4)
+        assert rows[:4] == [3, 3, 3, 12]
+        torch.testing.assert_close(y, sl.Network(model, static_prefix=False).eval()(x[0], repeat=4))
+
+
+def test_a_model_with_a_forward_of_its_own_runs_it():
+    class Twice(sl.models.Model):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Claims(Twice):
+        in_order = True
+
+    layers = {"first": nn.Linear(2, 3), "spike": sl.LIF(v_threshold=0.1), "head": nn.Linear(3, 2)}
+    x = torch.ones(3, 1, 2)
+    wanted = sl.Network(sl.models.Model(layers))(x)
+    for kind in (Twice, Claims):
+        torch.testing.assert_close(sl.Network(kind(layers))(x), 2 * wanted)
+    assert len(sl.models.Model(layers)[:2]) == 2

@@ -1,0 +1,206 @@
+"""Models by name: the table against the files, counts of parameters, options, errors."""
+
+import functools
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+from spikeloom.models import registry
+
+# Counted in the authors' own code (or torchvision's, whose structure they take), 1000 classes and 3 channels unless a
+# data set is named. The PLIF nets by hand: their published code has linear layers without bias, and a number a neuron.
+COUNTS = {
+    "spiking_resnet18": 11_689_512,
+    "spiking_resnet34": 21_797_672,
+    "spiking_resnet50": 25_557_032,
+    "spiking_resnet101": 44_549_160,
+    "spiking_resnet152": 60_192_808,
+    "sew_resnet18": 11_689_512,
+    "sew_resnet34": 21_797_672,
+    "sew_resnet50": 25_557_032,
+    "sew_resnet101": 44_549_160,
+    "sew_resnet152": 60_192_808,
+    "sew_resnext50_32x4d": 25_028_904,
+    "sew_resnext101_32x8d": 88_791_336,
+    "sew_wide_resnet50_2": 68_883_240,
+    "sew_wide_resnet101_2": 126_886_696,
+    "sew_resnet_cifar10dvs": 1_192_218,
+    "sew_resnet_dvsgesture": 130_426,
+    "ms_resnet18": 11_693_736,
+    "ms_resnet34": 21_801_896,
+    "ms_resnet104": 77_350_504,
+    "spiking_vgg5": 1_792 + 73_856 + 147_584 + 1_290,
+    "spiking_vgg5_bn": 1_792 + 73_856 + 147_584 + 1_290 + 2 * (64 + 128 + 128),
+    "spiking_vgg9": 1_792 + 73_856 + 295_168 + 590_080 + 1_180_160 + 2 * 2_359_808 + 5_130,
+    "spiking_vgg9_bn": 6_865_802 + 2 * (64 + 128 + 256 + 256 + 3 * 512),
+    "spiking_vgg11": 132_863_336,
+    "spiking_vgg11_bn": 132_868_840,
+    "spiking_vgg13": 133_047_848,
+    "spiking_vgg13_bn": 133_053_736,
+    "spiking_vgg16": 138_357_544,
+    "spiking_vgg16_bn": 138_365_992,
+    "spiking_vgg19": 143_667_240,
+    "spiking_vgg19_bn": 143_678_248,
+    "ottt_vgg": 9_228_362,
+    "plif_mnist": 13_198_976 + 4,
+    "plif_fashion": 13_198_976 + 4,
+    "plif_nmnist": 2_304 + 147_456 + 4 * 128 + 8_192 * 2_048 + 2_048 * 100 + 4,
+    "plif_cifar10": 6_912 + 5 * 589_824 + 12 * 256 + 16_384 * 2_048 + 2_048 * 100 + 8,
+    "plif_cifar10dvs": 2_304 + 3 * 147_456 + 8 * 128 + 8_192 * 512 + 512 * 100 + 6,
+    "plif_dvsgesture": 1_698_304 + 7,
+}
+WITH_BIAS = {
+    "plif_mnist": 13_201_124 + 4,
+    "plif_fashion": 13_201_124 + 4,
+    "plif_nmnist": 17_134_436 + 4,
+    "plif_cifar10": 36_720_484 + 8,
+    "plif_cifar10dvs": 4_691_812 + 6,
+    "plif_dvsgesture": 1_698_926 + 7,
+}
+
+
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return sl.models.create(name, **options)
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_the_table_and_the_files_name_the_same_models():
+    for file in {*registry.FILES.values()}:
+        importlib.import_module(f"spikeloom.models.{file}")
+    there = {name: build.__module__.rpartition(".")[2] for name, (_, build) in registry._REGISTERED.items()}
+    assert there == registry.FILES
+    assert sl.models.names() == list(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters(name):
+    assert parameters(on_meta(name)) == COUNTS[name] == sl.models.info(name).parameters
+
+
+@pytest.mark.parametrize("name", WITH_BIAS)
+def test_parameters_of_the_plif_nets_with_bias(name):
+    assert parameters(on_meta(name, bias=True)) == WITH_BIAS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_no_classes_seven_classes_two_channels(name):
+    """Of every name, by shapes alone: the first convolution, the last linear layer."""
+    info = sl.models.info(name)
+    model, headless = on_meta(name, num_classes=7, in_channels=2), on_meta(name, num_classes=0)
+    assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == 2
+    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    assert last.out_features == 7 * (10 if name.startswith("plif") else 1)
+    linear = [m for m in on_meta(name).modules() if isinstance(m, nn.Linear)]
+    assert sum(isinstance(m, nn.Linear) for m in headless.modules()) == len(linear) - 1
+    assert (info.classes, info.input[0]) == (info.options["num_classes"], info.options["in_channels"])
+    assert {"num_classes", "in_channels", "neuron"} <= info.options.keys()
+    assert model.stages
+    assert model.stages[-1].channels == [m for m in model.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wanted"),
+    [
+        ("spiking_vgg11", {"head": "light"}, 9_220_480 + 513_000),  # torchvision's convolutions, 512 to 1000 classes
+        ("spiking_vgg16_bn", {"head": "linear", "num_classes": 10}, 14_723_136 + 512 * 49 * 10 + 10),
+        ("ms_resnet18", {"stem": "cifar"}, 11_693_736 - 4_224 - 64 * 3 * (49 - 9)),
+        ("ms_resnet18", {"block": "c"}, 11_693_736),
+        # norms of what comes in: 64, 128, 256 instead of twice as many in three blocks, and one before the head
+        ("ms_resnet18", {"block": "b"}, 11_693_736 + 2 * (512 - 64 - 128 - 256)),
+        ("sew_resnet18", {"stem": "dvs", "in_channels": 2}, 11_689_512 - 64 * (3 * 49 - 2 * 9)),
+        ("plif_mnist", {"size": (8, 8), "channels": 16}, 144 + 2_304 + 64 + 64 * 2_048 + 204_800 + 4),
+    ],
+)
+def test_parameters_of_options(name, options, wanted):
+    assert parameters(on_meta(name, **options)) == wanted
+
+
+def test_what_is_known_of_a_model():
+    info = sl.models.info("plif_cifar10dvs")
+    assert [str(figure) for figure in info.figures] == [
+        "CIFAR10-DVS 74.80 (readme, best epoch on the test set)",
+        "CIFAR10-DVS 69.00 (readme, epoch chosen on held-out training data)",
+    ]
+    assert (info.name, info.T, info.input) == ("plif_cifar10dvs", 20, (2, 128, 128))
+    assert info.options == {
+        "num_classes": 10,
+        "in_channels": 2,
+        "neuron": None,
+        "size": (128, 128),
+        "channels": 128,
+        "pool": "max",
+        "bias": False,
+    }
+    assert sl.models.info("ms_resnet104").figures[0].accuracy == 76.02
+
+
+def test_names_fit_a_pattern():
+    assert sl.models.names("sew_wide*") == ["sew_wide_resnet50_2", "sew_wide_resnet101_2"]
+    assert sl.models.names("nothing*") == []
+
+
+def test_errors_name_what_is_near():
+    with pytest.raises(ValueError, match=r"there is no model 'sew_resnet17'; the nearest are sew_resnet1\d"):
+        sl.models.create("sew_resnet17")
+    with pytest.raises(ValueError, match=r"there is no model 'zebra'; sl.models.names\(\) lists all"):
+        sl.models.info("zebra")
+    with pytest.raises(
+        TypeError, match=r"model sew_resnet18 has no option 'conect'; the nearest are connect; it has num"
+    ):
+        sl.models.create("sew_resnet18", conect="ADD")
+    for name, options, message in (
+        ("sew_resnet18", {"connect": "OR"}, "sew_resnet18: connect must be ADD, AND or IAND, got 'OR'"),
+        ("spiking_resnet18", {"stem": "mnist"}, "spiking_resnet18: stem must be imagenet, cifar or dvs, got 'mnist'"),
+        ("ms_resnet18", {"block": "d"}, "ms_resnet18: block must be a, b or c, got 'd'"),
+        ("spiking_vgg5", {"head": "big"}, "spiking_vgg5: head must be full, light or linear, got 'big'"),
+        ("ottt_vgg", {"num_classes": -1}, r"ottt_vgg: num_classes must be at least 0 \(0: no last layer\), got -1"),
+        ("sew_resnet_dvsgesture", {"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ("plif_dvsgesture", {"size": (16, 128)}, r"size \(16, 128\) is too small for 5 pools"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sl.models.create(name, **options)
+
+
+def test_a_builder_whose_options_are_open_is_refused():
+    with pytest.raises(TypeError, match="build: all arguments of a builder after size must be keyword-only"):
+
+        @registry.register({})
+        def build(size, **options):
+            raise NotImplementedError
+
+
+def test_the_factory_is_asked_at_each_place():
+    asked = []
+
+    def factory(features):
+        asked.append(features)
+        return sl.PLIF(tau=2.0, shape=features)
+
+    model = sl.models.create("sew_resnet_dvsgesture", neuron=factory)
+    assert asked == [32] * 15
+    assert parameters(model) == 130_426 - 15 + 15 * 32
+    model = on_meta("spiking_vgg5_bn", neuron=functools.partial(sl.LIF, tau=3.0))
+    assert [m for m in model.modules() if isinstance(m, sl.LIF)].__len__() == 3
+    model = on_meta("ms_resnet18", neuron=lambda **place: sl.nn.PSN(4))
+    assert sum(isinstance(m, sl.nn.PSN) for m in model.modules()) == 17
+
+
+def test_factories_that_cannot_be_used_are_named_with_the_place():
+    with pytest.raises(TypeError, match="must be a function that makes a neuron for each place, got one neuron, LIF"):
+        sl.models.create("sew_resnet18", neuron=sl.LIF())
+    with pytest.raises(TypeError, match="neuron must be a function that returns a neuron, got 'LIF'"):
+        sl.models.create("sew_resnet18", neuron="LIF")
+    with pytest.raises(TypeError, match=r"sew_resnet18, stem.2: the neuron factory returned None, which is no module"):
+        sl.models.create("sew_resnet18", neuron=lambda: None)
+    wrong = functools.partial(sl.LIF, tua=2.0)
+    with pytest.raises(
+        TypeError, match=r"ms_resnet18, layer1.0.residual.2: the neuron factory failed when called with"
+    ):
+        sl.models.create("ms_resnet18", neuron=wrong)
