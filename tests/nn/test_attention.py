@@ -298,23 +298,6 @@ def test_fused_layers_compute_the_same(name):
     assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
 
 
-def test_a_repconv_is_one_convolution():
-    layer = sl.nn.RepConv(5, 7)
-    sizes = {name: tuple(p.shape) for name, p in layer.named_parameters() if p.ndim > 1}
-    assert sizes == {"into.weight": (5, 5, 1, 1), "depthwise.weight": (5, 1, 3, 3), "out.weight": (7, 5, 1, 1)}
-    x = torch.randn(6, 5, 4, 3)
-    for _ in range(3):
-        layer(x)
-    nn.init.uniform_(layer.norm.bias, -1, 1)
-    nn.init.uniform_(layer.norm.weight, 0.5, 2)
-    with pytest.raises(RuntimeError, match=r"RepConv\.fuse: it is in training mode"):
-        layer.fuse()
-    layer.eval()
-    torch.testing.assert_close(layer.fuse()(x), layer(x), atol=1e-6, rtol=1e-5)
-    zero = layer.fuse()(torch.zeros(1, 5, 4, 3))  # what stands at the border is what stands inside
-    torch.testing.assert_close(zero, zero[:, :, :1, :1].expand_as(zero), atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", MAKE)
 def test_parts_streams_and_samples_alone(name):
     net, x = sl.Network(made(name)).eval(), inputs(name)
@@ -372,9 +355,39 @@ def test_norms_join_their_neurons(name):
     assert all(row.backend == "c" for row in rows.values() if row.module in ("LIF", "ILIF"))
 
 
+class Shortcuts(nn.Module):
+    """Two attentions with IAND shortcuts, so that bits stay bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = made("spiking"), made("token")
+
+    def forward(self, x):
+        x = x * (1 - self.first(x))
+        return x * (1 - self.second(x))
+
+
+def test_iand_shortcuts_stay_bits():
+    layer, x = Shortcuts(), inputs("token")
+    y = sl.Network(layer)(x)
+    packed = sl.Network(layer, spikes="packed")(sl.pack(x))
+    assert isinstance(packed, sl.SpikeTensor)
+    assert torch.equal(packed.unpack(), y)
+    assert 0.02 < y.mean() < 0.98
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing
-def test_a_compiled_network_gives_the_same():
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
+def test_compiled_and_exported_networks_give_the_same():
     torch._dynamo.reset()
-    net, x = sl.Network(made("spiking")).eval(), inputs("spiking")
-    torch.testing.assert_close(torch.compile(net, backend="aot_eager", fullgraph=True)(x), net(x))
+    net = sl.Network(nn.Conv1d(3, C, 1), sl.LIF(v_threshold=0.1), Shortcuts(), spikes="packed").eval()
+    x = torch.randn(T, B, 3, 16)
+    y, z = net(x) * 1, torch.compile(net, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(z, y)
+    found = [torch.autograd.grad((one + 1).square().sum(), list(net.parameters())) for one in (y, z)]
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        exported = torch.export.export(net, (x,), strict=False)
+        torch.testing.assert_close(exported.module()(x), y)

@@ -79,5 +79,7 @@ def total(spikes: Tensor, dim: int) -> Tensor:
 
 
 def _without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context is entered only where there is something to turn off: exported graphs hold each one."""
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if has_autocast(kind) else nullcontext()
+    on = has_autocast(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
