@@ -1,4 +1,4 @@
-"""Attention against SpikingJelly's golden files, and what is another equation fails there."""
+"""Attention against SpikingJelly's golden files, where another equation fails, and numbers of parameters."""
 
 import pytest
 import torch
@@ -58,3 +58,18 @@ def test_outputs_and_gradients_are_spikingjellys(golden, name):
         for key, grad in zip(["x", *learned], got, strict=True):
             wanted = data["grad/x"] if key == "x" else grads[key]
             torch.testing.assert_close(grad, wanted, atol=1e-9, rtol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_numbers_of_parameters():
+    """Of C = 384: 4 C^2 + 9 C; 3 C^2 + 7 C; 8 C^2 + 60 C; 10 C^2 + 14 C."""
+    with torch.device("meta"):
+        sizes = [
+            sum(p.numel() for p in layer.parameters())
+            for layer in (
+                sl.nn.SpikingSelfAttention(384, 12),
+                sl.nn.QKAttention(384, 6),
+                *(sl.nn.SpikeDrivenSelfAttention(384, 8, version=version) for version in (1, 2, 3)),
+                sl.nn.SpikingSelfAttention(384, 12, bias=(True, True)),
+            )
+        ]
+    assert sizes == [593_280, 445_056, 593_280, 1_202_688, 1_479_936, 593_280 + 3 * 384]

@@ -121,9 +121,10 @@ class SpikingSelfAttention(_Attention):
 
     The input is tokens ``[rows, C, N]``, channels first (``x.flatten(2)`` of images), the output spikes of the same
     shape. Where d is less than N, ``(v k^T) q`` is computed, else ``v (k^T q)``: of spikes both are whole numbers,
-    which float32 holds exactly up to 2^24, so that they are equal to the bit. Under autocast, and in networks of a
-    smaller dtype, the products are float32 (float16 on a GPU while ``N d`` is at most 2048), since bfloat16 is exact to
-    256 only. For the backward pass q, k and v are kept, packed ones as bits, and nothing that is made of them.
+    which float32 holds exactly up to 2^24 (TF32, where it is switched on, up to N = 2048), so that they are equal to
+    the bit. Under autocast, and in networks of a smaller dtype, the products are float32 (float16 on a GPU while
+    ``N d`` is at most 2048), since bfloat16 is exact to 256 only. For the backward pass q, k and v are kept, packed
+    ones as bits, and nothing that is made of them.
 
     Raises ValueError for other shapes and for a dim that heads do not divide, TypeError for a factory that does not
     take what it is given.
