@@ -1,6 +1,7 @@
 """Each family, small: what must hold of any model, and the equations of blocks by hand."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -283,4 +284,10 @@ def test_a_model_with_a_forward_of_its_own_runs_it():
     wanted = sl.Network(sl.models.Model(layers))(x)
     for kind in (Twice, Claims):
         torch.testing.assert_close(sl.Network(kind(layers))(x), 2 * wanted)
+    for kind in (sl.models.Model, nn.Sequential):
+        model = kind(OrderedDict(layers))
+        net = sl.Network(model)
+        torch.testing.assert_close(net(x), wanted)
+        model.forward = lambda x, inner=model: 3 * type(inner).forward(inner, x)
+        torch.testing.assert_close(net(x), 3 * wanted)
     assert len(sl.models.Model(layers)[:2]) == 2

@@ -207,7 +207,7 @@ def layers_of(body: nn.Module) -> Iterator[nn.Module]:
 def _plain_sequential(module: nn.Module) -> bool:
     kind, compiled = type(module), module.__dict__.get("_compiled_call_impl")
     plain = kind is nn.Sequential or (vars(kind).get("in_order") is True and kind.forward is nn.Sequential.forward)
-    return plain and compiled is None and not has_hooks(module)
+    return plain and compiled is None and "forward" not in vars(module) and not has_hooks(module)
 
 
 def _takes_repeated(module: nn.Module) -> bool:

@@ -4,6 +4,7 @@ A model is an ordinary module of plain layers and neurons, without time: it has 
 """
 
 from .blocks import Model, Stage
+from .files import load, save
 from .registry import Figure, Info, create, info, names
 
-__all__ = ["Figure", "Info", "Model", "Stage", "create", "info", "names"]
+__all__ = ["Figure", "Info", "Model", "Stage", "create", "info", "load", "names", "save"]

@@ -24,6 +24,14 @@ class Stage(NamedTuple):
     stride: int
 
 
+class Built(NamedTuple):
+    """How a model was created: its name, its arguments but for the neuron factory, and whether there was one."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    own_neuron: bool
+
+
 class Model(nn.Sequential):
     """A network without time: layers and neurons in a row, of which the last, ``head``, gives classes.
 
@@ -37,6 +45,7 @@ class Model(nn.Sequential):
     def __init__(self, layers: Mapping[str, nn.Module], *, maps: Mapping[str, tuple[int, int]] | None = None) -> None:
         super().__init__(OrderedDict(layers))
         self._maps = {} if maps is None else dict(maps)
+        self.built: Built | None = None
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .blocks import Model
+from .blocks import Built, Model
 
 _RESNETS = (18, 34, 50, 101, 152)
 _VGGS = (5, 9, 11, 13, 16, 19)
@@ -126,7 +126,10 @@ def create(name: str, /, **arguments: Any) -> Model:
             raise TypeError(
                 f"model {name} has no option {given!r}{_nearest(given, options)}; it has {', '.join(options)}"
             )
-    return build(entry.size, **{**entry.defaults, **arguments})
+    model = build(entry.size, **{**entry.defaults, **arguments})
+    own = arguments.pop("neuron", None) is not None
+    model.built = Built(name, arguments, own)
+    return model
 
 
 def names(pattern: str = "*") -> list[str]:
