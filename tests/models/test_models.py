@@ -250,6 +250,13 @@ def test_the_neuron_of_ms_resnet_by_hand():
     assert u.grad.tolist() == [0, 1, 1, 0]
 
 
+def test_images_of_another_size_are_refused_where_the_size_is_part_of_the_model():
+    model = sl.models.create("plif_mnist", size=(8, 12), channels=4)
+    assert sl.Network(model)(torch.rand(2, 1, 1, 8, 12)).shape == (2, 1, 10)
+    with pytest.raises(ValueError, match=r"plif_mnist: it was created for images of \(8, 12\).* give maps of \(7, 7\)"):
+        sl.Network(model)(torch.rand(2, 1, 1, 28, 28))
+
+
 def test_zero_init_hands_on_the_shortcut():
     for how, wanted in (("ADD", [0, 1]), ("AND", [0, 1]), ("IAND", [0, 1])):
         model = resnet.sew_resnet(SEW, connect=how, zero_init=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..neuron import PLIF
 from ..nn import Dropout, Voting
@@ -20,6 +20,24 @@ paper_neuron: NeuronFactory = functools.partial(PLIF, tau=2.0, detach_reset=True
 
 VOTES = 10
 """Neurons that vote for a class."""
+
+
+class FlatMaps(nn.Module):
+    """``[N, C, H, W]`` to ``[N, C H W]``, for maps of one size: what comes of images of another one is refused."""
+
+    row_wise = True
+
+    def __init__(self, model: str, size: tuple[int, int], maps: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self.size, self.maps = model, tuple(size), maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        if tuple(x.shape[2:]) != self.maps:
+            raise ValueError(
+                f"{self.model}: it was created for images of {self.size}, whose last maps are of {self.maps}; these "
+                f"give maps of {tuple(x.shape[2:])}. Create it with their height and width, size=(H, W)"
+            )
+        return x.flatten(1)
 
 
 class Size(NamedTuple):
@@ -121,7 +139,8 @@ def build(
             in_channels = channels
         layers[f"stage{k}"] = stage.append(nn.MaxPool2d(2) if pool == "max" else nn.AvgPool2d(2))
         maps[f"stage{k}"] = (channels, 2**k)
-    head = [nn.Flatten(), Dropout(0.5), nn.Linear(channels * H * W, hidden, bias), neurons(hidden, "head.3")]
+    head: list[nn.Module] = [FlatMaps(name, size, (H, W)), Dropout(0.5)]
+    head += [nn.Linear(channels * H * W, hidden, bias), neurons(hidden, "head.3")]
     head.append(Dropout(0.5))
     if num_classes:
         votes = num_classes * VOTES

@@ -57,7 +57,7 @@ class Info:
     """Channels, height and width of a step."""
     classes: int
     T: int | None
-    """The number of steps that the paper ran; None where it names no single one."""
+    """The number of steps that the authors ran; None where there is no single one."""
     neuron: str
     """The neuron that is built by default."""
     bits: str
