@@ -138,6 +138,10 @@ def test_what_is_known_of_a_model():
         "pool": "max",
         "bias": False,
     }
+    for name in COUNTS:  # all options of a model's own are explained
+        known = sl.models.info(name)
+        own = known.options.keys() - {"num_classes", "in_channels", "neuron", "channels", "pool"}
+        assert [option for option in own if f"``{option}" not in known.structure] == [], name
     assert sl.models.info("ms_resnet104").figures[0].accuracy == 76.02
 
 

@@ -124,6 +124,10 @@ def build(
 ) -> Model:
     """Four stages of blocks, each of which halves height and width, the first one but for ``stem="cifar"``.
 
+    ``block`` is ``"a"``, neuron, convolution, norm, twice, and the shortcut added, as in the paper; ``"b"``, norm,
+    neuron, convolution, twice, with one norm more before the head; ``"c"``, a neuron behind the sum. ``stem`` is a
+    convolution of 7x7 and stride 2 (``"imagenet"``) or of 3x3; the net of 104 layers has three of 3x3 in each case.
+
     ``zero_init`` makes the weight of the norm that ends a branch 0 (a, c); all others begin at the threshold of 0.5.
     """
     check_sizes(size.name, num_classes, in_channels)

@@ -66,6 +66,8 @@ class Info:
     """Where the authors' own code is."""
     figures: tuple[Figure, ...] = ()
     name: str = ""
+    structure: str = ""
+    """What the model is made of, and what its own options mean."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The arguments of :func:`create`, with their defaults."""
 
@@ -150,7 +152,7 @@ def info(name: str) -> Info:
     11689512
     """
     entry, build = _find(name)
-    return replace(entry.info, name=name, options=_options(entry, build))
+    return replace(entry.info, name=name, structure=inspect.getdoc(build) or "", options=_options(entry, build))
 
 
 def _find(name: str) -> tuple[Entry, Builder]:

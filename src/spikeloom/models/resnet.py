@@ -105,13 +105,13 @@ def stem_layers(kind: Stem, in_channels: int, out: int, neurons: Neurons) -> tup
     return [*layers, nn.MaxPool2d(3, 2, 1)], 4 if large else 2
 
 
-def _info(size: Size, parameters: int, *figures: Figure) -> Entry:
+def _info(size: Size, parameters: int, *figures: Figure, T: int | None = 4) -> Entry:
     info = Info(
         paper="Fang et al., Deep Residual Learning in Spiking Neural Networks, NeurIPS 2021",
         parameters=parameters,
         input=(3, 224, 224),
         classes=1000,
-        T=4,
+        T=T,
         neuron="IF(detach_reset=True)",
         bits="with AND and IAND all convolutions but the first; with ADD those that follow a neuron within a block"
         if size.sew
@@ -148,7 +148,7 @@ ENTRIES = {
         f"sew_resnet{n}": _info(Size(f"sew_resnet{n}", True, _DEPTHS[n], n >= 50), _COUNTS[n], *_FIGURES.get(n, ()))
         for n in _DEPTHS
     },
-    **{size.name: _info(size, parameters) for size, parameters in _OTHERS},
+    **{size.name: _info(size, parameters, T=None) for size, parameters in _OTHERS},
 }
 
 
@@ -163,8 +163,14 @@ def sew_resnet(
     stem: Stem = "imagenet",
     zero_init: bool = False,
 ) -> Model:
-    """A SEW-ResNet. ``zero_init`` makes each block hand on its shortcut at first: the last norm's weight is 0, and for
-    AND its bias 1, so that the block's neuron is silent (ADD, IAND) or, with a threshold of 1, fires at each step."""
+    """A SEW-ResNet: stem, four stages of blocks, a linear layer behind the average over space.
+
+    ``connect`` is what joins a block's spikes ``s`` with those of its shortcut ``i``: ADD ``s + i``, AND ``s i``, IAND
+    ``(1 - s) i``. ``stem`` is ``"imagenet"``, a 7x7 convolution and a max pool, both of stride 2; ``"cifar"``, a 3x3
+    convolution; or ``"dvs"``, that and the max pool. ``zero_init`` makes each block hand on its shortcut at first: the
+    last norm's weight is 0, and for AND its bias 1, so that the block's neuron is silent (ADD, IAND) or, with a
+    threshold of 1, fires at each step.
+    """
     check_option(size.name, "connect", connect, CONNECT)
     return _resnet(size, num_classes, in_channels, neuron, connect, stem, zero_init=zero_init)
 
@@ -179,7 +185,9 @@ def spiking_resnet(
     stem: Stem = "imagenet",
     zero_init: bool = False,
 ) -> Model:
-    """A Spiking ResNet. ``zero_init`` makes the weight of each block's last norm 0."""
+    """A Spiking ResNet: as a SEW-ResNet, but the last neuron of a block is behind the sum of currents and shortcut.
+
+    ``stem`` is that of SEW-ResNets. ``zero_init`` makes the weight of each block's last norm 0."""
     return _resnet(size, num_classes, in_channels, neuron, "ADD", stem, zero_init=zero_init)
 
 

@@ -63,7 +63,10 @@ def build(
     neuron: NeuronFactory | None = None,
     connect: resnet.Connect = "ADD",
 ) -> Model:
-    """A 1x1 convolution with norm and neuron wherever channels change, then a SEW block and a 2x2 max pool."""
+    """A 1x1 convolution with norm and neuron wherever channels change, then a SEW block and a 2x2 max pool.
+
+    ``connect`` is ADD, AND or IAND, as in the large SEW-ResNets.
+    """
     check_sizes(size.name, num_classes, in_channels)
     check_option(size.name, "connect", connect, resnet.CONNECT)
     neurons = Neurons(size.name, neuron, paper_neuron)

@@ -82,8 +82,8 @@ def build(
 ) -> Model:
     """3x3 convolutions and pools, then one of three heads.
 
-    ``"full"`` averages to 7x7 fields and has two hidden layers of 4096 neurons with dropout; ``"light"`` averages over
-    space, for small images, and has one linear layer; ``"linear"`` has one behind 7x7 fields.
+    Of ``head``, ``"full"`` averages to 7x7 fields and has two hidden layers of 4096 neurons with dropout; ``"light"``
+    averages over space, for small images, and has one linear layer; ``"linear"`` has one behind 7x7 fields.
     """
     check_sizes(size.name, num_classes, in_channels)
     check_option(size.name, "pool", pool, POOLS)
