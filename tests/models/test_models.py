@@ -189,6 +189,17 @@ def test_which_layers_are_given_spikes(name):
     assert dense == {first, *DENSE[name]}
 
 
+@pytest.mark.parametrize("name", ["sew AND", "sew IAND", "spiking", "plif"])
+def test_bits_reach_all_convolutions_but_the_first(name):
+    model, x = tiny(name)
+    net = sl.Network(model, spikes="packed").eval()
+    convs = [path for path, m in net.body.named_modules() if isinstance(m, nn.Conv2d)]
+    told = sl.explain(net, x).rows
+    if all(row.backend != "c" for row in told):
+        pytest.skip("no kernels on this machine: nothing is computed from bits")
+    assert {row.path for row in told if row.module == "Conv2d" and row.backend == "bits"} == {*convs[1:]}
+
+
 def test_element_wise_functions():
     spikes, shortcut = torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
     for how, wanted in (("ADD", [0, 1, 1, 2]), ("AND", [0, 0, 0, 1]), ("IAND", [0, 1, 0, 0])):

@@ -57,6 +57,20 @@ def test_spikes_times_spikes_are_spikes(first, second, as_bits, dtype, way, unpa
     assert bool(unpacked) == (not as_bits)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 8), (1,), (), (0, 4), (7, 3, 5, 4)])
+def test_what_is_no_spike_is_a_spike(shape, dtype):
+    d = spikes(*shape, dtype=dtype)
+    y = 1.0 - sl.pack(d)
+    assert torch.equal(y.unpack() if isinstance(y, sl.SpikeTensor) else y, 1 - d)
+    if d.numel():
+        assert y.count() == d.numel() - int(d.sum())  # none past the last
+        s, t, grad = sl.pack(d).requires_grad_(), sl.pack(1 - d).requires_grad_(), torch.randn(shape).to(dtype)
+        ((1 - s) * t).backward(grad)  # an inhibited spike: its gradients by hand
+        assert torch.equal(s.grad * 1, -grad * (1 - d))
+        assert torch.equal(t.grad * 1, grad * (1 - d))
+
+
 def test_spikes_of_two_layouts(unpacked):
     a = spikes(2, 3, 4, 4).contiguous(memory_format=torch.channels_last)
     both = sl.pack(a) * sl.pack(a.flip(0).contiguous(memory_format=torch.channels_last))

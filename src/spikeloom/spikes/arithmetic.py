@@ -95,7 +95,7 @@ handles(aten.mul.Tensor, compiled=_times)(_times)
 
 def _one_minus(func: Any, s: Any, other: Any, alpha: Any = 1) -> Any:
     """``1 - s``, which are spikes where s has none: ``x * (1 - s)`` of an IAND shortcut is an AND of bits."""
-    if not isinstance(s, SpikeTensor) or other != 1 or alpha != 1:
+    if not (isinstance(s, SpikeTensor) and s.has_bits and s.dtype.is_floating_point) or other != 1 or alpha != 1:
         return NotImplemented
     bits, rest = ~s.bits, s.numel() % 8
     if rest:  # there are no bits after the last spike
