@@ -145,6 +145,14 @@ def test_what_is_known_of_a_model():
     assert sl.models.info("ms_resnet104").figures[0].accuracy == 76.02
 
 
+def test_models_are_cited_with_their_neurons():
+    papers = sl.cite(sl.Network(on_meta("sew_resnet_dvsgesture")))
+    assert [paper.split(", ")[1] for paper in papers][:2] == [
+        "Deep Residual Learning in Spiking Neural Networks",
+        "Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs",
+    ]
+
+
 def test_names_fit_a_pattern():
     assert sl.models.names("sew_wide*") == ["sew_wide_resnet50_2", "sew_wide_resnet101_2"]
     assert sl.models.names("nothing*") == []

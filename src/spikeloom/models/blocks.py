@@ -46,6 +46,7 @@ class Model(nn.Sequential):
         super().__init__(OrderedDict(layers))
         self._maps = {} if maps is None else dict(maps)
         self.built: Built | None = None
+        self.paper = ""  # for spikeloom.cite
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -130,7 +130,7 @@ def create(name: str, /, **arguments: Any) -> Model:
             )
     model = build(entry.size, **{**entry.defaults, **arguments})
     own = arguments.pop("neuron", None) is not None
-    model.built = Built(name, arguments, own)
+    model.built, model.paper = Built(name, arguments, own), entry.info.paper
     return model
 
 

@@ -48,7 +48,7 @@ def surrogates() -> dict[str, str]:
 
 
 def cite(module: torch_nn.Module) -> list[str]:
-    """The papers that describe the neurons, surrogates and modules over time inside ``module``, each once.
+    """The papers that describe the neurons, surrogates, modules over time and models in ``module``, each once.
 
     >>> import spikeloom as sl
     >>> for paper in sl.cite(sl.Network(sl.KLIF(surrogate=sl.surrogate.Dspike()))):
@@ -58,7 +58,7 @@ def cite(module: torch_nn.Module) -> list[str]:
     """
     if not isinstance(module, torch_nn.Module):
         raise TypeError(f"cite: expected a module, got {type(module).__name__}")
-    papers = (getattr(type(m), "paper", "") for m in module.modules())
+    papers = (getattr(m, "paper", "") for m in module.modules())
     return list(dict.fromkeys(p for p in papers if isinstance(p, str) and p))
 
 
