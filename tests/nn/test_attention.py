@@ -216,11 +216,15 @@ def test_factories():
     net = sl.Network(sl.nn.QKAttention(C, HEADS, neuron=neuron))
     net(inputs("token"))
     assert seen == [(C, 1.0), (C, 1.0), (HEADS, 0.5), (C, 1.0)]
-    with pytest.raises(TypeError, match=r"SpikingSelfAttention: the neuron of 'q': expected what makes one, .* LIF"):
+    with pytest.raises(
+        TypeError, match=r"SpikingSelfAttention: the neuron of 'q': neuron must be a function .* got one neuron, LIF"
+    ):
         sl.nn.SpikingSelfAttention(C, HEADS, neuron=sl.LIF())
-    with pytest.raises(TypeError, match=r"QKAttention: the neuron of 'attention': neuron\(v_threshold=0.5\) raised"):
+    with pytest.raises(
+        TypeError, match=r"QKAttention: the neuron of 'attention': the neuron factory failed .*\(v_threshold=0.5\)"
+    ):
         sl.nn.QKAttention(C, HEADS, neuron=lambda: sl.LIF())
-    with pytest.raises(TypeError, match=r"the neuron of 'first': expected neuron\(\) to make one .* got Linear"):
+    with pytest.raises(TypeError, match=r"the neuron of 'first': expected one such as .* got Linear"):
         sl.nn.SpikeDrivenSelfAttention(C, HEADS, neuron=lambda **place: nn.Linear(1, 1))
 
 

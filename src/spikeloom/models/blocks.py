@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from ..neuron import Dynamics
 from ..nn import NormNeuron
-
-NeuronFactory = Callable[..., nn.Module]
+from ..nn.factory import NeuronFactory as NeuronFactory
+from ..nn.factory import checked, neuron_by
 
 
 class Stage(NamedTuple):
@@ -65,16 +63,8 @@ class Neurons:
     """Makes the neurons of a model by the user's factory, and says at which path one was refused."""
 
     def __init__(self, model: str, factory: NeuronFactory | None, default: NeuronFactory, path: str = "") -> None:
-        if isinstance(factory, nn.Module):
-            kind = type(factory).__name__
-            raise TypeError(
-                f"{model}: neuron must be a function that makes a neuron for each place, got one neuron, {kind}; give "
-                f"the class, functools.partial(sl.{kind}, ...) or a lambda"
-            )
-        if factory is not None and not callable(factory):
-            raise TypeError(f"{model}: neuron must be a function that returns a neuron, got {factory!r}")
         self._model, self._factory, self._default, self._path = model, factory, default, path
-        self.make = factory or default
+        self.make = checked(default if factory is None else factory, model)
 
     def at(self, path: object) -> Neurons:
         """The same below a path."""
@@ -82,28 +72,7 @@ class Neurons:
 
     def __call__(self, features: int, path: str, **place: Any) -> nn.Module:
         """The neuron at a path, for so many channels; ``place`` is what the paper sets there."""
-        if _takes(self.make, "features"):
-            place["features"] = features
-        where = f"{self._model}, {self._path}{path}"
-        try:
-            neuron = self.make(**place)
-        except TypeError as problem:
-            given = ", ".join(f"{name}={value!r}" for name, value in place.items())
-            raise TypeError(
-                f"{where}: the neuron factory failed when called with ({given}): {problem}; it must take "
-                "what the place sets, as lambda **place: sl.LIF(tau=2.0, **place) does"
-            ) from problem
-        if not isinstance(neuron, nn.Module):
-            raise TypeError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
-        return neuron
-
-
-@functools.lru_cache(maxsize=64)
-def _takes(factory: NeuronFactory, name: str) -> bool:
-    try:
-        return name in inspect.signature(factory).parameters
-    except ValueError:  # built-in functions say nothing of their arguments
-        return False
+        return neuron_by(self.make, f"{self._model}, {self._path}{path}", features, **place)
 
 
 def norm_neuron(norm: nn.Module, neuron: nn.Module) -> nn.Module:

@@ -15,8 +15,6 @@ Zhou et al., Spikformer, ICLR 2023; Zhou et al., QKFormer, NeurIPS 2024; Yao et 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -26,11 +24,9 @@ from torch import Tensor, nn
 from .._constants import HasConstants
 from ..neuron import ILIF, LIF, Dynamics
 from .attention_products import products, total
+from .factory import NeuronFactory, checked, neuron_by
 from .norm_neuron import NormNeuron
 from .reparametrised import RepConv, check_evaluation, folded
-
-Factory = Callable[..., Dynamics]
-"""Makes a neuron for a place: it is given ``v_threshold`` where a paper sets it, and ``features`` if it takes that."""
 
 _THRESHOLD = 0.5  # of the neurons on products of spikes, in all papers
 
@@ -47,29 +43,14 @@ class _Attention(HasConstants):
             )
         self.dim, self.heads = dim, heads
 
-    def _neuron(self, neuron: Factory, place: str, features: int, **numbers: float) -> Dynamics:
+    def _neuron(self, neuron: NeuronFactory, place: str, features: int, **numbers: float) -> Dynamics:
         where = f"{type(self).__name__}: the neuron of {place!r}"
-        if isinstance(neuron, nn.Module):
-            raise TypeError(
-                f"{where}: expected what makes one, such as functools.partial(sl.{type(neuron).__name__}, ...), got a "
-                f"{type(neuron).__name__}: each place has a neuron of its own"
-            )
-        given: dict[str, Any] = dict(numbers)
-        if "features" in inspect.signature(neuron).parameters:
-            given["features"] = features
-        try:
-            made = neuron(**given)
-        except TypeError as error:
-            asked = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise TypeError(
-                f"{where}: neuron({asked}) raised {error}; give a function that takes these, such as "
-                "lambda **place: sl.LIF(tau=2.0, **place)"
-            ) from error
+        made = neuron_by(checked(neuron, where), where, features, **numbers)
         if not isinstance(made, Dynamics):
-            raise TypeError(f"{where}: expected neuron() to make one such as sl.LIF(), got {type(made).__name__}")
+            raise TypeError(f"{where}: expected one such as sl.LIF(), got {type(made).__name__}")
         return made
 
-    def _branch(self, neuron: Factory, place: str, sizes: tuple[int, int], *, bias: bool) -> nn.Sequential:
+    def _branch(self, neuron: NeuronFactory, place: str, sizes: tuple[int, int], *, bias: bool) -> nn.Sequential:
         """A 1x1 convolution of tokens, a batch norm and a neuron."""
         norm = NormNeuron(nn.BatchNorm1d(sizes[1]), self._neuron(neuron, place, sizes[1]))
         return nn.Sequential(nn.Conv1d(*sizes, 1, bias=bias), norm)
@@ -145,7 +126,7 @@ class SpikingSelfAttention(_Attention):
         dim: int,
         heads: int,
         *,
-        neuron: Factory | None = None,
+        neuron: NeuronFactory | None = None,
         scale: float = 0.125,
         bias: tuple[bool, bool] = (False, True),
     ) -> None:
@@ -196,7 +177,7 @@ class QKAttention(_Attention):
         heads: int,
         *,
         over: Literal["token", "channel"] = "token",
-        neuron: Factory | None = None,
+        neuron: NeuronFactory | None = None,
         bias: tuple[bool, bool] = (False, True),
     ) -> None:
         super().__init__(dim, heads)
@@ -269,7 +250,7 @@ class SpikeDrivenSelfAttention(_Attention):
         heads: int,
         *,
         version: Literal[1, 2, 3] = 1,
-        neuron: Factory | None = None,
+        neuron: NeuronFactory | None = None,
         dvs: bool = False,
     ) -> None:
         super().__init__(dim, heads)
@@ -292,7 +273,7 @@ class SpikeDrivenSelfAttention(_Attention):
         else:
             self.proj = nn.Sequential(nn.Conv1d(inner, dim, 1, bias=version == 1), nn.BatchNorm1d(dim))
 
-    def _of_spikes(self, neuron: Factory, place: str, features: int) -> nn.Sequential:
+    def _of_spikes(self, neuron: NeuronFactory, place: str, features: int) -> nn.Sequential:
         if self.version == 2:
             norm = NormNeuron(nn.BatchNorm2d(features), self._neuron(neuron, place, features))
             return nn.Sequential(RepConv(self.dim, features), norm)
