@@ -102,7 +102,9 @@ def kernels_as_ever(monkeypatch):
 
 @pytest.mark.parametrize("spikes", ["dense", "packed"])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("backend", "train"), [("c", True), ("c", False), ("triton", True)])
+@pytest.mark.parametrize(
+    ("backend", "train"), [("c", True), ("c", False), pytest.param("triton", True, marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("kernels_as_ever")
 def test_nothing_is_copied_into_another_format(backend, name, spikes, train):
     if backend == "triton":

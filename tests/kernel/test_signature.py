@@ -712,7 +712,11 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["a keyword default", "an object", "an edited package with a name of Python's"])
+@pytest.mark.parametrize(
+    "kind",
+    ["an edited package with a name of Python's"]
+    + [pytest.param(kind, marks=pytest.mark.slow) for kind in ("a keyword default", "an object")],
+)
 def test_an_edited_script_runs_its_new_equation(tmp_path, kind):
     _edit(tmp_path, kind)
 

@@ -321,7 +321,9 @@ def test_source_reads_as_the_equation():
     assert "cuda" not in text
 
 
-@pytest.mark.parametrize(("size", "run"), [((3, 4), 1), ((4, 8), 16), ((16, 32), 256)])
+@pytest.mark.parametrize(
+    ("size", "run"), [((3, 4), 1), ((4, 8), 16), pytest.param((16, 32), 256, marks=pytest.mark.slow)]
+)
 def test_learnable_numbers_of_every_kind_of_shape(size, run):
     assert TRITON.run((6, size[0] * size[1]), 256) == run
     for shape in ((), (6,), (6, *size), (1, *size)):

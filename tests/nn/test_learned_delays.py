@@ -212,7 +212,7 @@ def test_gradients_of_bits_are_those_of_numbers():
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("narrows", [True, False])
+@pytest.mark.parametrize("narrows", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_eight_delays_are_found(narrows):
     """Whole delays of 0 to 24 steps, from spikes, in 400 steps of Adam. Sigma narrows from 12.5 to 0.5 in 100 of them;
     where it is 0.5 from the beginning, delays that begin far off are not found."""

@@ -101,7 +101,8 @@ def test_gradients_of_a_product_and_what_autograd_keeps():
         torch.testing.assert_close(found, expected)
 
 
-SHAPES = [(7,), (5, 16), (3, 21), (4, 3, 600), (2, 3, 4, 5), (1, 300, 1, 9), (2, 520, 57)]
+LARGE = [(1, 300, 1, 9), (2, 520, 57)]  # several blocks: the interpreter takes its time
+SHAPES = [(7,), (5, 16), (3, 21), (4, 3, 600), (2, 3, 4, 5), *(pytest.param(s, marks=pytest.mark.slow) for s in LARGE)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
