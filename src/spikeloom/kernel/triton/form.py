@@ -15,8 +15,8 @@ _STEPS = 8
 """Most steps of a segment: 16 gained 1 % in float32 there, lost 5 % in float16, and compile three times as long."""
 _THREADS = 64
 """Threads of a program; in twice and four times as many nothing changed."""
-_DEAR = 24
-"""From so many operations on, counting a slow one as six, a step holds as many values as a segment."""
+_DEAR = 144
+"""From so many operations on, counting a slow one as six, a step itself needs the registers of half the neurons."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def per_thread(program: Program, io: torch.dtype, steps: int, *, backward: bool)
     """Neurons of one thread, where a segment has ``steps`` steps.
 
     Forward, a thread reads 16 bytes at a time: 8 neurons in half precision (4 where they have several states), 4 in
-    float32, 2 in float64. Backward, where
-    many rows are read at once, two neurons are as fast where a segment has more than four steps, and four where it has
-    fewer; of more, registers are short.
+    float32, 2 in float64. Backward, where many rows are read at once, two neurons are as fast where a segment has more
+    than four steps, and four where it has fewer; of more, registers are short.
     """
     width = 16 // io.itemsize
     if not backward:
@@ -85,7 +84,7 @@ def per_thread(program: Program, io: torch.dtype, steps: int, *, backward: bool)
     width = min(width, 2 if steps > 4 else 4)
     while width > 1 and steps * width * weight(program, io) > _LIVE:
         width //= 2
-    return max(1, width // 2) if dear(program) > 6 * _DEAR else width
+    return max(1, width // 2) if dear(program) > _DEAR else width
 
 
 def tile(program: Program, io: torch.dtype, T: int, *, backward: bool, sums: bool = False) -> Tile:
