@@ -9,13 +9,27 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.models import ms_resnet, ottt_vgg, plif, resnet, sew_events, vgg
+from spikeloom.models import (
+    max_resnet,
+    maxformer,
+    ms_resnet,
+    ottt_vgg,
+    plif,
+    qkformer,
+    resnet,
+    sew_events,
+    spikformer,
+    vgg,
+)
 
 ONES = (1, 1, 1, 1)
 SEW = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=False)
 NEXT = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=True, groups=2, width=16)
 MS, DEEP = ms_resnet.Size("tiny", ONES), ms_resnet.Size("tiny", ONES, deep=True)
 EVENTS = sew_events.Size("tiny", (4, 4, 8))
+CIFAR, QK = spikformer.Size("tiny", 1, 16, 2, bias=True), qkformer.Size("tiny", 16, (1, 1), 2)
+MAX = maxformer.Size("tiny", 16, (1, 1), (0,), 2)
+CONVS, NORMS = (nn.Conv1d, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d)
 
 # name -> how it is built, channels and size of its input, share of batch norms whose neuron takes them into its kernel
 TINY = {
@@ -39,6 +53,15 @@ TINY = {
     ),
     "ottt": (lambda **o: ottt_vgg.build(((8, 8), (16,)), **o), (3, 8), "0/0"),
     "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
+    "spikformer": (lambda **o: spikformer.build(spikformer.Size("tiny", 1, 16, 2), **o), (3, 32), "11/11"),
+    "spikformer cifar": (lambda **o: spikformer.build(CIFAR, stem="cifar", **o), (3, 8), "11/11"),
+    "qkformer": (lambda **o: qkformer.build(qkformer.Size("tiny", 16, (1, 1, 1), 2), **o), (3, 32), "22/26"),
+    "qkformer cifar": (lambda **o: qkformer.build(QK, stem="cifar", **o), (3, 8), "16/17"),
+    "qkformer dvs": (lambda **o: qkformer.build(QK, stem="dvs", **o), (2, 32), "15/19"),
+    "maxformer": (lambda **o: maxformer.build(maxformer.Size("tiny", 32, (1, 1, 1), (7, 5), 2), **o), (3, 32), "8/22"),
+    "maxformer cifar": (lambda **o: maxformer.build(MAX, stem="cifar", **o), (3, 8), "5/14"),
+    "maxformer dvs": (lambda **o: maxformer.build(MAX._replace(ratio=1), stem="dvs", **o), (2, 32), "4/16"),
+    "max resnet": (lambda **o: max_resnet.build(max_resnet.Size("tiny", (1, 1, 1)), **o), (3, 8), "1/10"),
 }
 
 
@@ -46,13 +69,16 @@ def lively(model, *, coarse=False):
     """Weights and norms that let spikes through. Coarse ones are few multiples of 1/32: sums are exact in any order."""
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if isinstance(module, (*CONVS, nn.Linear)):
                 module.weight.normal_(0, 4 * module.weight[0].numel() ** -0.5)
                 for p in module.parameters(recurse=False) if coarse else ():
                     p.copy_((32 * p).round() / 32)
-            elif isinstance(module, nn.BatchNorm2d):
+            elif isinstance(module, NORMS):
                 module.weight.fill_(1.0)
                 module.bias.fill_(0.25)
+        for attention in (m for m in model.modules() if isinstance(m, sl.nn.SpikingSelfAttention)):
+            for branch in (attention.q, attention.k, attention.v):  # few channels and tokens make small products
+                branch[1].bn.bias.fill_(1.0)
     return model
 
 
@@ -99,9 +125,14 @@ def test_bits_change_nothing(name):
         torch.testing.assert_close(p.grad, wanted[path], atol=1e-6 * largest, rtol=1e-3)
 
 
+def smooth(v_threshold=0.5):
+    """A neuron of another kind, through which much of the gradient passes."""
+    return sl.PLIF(v_threshold=v_threshold, surrogate=sl.surrogate.Sigmoid(1.0))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_the_gradient_reaches_every_parameter(name):
-    model, x = tiny(name, neuron=lambda: sl.PLIF(v_threshold=0.5, surrogate=sl.surrogate.Sigmoid(1.0)))
+    model, x = tiny(name, neuron=smooth)
     sl.Network(model)(x).square().sum().backward()
     assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
@@ -149,7 +180,7 @@ def test_norms_that_join_their_neurons(name):
     """By structure, and as the network tells where a kernel ran."""
     model, x = tiny(name)
     joined, of = map(int, TINY[name][2].split("/"))
-    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == of
+    assert sum(isinstance(m, NORMS) for m in model.modules()) == of
     told = sl.explain(sl.Network(model).eval(), x).rows
     if all(row.backend != "c" for row in told):
         pytest.skip("no kernels on this machine: no norm can join one")

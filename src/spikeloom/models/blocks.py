@@ -74,6 +74,14 @@ class Neurons:
         """The neuron at a path, for so many channels; ``place`` is what the paper sets there."""
         return neuron_by(self.make, f"{self._model}, {self._path}{path}", features, **place)
 
+    def below(self, path: str) -> NeuronFactory:
+        """A factory for a layer at a path that makes neurons itself, as attention does."""
+
+        def made(features: int, **place: Any) -> nn.Module:
+            return self(features, path, **place)
+
+        return made
+
 
 def norm_neuron(norm: nn.Module, neuron: nn.Module) -> nn.Module:
     """A batch norm and the neuron after it: one kernel where the neuron has one, for blocks with a forward."""

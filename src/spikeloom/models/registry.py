@@ -28,6 +28,14 @@ FILES: dict[str, str] = {
     **{f"spiking_vgg{n}{norm}": "vgg" for n in _VGGS for norm in ("", "_bn")},
     "ottt_vgg": "ottt_vgg",
     **{f"plif_{data}": "plif" for data in ("mnist", "fashion", "nmnist", "cifar10", "cifar10dvs", "dvsgesture")},
+    **{f"spikformer_{size}": "spikformer" for size in ("8_384", "6_512", "8_512", "10_512", "8_768")},
+    **{f"spikformer_cifar_{size}": "spikformer" for size in ("4_256", "4_384", "2_384")},
+    "spikformer_cifar10dvs": "spikformer",
+    **{f"qkformer_{size}": "qkformer" for size in ("10_384", "10_512", "10_768")},
+    **{f"qkformer_{data}": "qkformer" for data in ("cifar10_4_384", "cifar10dvs", "dvsgesture")},
+    **{f"maxformer_10_{dim}": "maxformer" for dim in (384, 512, 768)},
+    **{f"maxformer_{data}": "maxformer" for data in ("cifar", "cifar10dvs", "dvsgesture")},
+    "max_resnet18": "max_resnet",
 }
 """The file that has each name."""
 
@@ -38,8 +46,8 @@ class Figure:
 
     task: str
     accuracy: float
-    kind: Literal["paper", "readme", "secondary", "issue"]
-    """The authors' paper, the authors' readme, a table in somebody else's paper, or a user's report in an issue."""
+    kind: Literal["paper", "readme", "log", "secondary", "issue"]
+    """The authors' paper, readme or log of training, a table in another paper, or a user's report in an issue."""
     note: str = ""
 
     def __str__(self) -> str:

@@ -99,8 +99,9 @@ class SpikingSelfAttention(_Attention):
             ``LIF(tau=2.0, detach_reset=True)``.
         scale: what the products are multiplied by; 0.125 whatever d is, as in the papers.
         bias: whether the convolutions of q, k and v have a bias, and that of the projection.
+        gives: ``"spikes"``, or ``"currents"``: the projection ends in its norm, for models that add currents.
 
-    The input is tokens ``[rows, C, N]``, channels first (``x.flatten(2)`` of images), the output spikes of the same
+    The input is tokens ``[rows, C, N]``, channels first (``x.flatten(2)`` of images), the output is of the same
     shape. Where d is less than N, ``(v k^T) q`` is computed, else ``v (k^T q)``: of spikes both are whole numbers,
     which float32 holds exactly up to 2^24 (TF32, where it is switched on, up to N = 2048), so that they are equal to
     the bit. Under autocast, and in networks of a smaller dtype, the products are float32 (float16 on a GPU while
@@ -129,21 +130,27 @@ class SpikingSelfAttention(_Attention):
         neuron: NeuronFactory | None = None,
         scale: float = 0.125,
         bias: tuple[bool, bool] = (False, True),
+        gives: Literal["spikes", "currents"] = "spikes",
     ) -> None:
         super().__init__(dim, heads)
+        if gives not in ("spikes", "currents"):
+            raise ValueError(f"SpikingSelfAttention: gives must be spikes or currents, got {gives!r}")
         neuron = _lif if neuron is None else neuron
         self.scale = scale
         self.q, self.k, self.v = (self._branch(neuron, place, (dim, dim), bias=bias[0]) for place in "qkv")
         self.attention = self._neuron(neuron, "attention", dim, v_threshold=_THRESHOLD)
-        self.proj = self._branch(neuron, "proj", (dim, dim), bias=bias[1])
+        if gives == "spikes":
+            self.proj = self._branch(neuron, "proj", (dim, dim), bias=bias[1])
+        else:
+            self.proj = nn.Sequential(nn.Conv1d(dim, dim, 1, bias=bias[1]), nn.BatchNorm1d(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps tokens ``[rows, C, N]`` to spikes of the same shape."""
+        """Maps tokens ``[rows, C, N]`` to spikes or currents of the same shape."""
         self._check(x, "N")
         q, k, v = (self._heads(branch(x)) for branch in (self.q, self.k, self.v))
         y = products(q, k, v, binary=_binary(self)).flatten(1, 2)
-        spikes: Tensor = self.proj(self.attention(y * self.scale).to(q.dtype))
-        return spikes
+        given: Tensor = self.proj(self.attention(y * self.scale).to(q.dtype))
+        return given
 
 
 class QKAttention(_Attention):
@@ -157,8 +164,6 @@ class QKAttention(_Attention):
         others: see :class:`SpikingSelfAttention`.
 
     Input and output are ``[rows, C, N]``. Packed spikes stay bits: sums are counted, and the mask is an AND.
-    The authors' code hands the steps of all samples to the neuron of the mask as if they were steps of one sample; here
-    each sample has its own, so that batches of more than one give other outputs than that code.
 
     Zhou et al., QKFormer: Hierarchical Spiking Transformer using Q-K Attention, NeurIPS 2024.
 

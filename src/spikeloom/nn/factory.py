@@ -14,6 +14,10 @@ NeuronFactory = Callable[..., nn.Module]
 of channels, if it has that argument."""
 
 
+class FactoryError(TypeError):
+    """A factory was refused at a place, which the message names."""
+
+
 def checked(factory: Any, who: str) -> NeuronFactory:
     """The factory; raises TypeError, in the name of ``who``, for a neuron and for what cannot be called."""
     if isinstance(factory, nn.Module):
@@ -34,14 +38,16 @@ def neuron_by(factory: NeuronFactory, where: str, features: int, **place: Any) -
         place["features"] = features
     try:
         neuron = factory(**place)
+    except FactoryError:  # of a factory that asks another one, and says of which model
+        raise
     except TypeError as problem:
         given = ", ".join(f"{name}={value!r}" for name, value in place.items())
-        raise TypeError(
+        raise FactoryError(
             f"{where}: the neuron factory failed when called with ({given}): {problem}; it must take "
             "what the place sets, as lambda **place: sl.LIF(tau=2.0, **place) does"
         ) from problem
     if not isinstance(neuron, nn.Module):
-        raise TypeError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
+        raise FactoryError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
     return neuron
 
 
