@@ -65,6 +65,11 @@ TINY = {
 }
 
 
+AGAIN = {"spikformer", "qkformer cifar", "qkformer dvs", "maxformer cifar", "maxformer dvs"}
+"""Further forms of a family, for make test-slow."""
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in AGAIN else name for name in TINY]
+
+
 def lively(model, *, coarse=False):
     """Weights and norms that let spikes through. Coarse ones are few multiples of 1/32: sums are exact in any order."""
     with torch.no_grad():
@@ -88,7 +93,7 @@ def tiny(name, *, coarse=False, **options):
     return lively(make(num_classes=5, in_channels=channels, **options), coarse=coarse), (8 * x).round() / 4
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name):
     model, x = tiny(name)
     net, x = sl.Network(model).eval().double(), x.double()  # in which no voltage is at its threshold by chance
@@ -108,7 +113,7 @@ def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name)
         torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), whole)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_bits_change_nothing(name):
     model, x = tiny(name, coarse=True)
     net, packed = sl.Network(model).eval(), sl.Network(model, spikes="packed").eval()
@@ -130,14 +135,14 @@ def smooth(v_threshold=0.5):
     return sl.PLIF(v_threshold=v_threshold, surrogate=sl.surrogate.Sigmoid(1.0))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_gradient_reaches_every_parameter(name):
     model, x = tiny(name, neuron=smooth)
     sl.Network(model)(x).square().sum().backward()
     assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_copies_and_weights(name):
     model, x = tiny(name)
     net, twin = sl.Network(model).eval(), sl.Network(copy.deepcopy(model)).eval()
@@ -151,7 +156,7 @@ def test_copies_and_weights(name):
     assert twin.body.stages[0].module is not model.stages[0].module
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_feature_maps_and_the_output_without_classes(name):
     make, (channels, size), _ = TINY[name]
     model = make(num_classes=0, in_channels=channels)
@@ -175,7 +180,7 @@ def test_feature_maps_and_the_output_without_classes(name):
     assert y.ndim == 3
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", NAMES)
 def test_norms_that_join_their_neurons(name):
     """By structure, and as the network tells where a kernel ran."""
     model, x = tiny(name)
@@ -199,6 +204,15 @@ DENSE = {
     "vgg": [],
     "ottt": ["stage2.0"],
     "plif": [],
+    "spikformer": [f"blocks.0.{path}" for path in ("attention.q.0", "attention.k.0", "attention.v.0", "mlp.0")],
+    "qkformer cifar": [
+        *(f"stage1.3.{path}" for path in ("attention.q.0", "attention.k.0", "mlp.0")),
+        *("stage2.0.spikes.0", "stage2.0.shortcut.0"),
+        *(f"stage2.1.{path}" for path in ("attention.q.0", "attention.k.0", "attention.v.0", "mlp.0")),
+    ],
+    "maxformer": [],
+    "maxformer dvs": [],
+    "max resnet": [f"layer{k}.0.shortcut.0" for k in (1, 2, 3)],
 }
 
 
@@ -211,7 +225,7 @@ def test_which_layers_are_given_spikes(name):
         if not ((args[0] == 0) | (args[0] == 1)).all():
             dense.add(paths[module])
 
-    paths = {m: path for path, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    paths = {m: path for path, m in model.named_modules() if isinstance(m, CONVS)}
     for module in paths:
         module.register_forward_pre_hook(look)
     with torch.no_grad():
@@ -220,15 +234,15 @@ def test_which_layers_are_given_spikes(name):
     assert dense == {first, *DENSE[name]}
 
 
-@pytest.mark.parametrize("name", ["sew AND", "sew IAND", "spiking", "plif"])
+@pytest.mark.parametrize("name", ["sew AND", "sew IAND", "spiking", "plif", "maxformer cifar"])
 def test_bits_reach_all_convolutions_but_the_first(name):
     model, x = tiny(name)
     net = sl.Network(model, spikes="packed").eval()
-    convs = [path for path, m in net.body.named_modules() if isinstance(m, nn.Conv2d)]
+    convs = [path for path, m in net.body.named_modules() if isinstance(m, CONVS)]
     told = sl.explain(net, x).rows
     if all(row.backend != "c" for row in told):
         pytest.skip("no kernels on this machine: nothing is computed from bits")
-    assert {row.path for row in told if row.module == "Conv2d" and row.backend == "bits"} == {*convs[1:]}
+    assert {row.path for row in told if row.module.startswith("Conv") and row.backend == "bits"} == {*convs[1:]}
 
 
 def test_element_wise_functions():

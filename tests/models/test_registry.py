@@ -76,6 +76,11 @@ COUNTS = {
     "maxformer_dvsgesture": 1_455_883,
     "max_resnet18": 12_502_090,
 }
+SIZES = {  # that differ in numbers only from one that is not here
+    *("spikformer_6_512", "spikformer_8_512", "spikformer_10_512", "spikformer_8_768"),
+    *("spikformer_cifar_4_256", "spikformer_cifar_2_384", "qkformer_10_512", "qkformer_10_768", "qkformer_dvsgesture"),
+    *("maxformer_10_512", "maxformer_10_768", "maxformer_dvsgesture"),
+}
 WITH_BIAS = {
     "plif_mnist": 13_201_124 + 4,
     "plif_fashion": 13_201_124 + 4,
@@ -113,7 +118,9 @@ def test_parameters_of_the_plif_nets_with_bias(name):
     assert parameters(on_meta(name, bias=True)) == WITH_BIAS[name]
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SIZES else name for name in COUNTS]
+)
 def test_no_classes_seven_classes_two_channels(name):
     """Of every name, by shapes alone: the first convolution, the last linear layer."""
     info = sl.models.info(name)

@@ -238,6 +238,8 @@ def test_weights_travel(name, tmp_path):
 
 
 def test_what_is_wrong():
+    with pytest.raises(ValueError, match="SpikingSelfAttention: gives must be spikes or currents, got 'both'"):
+        sl.nn.SpikingSelfAttention(C, HEADS, gives="both")
     for kind in (sl.nn.SpikingSelfAttention, sl.nn.QKAttention, sl.nn.SpikeDrivenSelfAttention):
         with pytest.raises(
             ValueError, match=rf"{kind.__name__}: dim must be a multiple of heads, got dim=8 and heads=3"
@@ -302,6 +304,20 @@ def test_parts_streams_and_samples_alone(name):
     assert ragged[2:, 1].eq(0).all()
     for b in range(B):
         torch.testing.assert_close(net(x[:, b : b + 1]), whole[:, b : b + 1])
+
+
+def test_currents_are_what_the_last_neuron_would_have_been_given():
+    layer = made("spiking").eval().double()
+    currents = sl.nn.SpikingSelfAttention(C, HEADS, neuron=low, gives="currents").eval().double()
+    neuron = layer.proj[1].neuron
+    weights = {key.replace("proj.1.bn.", "proj.1."): value for key, value in layer.state_dict().items()}
+    currents.load_state_dict({key: value for key, value in weights.items() if not key.startswith("proj.1.neuron.")})
+    assert not any(isinstance(m, sl.LIF) for m in currents.proj.modules())
+    x = inputs("spiking", torch.float64)
+    wanted = sl.Network(layer)(x)
+    assert 0.1 < wanted.mean() < 0.9
+    assert torch.equal(sl.Network(currents, neuron)(x), wanted)
+    torch.testing.assert_close(sl.Network(currents.fuse(), neuron)(x), wanted)
 
 
 def test_padding_does_not_reach_the_statistics_of_training():
