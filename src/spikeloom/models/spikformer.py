@@ -10,8 +10,7 @@ Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer, ICLR 202
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -22,10 +21,13 @@ from .blocks import Model, NeuronFactory, Neurons, check_option, check_sizes, co
 from .registry import Entry, Figure, Info, register
 from .resnet import STEMS, Stem
 
-paper_neuron: NeuronFactory = functools.partial(LIF, tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0))
-"""LIF with the surrogate that the authors' code has by default."""
 NEURON = "LIF(tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0)), with v_threshold=0.5 on the products of attention"
 _POOLED = {"imagenet": (True, True, True, True), "cifar": (False, False, True, True), "dvs": (True, True, True, True)}
+
+
+def paper_neuron(**place: Any) -> LIF:
+    """LIF with the surrogate that the authors' code has by default."""
+    return LIF(tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0), **place)
 
 
 class Size(NamedTuple):
