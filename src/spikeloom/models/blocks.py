@@ -51,6 +51,10 @@ class Model(nn.Sequential):
         """The parts that end in a feature map, from the input to the output."""
         return tuple(Stage(getattr(self, name), *rest) for name, rest in self._maps.items())
 
+    def without_head(self) -> Model:
+        """The same layers, not copies, but for the head."""
+        return Model({name: m for name, m in self.named_children() if name != "head"}, maps=self._maps)
+
     def features(self, x: Tensor) -> Tensor:
         """The last feature map ``[N, D, h, w]`` of rows ``[N, C, H, W]``: all layers but the head."""
         for name, layer in self.named_children():
@@ -69,6 +73,10 @@ class Neurons:
     def at(self, path: object) -> Neurons:
         """The same below a path."""
         return Neurons(self._model, self._factory, self._default, f"{self._path}{path}.")
+
+    def within(self, path: str) -> NeuronFactory:
+        """A factory for a layer at a path that makes its neurons itself."""
+        return lambda *, features, **place: self(features, path, **place)
 
     def __call__(self, features: int, path: str, **place: Any) -> nn.Module:
         """The neuron at a path, for so many channels; ``place`` is what the paper sets there."""

@@ -14,6 +14,10 @@ NeuronFactory = Callable[..., nn.Module]
 of channels, if it has that argument."""
 
 
+class FactoryError(TypeError):
+    """A neuron factory cannot be used; the message says at which place, and what it is to take or return."""
+
+
 def checked(factory: Any, who: str) -> NeuronFactory:
     """The factory; raises TypeError, in the name of ``who``, for a neuron and for what cannot be called."""
     if isinstance(factory, nn.Module):
@@ -29,19 +33,24 @@ def checked(factory: Any, who: str) -> NeuronFactory:
 
 
 def neuron_by(factory: NeuronFactory, where: str, features: int, **place: Any) -> nn.Module:
-    """The neuron of a place with so many channels; ``place`` is what the paper sets there."""
+    """The neuron of a place with so many channels; ``place`` is what the paper sets there.
+
+    Raises FactoryError, but for one of a place further inside, which says more and is handed on.
+    """
     if _takes(factory, "features"):
         place["features"] = features
     try:
         neuron = factory(**place)
+    except FactoryError:
+        raise
     except TypeError as problem:
         given = ", ".join(f"{name}={value!r}" for name, value in place.items())
-        raise TypeError(
+        raise FactoryError(
             f"{where}: the neuron factory failed when called with ({given}): {problem}; it must take "
             "what the place sets, as lambda **place: sl.LIF(tau=2.0, **place) does"
         ) from problem
     if not isinstance(neuron, nn.Module):
-        raise TypeError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
+        raise FactoryError(f"{where}: the neuron factory returned {neuron!r}, which is no module")
     return neuron
 
 
