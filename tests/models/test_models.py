@@ -162,9 +162,14 @@ def test_bits_change_nothing(name):
         torch.testing.assert_close(p.grad, wanted[path], atol=1e-6 * largest, rtol=1e-3)
 
 
+def smooth(v_threshold=0.5):
+    """A neuron of another kind, through which much of the gradient passes."""
+    return sl.PLIF(v_threshold=v_threshold, surrogate=sl.surrogate.Sigmoid(1.0))
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_the_gradient_reaches_every_parameter(name):
-    model, x = tiny(name, neuron=lambda v_threshold=0.5: sl.PLIF(v_threshold=0.5, surrogate=sl.surrogate.Sigmoid(1.0)))
+    model, x = tiny(name, neuron=smooth)
     (sl.Network(model)(x) - 1).square().sum().backward()
     assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
@@ -181,6 +186,14 @@ def test_copies_and_weights(name):
         assert torch.equal(other(x), wanted)
     assert [type(s.module) for s in twin.body.stages] == [type(s.module) for s in model.stages]
     assert all(new.module is not old.module for new, old in zip(twin.body.stages, model.stages, strict=True))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_weights_go_through_safetensors(name):
+    files = pytest.importorskip("safetensors.torch", reason="the extra 'cli' is not installed")
+    model, other = tiny(name)[0], tiny(name)[0]
+    other.load_state_dict(files.load(files.save(model.state_dict())))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -74,13 +74,17 @@ class Neurons:
         """The same below a path."""
         return Neurons(self._model, self._factory, self._default, f"{self._path}{path}.")
 
-    def within(self, path: str) -> NeuronFactory:
-        """A factory for a layer at a path that makes its neurons itself."""
-        return lambda *, features, **place: self(features, path, **place)
-
     def __call__(self, features: int, path: str, **place: Any) -> nn.Module:
         """The neuron at a path, for so many channels; ``place`` is what the paper sets there."""
         return neuron_by(self.make, f"{self._model}, {self._path}{path}", features, **place)
+
+    def below(self, path: str) -> NeuronFactory:
+        """A factory for a layer at a path that makes neurons itself, as attention does."""
+
+        def made(features: int, **place: Any) -> nn.Module:
+            return self(features, path, **place)
+
+        return made
 
 
 def norm_neuron(norm: nn.Module, neuron: nn.Module) -> nn.Module:

@@ -120,5 +120,5 @@ def _stem(dim: int, pooled: tuple[int, ...], in_channels: int, neurons: Neurons)
 
 
 def _block(size: Size, neurons: Neurons, *, dvs: bool) -> Added:
-    attention = SpikeDrivenSelfAttention(size.dim, size.heads, neuron=neurons.within("attention"), dvs=dvs)
+    attention = SpikeDrivenSelfAttention(size.dim, size.heads, neuron=neurons.below("attention"), dvs=dvs)
     return Added(attention=attention, mlp=mlp(Spikes(neurons.at("mlp")), size.dim))

@@ -149,7 +149,7 @@ def _convolutions(spikes: Spikes, dim: int) -> Added:
 
 def _transformer(heads: int) -> Callable[[Spikes, int], Added]:
     def block(spikes: Spikes, dim: int) -> Added:
-        attention = SpikeDrivenSelfAttention(dim, heads, version=2, neuron=spikes.neurons.within("attention"))
+        attention = SpikeDrivenSelfAttention(dim, heads, version=2, neuron=spikes.neurons.below("attention"))
         return Added(attention=attention, mlp=mlp(spikes.at("mlp"), dim))
 
     return block

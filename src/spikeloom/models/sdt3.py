@@ -89,7 +89,7 @@ def _transformer(heads: int) -> Callable[[Spikes, int], Added]:
     def block(spikes: Spikes, dim: int) -> Added:
         return Added(
             separable=_separable(spikes, dim, 3),
-            attention=SpikeDrivenSelfAttention(dim, heads, version=3, neuron=spikes.neurons.within("attention")),
+            attention=SpikeDrivenSelfAttention(dim, heads, version=3, neuron=spikes.neurons.below("attention")),
             mlp=mlp(spikes.at("mlp"), dim),
         )
 

@@ -15,7 +15,7 @@ of channels, if it has that argument."""
 
 
 class FactoryError(TypeError):
-    """A neuron factory cannot be used; the message says at which place, and what it is to take or return."""
+    """A factory was refused at a place, which the message names."""
 
 
 def checked(factory: Any, who: str) -> NeuronFactory:
@@ -33,15 +33,12 @@ def checked(factory: Any, who: str) -> NeuronFactory:
 
 
 def neuron_by(factory: NeuronFactory, where: str, features: int, **place: Any) -> nn.Module:
-    """The neuron of a place with so many channels; ``place`` is what the paper sets there.
-
-    Raises FactoryError, but for one of a place further inside, which says more and is handed on.
-    """
+    """The neuron of a place with so many channels; ``place`` is what the paper sets there."""
     if _takes(factory, "features"):
         place["features"] = features
     try:
         neuron = factory(**place)
-    except FactoryError:
+    except FactoryError:  # of a factory that asks another one, and says of which model
         raise
     except TypeError as problem:
         given = ", ".join(f"{name}={value!r}" for name, value in place.items())
