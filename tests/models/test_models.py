@@ -84,6 +84,13 @@ TINY = {
     "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
 }
 
+SLOW = {"sdt1 dvs", "sdt3", "att ms", "delays synapse"}
+"""Those of which there is another one of the kind."""
+
+
+def some(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
 
 def lively(model, *, coarse=False):
     """Weights and norms that let spikes through. Coarse ones are few multiples of 1/32: sums are exact in any order."""
@@ -119,7 +126,7 @@ def causal(model):
     return all(m.causal for m in model.modules() if isinstance(m, TemporalModule))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name):
     model, x = tiny(name)
     net, x = sl.Network(model).eval().double(), x.double()  # in which no voltage is at its threshold by chance
@@ -143,7 +150,7 @@ def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name)
         torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), whole)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_bits_change_nothing(name):
     model, x = tiny(name, coarse=True)
     net, packed = sl.Network(model).eval(), sl.Network(model, spikes="packed").eval()
@@ -167,14 +174,14 @@ def smooth(v_threshold=0.5):
     return sl.PLIF(v_threshold=v_threshold, surrogate=sl.surrogate.Sigmoid(1.0))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_the_gradient_reaches_every_parameter(name):
     model, x = tiny(name, neuron=smooth)
     (sl.Network(model)(x) - 1).square().sum().backward()
     assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_copies_and_weights(name):
     model, x = tiny(name)
     net, twin = sl.Network(model).eval(), sl.Network(copy.deepcopy(model)).eval()
@@ -188,7 +195,7 @@ def test_copies_and_weights(name):
     assert all(new.module is not old.module for new, old in zip(twin.body.stages, model.stages, strict=True))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_weights_go_through_safetensors(name):
     files = pytest.importorskip("safetensors.torch", reason="the extra 'cli' is not installed")
     model, other = tiny(name)[0], tiny(name)[0]
@@ -196,7 +203,7 @@ def test_weights_go_through_safetensors(name):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_feature_maps_and_the_output_without_classes(name):
     make, (channels, *size), _ = TINY[name]
     model = make(num_classes=0, in_channels=channels)
@@ -225,7 +232,7 @@ def test_feature_maps_and_the_output_without_classes(name):
         assert y.ndim == 3
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", some(TINY))
 def test_norms_that_join_their_neurons(name):
     """By structure, and as the network tells where a kernel ran."""
     model, x = tiny(name)
@@ -266,7 +273,7 @@ DENSE = {
 }
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", some(DENSE))
 def test_which_layers_are_given_spikes(name):
     model, x = tiny(name)
     dense = set()
