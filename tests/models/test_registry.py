@@ -192,6 +192,8 @@ def test_models_are_cited_with_their_neurons():
         "Deep Residual Learning in Spiking Neural Networks",
         "Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs",
     ]
+    papers = sl.cite(on_meta("spiking_unet"))
+    assert [paper.split(",")[0] for paper in papers[:2]] == ["Ronneberger", "Fang et al."]
 
 
 def test_names_fit_a_pattern():

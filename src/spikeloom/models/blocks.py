@@ -53,7 +53,9 @@ class Model(nn.Sequential):
 
     def without_head(self) -> Model:
         """The same layers, not copies, but for the head."""
-        return Model({name: m for name, m in self.named_children() if name != "head"}, maps=self._maps)
+        model = Model({name: m for name, m in self.named_children() if name != "head"}, maps=self._maps)
+        model.paper = self.paper
+        return model
 
     def features(self, x: Tensor) -> Tensor:
         """The last feature map ``[N, D, h, w]`` of rows ``[N, C, H, W]``: all layers but the head."""

@@ -39,7 +39,7 @@ ENTRIES = {
             classes=20,
             T=None,
             neuron="LIF(tau=1.005, decay_input=False, detach_reset=True, surrogate=ATan(5.0))",
-            bits='all but the first linear layer in evaluation, with delays="synapse" and binary events all',
+            bits="all layers in evaluation, the first if events are packed; in training dropout comes before others",
             reference="https://github.com/Thvnvtos/SNN-delays (no licence)",
             figures=(Figure("SHD", 95.07, "secondary", 'delays="synapse", best epoch on the test set'),),
         ),
