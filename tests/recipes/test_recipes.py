@@ -2,6 +2,7 @@
 the long ones.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -12,7 +13,7 @@ import torch
 
 import spikeloom as sl
 from spikeloom import recipes, runs
-from spikeloom.recipes import autoencoder, braille, digits, mnist_latency, population, regression
+from spikeloom.recipes import autoencoder, braille, cifar10, digits, mnist_latency, population, regression
 
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -57,6 +58,69 @@ def test_the_demo(tmp_path, capsys):
     with torch.no_grad():
         right = net(images, repeat=6).mean(0).argmax(1) == test.labels
     assert float(right.double().mean()) == done.result["test_accuracy"]
+
+
+def test_any_model_on_small_images(tmp_path):
+    pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
+    settings = dict(dataset="digits", model="spiking_vgg5_bn", T=2, epochs=3, warmup=1, batch_size=32, lr=5e-3)
+    settings |= dict(optimiser="adamw", crop=1, flip=False, cutout=2, loss="tet", neuron="PLIF")
+    done = run("cifar10", tmp_path / "run", **settings)
+    assert done.result["test_accuracy"] > 0.8
+    rows = done.history
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["validation"]["samples"] == 144
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    facts = config["facts"]
+    assert config["name"] == "spiking_vgg5_bn"
+    assert (facts["dataset"], facts["T"], facts["seed"], facts["selected"]) == ("digits", 2, 0, "last epoch")
+    assert facts["test_accuracy"] == done.result["test_accuracy"]
+    assert facts["split"]["test"]["samples"] == 360
+    factory = functools.partial(sl.PLIF, tau=2.0, detach_reset=True)
+    net = sl.Network(sl.models.load(tmp_path / "run" / "model", neuron=factory))
+    test = sl.data.load("digits", "test")
+    with torch.no_grad():
+        right = net(test.data.float() / 16, repeat=2).mean(0).argmax(1) == test.labels
+    assert float(right.double().mean()) == done.result["test_accuracy"]
+
+
+def test_networks_of_the_recipe_for_any_model():
+    """For the images of the data set, with the neurons and the surrogate that were asked for."""
+    net = cifar10.build(cifar10.Config(dataset="cifar100", model="sew_resnet18"))
+    assert net.body.stem[0].kernel_size == (3, 3)
+    assert net.body.head[-1].out_features == 100
+    neuron = next(m for m in net.modules() if isinstance(m, sl.IF))
+    assert repr(neuron.surrogate) == "ATan(scale=2)"
+    config = cifar10.Config(dataset="mnist", model="plif_mnist", neuron="LIF", tau=3.0, surrogate="Sigmoid", scale=4.0)
+    net = cifar10.build(config)
+    assert net.body.stage1[0].in_channels == 1
+    found = [m for m in net.modules() if isinstance(m, sl.Neuron)]
+    assert [(type(m), float(m.tau), m.detach_reset, repr(m.surrogate)) for m in found] == [
+        (sl.LIF, 3.0, True, "Sigmoid(scale=4)")
+    ] * 4
+    with pytest.raises(runs.ConfigError, match=r"^model has no 'sew_resnet17'; the nearest are sew_resnet1\d"):
+        cifar10.Config(model="sew_resnet17")
+
+
+def test_the_learning_rate_climbs_and_falls_along_half_a_cosine():
+    """By hand, for 2 + 4 epochs of two steps: 1/4 to 1 of the highest, then (1 + cos(pi k / 8)) / 2."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    config = cifar10.Config(epochs=6, warmup=2, lr=8.0, weight_decay=0.25)
+    optimiser, schedule = cifar10.learning(net, config, steps=2)
+    weights, others = optimiser.param_groups
+    assert ([len(g["params"]) for g in (weights, others)], weights["weight_decay"], others["weight_decay"]) == (
+        [1, 3],
+        0.25,
+        0.0,
+    )
+    rates = []
+    for _ in range(12):
+        rates.append(weights["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates[:5] == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert rates[8] == pytest.approx(4.0)
+    assert rates[6] == pytest.approx(4 + 4 * 0.5**0.5)
+    assert weights["lr"] == pytest.approx(0.0)
 
 
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST and Fashion-MNIST")

@@ -15,6 +15,7 @@ NAMES = {
     "digits": "a convolutional SNN on scikit-learn's handwritten digits; half a minute, no download",
     "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
     "fashion-csnn": "a convolutional SNN on Fashion-MNIST",
+    "cifar10": "any network of sl.models on CIFAR-10 or other small images",
     "mnist-latency": "one spike per pixel in, the first spike out decides: MNIST in first-spike coding",
     "mnist-sparse": "MNIST through sparse layers, with spikes of one bit each",
     "regression": "a membrane that predicts a chaotic time series (Mackey-Glass)",
