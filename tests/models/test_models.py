@@ -268,6 +268,32 @@ def test_images_of_another_size_are_refused_where_the_size_is_part_of_the_model(
         sl.Network(model)(torch.rand(2, 1, 1, 28, 28))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "size", "wanted"),
+    [
+        ("sew_resnet18", {}, (224, 200), "sew_resnet18: got images of 224 x 200, its strides make 32 .* to 224 x 224"),
+        (
+            "sew_resnet18",
+            {"stem": "cifar"},
+            (28, 28),
+            "its strides make 8 together, which must divide both; .* 32 x 32",
+        ),
+        ("ms_resnet18", {"stem": "dvs"}, (8, 16), "ms_resnet18: got images of 8 x 16, its strides make 16"),
+        ("spiking_vgg9", {}, (28, 28), "spiking_vgg9: got images of 28 x 28, its strides make 16"),
+        ("sew_resnet_dvsgesture", {}, (64, 64), "its strides make 128 together"),
+        ("ottt_vgg", {}, (32, 30), "ottt_vgg: got images of 32 x 30, its strides make 8"),
+    ],
+)
+def test_images_that_the_strides_do_not_divide_are_refused(name, options, size, wanted):
+    """7 x 7 and two of the four stages, 8 x 8 of those in a VGG, by the strides that their papers give."""
+    with torch.device("meta"):
+        net = sl.Network(sl.models.create(name, **options))
+        x = torch.empty(2, 1, net.body[1][0].in_channels, *size)
+    for given in (lambda: net(x), lambda: net(x[0], repeat=2), lambda: net.body.features(x[0])):
+        with pytest.raises(ValueError, match=wanted):
+            given()
+
+
 def test_zero_init_hands_on_the_shortcut():
     for how, wanted in (("ADD", [0, 1]), ("AND", [0, 1]), ("IAND", [0, 1])):
         model = resnet.sew_resnet(SEW, connect=how, zero_init=True)

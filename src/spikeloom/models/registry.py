@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from .blocks import Built, Model
+from .blocks import Built, Divided, Model
 
 _RESNETS = (18, 34, 50, 101, 152)
 _VGGS = (5, 9, 11, 13, 16, 19)
@@ -131,6 +131,8 @@ def create(name: str, /, **arguments: Any) -> Model:
     model = build(entry.size, **{**entry.defaults, **arguments})
     own = arguments.pop("neuron", None) is not None
     model.built, model.paper = Built(name, arguments, own), entry.info.paper
+    if isinstance(images := getattr(model, "images", None), Divided):
+        images.model = name
     return model
 
 
