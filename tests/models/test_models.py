@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeloom as sl
-from spikeloom.models import ms_resnet, ottt_vgg, plif, resnet, sew_events, vgg
+from spikeloom.models import ms_resnet, ottt_vgg, plif, resnet, sew_events, small, vgg
 
 ONES = (1, 1, 1, 1)
 SEW = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=False)
@@ -39,6 +39,7 @@ TINY = {
     ),
     "ottt": (lambda **o: ottt_vgg.build(((8, 8), (16,)), **o), (3, 8), "0/0"),
     "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
+    "small": (lambda **o: small.build(small.Size("tiny", (8, 8), (4, 8), 16), **o), (1, 8), "2/2"),
 }
 
 
@@ -168,6 +169,7 @@ DENSE = {
     "vgg": [],
     "ottt": ["stage2.0"],
     "plif": [],
+    "small": [],
 }
 
 
