@@ -16,6 +16,8 @@ NAMES = {
     "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
     "fashion-csnn": "a convolutional SNN on Fashion-MNIST",
     "cifar10": "any network of sl.models on CIFAR-10 or other small images",
+    "dvs-gesture": "any network of sl.models on DVS128 Gesture, an event camera before eleven gestures",
+    "cifar10-dvs": "any network of sl.models on CIFAR10-DVS, pictures moved before an event camera",
     "mnist-latency": "one spike per pixel in, the first spike out decides: MNIST in first-spike coding",
     "mnist-sparse": "MNIST through sparse layers, with spikes of one bit each",
     "regression": "a membrane that predicts a chaotic time series (Mackey-Glass)",

@@ -7,8 +7,8 @@
 The image is presented at each of T steps, so that what stands before the first neuron is computed once. A tenth of the
 training images is held out and measured after each epoch; the last epoch counts, the test set is used once, after it.
 Who compares with published figures trains on all images, with --validation 0. The learning rate belongs to the batch
-size, climbs for some epochs and falls to 0 along half a cosine; norms, biases and neurons have no weight decay. The
-trained network is written to the folder ``model`` of the run, for ``sl.models.load``.
+size, climbs for some epochs and falls to 0 along half a cosine; norms, biases and neurons have no weight decay. The run
+has a folder ``model`` in the end, for ``sl.models.load``.
 """
 
 from __future__ import annotations
@@ -31,25 +31,20 @@ SURROGATES = ("paper", "ATan", "Sigmoid", "PiecewiseQuadratic", "Rect")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(runs.Config):
-    """Settings of network, augmentation, loss and optimiser."""
+class Base(runs.Config):
+    """Settings of network, loss and optimiser, for images and for events."""
 
     epochs: int = 100
     batch_size: int = 128
     lr: float = runs.option(0.1, "highest learning rate, for batches of --batch-size", above=0.0, maximum=1e6)
     validation: float = 0.1
-    dataset: str = runs.option("cifar10", "images", choices=("cifar10", "cifar100", "fashion-mnist", "mnist", "digits"))
     model: str = runs.option("sew_resnet18", "network, a name of: spikeloom list models", names=sl.models.names)
-    T: int = runs.option(4, "steps per image", minimum=1)
+    T: int = runs.option(4, "steps per sample", minimum=1)
     neuron: str = runs.option("paper", "neurons; paper: those of the model's authors", choices=("paper", *NEURONS))
     tau: float = runs.option(2.0, "time constant of --neuron LIF and PLIF, in steps", above=1.0)
     surrogate: str = runs.option("paper", "surrogate gradient; paper: the neurons' own", choices=SURROGATES)
     scale: float = runs.option(2.0, "scale of --surrogate: its steepness", above=0.0)
     packed: bool = runs.option(True, "spikes of one bit each; no: of 32")
-    crop: int = runs.option(4, "pixels by which training images are shifted at most", minimum=0)
-    flip: bool = runs.option(True, "mirror half of the training images")
-    autoaugment: bool = runs.option(False, "the pairs of operations found for CIFAR-10")
-    cutout: int = runs.option(0, "side of a square that is left out of training images", minimum=0)
     loss: str = runs.option("mean", "cross entropy of the mean over steps, or of each (tet)", choices=("mean", "tet"))
     lamb: float = runs.option(0.05, "share of the term that --loss tet has beside", minimum=0.0, maximum=1.0)
     label_smoothing: float = runs.option(0.1, "share of the target that all classes have", minimum=0.0, maximum=1.0)
@@ -58,10 +53,20 @@ class Config(runs.Config):
     warmup: int = runs.option(5, "epochs in which the learning rate climbs", minimum=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config(Base):
+    """Settings of data and augmentation."""
+
+    dataset: str = runs.option("cifar10", "images", choices=("cifar10", "cifar100", "fashion-mnist", "mnist", "digits"))
+    crop: int = runs.option(4, "pixels by which training images are shifted at most", minimum=0)
+    flip: bool = runs.option(True, "mirror half of the training images")
+    autoaugment: bool = runs.option(False, "the pairs of operations found for CIFAR-10")
+    cutout: int = runs.option(0, "side of a square that is left out of training images", minimum=0)
+
+
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
     """The images: shifted and mirrored in training, more if asked for, and normalised as their set has it."""
-    described: Any = sl.data.describe(config.dataset)
-    still = described.test_transform()
+    still = sl.data.describe(config.dataset).test_transform()  # type: ignore[attr-defined]  # in sets of arrays
     train = [
         *([t.AutoAugment()] if config.autoaugment else []),
         *([t.RandomCrop(config.crop)] if config.crop else []),
@@ -69,11 +74,10 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
         still,
         *([t.Cutout(config.cutout)] if config.cutout else []),
     ]
-    transforms = (nn.Sequential(*train), still)
-    return sl.data.loaders(config.dataset, test_batch_size=250, transforms=transforms, **loading)
+    return sl.data.loaders(config.dataset, test_batch_size=250, transforms=(nn.Sequential(*train), still), **loading)
 
 
-def network(config: Config, **options: Any) -> sl.Network:
+def network(config: Base, **options: Any) -> sl.Network:
     """A network of the model, with those of the options that it has, and with the neurons that were chosen."""
     known = sl.models.info(config.model).options
     if config.neuron != "paper":
@@ -93,8 +97,8 @@ def build(config: Config) -> sl.Network:
     """The network: images ``[B, C, H, W]`` with ``repeat=T`` to outputs ``[T, B, classes]``."""
     described: Any = sl.data.describe(config.dataset)
     channels, *size = map(int, described.sample.strip("[]").split(", "))
-    small = {"stem": "cifar", "head": "light", "size": tuple(size)}
-    return network(config, num_classes=len(described.classes), in_channels=channels, **small)
+    options = {"stem": "cifar", "head": "light", "size": tuple(size), "num_classes": len(described.classes)}
+    return network(config, in_channels=channels, **options)
 
 
 def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
@@ -106,7 +110,7 @@ def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
 measures = runs.accuracy(scores)
 
 
-def loss_of(outputs: Tensor, labels: Tensor, config: Config) -> Tensor:
+def loss_of(outputs: Tensor, labels: Tensor, config: Base) -> Tensor:
     """The loss of outputs ``[T, B, classes]``."""
     if config.loss == "tet":
         return sl.loss.tet(outputs.float(), labels, lamb=config.lamb, label_smoothing=config.label_smoothing)
@@ -114,7 +118,7 @@ def loss_of(outputs: Tensor, labels: Tensor, config: Config) -> Tensor:
 
 
 def learning(
-    net: nn.Module, config: Config, steps: int
+    net: nn.Module, config: Base, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """The optimiser and the schedule of its learning rate, for epochs of so many steps."""
     decayed = {True: config.weight_decay, False: 0.0}
@@ -162,5 +166,5 @@ def train(config: Config, run: runs.Run) -> None:
 def write(net: nn.Module, run: runs.Run, loaders: sl.data.Loaders) -> None:
     """Writes the trained model with all that is known of it into the folder ``model`` of the run."""
     if run.processes.first:
-        facts = {**run.result, **asdict(run.config), "selected": "last epoch", "split": loaders.split}
-        sl.models.save(runs.unwrap(net), run.out / "model", facts={**facts, "commit": runs.commit()})
+        facts = {"selected": "last epoch", "split": loaders.split, "commit": runs.commit()}
+        sl.models.save(runs.unwrap(net), run.out / "model", facts={**run.result, **asdict(run.config), **facts})
