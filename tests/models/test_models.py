@@ -19,6 +19,7 @@ EVENTS = sew_events.Size("tiny", (4, 4, 8))
 
 # name -> how it is built, channels and size of its input, share of batch norms whose neuron takes them into its kernel
 TINY = {
+    "small": (lambda **o: small.build(small.Size("tiny", (8, 8), (4, 8), 16), **o), (1, 8), "2/2"),
     "sew ADD": (lambda **o: resnet.sew_resnet(SEW, stem="cifar", **o), (3, 8), "12/12"),
     "sew AND": (lambda **o: resnet.sew_resnet(SEW, stem="dvs", connect="AND", **o), (3, 16), "12/12"),
     "sew IAND": (lambda **o: resnet.sew_resnet(SEW, stem="imagenet", connect="IAND", **o), (3, 32), "12/12"),
@@ -39,7 +40,6 @@ TINY = {
     ),
     "ottt": (lambda **o: ottt_vgg.build(((8, 8), (16,)), **o), (3, 8), "0/0"),
     "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
-    "small": (lambda **o: small.build(small.Size("tiny", (8, 8), (4, 8), 16), **o), (1, 8), "2/2"),
 }
 
 
@@ -160,6 +160,7 @@ def test_norms_that_join_their_neurons(name):
 # The layers that are given something else than zeros and ones, but for the first. (What a head averages
 # over space is of one pixel in some of these.)
 DENSE = {
+    "small": [],
     "sew ADD": [f"layer{k}.0.{path}" for k in (2, 3, 4) for path in ("shortcut.0", "residual.conv1")],
     "sew AND": [],
     "sew IAND": [],
@@ -169,7 +170,6 @@ DENSE = {
     "vgg": [],
     "ottt": ["stage2.0"],
     "plif": [],
-    "small": [],
 }
 
 

@@ -21,6 +21,7 @@ from .stored import Stored, described, own, state
 _RESNETS = (18, 34, 50, 101, 152)
 _VGGS = (5, 9, 11, 13, 16, 19)
 FILES: dict[str, str] = {
+    **dict.fromkeys(("csnn_8x8", "csnn_28x28"), "small"),
     **{f"spiking_resnet{n}": "resnet" for n in _RESNETS},
     **{f"sew_resnet{n}": "resnet" for n in _RESNETS},
     **dict.fromkeys(("sew_resnext50_32x4d", "sew_resnext101_32x8d"), "resnet"),
@@ -30,7 +31,6 @@ FILES: dict[str, str] = {
     **{f"spiking_vgg{n}{norm}": "vgg" for n in _VGGS for norm in ("", "_bn")},
     "ottt_vgg": "ottt_vgg",
     **{f"plif_{data}": "plif" for data in ("mnist", "fashion", "nmnist", "cifar10", "cifar10dvs", "dvsgesture")},
-    **dict.fromkeys(("csnn_8x8", "csnn_28x28"), "small"),
 }
 """The file that has each name."""
 
