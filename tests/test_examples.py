@@ -10,6 +10,18 @@ import spikeloom as sl
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.toml")), ids=lambda file: file.stem)
+def test_config_files(file):
+    """All settings exist, and so does the model."""
+    values = sl.runs.read_file(file)
+    recipe = sl.recipes.get(values.pop("recipe"))
+    if values["model"] not in sl.models.names():
+        pytest.skip(f"there is no model {values['model']} yet")
+    config, machine = sl.runs.split(values, recipe.Config, sl.runs.Machine, where=str(file))
+    assert recipe.Config(**config).epochs == values["epochs"]
+    assert machine == {}
+
+
 @pytest.mark.filterwarnings("ignore")  # of Lightning's own making
 def test_lightning():
     pytest.importorskip("lightning", reason="lightning is not installed")

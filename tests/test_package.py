@@ -50,7 +50,7 @@ import spikeloom as sl
 new = {m.split(".")[0] for m in set(sys.modules) - before}
 assert new <= {"spikeloom", "hashlib", "_hashlib", "_blake2", "_sha2"} | sys.stdlib_module_names, new
 models = {m.removeprefix("spikeloom.models.") for m in sys.modules if m.startswith("spikeloom.models.")}
-assert models == {"blocks", "files", "registry"}, models
+assert models == {"authors", "blocks", "files", "registry", "stored"}, models
 assert not hasattr(sys.modules["spikeloom"], "__path__") or "spikeloom.plot" not in sys.modules
 """
     done = run(code)

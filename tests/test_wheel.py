@@ -42,6 +42,7 @@ def test_a_wheel_has_the_package_and_nothing_else(wheel):
     tracked = run("git", "ls-files", "src/spikeloom", cwd=ROOT).split()
     assert found == {name.removeprefix("src/") for name in tracked}
     assert {"spikeloom/py.typed", "spikeloom/recipes/digits.py", "spikeloom/kernel/c/source.py"} <= found
+    assert "spikeloom/models/weights/csnn_8x8/digits/model.safetensors" in found
 
 
 def test_a_wheel_trains_in_an_environment_and_a_folder_of_its_own(wheel, tmp_path):

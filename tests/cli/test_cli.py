@@ -106,6 +106,11 @@ def test_every_recipe_has_help_and_nothing_is_run(capsys, tmp_path, monkeypatch)
         (["train", "digits", "--graph", "--device", "cpu"], 2, "--graph needs a CUDA device, whose steps are launched"),
         (["train", "digits", "--save-every", "0"], 2, "--save-every must be at least 1, got 0"),
         (["train", "braille", "--tau-max", "1"], 2, "--tau-max must be more than 2, got 1.0"),
+        (
+            ["train", "cifar10", "--model", "sew_resnet17"],
+            2,
+            "--model has no 'sew_resnet17'; the nearest are sew_resnet1",
+        ),
         (["eval", "x" * 5000], 1, "there is no such run folder"),
         (["eval", "nowhere"], 1, "there is no such run folder"),
         (["eval", "."], 1, "no run folder, it has no config.toml"),
@@ -129,6 +134,8 @@ def test_config_files(capsys, tmp_path, monkeypatch):
     assert "lr = 0.002" in described  # options win over the file
     assert "channels = 4" in described
     assert "[default: 4]" in spikeloom(capsys, "train", "mine.toml", "--help")[1]
+    Path("packed.toml").write_text('recipe = "fashion-csnn"\npacked = true\ndata_root = "nowhere"\n')
+    assert spikeloom(capsys, "train", "packed.toml", "--no-packed")[0] == 1  # known, though there are no data
     for text, message in (
         ('recipe = "digits"\nepoch = 1', "mine.toml: there is no setting 'epoch'; did you mean 'epochs'?"),
         ('recipe = "digits"\nepochs = "1"', "mine.toml: epochs must be a whole number, got '1'"),

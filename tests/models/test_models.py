@@ -24,12 +24,12 @@ from spikeloom.models import (
     sdt2,
     sdt3,
     sew_events,
+    small,
     spikformer,
     unet,
     vgg,
 )
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 ONES = (1, 1, 1, 1)
 SEW = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=False)
 NEXT = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=True, groups=2, width=16)
@@ -46,6 +46,7 @@ ATT = ms_resnet.Size("tiny", (1, 1))
 # name -> how it is built; the channels of its input, and height and width where there are; share of batch norms whose
 # neuron takes them into its kernel
 TINY = {
+    "small": (lambda **o: small.build(small.Size("tiny", (8, 8), (4, 8), 16), **o), (1, 8), "2/2"),
     "sew ADD": (lambda **o: resnet.sew_resnet(SEW, stem="cifar", **o), (3, 8), "12/12"),
     "sew AND": (lambda **o: resnet.sew_resnet(SEW, stem="dvs", connect="AND", **o), (3, 16), "12/12"),
     "sew IAND": (lambda **o: resnet.sew_resnet(SEW, stem="imagenet", connect="IAND", **o), (3, 32), "12/12"),
@@ -267,6 +268,7 @@ def test_norms_that_join_their_neurons(name):
 # The layers that are given something else than zeros and ones, but for the first. (What a head averages
 # over space is of one pixel in some of these.)
 DENSE = {
+    "small": [],
     "sew ADD": [f"layer{k}.0.{path}" for k in (2, 3, 4) for path in ("shortcut.0", "residual.conv1")],
     "sew AND": [],
     "sew IAND": [],
@@ -402,6 +404,32 @@ def test_images_of_another_size_are_refused_where_the_size_is_part_of_the_model(
     assert sl.Network(model)(torch.rand(2, 1, 1, 8, 12)).shape == (2, 1, 10)
     with pytest.raises(ValueError, match=r"plif_mnist: it was created for images of \(8, 12\).* give maps of \(7, 7\)"):
         sl.Network(model)(torch.rand(2, 1, 1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "wanted"),
+    [
+        ("sew_resnet18", {}, (224, 200), "sew_resnet18: got images of 224 x 200, its strides make 32 .* to 224 x 224"),
+        (
+            "sew_resnet18",
+            {"stem": "cifar"},
+            (28, 28),
+            "its strides make 8 together, which must divide both; .* 32 x 32",
+        ),
+        ("ms_resnet18", {"stem": "dvs"}, (8, 16), "ms_resnet18: got images of 8 x 16, its strides make 16"),
+        ("spiking_vgg9", {}, (28, 28), "spiking_vgg9: got images of 28 x 28, its strides make 16"),
+        ("sew_resnet_dvsgesture", {}, (64, 64), "its strides make 128 together"),
+        ("ottt_vgg", {}, (32, 30), "ottt_vgg: got images of 32 x 30, its strides make 8"),
+    ],
+)
+def test_images_that_the_strides_do_not_divide_are_refused(name, options, size, wanted):
+    """7 x 7 and two of the four stages, 8 x 8 of those in a VGG, by the strides that their papers give."""
+    with torch.device("meta"):
+        net = sl.Network(sl.models.create(name, **options))
+        x = torch.empty(2, 1, net.body[1][0].in_channels, *size)
+    for given in (lambda: net(x), lambda: net(x[0], repeat=2), lambda: net.body.features(x[0])):
+        with pytest.raises(ValueError, match=wanted):
+            given()
 
 
 def test_zero_init_hands_on_the_shortcut():

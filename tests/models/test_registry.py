@@ -14,6 +14,8 @@ from spikeloom.models import registry
 # data set is named. The PLIF nets by hand: their published code has linear layers without bias, and a number a neuron.
 # MA-SNN and the delays by hand too, with the same result; of the U-Net there is no other code.
 COUNTS = {
+    "csnn_8x8": 144 + 4_608 + 2 * (16 + 32) + 32 * 4 * 64 + 650,
+    "csnn_28x28": 144 + 4_608 + 2 * (16 + 32) + 32 * 49 * 64 + 650,
     "spiking_resnet18": 11_689_512,
     "spiking_resnet34": 21_797_672,
     "spiking_resnet50": 25_557_032,

@@ -2,17 +2,22 @@
 the long ones.
 """
 
+import functools
 import importlib.util
 import json
 import os
+import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import spikeloom as sl
 from spikeloom import recipes, runs
-from spikeloom.recipes import autoencoder, braille, digits, mnist_latency, population, regression
+from spikeloom.data import events as ev
+from spikeloom.data.finders import CIFAR10
+from spikeloom.recipes import autoencoder, braille, cifar10, digits, mnist_latency, population, regression
 
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -57,6 +62,120 @@ def test_the_demo(tmp_path, capsys):
     with torch.no_grad():
         right = net(images, repeat=6).mean(0).argmax(1) == test.labels
     assert float(right.double().mean()) == done.result["test_accuracy"]
+
+
+def test_any_model_on_small_images(tmp_path):
+    pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
+    settings = dict(dataset="digits", model="csnn_8x8", T=2, epochs=4, warmup=1, batch_size=32, lr=1e-2)
+    settings |= dict(subset=600, optimiser="adamw", crop=1, flip=False, cutout=2, loss="tet", neuron="PLIF")
+    done = run("cifar10", tmp_path / "run", **settings)
+    assert done.result["test_accuracy"] > 0.7
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["validation"]["samples"] == 60
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    facts = config["facts"]
+    assert config["name"] == "csnn_8x8"
+    assert (facts["dataset"], facts["T"], facts["seed"], facts["selected"]) == ("digits", 2, 0, "last epoch")
+    assert facts["test_accuracy"] == done.result["test_accuracy"]
+    assert facts["split"]["test"]["samples"] == 360
+    factory = functools.partial(sl.PLIF, tau=2.0, detach_reset=True)
+    net = sl.Network(sl.models.load(tmp_path / "run" / "model", neuron=factory))
+    test = sl.data.load("digits", "test")
+    with torch.no_grad():
+        right = net(test.data.float() / 16, repeat=2).mean(0).argmax(1) == test.labels
+    assert float(right.double().mean()) == done.result["test_accuracy"]
+
+
+def test_networks_of_the_recipe_for_any_model():
+    """For the images of the data set, with the neurons and the surrogate that were asked for."""
+    net = cifar10.build(cifar10.Config(dataset="cifar100", model="sew_resnet18"))
+    assert net.body.stem[0].kernel_size == (3, 3)
+    assert net.body.head[-1].out_features == 100
+    neuron = next(m for m in net.modules() if isinstance(m, sl.IF))
+    assert repr(neuron.surrogate) == "ATan(scale=2)"
+    config = cifar10.Config(dataset="mnist", model="plif_mnist", neuron="LIF", tau=3.0, surrogate="Sigmoid", scale=4.0)
+    net = cifar10.build(config)
+    assert net.body.stage1[0].in_channels == 1
+    found = [m for m in net.modules() if isinstance(m, sl.Neuron)]
+    assert [(type(m), float(m.tau), m.detach_reset, repr(m.surrogate)) for m in found] == [
+        (sl.LIF, 3.0, True, "Sigmoid(scale=4)")
+    ] * 4
+    with pytest.raises(runs.ConfigError, match=r"^model has no 'sew_resnet17'; the nearest are sew_resnet1\d"):
+        cifar10.Config(model="sew_resnet17")
+
+
+def moving(t, label):
+    """Events of a bar that stands at a place of its own for each label."""
+    draw = np.random.default_rng(label)
+    x = 10 * label + draw.integers(0, 8, len(t))
+    return ev.make_events(t, x, draw.integers(0, 128, len(t)), draw.integers(0, 2, len(t)))
+
+
+def test_gestures_in_their_published_layout(tmp_path):
+    """AEDAT 3.1, a table of class, begin and end beside each recording, lists of recordings for each split."""
+    top = tmp_path / "dvs128-gesture" / "DvsGesture"
+    top.mkdir(parents=True)
+    for split, people in (("train", range(1, 7)), ("test", range(24, 26))):
+        names = [f"user{k:02}_led.aedat" for k in people]
+        (top / f"trials_to_{split}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            times = [np.arange(200) * 20 + 10_000 * k for k in range(11)]
+            data = np.concatenate([moving(t, label) for label, t in enumerate(times)])
+            sl.data.write_events(top / name, data, size=(128, 128))
+            rows = [f"{label + 1},{t[0]},{t[-1] + 1}" for label, t in enumerate(times)]
+            (top / name.replace(".aedat", "_labels.csv")).write_text(
+                "class,startTime_usec,endTime_usec\n" + "\n".join(rows)
+            )
+    settings = dict(model="spiking_vgg5_bn", size=16, T=2, shift=0, epochs=4, warmup=1, partial=True, batch_size=11)
+    config = recipes.get("dvs-gesture").Config(**settings, lr=5e-3, validation=0.2)
+    with runs.Run("dvs-gesture", config, runs.Machine(data_root=str(tmp_path)), out=tmp_path / "run") as this:
+        recipes.get("dvs-gesture").train(config, this)
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert [split[part]["samples"] for part in ("train", "validation", "test")] == [53, 13, 22]
+    assert this.result["test_accuracy"] > 0.5
+    assert sl.models.load(tmp_path / "run" / "model").head[-1].out_features == 11
+
+
+def test_pictures_before_a_camera_in_their_published_layout(tmp_path):
+    """AEDAT 2.0 as a DVS128 writes it, a folder for each class, the first hundred of each for testing."""
+    recipe = recipes.get("cifar10-dvs")
+    for label, name in enumerate(CIFAR10):
+        folder = tmp_path / "cifar10-dvs" / name
+        folder.mkdir(parents=True)
+        for k in (3, 99, 100, 101, 102):
+            e = moving(np.arange(150) * 10, label)
+            words = [struct.pack(">II", int(x) << 1 | int(y) << 8 | int(p), int(t)) for t, x, y, p in e.tolist()]
+            (folder / f"cifar10_{name}_{k}.aedat").write_bytes(b"#!AER-DAT2.0\r\n" + b"".join(words))
+    config = recipe.Config(model="spiking_vgg5_bn", T=3, partial=True, shift=2, nda=True, validation=0.0, batch_size=30)
+    loaders = recipe.data(config, batch_size=30, root=tmp_path)
+    assert (len(loaders.train.dataset), len(loaders.test.dataset)) == (30, 20)
+    frames, labels = next(iter(loaders.test))
+    assert frames.shape == (3, 20, 2, 48, 48)
+    assert labels.tolist() == [k for k in range(10) for _ in range(2)]
+    assert frames.sum((0, 2, 3, 4)).tolist() == [150] * 20
+    net = recipe.build(config)
+    assert recipe.scores(net, frames[:, :2], config).shape == (2, 10)
+
+
+def test_the_learning_rate_climbs_and_falls_along_half_a_cosine():
+    """By hand, for 2 + 4 epochs of two steps: 1/4 to 1 of the highest, then (1 + cos(pi k / 8)) / 2."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    config = cifar10.Config(epochs=6, warmup=2, lr=8.0, weight_decay=0.25)
+    optimiser, schedule = cifar10.learning(net, config, steps=2)
+    weights, others = optimiser.param_groups
+    assert ([len(g["params"]) for g in (weights, others)], weights["weight_decay"], others["weight_decay"]) == (
+        [1, 3],
+        0.25,
+        0.0,
+    )
+    rates = []
+    for _ in range(12):
+        rates.append(weights["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates[:5] == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert rates[8] == pytest.approx(4.0)
+    assert rates[6] == pytest.approx(4 + 4 * 0.5**0.5)
+    assert weights["lr"] == pytest.approx(0.0)
 
 
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST and Fashion-MNIST")

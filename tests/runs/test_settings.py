@@ -15,6 +15,7 @@ class Mine(runs.Config):
     epochs: int = 3
     T: int = runs.option(4, "steps", minimum=1, maximum=100)
     code: str = runs.option("rate", "coding", choices=("rate", "latency"))
+    net: str = runs.option("vgg5", "network", names=lambda: ["vgg5", "vgg9", "resnet18"])
 
 
 def test_defaults_and_what_a_subclass_inherits():
@@ -38,6 +39,8 @@ def test_defaults_and_what_a_subclass_inherits():
         (dict(lr=float("nan")), "lr must be finite, got nan"),
         (dict(code="latncy"), "code must be one of rate, latency, got 'latncy'; did you mean 'latency'?"),
         (dict(amp=16), "amp must be text, got 16"),
+        (dict(net="vgg6"), "net has no 'vgg6'; the nearest are vgg9, vgg5"),
+        (dict(net="zebra"), "net has no 'zebra'"),
     ],
 )
 def test_wrong_values(values, message):

@@ -186,7 +186,10 @@ def _parameters(kind: type[Settings], given: Mapping[str, Any], panel: str) -> l
 
 def _parameter(name: str, kind: Any, default: Any, text: str, panel: str) -> inspect.Parameter:
     shown = text[0].upper() + text[1:] + "."
-    option = typer.Option(option_name(name), help=shown, rich_help_panel=panel)
+    typed = option_name(name)
+    if kind is bool and panel != "Run":
+        typed += f"/--no-{typed.removeprefix('--')}"  # a file, or the recipe, may have said yes
+    option = typer.Option(typed, help=shown, rich_help_panel=panel)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 

@@ -3,8 +3,9 @@
 A model is an ordinary module of plain layers and neurons, without time: it has no T, no reset and no mean over time.
 """
 
+from .authors import Converted, convert
 from .blocks import Model, Stage
 from .files import load, save
 from .registry import Figure, Info, create, info, names
 
-__all__ = ["Figure", "Info", "Model", "Stage", "create", "info", "load", "names", "save"]
+__all__ = ["Converted", "Figure", "Info", "Model", "Stage", "convert", "create", "info", "load", "names", "save"]

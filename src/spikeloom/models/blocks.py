@@ -30,18 +30,58 @@ class Built(NamedTuple):
     own_neuron: bool
 
 
+class Divided(nn.Module):
+    """Hands images ``[*, H, W]`` on whose height and width all strides together divide; others raise ValueError."""
+
+    row_wise = True
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.model = "model"  # its name, which create gives
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, s = x.shape[-2:], self.stride
+        if any(n % s for n in size):
+            H, W = (-(-int(n) // s) * s for n in size)
+            raise ValueError(
+                f"{self.model}: got images of {size[0]} x {size[1]}, its strides make {s} together, which must divide "
+                f"both; pad or scale the images, to {H} x {W} for instance, or choose a stem of smaller stride"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}"
+
+
 class Model(nn.Sequential):
     """A network without time: layers and neurons in a row, of which the last, ``head``, gives classes.
 
     Rows ``[N, C, H, W]`` are samples or, inside a :class:`spikeloom.Network`, samples of all steps. ``features(x)`` is
     the last feature map ``[N, D, h, w]``, ``stages`` the parts that end in one, for necks and decoders. A network runs
     the layers one by one, as those of any ``nn.Sequential``.
+
+    Args:
+        layers: the layers by name; that which gives classes is ``head``.
+        maps: channels and stride of the feature map in which each of the named layers ends.
+        stride: what the height and width of an image must be multiples of; None is the largest stride of a map. Then a
+            layer ``images``, which is the first, raises ValueError for others: a convolution would round their size
+            up, a pool would leave out their last rows and columns, and a decoder would not find their size again. 1
+            is for models that see to it otherwise.
     """
 
     in_order: ClassVar[bool] = True
 
-    def __init__(self, layers: Mapping[str, nn.Module], *, maps: Mapping[str, tuple[int, int]] | None = None) -> None:
-        super().__init__(OrderedDict(layers))
+    def __init__(
+        self,
+        layers: Mapping[str, nn.Module],
+        *,
+        maps: Mapping[str, tuple[int, int]] | None = None,
+        stride: int | None = None,
+    ) -> None:
+        if stride is None:
+            stride = max((s for _, s in (maps or {}).values()), default=1)
+        super().__init__(OrderedDict({"images": Divided(stride), **layers} if stride > 1 else layers))
         self._maps = {} if maps is None else dict(maps)
         self.built: Built | None = None
         self.paper = ""  # for spikeloom.cite

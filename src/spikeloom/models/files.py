@@ -10,12 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from .._extras import install
 from .blocks import Model, NeuronFactory
 from .registry import create
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_FORMAT = 1
+from .stored import CONFIG, FORMAT, WEIGHTS, described, safetensors, state
 
 
 def save(model: nn.Module, folder: str | Path, *, facts: Mapping[str, Any] | None = None) -> Path:
@@ -37,10 +34,10 @@ def save(model: nn.Module, folder: str | Path, *, facts: Mapping[str, Any] | Non
     if not isinstance(body, Model) or body.built is None:
         raise TypeError(f"models.save: expected a model of sl.models.create, got {type(body).__name__}")
     folder, built = Path(folder), body.built
-    state = {name: t.detach().cpu().contiguous() for name, t in body.state_dict().items()}
-    weights: bytes = _safetensors().save(state)
+    kept = {name: t.detach().cpu().contiguous() for name, t in body.state_dict().items()}
+    weights: bytes = safetensors().save(kept)
     config = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "name": built.name,
         "arguments": dict(built.arguments),
         "own_neuron": built.own_neuron,
@@ -67,37 +64,12 @@ def load(folder: str | Path, *, neuron: NeuronFactory | None = None) -> Model:
         net = sl.Network(sl.models.load("weights/digits"))
     """
     folder = Path(folder)
-    config = _config(folder / CONFIG)
-    name, arguments, own = config["name"], config["arguments"], config["own_neuron"]
-    if own and neuron is None:
-        raise ValueError(f"{folder}: {name} was created with neurons of its own; give the factory again, neuron=...")
-    weights = (folder / WEIGHTS).read_bytes()
-    if hashlib.sha256(weights).hexdigest() != config["sha256"]:
-        raise ValueError(f"{folder / WEIGHTS}: damaged, or not the weights that {CONFIG} beside it was written with")
-    model = create(name, **arguments, **({} if neuron is None else {"neuron": neuron}))
-    model.load_state_dict(_safetensors().load(weights))
+    stored = described(folder)
+    if stored.own_neuron and neuron is None:
+        raise ValueError(
+            f"{folder}: {stored.name} was created with neurons of its own; give the factory again, neuron=..."
+        )
+    weights = state(folder, stored)
+    model = create(stored.name, **stored.arguments, neuron=neuron)
+    model.load_state_dict(weights)
     return model.eval()
-
-
-def _config(file: Path) -> dict[str, Any]:
-    kinds = {"name": str, "arguments": dict, "own_neuron": bool, "sha256": str}
-    try:
-        config: Any = json.loads(file.read_text())
-    except ValueError as problem:
-        raise ValueError(f"{file}: no JSON: {problem}") from problem
-    if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        raise ValueError(f"{file}: expected format {_FORMAT} of sl.models.save, got another file or a later format")
-    wrong = [name for name, kind in kinds.items() if not isinstance(config.get(name), kind)]
-    if wrong:
-        raise ValueError(f"{file}: damaged, {', '.join(wrong)} is missing or of another kind")
-    return config
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            f"models.save and load need safetensors; install the extra: {install('cli')}", name=missing.name
-        ) from missing
-    return safetensors.torch

@@ -146,4 +146,4 @@ def build(
         votes = num_classes * VOTES
         head += [nn.Linear(hidden, votes, bias), neurons(votes, "head.6"), Voting(VOTES)]
     layers["head"] = nn.Sequential(*head)
-    return Model(layers, maps=maps)
+    return Model(layers, maps=maps, stride=1)  # FlatMaps knows the one size, of which pools may leave out a row

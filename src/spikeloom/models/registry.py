@@ -12,13 +12,16 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from .blocks import Built, Model
+from .blocks import Built, Divided, Model
+from .stored import Stored, described, own, state
 
 _RESNETS = (18, 34, 50, 101, 152)
 _VGGS = (5, 9, 11, 13, 16, 19)
 FILES: dict[str, str] = {
+    **dict.fromkeys(("csnn_8x8", "csnn_28x28"), "small"),
     **{f"spiking_resnet{n}": "resnet" for n in _RESNETS},
     **{f"sew_resnet{n}": "resnet" for n in _RESNETS},
     **dict.fromkeys(("sew_resnext50_32x4d", "sew_resnext101_32x8d"), "resnet"),
@@ -84,6 +87,8 @@ class Info:
     """What the model is made of, and what its own options mean."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The arguments of :func:`create`, with their defaults."""
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The trained weights that come with the package, with what is known of each: data set, accuracy and the like."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Entry:
     size: Any
     info: Info
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    dead: tuple[str, ...] = ()
+    """Patterns of keys that the authors' own code has and never uses, for :func:`convert`."""
 
 
 Builder = Callable[..., Model]
@@ -112,11 +119,13 @@ def register(entries: Mapping[str, Entry]) -> Callable[[Builder], Builder]:
     return registered
 
 
-def create(name: str, /, **arguments: Any) -> Model:
-    """Builds a model by its name, with random weights.
+def create(name: str, /, *, weights: str | None = None, **arguments: Any) -> Model:
+    """Builds a model by its name, with random weights or with trained ones.
 
     Args:
         name: one of :func:`names`.
+        weights: the name of trained weights that come with the package, one of ``info(name).weights``, which has their
+            data set, split, seed and accuracy; the model is then in ``eval`` mode. None is random weights.
         arguments: options of the model, which ``info(name).options`` lists with their defaults. All models have
             ``num_classes`` (0 leaves out the last linear layer: the output is what it would have been given),
             ``in_channels`` and ``neuron``.
@@ -127,7 +136,8 @@ def create(name: str, /, **arguments: Any) -> Model:
 
     The model knows no time: ``sl.Network(model)`` runs it on ``[T, B, C, H, W]`` and gives ``[T, B, num_classes]``, and
     ``net(image, repeat=T)`` shows an image at all steps. Raises ValueError for unknown names and TypeError for unknown
-    options, with those that are nearest.
+    options, with those that are nearest; ValueError for options that are not those of the weights, but for
+    ``num_classes=0``, which leaves the last layer out; and RuntimeError for neurons that are not those of the weights.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -142,10 +152,37 @@ def create(name: str, /, **arguments: Any) -> Model:
             raise TypeError(
                 f"model {name} has no option {given!r}{_nearest(given, options)}; it has {', '.join(options)}"
             )
+    trained = None if weights is None else _trained(name, weights, options, arguments)
+    if trained is not None:
+        arguments = {**trained[1].arguments, **arguments}
     model = build(entry.size, **{**entry.defaults, **arguments})
-    own = arguments.pop("neuron", None) is not None
-    model.built, model.paper = Built(name, arguments, own), entry.info.paper
+    with_own = arguments.pop("neuron", None) is not None
+    model.built, model.paper = Built(name, arguments, with_own), entry.info.paper
+    if isinstance(images := getattr(model, "images", None), Divided):
+        images.model = name
+    if trained is not None:
+        found, expected = state(*trained), model.state_dict()
+        headless = arguments.get("num_classes") == 0
+        model.load_state_dict({path: found[path] for path in expected} if headless else found)
+        model.eval()
     return model
+
+
+def _trained(name: str, weights: str, options: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[Path, Stored]:
+    """The folder of weights that come with the package, and its description, which must fit the arguments given."""
+    there = own(name)
+    if weights not in there:
+        some = f"there are {', '.join(there)}" if there else "none come with the package"
+        raise ValueError(f"model {name} has no weights {weights!r}; {some}")
+    found = described(there[weights])
+    of = {**options, **found.arguments}
+    for option, value in given.items():
+        if option != "neuron" and value != of[option] and (option, value) != ("num_classes", 0):
+            raise ValueError(
+                f"model {name}: the weights {weights!r} are for {option}={of[option]!r}, got {value!r}; leave it out, "
+                "or create the model without weights"
+            )
+    return there[weights], found
 
 
 def names(pattern: str = "*") -> list[str]:
@@ -166,7 +203,14 @@ def info(name: str) -> Info:
     11689512
     """
     entry, build = _find(name)
-    return replace(entry.info, name=name, structure=inspect.getdoc(build) or "", options=_options(entry, build))
+    weights = {known: described(folder).facts for known, folder in own(name).items()}
+    structure = inspect.getdoc(build) or ""
+    return replace(entry.info, name=name, structure=structure, options=_options(entry, build), weights=weights)
+
+
+def dead(name: str) -> tuple[str, ...]:
+    """Patterns of the authors' keys whose parameters their code never uses."""
+    return _find(name)[0].dead
 
 
 def _find(name: str) -> tuple[Entry, Builder]:

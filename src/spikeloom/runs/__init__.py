@@ -9,7 +9,7 @@ from .baseline import linear_baseline
 from .checkpoint import CheckpointError
 from .checkpoint import load as load_checkpoint
 from .config_file import read_file
-from .environment import processor, versions
+from .environment import commit, processor, versions
 from .files import WriteError, write_json, write_picture
 from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
 from .measure import Measures, accuracy, average
@@ -40,6 +40,7 @@ __all__ = [
     "average",
     "choose_device",
     "choose_progress",
+    "commit",
     "linear_baseline",
     "load",
     "load_checkpoint",

@@ -66,6 +66,12 @@ def git(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit.strip(), "changed": (_git(folder, "status", "--porcelain") or "").splitlines()}
 
 
+def commit() -> str:
+    """The commit of the code that runs, with ``+`` where the code was changed since, or else the version."""
+    found = git(Path(__file__).parent)
+    return f"version {versions().get('spikeloom')}" if found is None else found["commit"] + "+" * bool(found["changed"])
+
+
 def git_diff(folder: Path) -> str:
     """The changes since the commit, as a patch; empty if there are none."""
     return (_git(folder, "diff", "HEAD") if shutil.which("git") else None) or ""

@@ -12,7 +12,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
@@ -54,9 +54,13 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    names: Callable[[], Sequence[str]] | None = None,
 ) -> Any:
-    """A dataclass field with its help text; ``minimum`` and ``maximum`` are allowed values, ``above`` is not."""
-    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    """A dataclass field with its help text; ``minimum`` and ``maximum`` are allowed values, ``above`` is not.
+
+    ``choices`` are few, and help and errors list them; ``names()`` are many, of which errors list the nearest.
+    """
+    limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices, "names": names}
     return field(default=default, metadata={"help": text, **{k: v for k, v in limits.items() if v is not None}})
 
 
@@ -144,6 +148,9 @@ def _checked(kind_of: type[Settings], name: str, kind: Any, value: Any) -> Any:
         near = difflib.get_close_matches(str(value), limits["choices"], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise _wrong(name, f"must be one of {', '.join(limits['choices'])}, got {shown(value)}{hint}")
+    if "names" in limits and value not in limits["names"]():
+        near = difflib.get_close_matches(value, limits["names"](), n=3)
+        raise _wrong(name, f"has no {shown(value)}" + (f"; the nearest are {', '.join(near)}" if near else ""))
     if "minimum" in limits and not value >= limits["minimum"]:
         raise _wrong(name, f"must be at least {limits['minimum']}, got {shown(value)}")
     if "maximum" in limits and not value <= limits["maximum"]:
