@@ -238,6 +238,8 @@ def test_the_factory_is_asked_at_each_place():
     assert [m for m in model.modules() if isinstance(m, sl.LIF)].__len__() == 3
     model = on_meta("ms_resnet18", neuron=lambda **place: sl.nn.PSN(4))
     assert sum(isinstance(m, sl.nn.PSN) for m in model.modules()) == 17
+    model = on_meta("spikformer_8_384", neuron=lambda **place: sl.nn.PSN(4))
+    assert sum(isinstance(m, sl.nn.PSN) for m in model.modules()) == 4 + 1 + 8 * 7
 
 
 def test_factories_that_cannot_be_used_are_named_with_the_place():
