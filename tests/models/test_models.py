@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeloom as sl
+from spikeloom.core import TemporalModule
 from spikeloom.models import (
+    attention,
+    delay_shd,
     max_resnet,
     maxformer,
     ms_resnet,
@@ -17,11 +20,16 @@ from spikeloom.models import (
     plif,
     qkformer,
     resnet,
+    sdt1,
+    sdt2,
+    sdt3,
     sew_events,
     spikformer,
+    unet,
     vgg,
 )
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 ONES = (1, 1, 1, 1)
 SEW = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=False)
 NEXT = resnet.Size("tiny", sew=True, depths=ONES, bottleneck=True, groups=2, width=16)
@@ -31,7 +39,12 @@ CIFAR, QK = spikformer.Size("tiny", 1, 16, 2, bias=True), qkformer.Size("tiny", 
 MAX = maxformer.Size("tiny", 16, (1, 1), (0,), 2)
 CONVS, NORMS = (nn.Conv1d, nn.Conv2d), (nn.BatchNorm1d, nn.BatchNorm2d)
 
-# name -> how it is built, channels and size of its input, share of batch norms whose neuron takes them into its kernel
+DRIVEN = sdt2.Size("tiny", (4, 4, 4, 16, 16), depths=(1, 1), heads=1)
+MASNN = attention.Net("tiny", ((4, 1), (8, 2)), 8)
+ATT = ms_resnet.Size("tiny", (1, 1))
+
+# name -> how it is built; the channels of its input, and height and width where there are; share of batch norms whose
+# neuron takes them into its kernel
 TINY = {
     "sew ADD": (lambda **o: resnet.sew_resnet(SEW, stem="cifar", **o), (3, 8), "12/12"),
     "sew AND": (lambda **o: resnet.sew_resnet(SEW, stem="dvs", connect="AND", **o), (3, 16), "12/12"),
@@ -52,6 +65,29 @@ TINY = {
         "0/0",
     ),
     "ottt": (lambda **o: ottt_vgg.build(((8, 8), (16,)), **o), (3, 8), "0/0"),
+    "sdt1": (lambda **o: sdt1.build(sdt1.Size("tiny", 1, 16, 2), stem="cifar", **o), (3, 8), "7/11"),
+    "sdt1 dvs": (lambda **o: sdt1.build(sdt1.Size("tiny", 1, 16, 2), stem="dvs", dvs=True, **o), (2, 16), "7/11"),
+    "sdt2": (lambda **o: sdt2.build(DRIVEN, **o), (3, 32), "16/49"),
+    "sdt3": (lambda **o: sdt3.build(DRIVEN, **o), (3, 32), "24/43"),
+    "masnn": (
+        lambda **o: attention.masnn(MASNN, T=4, size=(8, 8), reduction_t=2, reduction_c=2, **o),
+        (2, 8),
+        "0/4",
+    ),
+    "att ms": (lambda **o: attention.att_ms_resnet(ATT, T=4, reduction_c=16, stem="dvs", **o), (3, 8), "2/7"),
+    "delays": (lambda **o: delay_shd.build("tiny", hidden=16, max_delay=3, **o), (5,), "2/2"),
+    "delays synapse": (
+        lambda **o: delay_shd.build("tiny", hidden=16, max_delay=3, delays="synapse", **o),
+        (5,),
+        "2/2",
+    ),
+    "unet": (
+        lambda **o: unet.build(
+            "tiny", encoder="plif_cifar10dvs", encoder_options={"size": (16, 16), "channels": 4}, **o
+        ),
+        (3, 16),
+        "4/8",
+    ),
     "plif": (lambda **o: plif.build(plif.Size("tiny", (2, 1), 32), size=(8, 8), channels=8, **o), (2, 8), "3/3"),
     "spikformer": (lambda **o: spikformer.build(spikformer.Size("tiny", 1, 16, 2), **o), (3, 32), "11/11"),
     "spikformer cifar": (lambda **o: spikformer.build(CIFAR, stem="cifar", **o), (3, 8), "11/11"),
@@ -64,45 +100,66 @@ TINY = {
     "max resnet": (lambda **o: max_resnet.build(max_resnet.Size("tiny", (1, 1, 1)), **o), (3, 8), "1/10"),
 }
 
+SLOW = {"sdt1 dvs", "sdt3", "att ms", "delays synapse"}
+SLOW |= {"spikformer", "qkformer cifar", "qkformer dvs", "maxformer cifar", "maxformer dvs"}
+"""Those of which there is another one of the kind."""
 
-AGAIN = {"spikformer", "qkformer cifar", "qkformer dvs", "maxformer cifar", "maxformer dvs"}
-"""Further forms of a family, for make test-slow."""
-NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in AGAIN else name for name in TINY]
+
+def some(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
 
 
 def lively(model, *, coarse=False):
     """Weights and norms that let spikes through. Coarse ones are few multiples of 1/32: sums are exact in any order."""
+    scores = (sl.nn.MultiDimensionalAttention, sl.nn.TemporalAttention)  # of a sigmoid that is soon 1, or of dead ReLUs
+    inside = {m for layer in model.modules() if isinstance(layer, scores) for m in layer.modules()}
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (*CONVS, nn.Linear)):
+            if module in inside:
+                for p in module.parameters(recurse=False):
+                    p.abs_()
+                continue
+            if isinstance(module, (*CONVS, nn.Linear, sl.nn.DelayLinear)):
                 module.weight.normal_(0, 4 * module.weight[0].numel() ** -0.5)
                 for p in module.parameters(recurse=False) if coarse else ():
                     p.copy_((32 * p).round() / 32)
             elif isinstance(module, NORMS):
                 module.weight.fill_(1.0)
                 module.bias.fill_(0.25)
-        for attention in (m for m in model.modules() if isinstance(m, sl.nn.SpikingSelfAttention)):
-            for branch in (attention.q, attention.k, attention.v):  # few channels and tokens make small products
+        for layer in (m for m in model.modules() if isinstance(m, sl.nn.SpikingSelfAttention)):
+            for branch in (layer.q, layer.k, layer.v):  # few channels and tokens make small products
                 branch[1].bn.bias.fill_(1.0)
+        for layer in model.modules():
+            if isinstance(layer, sl.nn.SpikeDrivenSelfAttention):  # whose products of few tokens are small
+                for norm in (m for m in layer.modules() if isinstance(m, NORMS)):
+                    norm.bias.fill_(1.0)
     return model
 
 
 def tiny(name, *, coarse=False, **options):
-    make, (channels, size), _ = TINY[name]
-    x = torch.randn(4, 3, channels, size, size)
+    make, (channels, *size), _ = TINY[name]
+    x = torch.randn(4, 3, channels, *size, *size)
     return lively(make(num_classes=5, in_channels=channels, **options), coarse=coarse), (8 * x).round() / 4
 
 
-@pytest.mark.parametrize("name", NAMES)
+def causal(model):
+    return all(m.causal for m in model.modules() if isinstance(m, TemporalModule))
+
+
+@pytest.mark.parametrize("name", some(TINY))
 def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name):
     model, x = tiny(name)
     net, x = sl.Network(model).eval().double(), x.double()  # in which no voltage is at its threshold by chance
     with torch.no_grad():
         whole, result = net(x, return_state=True)
-        assert whole.shape == (4, 3, 5)
+        assert whole.shape[:3] == (4, 3, 5)
         assert whole.std(1).max() > 0
         single = torch.cat([net(x[:, b : b + 1]) for b in range(3)], 1)
         torch.testing.assert_close(single, whole)
+        if not causal(model):
+            with pytest.raises(ValueError, match="step by step"):
+                net.step(x[0])
+            return
         state, steps = None, []
         for x_t in x:
             y, state = net.step(x_t, state=state)
@@ -113,17 +170,19 @@ def test_a_sample_does_not_depend_on_the_others_nor_the_whole_on_its_steps(name)
         torch.testing.assert_close(torch.stack([stream(x_t) for x_t in x]), whole)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(TINY))
 def test_bits_change_nothing(name):
     model, x = tiny(name, coarse=True)
     net, packed = sl.Network(model).eval(), sl.Network(model, spikes="packed").eval()
     with torch.no_grad():
         torch.testing.assert_close(packed(x), net(x))
+    before = copy.deepcopy(model.state_dict())  # a RepConv has running statistics in its border, in training too
     torch.manual_seed(1)  # masks of dropout
     net.train()(x).square().sum().backward()
     wanted = {name: p.grad for name, p in model.named_parameters()}
     largest = max(grad.abs().max().item() for grad in wanted.values())
     net.zero_grad()
+    model.load_state_dict(before)
     torch.manual_seed(1)
     packed.train()(x).square().sum().backward()
     for path, p in model.named_parameters():
@@ -135,14 +194,14 @@ def smooth(v_threshold=0.5):
     return sl.PLIF(v_threshold=v_threshold, surrogate=sl.surrogate.Sigmoid(1.0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(TINY))
 def test_the_gradient_reaches_every_parameter(name):
     model, x = tiny(name, neuron=smooth)
-    sl.Network(model)(x).square().sum().backward()
+    (sl.Network(model)(x) - 1).square().sum().backward()
     assert [path for path, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(TINY))
 def test_copies_and_weights(name):
     model, x = tiny(name)
     net, twin = sl.Network(model).eval(), sl.Network(copy.deepcopy(model)).eval()
@@ -153,12 +212,20 @@ def test_copies_and_weights(name):
         other.load_state_dict(net.state_dict())
         assert torch.equal(other(x), wanted)
     assert [type(s.module) for s in twin.body.stages] == [type(s.module) for s in model.stages]
-    assert twin.body.stages[0].module is not model.stages[0].module
+    assert all(new.module is not old.module for new, old in zip(twin.body.stages, model.stages, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(TINY))
+def test_weights_go_through_safetensors(name):
+    files = pytest.importorskip("safetensors.torch", reason="the extra 'cli' is not installed")
+    model, other = tiny(name)[0], tiny(name)[0]
+    other.load_state_dict(files.load(files.save(model.state_dict())))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", some(TINY))
 def test_feature_maps_and_the_output_without_classes(name):
-    make, (channels, size), _ = TINY[name]
+    make, (channels, *size), _ = TINY[name]
     model = make(num_classes=0, in_channels=channels)
 
     class Backbone(nn.Module):
@@ -167,20 +234,25 @@ def test_feature_maps_and_the_output_without_classes(name):
             self.model = model
 
         def forward(self, x):
-            maps, rows = [], x
-            for layer in self.model[:-1]:
-                rows = layer(rows)
-                maps += [rows for stage in self.model.stages if stage.module is layer]
-            return self.model.features(x), self.model(x), maps
+            maps = []
+            looks = [s.module.register_forward_hook(lambda m, args, y: maps.append(y)) for s in self.model.stages]
+            features = self.model.features(x)
+            for look in looks:
+                look.remove()
+            return features, self.model(x), maps
 
-    x = torch.randn(2, 3, channels, size, size)
+    x = torch.randn(4, 3, channels, *size, *size)
     features, y, maps = sl.Network(Backbone().eval())(x)
-    assert [m.shape[2:] for m in maps] == [(c, size // s, size // s) for _, c, s in model.stages]
-    torch.testing.assert_close(features, maps[-1])
-    assert y.ndim == 3
+    assert [m.shape[2:] for m in maps] == [(c, size[0] // s, size[0] // s) for _, c, s in model.stages]
+    if name == "unet":  # whose last map is the decoder's
+        assert features.shape[3:] == x.shape[3:]
+        assert torch.equal(y, features)
+    elif maps:
+        torch.testing.assert_close(features, maps[-1])
+        assert y.ndim == 3
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", some(TINY))
 def test_norms_that_join_their_neurons(name):
     """By structure, and as the network tells where a kernel ran."""
     model, x = tiny(name)
@@ -213,10 +285,24 @@ DENSE = {
     "maxformer": [],
     "maxformer dvs": [],
     "max resnet": [f"layer{k}.0.shortcut.0" for k in (1, 2, 3)],
+    "sdt1": [],
+    "sdt1 dvs": [],
+    "sdt2": [
+        *(f"stage{k}.separable.4" for k in ("1.1", "2.1", "3.1", "3.2")),
+        *(
+            f"stage{k}.1.attention.{b}.0.{c}"
+            for k in (4, 5)
+            for b in ("q", "k", "v", "proj")
+            for c in ("depthwise", "out")
+        ),
+    ],
+    "masnn": [],
+    "att ms": ["layer1.0.shortcut.1", "layer2.0.shortcut.1"],
+    "unet": [],
 }
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", some(DENSE))
 def test_which_layers_are_given_spikes(name):
     model, x = tiny(name)
     dense = set()
@@ -225,7 +311,12 @@ def test_which_layers_are_given_spikes(name):
         if not ((args[0] == 0) | (args[0] == 1)).all():
             dense.add(paths[module])
 
-    paths = {m: path for path, m in model.named_modules() if isinstance(m, CONVS)}
+    scores = {m for m in model.modules() if isinstance(m, sl.nn.MultiDimensionalAttention)}
+    paths = {
+        m: path
+        for path, m in model.named_modules()
+        if isinstance(m, CONVS) and not any(m is score.space for score in scores)
+    }
     for module in paths:
         module.register_forward_pre_hook(look)
     with torch.no_grad():
@@ -234,7 +325,7 @@ def test_which_layers_are_given_spikes(name):
     assert dense == {first, *DENSE[name]}
 
 
-@pytest.mark.parametrize("name", ["sew AND", "sew IAND", "spiking", "plif", "maxformer cifar"])
+@pytest.mark.parametrize("name", ["sew AND", "sew IAND", "spiking", "plif", "maxformer cifar", "sdt1", "unet"])
 def test_bits_reach_all_convolutions_but_the_first(name):
     model, x = tiny(name)
     net = sl.Network(model, spikes="packed").eval()
@@ -242,7 +333,7 @@ def test_bits_reach_all_convolutions_but_the_first(name):
     told = sl.explain(net, x).rows
     if all(row.backend != "c" for row in told):
         pytest.skip("no kernels on this machine: nothing is computed from bits")
-    assert {row.path for row in told if row.module.startswith("Conv") and row.backend == "bits"} == {*convs[1:]}
+    assert {row.path for row in told if "Conv" in row.module and row.backend == "bits"} == {*convs[1:]}
 
 
 def test_element_wise_functions():

@@ -12,6 +12,7 @@ from spikeloom.models import registry
 
 # Counted in the authors' own code (or torchvision's, whose structure they take), 1000 classes and 3 channels unless a
 # data set is named. The PLIF nets by hand: their published code has linear layers without bias, and a number a neuron.
+# MA-SNN and the delays by hand too, with the same result; of the U-Net there is no other code.
 COUNTS = {
     "spiking_resnet18": 11_689_512,
     "spiking_resnet34": 21_797_672,
@@ -45,6 +46,32 @@ COUNTS = {
     "spiking_vgg19": 143_667_240,
     "spiking_vgg19_bn": 143_678_248,
     "ottt_vgg": 9_228_362,
+    "sdt1_8_384": 16_816_024,
+    "sdt1_6_512": 23_373_352,
+    "sdt1_8_512": 29_689_384,
+    "sdt1_10_512": 36_005_416,
+    "sdt1_8_768": 66_338_632,
+    "sdt1_cifar10_2_512": 10_233_418,
+    "sdt2_8_384": 31_333_864,
+    "sdt2_8_512": 55_350_248,
+    "sdt2_8_768": 123_741_160,
+    "sdt3_t": 2_702_048,
+    "sdt3_s": 5_105_608,
+    "sdt3_m": 10_023_112,
+    "sdt3_l": 18_987_504,
+    # convolutions, norms, attention of steps, channels and places, linear layers, norms, attention of steps
+    "masnn_dvsgesture": (1_216 + 73_856 + 147_584)
+    + 2 * (64 + 128 + 128)
+    + 3 * 2 * 60 * 12
+    + 2 * (64 * 8 + 2 * 128 * 16)
+    + 3 * 18
+    + (8_192 * 256 + 256 + 256 * 11 + 11)
+    + 2 * (256 + 11)
+    + 2 * 2 * 60 * 12,
+    "att_ms_resnet18": 11_867_960,
+    "delay_shd": (140 + 256 + 20) * 256 + (140 + 256 + 256) + 2 * 2 * 256,
+    # sew_resnet18 with a 3x3 stem and no head, and three convolutions with norms, and two maps of 64
+    "spiking_unet": 11_689_512 - 513_000 - 64 * 3 * (49 - 9) + 9 * (768 * 256 + 384 * 128 + 192 * 64) + 2 * 448 + 130,
     "plif_mnist": 13_198_976 + 4,
     "plif_fashion": 13_198_976 + 4,
     "plif_nmnist": 2_304 + 147_456 + 4 * 128 + 8_192 * 2_048 + 2_048 * 100 + 4,
@@ -100,6 +127,19 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def widths(model):
+    """What the layers with weights are given and give, but for those inside layers that weigh sequences."""
+    scores = (sl.nn.MultiDimensionalAttention, sl.nn.TemporalAttention)
+    inside = {m for layer in model.modules() if isinstance(layer, scores) for m in layer.modules()}
+    found = []
+    for layer in model.modules():
+        if isinstance(layer, (nn.Conv1d, nn.Conv2d)) and layer not in inside:
+            found.append((layer.in_channels, layer.out_channels))
+        elif isinstance(layer, (nn.Linear, sl.nn.DelayLinear)) and layer not in inside:
+            found.append((layer.in_features, layer.out_features))
+    return found
+
+
 def test_the_table_and_the_files_name_the_same_models():
     for file in {*registry.FILES.values()}:
         importlib.import_module(f"spikeloom.models.{file}")
@@ -122,18 +162,17 @@ def test_parameters_of_the_plif_nets_with_bias(name):
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SIZES else name for name in COUNTS]
 )
 def test_no_classes_seven_classes_two_channels(name):
-    """Of every name, by shapes alone: the first convolution, the last linear layer."""
+    """Of every name, by shapes alone: the first layer with weights, and the last."""
     info = sl.models.info(name)
     model, headless = on_meta(name, num_classes=7, in_channels=2), on_meta(name, num_classes=0)
-    assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == 2
-    last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    assert last.out_features == 7 * (10 if name.startswith("plif") else 1)
-    linear = [m for m in on_meta(name).modules() if isinstance(m, nn.Linear)]
-    assert sum(isinstance(m, nn.Linear) for m in headless.modules()) == len(linear) - 1
+    assert widths(model)[0][0] == 2
+    assert widths(model)[-1][1] == 7 * (10 if name.startswith("plif") else 1)
+    assert widths(headless) == widths(on_meta(name))[:-1]
     assert (info.classes, info.input[0]) == (info.options["num_classes"], info.options["in_channels"])
     assert {"num_classes", "in_channels", "neuron"} <= info.options.keys()
-    assert model.stages
-    assert model.stages[-1].channels == [m for m in model.modules() if isinstance(m, nn.Conv2d)][-1].out_channels
+    assert bool(model.stages) == (len(info.input) == 3)  # maps of images
+    for stage in model.stages[-1:]:
+        assert stage.channels == widths(stage.module)[-1][1]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +185,8 @@ def test_no_classes_seven_classes_two_channels(name):
         # norms of what comes in: 64, 128, 256 instead of twice as many in three blocks, and one before the head
         ("ms_resnet18", {"block": "b"}, 11_693_736 + 2 * (512 - 64 - 128 - 256)),
         ("sew_resnet18", {"stem": "dvs", "in_channels": 2}, 11_689_512 - 64 * (3 * 49 - 2 * 9)),
+        ("sdt2_8_512", {"distillation": True}, 55_350_248 + 641_000),
+        ("delay_shd", {"delays": "synapse"}, 214_016),
         ("plif_mnist", {"size": (8, 8), "channels": 16}, 144 + 2_304 + 64 + 64 * 2_048 + 204_800 + 4),
         ("spikformer_cifar_4_384", {"num_classes": 100}, 9_324_730 + 90 * 385),
         ("spikformer_cifar_4_384", {"heads": 6, "stem": "imagenet"}, 9_324_730),
@@ -185,6 +226,8 @@ def test_models_are_cited_with_their_neurons():
         "Deep Residual Learning in Spiking Neural Networks",
         "Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs",
     ]
+    papers = sl.cite(on_meta("spiking_unet"))
+    assert [paper.split(",")[0] for paper in papers[:2]] == ["Ronneberger", "Fang et al."]
 
 
 def test_names_fit_a_pattern():

@@ -51,6 +51,12 @@ class Model(nn.Sequential):
         """The parts that end in a feature map, from the input to the output."""
         return tuple(Stage(getattr(self, name), *rest) for name, rest in self._maps.items())
 
+    def without_head(self) -> Model:
+        """The same layers, not copies, but for the head."""
+        model = Model({name: m for name, m in self.named_children() if name != "head"}, maps=self._maps)
+        model.paper = self.paper
+        return model
+
     def features(self, x: Tensor) -> Tensor:
         """The last feature map ``[N, D, h, w]`` of rows ``[N, C, H, W]``: all layers but the head."""
         for name, layer in self.named_children():

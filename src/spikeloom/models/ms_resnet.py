@@ -42,7 +42,7 @@ def paper_neuron() -> LIF:
 
 _JOINED = {"a": "residual.2", "b": "residual.0", "c": "residual.1"}
 """Where the neuron of a block is that is joined with the norm before it."""
-_norm = functools.partial(td_batch_norm, v_threshold=THRESHOLD)
+norm = functools.partial(td_batch_norm, v_threshold=THRESHOLD)
 
 
 class Size(NamedTuple):
@@ -62,14 +62,14 @@ class Block(nn.Module):
         super().__init__()
         first, second = conv(in_channels, out, stride=stride), conv(out, out)
         joined = norm_neuron(
-            _norm(in_channels if kind == "b" else out), neurons(out if kind != "b" else in_channels, _JOINED[kind])
+            norm(in_channels if kind == "b" else out), neurons(out if kind != "b" else in_channels, _JOINED[kind])
         )
         if kind == "a":
-            layers = [neurons(in_channels, "residual.0"), first, joined, second, _norm(out)]
+            layers = [neurons(in_channels, "residual.0"), first, joined, second, norm(out)]
         elif kind == "b":
-            layers = [joined, first, norm_neuron(_norm(out), neurons(out, "residual.2")), second]
+            layers = [joined, first, norm_neuron(norm(out), neurons(out, "residual.2")), second]
         else:
-            layers = [first, joined, second, _norm(out)]
+            layers = [first, joined, second, norm(out)]
         self.residual = nn.Sequential(*layers)
         self.shortcut: nn.Module | None = None
         if stride != 1 or in_channels != out:
@@ -79,7 +79,7 @@ class Block(nn.Module):
                 if pooled
                 else [conv(in_channels, out, 1, stride=stride)]
             )
-            self.shortcut = nn.Sequential(*by, _norm(out))
+            self.shortcut = nn.Sequential(*by, norm(out))
         self.spike = neurons(out, "spike") if kind == "c" else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def build(
     check_option(size.name, "block", block, ("a", "b", "c"))
     neurons = Neurons(size.name, neuron, paper_neuron)
     stride = 2 if stem == "imagenet" else 1
-    layers: dict[str, nn.Module] = {"stem": nn.Sequential(*_stem(size, stem, in_channels, stride), _norm(64))}
+    layers: dict[str, nn.Module] = {"stem": nn.Sequential(*_stem(size, stem, in_channels, stride), norm(64))}
     if block == "c":
         layers["spike"] = neurons(64, "spike")
     channels, maps = 64, {}
@@ -168,4 +168,4 @@ def _head(size: Size, block: Kind, channels: int, num_classes: int, neurons: Neu
         pooled.insert(-1, Dropout(0.2))
     if block == "c":
         return pooled
-    return [*([_norm(channels)] if block == "b" else []), neurons(channels, f"head.{int(block == 'b')}"), *pooled]
+    return [*([norm(channels)] if block == "b" else []), neurons(channels, f"head.{int(block == 'b')}"), *pooled]

@@ -27,6 +27,12 @@ FILES: dict[str, str] = {
     **{f"ms_resnet{n}": "ms_resnet" for n in (18, 34, 104)},
     **{f"spiking_vgg{n}{norm}": "vgg" for n in _VGGS for norm in ("", "_bn")},
     "ottt_vgg": "ottt_vgg",
+    **{f"sdt1_{size}": "sdt1" for size in ("8_384", "6_512", "8_512", "10_512", "8_768", "cifar10_2_512")},
+    **{f"sdt2_{size}": "sdt2" for size in ("8_384", "8_512", "8_768")},
+    **{f"sdt3_{size}": "sdt3" for size in "tsml"},
+    **dict.fromkeys(("masnn_dvsgesture", "att_ms_resnet18"), "attention"),
+    "delay_shd": "delay_shd",
+    "spiking_unet": "unet",
     **{f"plif_{data}": "plif" for data in ("mnist", "fashion", "nmnist", "cifar10", "cifar10dvs", "dvsgesture")},
     **{f"spikformer_{size}": "spikformer" for size in ("8_384", "6_512", "8_512", "10_512", "8_768")},
     **{f"spikformer_cifar_{size}": "spikformer" for size in ("4_256", "4_384", "2_384")},
@@ -61,8 +67,8 @@ class Info:
     paper: str
     parameters: int
     """The number of parameters, those of learnable neurons among them."""
-    input: tuple[int, int, int]
-    """Channels, height and width of a step."""
+    input: tuple[int, ...]
+    """The shape of a step: channels, height and width, or channels alone."""
     classes: int
     T: int | None
     """The number of steps that the authors ran; None where there is no single one."""

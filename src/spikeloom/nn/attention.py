@@ -27,6 +27,7 @@ from ..neuron import ILIF, LIF, Dynamics
 from .attention_products import products, total
 from .factory import NeuronFactory, checked, neuron_by
 from .norm_neuron import NormNeuron
+from .per_level import per_level
 from .reparametrised import RepConv, check_evaluation, folded
 
 _THRESHOLD = 0.5  # of the neurons on products of spikes, in all papers
@@ -337,22 +338,8 @@ def _binary(module: nn.Module) -> bool:
     return all(getattr(neuron, "is_binary", False) for neuron in neurons)
 
 
-class _PerLevel(nn.Module):
-    """Counts of a neuron that fires whole numbers, divided by the most that it fires."""
-
-    row_wise = True
-
-    def __init__(self, levels: int) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, counts: Tensor) -> Tensor:
-        return counts / self.levels
-
-
 def _levels(neuron: TemporalModule, version: int) -> list[nn.Module]:
-    levels = getattr(neuron, "levels", None)
-    return [_PerLevel(levels)] if version == 3 and isinstance(levels, int) else []
+    return per_level(neuron) if version == 3 else []
 
 
 def _unit(neuron: TemporalModule, version: int) -> nn.Module:

@@ -145,3 +145,9 @@ def _stack(func: Any, tensors: Any, dim: int = 0) -> Any:
     if not all(isinstance(t, SpikeTensor) for t in tensors):
         return NotImplemented
     return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
+
+
+@handles(aten.upsample_nearest2d.default)
+def _upsampled(func: Any, x: SpikeTensor, *args: Any, **kwargs: Any) -> Any:
+    """Copies of spikes are spikes."""
+    return pack_raw(func(dense(x), *args, **kwargs))
