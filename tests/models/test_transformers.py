@@ -190,6 +190,8 @@ def test_the_sizes_at_which_convolutions_run(make, size, wanted):
     ],
     ids=["spikformer", "qkformer", "maxformer"],
 )
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
 def test_exported_networks_give_the_same(make):
     net, x = sl.Network(make()).eval(), 4 * torch.rand(3, 2, 3, 8, 8)
     with torch.no_grad():
