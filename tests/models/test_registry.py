@@ -139,6 +139,8 @@ def test_no_classes_seven_classes_two_channels(name):
     assert widths(headless) == widths(on_meta(name))[:-1]
     assert (info.classes, info.input[0]) == (info.options["num_classes"], info.options["in_channels"])
     assert {"num_classes", "in_channels", "neuron"} <= info.options.keys()
+    assert not {*model.modules()} & {*headless.modules()}  # a surrogate for all would go where one model goes
+    assert len([*model.named_modules(remove_duplicate=False)]) == len([*model.modules()])
     assert bool(model.stages) == (len(info.input) == 3)  # maps of images
     for stage in model.stages[-1:]:
         assert stage.channels == widths(stage.module)[-1][1]
