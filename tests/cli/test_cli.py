@@ -354,6 +354,7 @@ def test_list(capsys):
     assert "LIF" in out
     assert "braille" not in out
     _, out, _ = spikeloom(capsys, "list", "models")
+    assert "13,690 parameters, 1 x 8 x 8, 10 classes; weights: digits" in out
     assert "60,192,808 parameters" in out[out.index("sew_resnet152") :].split("sew_resnext50")[0]
     assert "braille" not in out
 

@@ -172,6 +172,8 @@ def test_no_classes_seven_classes_two_channels(name):
     assert widths(headless) == widths(on_meta(name))[:-1]
     assert (info.classes, info.input[0]) == (info.options["num_classes"], info.options["in_channels"])
     assert {"num_classes", "in_channels", "neuron"} <= info.options.keys()
+    assert not {*model.modules()} & {*headless.modules()}  # a surrogate for all would go where one model goes
+    assert len([*model.named_modules(remove_duplicate=False)]) == len([*model.modules()])
     assert bool(model.stages) == (len(info.input) == 3)  # maps of images
     for stage in model.stages[-1:]:
         assert stage.channels == widths(stage.module)[-1][1]
@@ -283,6 +285,8 @@ def test_the_factory_is_asked_at_each_place():
     assert [m for m in model.modules() if isinstance(m, sl.LIF)].__len__() == 3
     model = on_meta("ms_resnet18", neuron=lambda **place: sl.nn.PSN(4))
     assert sum(isinstance(m, sl.nn.PSN) for m in model.modules()) == 17
+    model = on_meta("spikformer_8_384", neuron=lambda **place: sl.nn.PSN(4))
+    assert sum(isinstance(m, sl.nn.PSN) for m in model.modules()) == 4 + 1 + 8 * 7
 
 
 def test_factories_that_cannot_be_used_are_named_with_the_place():

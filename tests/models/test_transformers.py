@@ -178,3 +178,22 @@ def test_the_sizes_at_which_convolutions_run(make, size, wanted):
     with torch.no_grad():
         sl.Network(model).eval()(torch.rand(1, 1, channels, size, size))
     assert sizes == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: spikformer.build(spikformer.Size("tiny", 1, 16, 2, bias=True), stem="cifar"),
+        lambda: qkformer.build(qkformer.Size("tiny", 16, (1, 1), 2), stem="cifar"),
+        lambda: maxformer.build(maxformer.Size("tiny", 16, (1, 1), (3,), 2), stem="cifar"),
+    ],
+    ids=["spikformer", "qkformer", "maxformer"],
+)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
+def test_exported_networks_give_the_same(make):
+    net, x = sl.Network(make()).eval(), 4 * torch.rand(3, 2, 3, 8, 8)
+    with torch.no_grad():
+        exported = torch.export.export(net, (x,), strict=False)
+        torch.testing.assert_close(exported.module()(x), net(x))

@@ -306,6 +306,32 @@ def test_parts_streams_and_samples_alone(name):
         torch.testing.assert_close(net(x[:, b : b + 1]), whole[:, b : b + 1])
 
 
+class ByHand(nn.Module):
+    """The equation, on the branches of a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        q, k, v = (branch(x).unflatten(1, (HEADS, -1)) for branch in (self.layer.q, self.layer.k, self.layer.v))
+        y = torch.einsum("rhin,rhjn,rhjm->rhim", v, k, q).flatten(1, 2) / 8
+        return self.layer.proj(self.layer.attention(y))
+
+
+def test_neurons_without_a_recurrence_are_neurons_too():
+    layer = sl.nn.SpikingSelfAttention(C, HEADS, neuron=lambda **place: sl.nn.PSN(T)).double()
+    for neuron in (m for m in layer.modules() if isinstance(m, sl.nn.PSN)):
+        nn.init.uniform_(neuron.weight, 0.0, 1.0)
+        nn.init.constant_(neuron.bias, -0.2)
+    x, by_hand = inputs("spiking", torch.float64), ByHand(layer)
+    for train in (True, False):
+        y = sl.Network(layer).train(train)(x)
+        assert 0.05 < y.mean() < 0.95
+        torch.testing.assert_close(y, sl.Network(by_hand).train(train)(x))
+    torch.testing.assert_close(sl.Network(layer.eval().fuse())(x), y)
+
+
 def test_currents_are_what_the_last_neuron_would_have_been_given():
     layer = made("spiking").eval().double()
     currents = sl.nn.SpikingSelfAttention(C, HEADS, neuron=low, gives="currents").eval().double()

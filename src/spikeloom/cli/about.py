@@ -77,10 +77,11 @@ def summary(name: str) -> str:
 
 
 def _model(name: str) -> str:
-    """A line on a model: its size, what it is given, and the first published figure."""
+    """A line on a model: its size, what it is given, the first published figure, and weights that are here."""
     d = models.info(name)
     shape = " x ".join(map(str, d.input))
-    return "; ".join([f"{d.parameters:,} parameters, {shape}, {d.classes} classes", *map(str, d.figures[:1])])
+    own = [f"weights: {', '.join(d.weights)}"] if d.weights else []
+    return "; ".join([f"{d.parameters:,} parameters, {shape}, {d.classes} classes", *map(str, d.figures[:1]), *own])
 
 
 def _devices() -> dict[str, str]:

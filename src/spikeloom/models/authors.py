@@ -14,7 +14,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from .blocks import Model
-from .registry import create, dead
+from .registry import FILES, create
+
+DEAD: dict[str, tuple[str, ...]] = {
+    "spikformer": ("block.*.norm?.*", "norm.*", "pos_embed*"),
+    "sdt1": ("block.*.talking_heads.*",),
+}
+"""Patterns of the keys that the authors' code of a family has and never uses, by the family's file."""
 
 _COUNTER, _CONSTANTS = "num_batches_tracked", "_extra_state"
 _ATTENTION = re.compile(r"(?:^|[._])([qkv])(?=[._]|$)")
@@ -67,9 +73,9 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
             f"convert {name}: expected tensors by name, got {type(weights[wrong]).__name__} at {wrong!r}; give the "
             f"state_dict that the file holds, weights[{wrong!r}] perhaps"
         )
-    patterns = (*dead(name), *drop)
-    dropped = tuple(key for key in weights if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns))
     model = create(name, **arguments)
+    patterns = (*DEAD.get(FILES[name], ()), *drop)
+    dropped = tuple(key for key in weights if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns))
     state = model.state_dict()
     own = _layers({key: value for key, value in state.items() if not key.endswith(_CONSTANTS)})
     theirs = _layers({key: value for key, value in weights.items() if key not in dropped})

@@ -8,7 +8,6 @@ Learnable Spacings, ICLR 2024.
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 from torch import nn
@@ -22,10 +21,10 @@ from .registry import Entry, Figure, Info, register
 Delays = Literal["channel", "synapse"]
 _TAU = 1.005  # in steps of 10 ms
 
-paper_neuron: NeuronFactory = functools.partial(
-    LIF, tau=_TAU, decay_input=False, detach_reset=True, surrogate=ATan(5.0)
-)
-"""With a time constant of a step such a neuron hardly remembers; the delays do."""
+
+def paper_neuron() -> LIF:
+    """With a time constant of a step such a neuron hardly remembers; the delays do."""
+    return LIF(tau=_TAU, decay_input=False, detach_reset=True, surrogate=ATan(5.0))
 
 
 ENTRIES = {

@@ -148,7 +148,7 @@ def _entry(
         classes=classes,
         T=T,
         neuron=NEURON,
-        bits="all convolutions but the first",
+        bits="all convolutions but the first; depthwise ones unpack what they are given",
         reference=REFERENCE,
         figures=figures,
     )

@@ -98,8 +98,6 @@ class Entry:
     size: Any
     info: Info
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    dead: tuple[str, ...] = ()
-    """Patterns of keys that the authors' own code has and never uses, for :func:`convert`."""
 
 
 Builder = Callable[..., Model]
@@ -206,11 +204,6 @@ def info(name: str) -> Info:
     weights = {known: described(folder).facts for known, folder in own(name).items()}
     structure = inspect.getdoc(build) or ""
     return replace(entry.info, name=name, structure=structure, options=_options(entry, build), weights=weights)
-
-
-def dead(name: str) -> tuple[str, ...]:
-    """Patterns of the authors' keys whose parameters their code never uses."""
-    return _find(name)[0].dead
 
 
 def _find(name: str) -> tuple[Entry, Builder]:

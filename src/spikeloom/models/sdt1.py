@@ -7,8 +7,7 @@ Yao et al., Spike-driven Transformer, NeurIPS 2023.
 
 from __future__ import annotations
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -20,8 +19,11 @@ from .currents import Added, Spikes, chain, mlp
 from .registry import Entry, Figure, Info, register
 from .resnet import STEMS, Stem
 
-paper_neuron: NeuronFactory = functools.partial(LIF, tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0))
-"""``LIF`` with the surrogate that the authors' framework has where none is named."""
+
+def paper_neuron(**place: Any) -> LIF:
+    """``LIF`` with the surrogate that the authors' framework has where none is named."""
+    return LIF(tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0), **place)
+
 
 _POOLED: dict[Stem, tuple[int, ...]] = {"imagenet": (0, 1, 2, 3), "dvs": (1, 2, 3), "cifar": (2, 3)}
 """The convolutions of a stem that a max pool follows."""

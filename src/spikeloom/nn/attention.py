@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._constants import HasConstants
+from ..core import TemporalModule
 from ..neuron import ILIF, LIF, Dynamics
 from .attention_products import products, total
 from .factory import NeuronFactory, checked, neuron_by
@@ -44,17 +45,17 @@ class _Attention(HasConstants):
             )
         self.dim, self.heads = dim, heads
 
-    def _neuron(self, neuron: NeuronFactory, place: str, features: int, **numbers: float) -> Dynamics:
+    def _neuron(self, neuron: NeuronFactory, place: str, features: int, **numbers: float) -> TemporalModule:
         where = f"{type(self).__name__}: the neuron of {place!r}"
         made = neuron_by(checked(neuron, where), where, features, **numbers)
-        if not isinstance(made, Dynamics):
+        if not isinstance(made, TemporalModule):
             raise TypeError(f"{where}: expected one such as sl.LIF(), got {type(made).__name__}")
         return made
 
     def _branch(self, neuron: NeuronFactory, place: str, sizes: tuple[int, int], *, bias: bool) -> nn.Sequential:
         """A 1x1 convolution of tokens, a batch norm and a neuron."""
-        norm = NormNeuron(nn.BatchNorm1d(sizes[1]), self._neuron(neuron, place, sizes[1]))
-        return nn.Sequential(nn.Conv1d(*sizes, 1, bias=bias), norm)
+        fires = self._neuron(neuron, place, sizes[1])
+        return nn.Sequential(nn.Conv1d(*sizes, 1, bias=bias), *_joined(nn.BatchNorm1d(sizes[1]), fires))
 
     def _heads(self, x: Tensor) -> Tensor:
         """``[rows, C, N]`` as ``[rows, h, d, N]``."""
@@ -281,11 +282,11 @@ class SpikeDrivenSelfAttention(_Attention):
 
     def _of_spikes(self, neuron: NeuronFactory, place: str, features: int) -> nn.Sequential:
         if self.version == 2:
-            norm = NormNeuron(nn.BatchNorm2d(features), self._neuron(neuron, place, features))
-            return nn.Sequential(RepConv(self.dim, features), norm)
+            joined = _joined(nn.BatchNorm2d(features), self._neuron(neuron, place, features))
+            return nn.Sequential(RepConv(self.dim, features), *joined)
         fires = self._neuron(neuron, place, features)
-        conv, norm = nn.Conv1d(self.dim, features, 1, bias=False), NormNeuron(nn.BatchNorm1d(features), fires)
-        return nn.Sequential(conv, norm, *_levels(fires, self.version))
+        conv, joined = nn.Conv1d(self.dim, features, 1, bias=False), _joined(nn.BatchNorm1d(features), fires)
+        return nn.Sequential(conv, *joined, *_levels(fires, self.version))
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps currents ``[rows, C, H, W]`` to currents of the same shape."""
@@ -326,16 +327,22 @@ def _lif(**place: Any) -> LIF:
     return LIF(tau=2.0, detach_reset=True, **place)
 
 
+def _joined(norm: nn.Module, neuron: TemporalModule) -> list[nn.Module]:
+    """A norm and its neuron, in one kernel where the neuron has one."""
+    return [NormNeuron(norm, neuron)] if isinstance(neuron, Dynamics) else [norm, neuron]
+
+
 def _binary(module: nn.Module) -> bool:
-    """Whether all neurons of a module give 0 and 1."""
-    return all(neuron.is_binary for neuron in module.modules() if isinstance(neuron, Dynamics))
+    """Whether all neurons of a module are known to give 0 and 1."""
+    neurons = (m for m in module.modules() if isinstance(m, TemporalModule) and not isinstance(m, NormNeuron))
+    return all(getattr(neuron, "is_binary", False) for neuron in neurons)
 
 
-def _levels(neuron: Dynamics, version: int) -> list[nn.Module]:
+def _levels(neuron: TemporalModule, version: int) -> list[nn.Module]:
     return per_level(neuron) if version == 3 else []
 
 
-def _unit(neuron: Dynamics, version: int) -> nn.Module:
+def _unit(neuron: TemporalModule, version: int) -> nn.Module:
     """A neuron, and a division after it where it counts."""
     after = _levels(neuron, version)
     return nn.Sequential(neuron, *after) if after else neuron
