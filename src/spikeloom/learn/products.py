@@ -21,6 +21,8 @@ _LINEAR = (
 )  # fmt: skip
 """Exact classes: a subclass, a parametrised layer among them, may be anything in its weight."""
 
+_CONVOLUTIONS = _LINEAR[1:-1]
+
 _ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Those whose weight has the outputs in dimension 0."""
 
@@ -88,14 +90,33 @@ def product(layer: nn.Module, a: Tensor, c: Tensor, who: str) -> Tensor:
         if a.shape[-1] != weight.shape[1]:
             raise ValueError(f"{who}: the layer takes [T, B, *, {weight.shape[1]}], got pre {list(a.shape)}")
         return c.flatten(0, -2).t() @ a.flatten(0, -2)
+    direct = _is_zero_padded(layer)
     with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
         leaf = weight.to(dtype).clone().requires_grad_()
         rest = {f"layer.{name}": p.detach().to(dtype) for name, p in layer._parameters.items() if p is not None}
-        y = torch.func.functional_call(_Bare(layer), {**rest, "layer.weight": leaf}, (a.flatten(0, 1),))
-        y = y.unflatten(0, a.shape[:2])
-        _check_shapes(a, c, tuple(y.shape), who)
+        rows = (
+            a[:1, :1] if direct else a
+        )  # the gradient of a convolution's weight needs no output: one row has its shape
+        y = torch.func.functional_call(_Bare(layer), {**rest, "layer.weight": leaf}, (rows.flatten(0, 1),))
+        y = y.unflatten(0, rows.shape[:2])
+        _check_shapes(a, c, (*a.shape[:2], *y.shape[2:]), who)
+        if direct:
+            return _of_convolution(layer, a.flatten(0, 1), c.flatten(0, 1), leaf.detach())
         found: Tensor = torch.autograd.grad(y, leaf, c)[0]
     return found.detach()
+
+
+def _is_zero_padded(layer: Any) -> bool:
+    """Whether a layer is a convolution whose padding torch's gradients take as it is."""
+    return type(layer) in _CONVOLUTIONS and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _of_convolution(layer: Any, a: Tensor, c: Tensor, weight: Tensor) -> Tensor:
+    found: Tensor = torch.ops.aten.convolution_backward(
+        c, a, weight, None, layer.stride, layer.padding, layer.dilation, layer.transposed, layer.output_padding,
+        layer.groups, [False, True, False],
+    )[1]  # fmt: skip
+    return found
 
 
 def _check_shapes(a: Tensor, c: Tensor, wanted: tuple[int, ...], who: str) -> None:
