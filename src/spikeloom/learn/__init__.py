@@ -4,6 +4,9 @@ Local rules are pure functions of the spikes before and after a layer: :class:`S
 :class:`Hebb`, :class:`Oja` and :class:`BCM`; :class:`Modulated` lets them wait for a reward. Their changes are written
 to a gradient by :func:`write`, or to the weights by :func:`apply`; :class:`Homeostasis` moves thresholds.
 
+Gradients in pieces of a sequence, in memory that does not grow with it: :func:`online`, and :class:`EProp` for
+recurrent layers.
+
 >>> import torch
 >>> import spikeloom as sl
 >>> net = sl.Network(torch.nn.Linear(4, 3), sl.LIF(v_threshold=0.2))
@@ -12,9 +15,11 @@ to a gradient by :func:`write`, or to the weights by :func:`apply`; :class:`Home
 >>> sl.learn.apply(net.body[0], dw, lr=1e-3, low=0.0, high=1.0)
 """
 
+from .eprop import EProp, RandomFeedback
 from .homeostasis import Homeostasis
 from .local import LocalRule
 from .modulated import Modulated
+from .online import Piece, online
 from .products import apply, write
 from .rates import BCM, Hebb, Oja
 from .stdp import STDP, TripletSTDP, soft_bound
@@ -23,13 +28,17 @@ from .traces import trace
 __all__ = [
     "BCM",
     "STDP",
+    "EProp",
     "Hebb",
     "Homeostasis",
     "LocalRule",
     "Modulated",
     "Oja",
+    "Piece",
+    "RandomFeedback",
     "TripletSTDP",
     "apply",
+    "online",
     "soft_bound",
     "trace",
     "write",

@@ -16,12 +16,12 @@ from .._time import wide
 from ..nn import SparseLinear
 from ..spikes import SpikeTensor
 
-_LINEAR = (
+LINEAR = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, SparseLinear
 )  # fmt: skip
 """Exact classes: a subclass, a parametrised layer among them, may be anything in its weight."""
 
-_CONVOLUTIONS = _LINEAR[1:-1]
+_CONVOLUTIONS = LINEAR[1:-1]
 
 _ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Those whose weight has the outputs in dimension 0."""
@@ -29,8 +29,8 @@ _ROWS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def check_layer(layer: nn.Module, who: str) -> None:
     """Raises TypeError unless ``layer`` is linear in its weight."""
-    if type(layer) not in _LINEAR:
-        names = ", ".join(kind.__name__ for kind in _LINEAR)
+    if type(layer) not in LINEAR:
+        names = ", ".join(kind.__name__ for kind in LINEAR)
         raise TypeError(
             f"{who}: takes layers that are linear in their weight ({names}, and no subclasses of them), got "
             f"{type(layer).__name__}"
