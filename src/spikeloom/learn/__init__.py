@@ -16,6 +16,7 @@ recurrent layers.
 """
 
 from .eprop import EProp, RandomFeedback
+from .eventprop import EventPropLIF, first_spike_time
 from .homeostasis import Homeostasis
 from .local import LocalRule
 from .modulated import Modulated
@@ -23,12 +24,15 @@ from .online import Piece, online
 from .products import apply, write
 from .rates import BCM, Hebb, Oja
 from .stdp import STDP, TripletSTDP, soft_bound
+from .times import FirstSpike, Tempotron, tempotron_loss
 from .traces import trace
 
 __all__ = [
     "BCM",
     "STDP",
     "EProp",
+    "EventPropLIF",
+    "FirstSpike",
     "Hebb",
     "Homeostasis",
     "LocalRule",
@@ -36,10 +40,13 @@ __all__ = [
     "Oja",
     "Piece",
     "RandomFeedback",
+    "Tempotron",
     "TripletSTDP",
     "apply",
+    "first_spike_time",
     "online",
     "soft_bound",
+    "tempotron_loss",
     "trace",
     "write",
 ]
