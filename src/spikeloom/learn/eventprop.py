@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .._time import duration, trailing, valid_steps, wide
+from .._time import duration, masked, trailing, wide
 from ..core import Repeated, Sequence, State
 from ..kernel.backend import say_once
 from ..neuron import Neuron
@@ -210,26 +210,27 @@ class _ByTimes(torch.autograd.Function):
         y, before, lengths = ctx.saved_tensors
         neuron: EventPropLIF = ctx.neuron
         s, g = y.to(before.dtype), g.to(before.dtype)
-        steps = duration(y, lengths)
-        slope = _slope(g, steps, s)
+        steps = None if lengths is None else duration(y, lengths)
         pull = _pull(s, neuron.count_target, neuron.count_strength)
-        index = _reversed(steps, len(s))
-        xs = [_taken(t, index).contiguous() for t in (slope, s, before, pull)]
+        xs = [_reversed(t, steps) for t in (_slope(g, steps, s), s, before, pull)]
         state = {"li": g_i.contiguous(), "lv": g_v.contiguous()}
         back, new = neuron.adjoint().sequence(*xs, state=state, lengths=lengths)
-        grad = _taken(back, index)
-        if lengths is not None:
-            grad = torch.where(trailing(valid_steps(lengths, len(s)), grad.ndim), grad, 0.0)
+        grad = masked(_reversed(back, steps), lengths)
         return grad.to(ctx.dtype), new["li"], new["lv"], *(None,) * 6
 
 
-def _slope(g: Tensor, steps: Tensor, s: Tensor) -> Tensor:
+def _slope(g: Tensor, steps: Tensor | None, s: Tensor) -> Tensor:
     """The time derivative of g by central differences, one-sided at the ends of each sample."""
-    t = torch.arange(len(g), device=g.device).unsqueeze(1)
-    last = (steps - 1).unsqueeze(0)
-    later, earlier = torch.minimum(t + 1, last), torch.minimum((t - 1).clamp(min=0), last)
-    width = (later - earlier).clamp(min=1).to(g.dtype)
-    found = (_taken(g, later) - _taken(g, earlier)) / trailing(width, g.ndim)
+    if steps is None:
+        padded = torch.cat([g[:1], g, g[-1:]])
+        found = (padded[2:] - padded[:-2]).mul_(0.5)
+        found[0] *= 2
+        found[-1] *= 2
+    else:
+        t, last = torch.arange(len(g), device=g.device).unsqueeze(1), (steps - 1).unsqueeze(0)
+        later, earlier = torch.minimum(t + 1, last), torch.minimum((t - 1).clamp(min=0), last)
+        width = (later - earlier).clamp(min=1).to(g.dtype)
+        found = (_taken(g, later) - _taken(g, earlier)) / trailing(width, g.ndim)
     if len(g) > 2 and not bool(found.any()) and bool((g * s).any()):
         raise RuntimeError(
             "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do not "
@@ -245,13 +246,15 @@ def _pull(s: Tensor, target: float | None, strength: float) -> Tensor:
         return torch.zeros_like(s)
     B = s.shape[1]
     away = s.sum((0, 1)) / B - target
-    return (strength / B * away).expand_as(s)
+    return (strength / B * away).expand(s.shape)
 
 
-def _reversed(steps: Tensor, T: int) -> Tensor:
-    """Indices ``[T, B]`` that reverse the valid steps of each sample and leave the others where they are."""
-    t = torch.arange(T, device=steps.device).unsqueeze(1)
-    return torch.where(t < steps, steps - 1 - t, t)
+def _reversed(x: Tensor, steps: Tensor | None) -> Tensor:
+    """``x`` ``[T, B, *]`` with the valid steps of each sample reversed, and the others where they are."""
+    if steps is None:
+        return x.index_select(0, torch.arange(len(x) - 1, -1, -1, device=x.device))  # flip takes three times as long
+    t = torch.arange(len(x), device=steps.device).unsqueeze(1)
+    return _taken(x, torch.where(t < steps, steps - 1 - t, t))
 
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:
