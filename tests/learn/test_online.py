@@ -296,6 +296,35 @@ def test_errors_come_back_through_random_weights():
     assert "feedback" in layer.state_dict()
 
 
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_fptt_is_its_equations_over_a_linear_net(alpha):
+    x, target = given(4), given(2)
+    net = sl.Network(nn.Linear(4, 2), sl.LI(tau=3.0)).double()
+    optimiser, fptt = torch.optim.SGD(net.parameters(), lr=0.02), L.FPTT(net.parameters(), alpha=alpha)
+    W = torch.cat([net.body[0].weight, net.body[0].bias.unsqueeze(1)], 1).detach().clone()
+    one = torch.cat([x, torch.ones(T, B, 1, dtype=torch.float64)], 2)
+    mean, last, v = W.clone(), torch.zeros_like(W), torch.zeros(B, 2, dtype=torch.float64)
+
+    def slope(W, v, t):  # of |v' - target|^2 with v' = v + (x W - v) / 3
+        return 2 / 3 * (v + (one[t] @ W.t() - v) / 3 - target[t]).t() @ one[t]
+
+    for piece in fptt.pieces(net, x, squares(target), optimiser):
+        t = piece.start
+        new = W - 0.02 * (slope(W, v, t) + alpha * (W - mean - last / (2 * alpha)))
+        last = slope(new, v, t)
+        mean = (mean + new) / 2 - last / (2 * alpha)
+        v, W = v + (one[t] @ W.t() - v) / 3, new
+        torch.testing.assert_close(net.body[0].weight.data, W[:, :4], atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(net.body[0].bias.data, W[:, 4], atol=1e-12, rtol=1e-12)
+    again = L.FPTT(net.parameters())
+    again.load_state_dict(fptt.state_dict())
+    assert again.alpha == alpha
+    torch.testing.assert_close(again.means[0], mean[:, :4])
+    torch.testing.assert_close(again.gradients[1], last[:, 4])
+    with pytest.raises(ValueError, match="belong to parameters of other shapes"):
+        L.FPTT(nn.Linear(3, 3).parameters()).load_state_dict(fptt.state_dict())
+
+
 def test_what_is_refused_is_named():
     loss, x = squares(given(2)), given(4)
 

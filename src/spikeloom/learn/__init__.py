@@ -17,6 +17,7 @@ recurrent layers.
 
 from .eprop import EProp, RandomFeedback
 from .eventprop import EventPropLIF, first_spike_time
+from .fptt import FPTT
 from .homeostasis import Homeostasis
 from .local import LocalRule
 from .modulated import Modulated
@@ -29,6 +30,7 @@ from .traces import trace
 
 __all__ = [
     "BCM",
+    "FPTT",
     "STDP",
     "EProp",
     "EventPropLIF",

@@ -159,8 +159,7 @@ def _pieces(
                 given = carried.begin(given, rows.chosen)
             names = () if carried is None else carried.names
             y, result = _run(net, rows.chosen(x[t0 : t0 + steps], 1), given, rows.lengths, names)
-            value = loss(rows.placed(y, 1), t0)
-            _check_loss(value)
+            value = check_scalar(loss(rows.placed(y, 1), t0))
             if value.requires_grad:
                 value.backward(retain_graph=carried is not None)
             if carried is not None:
@@ -178,10 +177,12 @@ def _run(
     return y, Result(new, recorded[0] if recorded else {})
 
 
-def _check_loss(value: object) -> None:
+def check_scalar(value: Any) -> Tensor:
+    """What a loss gave; raises TypeError unless it is a scalar tensor."""
     if not isinstance(value, Tensor) or value.ndim != 0:
         got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"learn.online: loss(y, t0) must return a scalar tensor, got {got}")
+    return value
 
 
 class _Rows:
