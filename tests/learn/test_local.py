@@ -307,6 +307,14 @@ def test_weights_of_sixteen_bits():
     assert torch.equal(dw, wanted.bfloat16())  # sums over steps are not rounded
 
 
+def test_autocast_does_not_round_changes():
+    layer, pre, post = nn.Linear(4, 3), spikes(300, 2, 4).float(), spikes(300, 2, 3, seed=1).float()
+    wanted, _ = L.STDP().sequence(layer, pre, post)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, _ = L.STDP().sequence(layer, pre, post)
+    assert torch.equal(got, wanted)
+
+
 def test_oja_finds_the_first_principal_component_and_bcm_its_threshold():
     layer = nn.Linear(3, 1, bias=False).double()
     axis = torch.tensor([2.0, -1.0, 2.0], **DOUBLE) / 3

@@ -64,16 +64,17 @@ NEURONS = {
     "ALIF": lambda: sl.options.Adaptive(sl.LIF(tau=3.0), beta=0.4),
     "Synaptic": lambda: sl.Synaptic(alpha=0.7, beta=0.8),
     "Izhikevich": lambda: sl.Izhikevich(),
-    "CLIF": lambda: sl.CLIF(tau=3.0),
-    "AdEx": lambda: sl.AdEx(),
     "per channel": lambda: sl.LIF(tau=torch.linspace(2.0, 5.0, 5), reset="soft", detach_reset=True),
 }
 
 
-@pytest.mark.parametrize("name", NEURONS)
+MORE = {"CLIF": lambda: sl.CLIF(tau=3.0), "AdEx": lambda: sl.AdEx(), "KLIF": lambda: sl.KLIF(k=1.2)}
+
+
+@pytest.mark.parametrize("name", [*NEURONS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 def test_an_eligibility_makes_pieces_equal_to_backpropagation_for_a_layer_of_neurons(name):
     x, target = given(4), given(2)
-    net, loss = net_of(NEURONS[name]()), squares(target)
+    net, loss = net_of({**NEURONS, **MORE}[name]()), squares(target)
     wanted = whole(net, x, loss)
     assert wanted[0].abs().max() > 1e-6
     for steps in (1, 4, 5):
@@ -133,7 +134,7 @@ def test_of_two_layers_the_last_is_exact_and_the_first_is_closer_than_truncated(
 @pytest.mark.parametrize("method", ["truncated", "eligibility"])
 @pytest.mark.parametrize("detached", [False, True])
 def test_ragged_batches_are_their_samples_alone(method, detached):
-    lengths, x, target = torch.tensor([4, 13, 8]), given(4), given(2)
+    lengths, x, target = torch.tensor([4, 8, 6]), given(4), given(2)  # nobody has all 13 steps
     net = net_of(sl.LIF(tau=3.0, reset="soft", detach_reset=detached))
 
     def loss_of(target, lengths):
@@ -152,6 +153,7 @@ def test_ragged_batches_are_their_samples_alone(method, detached):
         total = [a + g for a, g in zip(total, alone, strict=True)]
         torch.testing.assert_close(pieces[-1].state["1"]["v"][b : b + 1], parts[-1].state["1"]["v"])
         torch.testing.assert_close(torch.cat([p.output for p in pieces])[one], torch.cat([p.output for p in parts]))
+    assert [p.start for p in pieces] == [0, 4]
     assert closeness(got, total) < 1e-12
     if method == "eligibility":
         net.zero_grad()
@@ -282,6 +284,35 @@ def leaky_in_pieces(net, x, loss, steps):
     net.zero_grad()  # the readout's own weights have an eligibility in its state
     loss(readout.sequence(second(spikes.detach()))[0], 0).backward()
     return [*first_layers, *(p.grad.clone() for p in second.parameters())]
+
+
+def blocks_of(net, x, target):
+    """The gradients of each block alone, given what the one before it fires."""
+    found, body = [], net.body
+    for block, readout, wanted in zip(body.blocks, body.readouts, target.unbind(2), strict=True):
+        alone = sl.Network(block)
+        s = alone(x)
+        net.zero_grad()
+        (readout(s) - wanted).square().sum().backward()
+        found += [p.grad.clone() for p in block.parameters()]
+        x = s.detach()
+    return found
+
+
+def test_decolle_is_backpropagation_of_each_block_alone():
+    x, target = given(4), given(2, 3)
+    blocks = [(nn.Sequential(nn.Linear(n, 6), sl.LIF(tau=3.0, v_threshold=0.3)), 6) for n in (4, 6)]
+    net = sl.Network(L.DECOLLE(blocks, classes=3)).double()
+    wanted, loss = blocks_of(net, x, target), squares(target)
+    for steps in (1, 4):
+        net.zero_grad()
+        list(L.online(net, x, loss, steps=steps, method="eligibility"))
+        assert closeness([p.grad for p in net.parameters() if p.requires_grad], wanted) < 1e-12
+    assert all(p.grad is None for p in net.body.readouts.parameters())
+    s = sl.Network(nn.Sequential(*net.body.blocks))(x)  # the error of the last block comes to the first
+    net.zero_grad()
+    (net.body.readouts[1](s) - target[:, :, 1]).square().sum().backward()
+    assert closeness([net.body.blocks[0][0].weight.grad], wanted[:1]) > 1e-2
 
 
 def test_errors_come_back_through_random_weights():

@@ -15,6 +15,7 @@ recurrent layers.
 >>> sl.learn.apply(net.body[0], dw, lr=1e-3, low=0.0, high=1.0)
 """
 
+from .decolle import DECOLLE
 from .eprop import EProp, RandomFeedback
 from .eventprop import EventPropLIF, first_spike_time
 from .fptt import FPTT
@@ -30,6 +31,7 @@ from .traces import trace
 
 __all__ = [
     "BCM",
+    "DECOLLE",
     "FPTT",
     "STDP",
     "EProp",

@@ -24,6 +24,7 @@ from ..core import Network, TemporalModule
 from ..core.layers import layers_of, runs_layers
 from ..neuron import Dynamics
 from ..spikes import SpikeTensor
+from .decolle import DECOLLE
 from .eprop import EProp
 from .products import LINEAR, product
 
@@ -180,12 +181,16 @@ class Part:
 
 def _pairs(net: Network) -> list[Pair]:
     """The layers with weights, each with the neuron that comes directly after it."""
-    if not runs_layers(net.body):
+    bodies = list(net.body.blocks) if isinstance(net.body, DECOLLE) else [net.body]
+    if not all(runs_layers(body) for body in bodies):
         raise ValueError(
             f"{_WHO}: method='eligibility' needs a network of layers in order, sl.Network(layer, neuron, ...), and no "
             f"forward of its own; the body is a {type(net.body).__name__}"
         )
-    layers, paths = list(layers_of(net.body)), {m: path for path, m in net.body.named_modules()}
+    layers, paths = (
+        [layer for body in bodies for layer in layers_of(body)],
+        {m: path for path, m in net.body.named_modules()},
+    )
     twice = [layer for i, layer in enumerate(layers) if layer in layers[:i]]
     if twice:
         raise ValueError(f"{_WHO}: method='eligibility': {paths[twice[0]]!r} is in the network more than once")

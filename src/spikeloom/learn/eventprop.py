@@ -86,7 +86,7 @@ class EventPropLIF(Neuron):
     ) -> None:
         super().__init__(reset="none")
         for name, value in dict(tau_mem=tau_mem, tau_syn=tau_syn, v_threshold=v_threshold, least=least).items():
-            if not 0 < value < math.inf:
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ValueError(f"EventPropLIF: {name} must be finite and above 0, got {value}")
         if count_strength < 0 or (count_strength > 0 and count_target is None):
             raise ValueError(
@@ -147,7 +147,8 @@ class EventPropLIF(Neuron):
     def adjoint(self) -> Adjoint:
         """The equation of the backward pass."""
         found = self._adjoint[0]
-        found.v_threshold = self.v_threshold
+        if not torch.equal(found.v_threshold, self.v_threshold):
+            found.v_threshold = self.v_threshold
         return found.to(self.v_threshold.device)
 
 

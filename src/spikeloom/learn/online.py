@@ -57,7 +57,7 @@ def online(
             layer did in earlier pieces to the state of the neurons directly after it is carried on, exactly; see below.
         state: where to begin, as a network takes it; None is rest. Eligibilities begin at 0.
         lengths: valid steps of each sample. Outputs past them are 0, and samples that have ended are left out of the
-            network.
+            network; pieces end with the longest sample.
         repeat: T, for an input that stays the same.
         backward: of so many pieces, drawn at random, gradients are taken; the others only run. ``steps=1`` with it is
             SLTT-K. Gradients are not scaled. None is all. Not with ``"eligibility"``.
@@ -151,7 +151,8 @@ def _pieces(
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
     carried = Eligibility.of(net, limit) if method == "eligibility" else None
-    for n, t0 in enumerate(range(0, len(x), steps)):
+    T = len(x) if lengths is None else int(lengths.max())
+    for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
         with nullcontext() if n in drawn else torch.no_grad():
             given = rows.chosen(state)

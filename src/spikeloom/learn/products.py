@@ -83,6 +83,12 @@ def product(layer: nn.Module, a: Tensor, c: Tensor, who: str) -> Tensor:
     weight = weight_of(layer)
     dtype = wide(weight.dtype)
     a, c = a.to(dtype), c.to(dtype)
+    with torch.autocast(weight.device.type, enabled=False):
+        return _product(layer, weight.to(dtype), a, c, who)
+
+
+def _product(layer: nn.Module, weight: Tensor, a: Tensor, c: Tensor, who: str) -> Tensor:
+    dtype = weight.dtype
     if a.device != weight.device or c.device != weight.device:
         raise ValueError(f"{who}: the weight is on {weight.device}, pre on {a.device}, post on {c.device}")
     if type(layer) is nn.Linear:
@@ -91,8 +97,8 @@ def product(layer: nn.Module, a: Tensor, c: Tensor, who: str) -> Tensor:
             raise ValueError(f"{who}: the layer takes [T, B, *, {weight.shape[1]}], got pre {list(a.shape)}")
         return c.flatten(0, -2).t() @ a.flatten(0, -2)
     direct = _is_zero_padded(layer)
-    with torch.enable_grad(), torch.autocast(weight.device.type, enabled=False):
-        leaf = weight.to(dtype).clone().requires_grad_()
+    with torch.enable_grad():
+        leaf = weight.clone().requires_grad_()
         rest = {f"layer.{name}": p.detach().to(dtype) for name, p in layer._parameters.items() if p is not None}
         rows = (
             a[:1, :1] if direct else a
