@@ -153,7 +153,7 @@ class EventPropLIF(Neuron):
 
 
 class Adjoint(Neuron):
-    """The backward pass of EventPropLIF, over reversed steps: of g', spikes, currents and a pull at spikes."""
+    """The backward pass of EventPropLIF, over reversed steps: of g', spikes and currents."""
 
     is_binary = False
 
@@ -168,11 +168,9 @@ class Adjoint(Neuron):
     as_: Tensor
     k: Tensor
 
-    def dynamics(
-        self, g: Tensor, s: Tensor, current: Tensor, pull: Tensor, li: Tensor, lv: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def dynamics(self, g: Tensor, s: Tensor, current: Tensor, li: Tensor, lv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slope = torch.maximum(current - self.v_threshold, self.least) / self.tau_mem
-        jump = (1 + self.v_threshold / (self.tau_mem * slope)) * lv - g / slope + pull
+        jump = (1 + self.v_threshold / (self.tau_mem * slope)) * lv - g / slope
         lh = (1 - s) * lv + s * jump
         return li, self.as_ * li + self.k * lh, self.am * lh
 
@@ -212,8 +210,11 @@ class _ByTimes(torch.autograd.Function):
         neuron: EventPropLIF = ctx.neuron
         s, g = y.to(before.dtype), g.to(before.dtype)
         steps = None if lengths is None else duration(y, lengths)
-        pull = _pull(s, neuron.count_target, neuron.count_strength)
-        xs = [_reversed(t, steps) for t in (_slope(g, steps, s), s, before, pull)]
+        slope = _slope(g, steps, s)
+        if neuron.count_target is not None and neuron.count_strength:
+            u = (before - neuron.v_threshold).clamp(min=neuron.least) / neuron.tau_mem
+            slope = slope - u * _pull(s, neuron.count_target, neuron.count_strength)  # which adds the pull to lh
+        xs = [_reversed(t, steps) for t in (slope, s, before)]
         state = {"li": g_i.contiguous(), "lv": g_v.contiguous()}
         back, new = neuron.adjoint().sequence(*xs, state=state, lengths=lengths)
         grad = masked(_reversed(back, steps), lengths)
@@ -241,13 +242,10 @@ def _slope(g: Tensor, steps: Tensor | None, s: Tensor) -> Tensor:
     return found
 
 
-def _pull(s: Tensor, target: float | None, strength: float) -> Tensor:
-    """The derivative of ``strength / 2 (mean count - target)^2`` by a spike, at all steps."""
-    if target is None or strength == 0:
-        return torch.zeros_like(s)
+def _pull(s: Tensor, target: float, strength: float) -> Tensor:
+    """The derivative of ``strength / 2 (mean count - target)^2`` by a spike of each neuron."""
     B = s.shape[1]
-    away = s.sum((0, 1)) / B - target
-    return (strength / B * away).expand(s.shape)
+    return (s.sum((0, 1)) / B - target) * (strength / B)
 
 
 def _reversed(x: Tensor, steps: Tensor | None) -> Tensor:
