@@ -22,6 +22,7 @@ NAMES = (
     "stream",
     "sparse_layer",
     "delays",
+    "learning",
     "training_memory",
     "events",
 )

@@ -13,7 +13,7 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from . import decode, encode, loss, metrics, models, neuron, nn, options, surrogate
+from . import decode, encode, learn, loss, metrics, models, neuron, nn, options, surrogate
 from ._extras import install
 from ._peers import of_name, tell
 from .core import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-tell(decode, encode, loss, metrics, neuron, nn, options, surrogate)
+tell(decode, encode, learn, loss, metrics, neuron, nn, options, surrogate)
 
 _LAZY = {
     "plot": "plot",
@@ -90,6 +90,7 @@ __all__ = [
     "encode",
     "explain",
     "graphed",
+    "learn",
     "loss",
     "memory",
     "metrics",

@@ -123,7 +123,8 @@ NAMES = {
     "spikevision": "sl.data", "datasets": "sl.data", "utils": "sl.data",
     "reset_net": _NO_STATE, "detach_net": "sl.detach(result.state), of the state that a call hands out",
     "set_step_mode": "nothing: whole sequences go in, and net.stream() runs step by step",
-    "backprop": "a loop of your own with sl.detach(result.state)",
+    "backprop": "sl.learn.online, or a loop of your own with sl.detach(result.state)",
+    **dict.fromkeys(("TBPTT", "BPTT", "RTRL", "rtrl"), "sl.learn.online(net, x, loss, steps=K, method=...)"),
     # encoders and targets
     "rate": f"{_POISSON} of inputs, and sl.decode.rate of outputs", "rate_conv": "sl.encode.poisson(x)",
     "PoissonEncoder": _POISSON, "LatencyEncoder": 'sl.encode.latency(x, T), code="log" or "linear"',
@@ -143,6 +144,12 @@ NAMES = {
     "latency_interpolate": "sl.encode.ramp(spikes, on=..., off=...)",
     "to_one_hot": "torch.nn.functional.one_hot(y, C); losses take classes as they are",
     "from_one_hot": "z.argmax(-1)",
+    # learning rules
+    "learning": "sl.learn", "STDPLearner": "sl.learn.STDP", "stdp_learner": "sl.learn.STDP",
+    **dict.fromkeys(("stdp_linear_step", "stdp_conv1d_step", "stdp_conv2d_step"), "sl.learn.STDP().step"),
+    "MSTDPLearner": 'sl.learn.Modulated(sl.learn.STDP(decay="exponential"))',
+    "MSTDPETLearner": 'sl.learn.Modulated(sl.learn.STDP(decay="exponential"), tau_e=...)',
+    "fptt_online_training": "sl.learn.FPTT", "ottt_online_training": "sl.learn.online(net, x, loss, steps=1)",
     # losses and metrics
     "ce_rate_loss": "sl.loss.rate_cross_entropy", "ce_count_loss": "sl.loss.count_cross_entropy",
     "ce_max_membrane_loss": "sl.loss.max_membrane_cross_entropy", "mse_count_loss": "sl.loss.count_mse",
@@ -311,4 +318,7 @@ def _ours(name: str) -> str:
     return ""
 
 
-_SHELVES = {"spikeloom": "sl", **{f"spikeloom.{name}": f"sl.{name}" for name in ("surrogate", "nn", "options")}}
+_SHELVES = {
+    "spikeloom": "sl",
+    **{f"spikeloom.{name}": f"sl.{name}" for name in ("surrogate", "nn", "options", "learn")},
+}

@@ -1,0 +1,290 @@
+"""Eligibility: what the weights of a layer did to the states of the neurons after it, carried from piece to piece.
+
+For a layer with weight W before an elementwise neuron with states ``s_k``: ``e_k = ds_k / dW``. A piece of K steps
+gives, by one backward pass for each state, ``a_k[t] = ds_k(end)/dx[t]`` and ``P_kj = ds_k(end)/ds_j(start)``:
+
+    grad W   +=  sum_k (dL/ds_k at the start) e_k
+    e_k      <-  sum_t a_k[t] pre[t]^T + sum_j P_kj e_j
+
+Full: e is ``[B, *, N, M]``, for nn.Linear. Factorised: where a and P are the same for all neurons of a sample, e is
+``[B, *input]`` times an identity, and the first sum is the vector-Jacobian product J(e_k, dL/ds_k), of any layer that
+is linear in its weight. Whether they are is tried on random inputs first, and checked in each piece.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import Network, TemporalModule
+from ..core.layers import layers_of, runs_layers
+from ..neuron import Dynamics
+from ..spikes import SpikeTensor
+from .decolle import DECOLLE
+from .eprop import EProp
+from .products import LINEAR, product
+
+_WHO = "learn.online"
+
+
+class Eligibility:
+    """The eligibilities of all pairs of a network."""
+
+    def __init__(self, pairs: list[Pair], limit: int) -> None:
+        self.pairs, self.limit = pairs, limit
+        self.names = tuple(name for pair in pairs for name in pair.names)
+        self._leaves: list[dict[str, Tensor]] = []
+
+    @staticmethod
+    def of(net: Network, limit: int) -> Eligibility:
+        """Finds pairs; raises ValueError where a network has something else between weights and states."""
+        return Eligibility(_pairs(net), limit)
+
+    def begin(self, state: Any, chosen: Callable[[Any], Any]) -> Any:
+        """The state with the neurons' own as leaves of the graph, whose gradients are wanted."""
+        self._chosen = chosen
+        if state is None:
+            self._leaves = [{} for _ in self.pairs]
+            return None
+        state = {path: dict(s) if isinstance(s, dict) else s for path, s in state.items()}
+        self._leaves = []
+        for pair in self.pairs:
+            of_neuron = state[pair.path]
+            leaves = {name: of_neuron[name].detach().requires_grad_() for name in pair.states}
+            of_neuron.update(leaves)
+            self._leaves.append(leaves)
+            pair.back = of_neuron.get("fed_back")
+        return state
+
+    def end(self, result: Any, put: Callable[[Any, Any], Any]) -> None:
+        """Adds what earlier pieces did to the gradients, and this piece to the eligibilities."""
+        for pair, leaves in zip(self.pairs, self._leaves, strict=True):
+            pair.run(result, leaves, self._chosen, put, self.limit)
+
+
+class Pair:
+    """A layer, the neuron after it, and the eligibility of its weight and bias in each state.
+
+    ``back`` is the layer of a recurrent neuron whose output comes back through it.
+    """
+
+    def __init__(self, layer: nn.Module, before: str, neuron: Dynamics | EProp, path: str) -> None:
+        self.path, self.neuron = path, neuron
+        inner = neuron.neuron if isinstance(neuron, EProp) else neuron
+        self.inner: Dynamics = inner
+        self.states = tuple(inner._rest)
+        self.parts = [Part(layer, f"{before}.input", f"{before} and {path}")]
+        self.names: tuple[str, ...] = (f"{before}.input", f"{path}.input")
+        if isinstance(neuron, EProp):
+            self.parts.append(Part(neuron.feedback, "", f"the feedback of {path}"))
+            self.names = (*self.names, f"{path}.output")
+        self.constant: bool | None = None
+        self.back: Tensor | None = None  # the last output before the piece
+
+    def run(
+        self,
+        result: Any,
+        leaves: dict[str, Tensor],
+        chosen: Callable[[Any], Any],
+        put: Callable[[Any, Any], Any],
+        limit: int,
+    ) -> None:
+        """What a piece does; ``result`` is that of the network's call."""
+        x, ends = result.record[f"{self.path}.input"], result.state[self.path]
+        if self.constant is None:
+            self.constant = _is_constant(self.inner, x.shape)
+        gradients = {k: leaf.grad for k, leaf in leaves.items()}
+        a, P = {}, {}
+        for k in self.states:
+            a[k], P[k] = _jacobian(ends[k], x, leaves)
+        with torch.no_grad():
+            if self.constant:
+                a, P = _of_samples(a, P, self.path)
+            for part in self.parts:
+                pre = result.record[part.pre] if part.pre else self._fed_back(result)
+                part.run(gradients, a, P, _dense(pre, x.dtype), bool(self.constant), chosen, put, limit)
+
+    def _fed_back(self, result: Any) -> Tensor:
+        """What came back at each step: the outputs of the steps before."""
+        y = result.record[f"{self.path}.output"].detach()
+        first = torch.zeros_like(y[0]) if self.back is None else self.back
+        return torch.cat([first.detach().unsqueeze(0), y[:-1]])
+
+
+class Part:
+    """The eligibility of one layer's weight and bias."""
+
+    def __init__(self, layer: nn.Module, pre: str, where: str) -> None:
+        self.layer, self.pre, self.where = layer, pre, where
+        self.weight: dict[str, Tensor] = {}
+        self.bias: dict[str, Tensor] = {}
+
+    def run(
+        self,
+        gradients: dict[str, Tensor | None],
+        a: dict[str, Tensor],
+        P: dict[str, dict[str, Tensor]],
+        pre: Tensor,
+        constant: bool,
+        chosen: Callable[[Any], Any],
+        put: Callable[[Any, Any], Any],
+        limit: int,
+    ) -> None:
+        """Adds to the gradients, and goes on to the end of the piece."""
+        if not constant:
+            self._check(a, pre, limit)
+        weights, biases = chosen(self.weight), chosen(self.bias)
+        for k in weights:
+            if (g := gradients.get(k)) is not None:
+                self._add(g, weights[k], biases[k], constant)
+        new_weight, new_bias = {}, {}
+        for k, a_k in a.items():
+            w, b = (_traced(a_k, pre), a_k.sum(0)) if constant else (_outer(a_k, pre), a_k.sum(0))
+            for j, P_kj in P[k].items():
+                if j in weights:
+                    w = w + _wide(P_kj, weights[j].ndim) * weights[j]
+                    b = b + _wide(P_kj, b.ndim) * biases[j]
+            new_weight[k], new_bias[k] = w, b
+        old = self.weight
+        self.weight = put(old, new_weight) if old else new_weight
+        self.bias = put(self.bias, new_bias) if old else new_bias
+
+    def _add(self, g: Tensor, e: Tensor, e_bias: Tensor, constant: bool) -> None:
+        layer: Any = self.layer
+        if layer.weight.requires_grad:
+            if constant:
+                dw = product(layer, e.unsqueeze(0), g.unsqueeze(0), _WHO)
+            else:
+                dw = (g.unsqueeze(-1) * e).flatten(0, -3).sum(0)
+            _accumulate(layer.weight, dw)
+        if layer.bias is not None and layer.bias.requires_grad:
+            channel = g.ndim - 1 if layer.weight.ndim <= 2 else 1
+            _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
+
+    def _check(self, a: dict[str, Tensor], pre: Tensor, limit: int) -> None:
+        if type(self.layer) is not nn.Linear:
+            raise ValueError(
+                f"{_WHO}: {self.where}: the eligibility of {type(self.layer).__name__} can be carried only where it is "
+                "a trace of the input: for a neuron with a leak alone, reset='soft' or 'none' and detach_reset=True"
+            )
+        size = sum(t[0].numel() for t in a.values()) * pre.shape[-1] * pre.element_size()
+        if size > limit:
+            raise ValueError(
+                f"{_WHO}: {self.where}: the eligibility takes {size} bytes, and limit= is {limit}; take smaller "
+                "batches, method='truncated', or a neuron with reset='soft' and detach_reset=True, where it is a trace"
+            )
+
+
+def _pairs(net: Network) -> list[Pair]:
+    """The layers with weights, each with the neuron that comes directly after it."""
+    bodies = list(net.body.blocks) if isinstance(net.body, DECOLLE) else [net.body]
+    if not all(runs_layers(body) for body in bodies):
+        raise ValueError(
+            f"{_WHO}: method='eligibility' needs a network of layers in order, sl.Network(layer, neuron, ...), and no "
+            f"forward of its own; the body is a {type(net.body).__name__}"
+        )
+    layers, paths = (
+        [layer for body in bodies for layer in layers_of(body)],
+        {m: path for path, m in net.body.named_modules()},
+    )
+    twice = [layer for i, layer in enumerate(layers) if layer in layers[:i]]
+    if twice:
+        raise ValueError(f"{_WHO}: method='eligibility': {paths[twice[0]]!r} is in the network more than once")
+    found, between = [], list[nn.Module]()
+    for layer in layers:
+        if not isinstance(layer, TemporalModule):
+            between.append(layer)
+            continue
+        if not isinstance(layer, (Dynamics, EProp)):
+            raise ValueError(
+                f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no neuron"
+            )
+        trained = [m for m in between if any(p.requires_grad for p in m.parameters())]
+        if trained and not (trained == between[-1:] and type(trained[0]) in LINEAR):
+            names = ", ".join(f"{paths[m]!r} ({type(m).__name__})" for m in trained)
+            raise ValueError(
+                f"{_WHO}: method='eligibility': before the neuron {paths[layer]!r} there must be one layer with "
+                f"parameters, linear in its weight and directly before it; there is {names}"
+            )
+        if trained:
+            found.append(Pair(trained[0], paths[trained[0]], layer, paths[layer]))
+        elif isinstance(layer, EProp):
+            raise ValueError(f"{_WHO}: method='eligibility': {paths[layer]!r} needs a linear layer before it")
+        between = []
+    return found
+
+
+def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """``a[t]`` and ``P_j`` of one end state: derivatives of each element by its own inputs and states."""
+    if not end.requires_grad:
+        return torch.zeros_like(x), {j: torch.zeros_like(leaf) for j, leaf in leaves.items()}
+    found = torch.autograd.grad(end, [x, *leaves.values()], torch.ones_like(end), retain_graph=True, allow_unused=True)
+    there = [torch.zeros_like(t) if g is None else g for g, t in zip(found, [x, *leaves.values()], strict=True)]
+    return there[0], dict(zip(leaves, there[1:], strict=True))
+
+
+def _is_constant(neuron: Dynamics, shape: torch.Size) -> bool:
+    """Whether derivatives of states by inputs and states are one number for all neurons, tried on large inputs."""
+    probe = copy.deepcopy(neuron)
+    g = torch.Generator().manual_seed(0)
+    x = (40 * torch.rand(6, 1, *shape[2:], generator=g, dtype=torch.float64) - 20).requires_grad_()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        probe = probe.to("cpu")
+        start = {k: s.detach().requires_grad_() for k, s in probe.initial_state(x[0]).items()}
+        _, ends = probe.sequence(x, state=start)
+        return all(_same(t) for end in ends.values() for t in _flat(_jacobian(end, x, start)))
+
+
+def _flat(found: tuple[Tensor, dict[str, Tensor]]) -> list[Tensor]:
+    return [found[0], *(p.unsqueeze(0) for p in found[1].values())]
+
+
+def _same(t: Tensor) -> bool:
+    """Whether ``t`` ``[T, B, *]`` is one number for each step and sample."""
+    flat = t.flatten(2)
+    scale = 1e-10 if t.dtype == torch.float64 else 1e-5
+    return bool((flat.amax(-1) - flat.amin(-1) <= scale * flat.abs().amax(-1)).all())
+
+
+def _of_samples(
+    a: dict[str, Tensor], P: dict[str, dict[str, Tensor]], path: str
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
+    """a ``[T, B]`` and P ``[B]`` of neurons that have them all in common."""
+    for k in a:
+        if not all(_same(t) for t in _flat((a[k], P[k]))):
+            raise RuntimeError(
+                f"{_WHO}: the neurons of {path!r} were taken for ones with a leak alone, but their states do not all "
+                "depend on the input alike in this piece; give method='truncated'"
+            )
+    return (
+        {k: t.flatten(2)[..., 0] for k, t in a.items()},
+        {k: {j: p.flatten(1)[..., 0] for j, p in row.items()} for k, row in P.items()},
+    )
+
+
+def _traced(a: Tensor, pre: Tensor) -> Tensor:
+    """``sum_t a[t] pre[t]`` with a ``[T, B]``."""
+    return (a.reshape(*a.shape, *(1,) * (pre.ndim - 2)) * pre).sum(0)
+
+
+def _outer(a: Tensor, pre: Tensor) -> Tensor:
+    """``sum_t a[t] pre[t]^T``, ``[B, *, N, M]``."""
+    return torch.einsum("t...n,t...m->...nm", a, pre)
+
+
+def _wide(t: Tensor, ndim: int) -> Tensor:
+    return t.reshape(*t.shape, *(1,) * (ndim - t.ndim))
+
+
+def _dense(x: Any, dtype: torch.dtype) -> Tensor:
+    values: Tensor = x.unpack() if isinstance(x, SpikeTensor) else x
+    return values.detach().to(dtype)
+
+
+def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    gradient = gradient.to(parameter.dtype)
+    parameter.grad = gradient if parameter.grad is None else parameter.grad.detach() + gradient

@@ -1,0 +1,305 @@
+"""EventPropLIF: a neuron whose backward pass is that of spike times in continuous time (EventProp).
+
+forward, exact between the points of the grid:
+
+    h = am v + k i;    s = [h >= v_threshold];    v = (1 - s) h;    i = as i + x
+    am = exp(-1/tau_mem), as = exp(-1/tau_syn), k = tau_syn / (tau_syn - tau_mem) (as - am)
+
+backward, from the last step to the first, with g the gradient that comes for s and i- the current before the step:
+
+    g' = dg/dt
+    u  = max(i- - v_threshold, least) / tau_mem            the slope of the voltage at the spike
+    lh = (1-s) lv + s ((1 + v_threshold / (tau_mem u)) lv - g'/u)
+    dL/dx = li;    li = as li + k lh;    lv = am lh
+
+Usually EventProp sends two signals from layer to layer, one for weights and one for spike times. The second is the time
+derivative of the first, and the neuron takes it from g by itself: plain layers between such neurons, and any loss, work
+as they are.
+
+Wunderlich and Pehle, Event-Based Backpropagation Can Compute Exact Gradients for Spiking Neural Networks, Scientific
+Reports 11, 2021; Nowotny, Turner and Knight, Loss Shaping Enhances Exact Gradient Learning with EventProp in Spiking
+Neural Networks, arXiv:2212.01232.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .._time import duration, masked, trailing, wide
+from ..core import Repeated, Sequence, State
+from ..kernel.backend import say_once
+from ..neuron import Neuron
+from ..spikes import SpikeTensor
+
+
+class EventPropLIF(Neuron):
+    """Current-based LIF neuron that learns by its spike times: the gradient is that of the network in continuous time.
+
+    Args:
+        tau_mem, tau_syn: time constants of membrane and synapse, in steps.
+        v_threshold: threshold; the voltage is reset to 0.
+        least: the smallest ``i - v_threshold`` at a spike that the gradient divides by: a voltage that only just
+            touches the threshold would make it explode.
+        count_target, count_strength: each neuron is pulled to ``count_target`` spikes per sample, in the mean over the
+            batch, as by a loss ``count_strength / 2 sum (mean count - count_target)^2``. It acts at spikes, so that a
+            neuron which is silent in all samples is not woken.
+
+    Input and spikes are ``[T, B, *]``, the states ``i`` and ``v`` rest at 0. A spike in step t reaches ``h`` of the
+    next layer in step t + 1.
+
+    **How exact.** The gradient is that of continuous time, and steps give it to first order: with one or two spikes a
+    neuron and two hidden layers the relative error is about 1 at 5 steps per ``tau_syn``, 0.3 at 25, 0.06 at 100 and
+    0.01 at 500; docs/learning.md has the table. A log says once where ``tau_syn`` is below 10 steps.
+
+    It does not see spikes that appear or vanish, so that layers have to fire from the start. What comes after it has to
+    filter: another EventPropLIF, :class:`spikeloom.LI`, :class:`spikeloom.Synaptic`, or :func:`first_spike_time`. A
+    loss of rates or counts does not change with spike times: where no gradient does, RuntimeError is raised. A
+    :class:`spikeloom.LIF` after it would be wrong, because it sees its spikes in the same step and by a surrogate.
+
+    Single steps give no gradient (RuntimeError), spikes are handed on dense, recorded states have no gradient, and no
+    option stands around it.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> neuron = sl.learn.EventPropLIF(tau_mem=20.0, tau_syn=10.0)
+    >>> net = sl.Network(torch.nn.Linear(3, 8), neuron, torch.nn.Linear(8, 2), sl.LI(tau=20.0))
+    >>> net(torch.rand(60, 4, 3).round()).mean().backward()
+    """
+
+    paper = "Wunderlich and Pehle, Event-Based Backpropagation Can Compute Exact Gradients for SNNs, 2021"
+    nestable: ClassVar[bool] = False
+    takes_repeated = False
+
+    def __init__(
+        self,
+        *,
+        tau_mem: float = 20.0,
+        tau_syn: float = 5.0,
+        v_threshold: float = 1.0,
+        least: float = 0.01,
+        count_target: float | None = None,
+        count_strength: float = 0.0,
+    ) -> None:
+        super().__init__(reset="none")
+        for name, value in dict(tau_mem=tau_mem, tau_syn=tau_syn, v_threshold=v_threshold, least=least).items():
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"EventPropLIF: {name} must be finite and above 0, got {value}")
+        if count_strength < 0 or (count_strength > 0 and count_target is None):
+            raise ValueError(
+                f"EventPropLIF: count_strength must be at least 0, with a count_target; got {count_strength}"
+            )
+        self.tau_mem, self.tau_syn, self.least = float(tau_mem), float(tau_syn), float(least)
+        self.count_target, self.count_strength = count_target, count_strength
+        self.numbers(v_threshold=v_threshold, **decays(tau_mem, tau_syn))
+        self.states(i=0.0, v=0.0)
+        self._adjoint = (Adjoint(tau_mem, tau_syn, v_threshold, least),)  # in a tuple: no part of the equation
+        if tau_syn < 10:
+            say_once(
+                f"EventPropLIF: tau_syn={tau_syn} is less than 10 steps, where its gradients have relative errors near "
+                "1 (docs/learning.md); take finer steps"
+            )
+
+    am: Tensor
+    as_: Tensor
+    k: Tensor
+
+    def dynamics(self, x: Tensor, i: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = self.am * v + self.k * i
+        spike = self.fire(h - self.v_threshold)
+        return spike, self.as_ * i + x, (1 - spike) * h
+
+    def absorb(self, previous: nn.Module) -> Sequence | None:
+        """None: a norm before it runs by itself, so that its gradient is autograd's."""
+        return None
+
+    def _packs(self) -> bool:
+        return False
+
+    def _sequence(
+        self, xs: tuple[Any, ...], state: State, lengths: Tensor | None, record: tuple[str, ...], norm: Any
+    ) -> tuple[Any, ...]:
+        x = xs[0]
+        x = x.x.expand(x.T, *x.x.shape) if isinstance(x, Repeated) else x
+        x = x.unpack() if isinstance(x, SpikeTensor) else x
+        given = () if state is None else tuple(state.values())
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *given)):
+            return super()._sequence((x,), state, lengths, record, None)
+        start = self.initial_state(x[0]) if state is None else state
+        with torch.no_grad():
+            detached = {name: s.detach() for name, s in start.items()}
+            names = tuple(dict.fromkeys(("i", *record)))
+            y, new, recorded = super()._sequence((x.detach(),), detached, lengths, names, None)
+        y, i, v = _ByTimes.apply(x, start["i"], start["v"], y, recorded["i"], new["i"], new["v"], self, lengths)  # type: ignore[no-untyped-call]
+        out = y, {"i": i, "v": v}
+        return (*out, {name: recorded[name] for name in record}) if record else out
+
+    def _one_step(self, x_t: tuple[Tensor, ...], state: State, *, u: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if torch.is_grad_enabled() and x_t[0].requires_grad:
+            raise RuntimeError(
+                "EventPropLIF: single steps give no gradient; run whole sequences, net(x) with [T, B, *]"
+            )
+        return super()._one_step(x_t, state, u=u)
+
+    def adjoint(self) -> Adjoint:
+        """The equation of the backward pass."""
+        found = self._adjoint[0]
+        if not torch.equal(found.v_threshold, self.v_threshold):
+            found.v_threshold = self.v_threshold
+        return found.to(self.v_threshold.device)
+
+
+class Adjoint(Neuron):
+    """The backward pass of EventPropLIF, over reversed steps: of g', spikes and currents."""
+
+    is_binary = False
+
+    def __init__(self, tau_mem: float, tau_syn: float, v_threshold: float, least: float) -> None:
+        super().__init__(reset="none")
+        self.numbers(v_threshold=v_threshold, least=least, tau_mem=tau_mem, **decays(tau_mem, tau_syn))
+        self.states(li=0.0, lv=0.0)
+
+    least: Tensor
+    tau_mem: Tensor
+    am: Tensor
+    as_: Tensor
+    k: Tensor
+
+    def dynamics(self, g: Tensor, s: Tensor, current: Tensor, li: Tensor, lv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slope = torch.maximum(current - self.v_threshold, self.least) / self.tau_mem
+        jump = (1 + self.v_threshold / (self.tau_mem * slope)) * lv - g / slope
+        lh = (1 - s) * lv + s * jump
+        return li, self.as_ * li + self.k * lh, self.am * lh
+
+
+def decays(tau_mem: float, tau_syn: float) -> dict[str, float]:
+    """What a step leaves of voltage and current, and what a current adds to the voltage."""
+    am, as_ = math.exp(-1 / tau_mem), math.exp(-1 / tau_syn)
+    same = math.isclose(tau_mem, tau_syn, rel_tol=1e-6)
+    k = am / tau_mem if same else tau_syn / (tau_syn - tau_mem) * (as_ - am)
+    return {"am": am, "as_": as_, "k": k}
+
+
+class _ByTimes(torch.autograd.Function):
+    """``(x, i, v)`` at the start -> ``(spikes, i, v)`` at the end, which were computed already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        i: Tensor,
+        v: Tensor,
+        y: Tensor,
+        currents: Tensor,
+        i_end: Tensor,
+        v_end: Tensor,
+        neuron: EventPropLIF,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(y, torch.cat([i.unsqueeze(0), currents[:-1]]), lengths)
+        ctx.neuron, ctx.dtype = neuron, x.dtype
+        return y.view_as(y), i_end.view_as(i_end), v_end.view_as(v_end)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g: Tensor, g_i: Tensor, g_v: Tensor) -> tuple[Any, ...]:
+        y, before, lengths = ctx.saved_tensors
+        neuron: EventPropLIF = ctx.neuron
+        s, g = y.to(before.dtype), g.to(before.dtype)
+        steps = None if lengths is None else duration(y, lengths)
+        slope = _slope(g, steps, s)
+        if neuron.count_target is not None and neuron.count_strength:
+            u = (before - neuron.v_threshold).clamp(min=neuron.least) / neuron.tau_mem
+            slope = slope - u * _pull(s, neuron.count_target, neuron.count_strength)  # which adds the pull to lh
+        xs = [_reversed(t, steps) for t in (slope, s, before)]
+        state = {"li": g_i.contiguous(), "lv": g_v.contiguous()}
+        back, new = neuron.adjoint().sequence(*xs, state=state, lengths=lengths)
+        grad = masked(_reversed(back, steps), lengths)
+        return grad.to(ctx.dtype), new["li"], new["lv"], *(None,) * 6
+
+
+def _slope(g: Tensor, steps: Tensor | None, s: Tensor) -> Tensor:
+    """The time derivative of g by central differences, one-sided at the ends of each sample."""
+    if steps is None:
+        padded = torch.cat([g[:1], g, g[-1:]])
+        found = (padded[2:] - padded[:-2]).mul_(0.5)
+        found[0] *= 2
+        found[-1] *= 2
+    else:
+        t, last = torch.arange(len(g), device=g.device).unsqueeze(1), (steps - 1).unsqueeze(0)
+        later, earlier = torch.minimum(t + 1, last), torch.minimum((t - 1).clamp(min=0), last)
+        width = (later - earlier).clamp(min=1).to(g.dtype)
+        found = (_taken(g, later) - _taken(g, earlier)) / trailing(width, g.ndim)
+    if len(g) > 2 and not bool(found.any()) and bool((g * s).any()):
+        raise RuntimeError(
+            "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do not "
+            "change the loss: a loss of rates or counts has no gradient here. Let LI, Synaptic or "
+            "learn.first_spike_time follow it"
+        )
+    return found
+
+
+def _pull(s: Tensor, target: float, strength: float) -> Tensor:
+    """The derivative of ``strength / 2 (mean count - target)^2`` by a spike of each neuron."""
+    B = s.shape[1]
+    return (s.sum((0, 1)) / B - target) * (strength / B)
+
+
+def _reversed(x: Tensor, steps: Tensor | None) -> Tensor:
+    """``x`` ``[T, B, *]`` with the valid steps of each sample reversed, and the others where they are."""
+    if steps is None:
+        return x.index_select(0, torch.arange(len(x) - 1, -1, -1, device=x.device))  # flip takes three times as long
+    t = torch.arange(len(x), device=steps.device).unsqueeze(1)
+    return _taken(x, torch.where(t < steps, steps - 1 - t, t))
+
+
+def _taken(x: Tensor, index: Tensor) -> Tensor:
+    """``x[index[t, b], b]``."""
+    return x.gather(0, trailing(index, x.ndim).expand(x.shape))
+
+
+def first_spike_time(spikes: Tensor, *, silent: float | None = None, lengths: Tensor | None = None) -> Tensor:
+    """The step of the first spike of each neuron, ``[B, *]``, with a gradient for neurons that learn by spike times.
+
+    Args:
+        spikes: ``[T, B, *]`` of an :class:`EventPropLIF`.
+        silent: time of neurons that never fire, which have no gradient; None is T, or the sample's length.
+        lengths: valid steps of each sample.
+
+    The gradient that it sends to spikes rises by ``dL/dt`` per step around the first spike. For neurons with surrogates
+    there is :func:`spikeloom.decode.first_spike`.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.learn.first_spike_time(torch.tensor([0.0, 0.0, 1.0, 1.0]).view(4, 1, 1))
+    tensor([[2.]])
+    """
+    if isinstance(spikes, SpikeTensor):
+        spikes = spikes.unpack()
+    steps = trailing(duration(spikes, lengths), spikes.ndim - 1)
+    found: Tensor = _FirstTime.apply(spikes, steps, silent)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _FirstTime(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spikes: Tensor, steps: Tensor, silent: float | None) -> Tensor:
+        T = spikes.shape[0]
+        t = trailing(torch.arange(T, device=spikes.device), spikes.ndim)
+        fired = (spikes != 0) & (t < steps)
+        first = torch.where(fired, t, T).amin(0)
+        never = steps.expand_as(first) if silent is None else torch.full_like(first, silent, dtype=wide(spikes.dtype))
+        ctx.save_for_backward(first)
+        ctx.T, ctx.dtype = T, spikes.dtype
+        return torch.where(first < T, first, never).to(wide(spikes.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (first,) = ctx.saved_tensors
+        t = trailing(torch.arange(ctx.T, device=grad.device), grad.ndim + 1)
+        ramp = (t - first).clamp(-1, 1).to(grad.dtype)
+        return (torch.where(first < ctx.T, grad * ramp, 0.0)).to(ctx.dtype), None, None

@@ -1,0 +1,389 @@
+"""Gradients in pieces against backpropagation through all steps, with twins that must differ."""
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom as sl
+
+L = sl.learn
+T, B = 13, 3
+
+
+def gradients(net, x, loss, **options):
+    net.zero_grad()
+    pieces = list(L.online(net, x, loss, **options))
+    return [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in net.parameters()], pieces
+
+
+def whole(net, x, loss, **options):
+    net.zero_grad()
+    loss(net(x, **options), 0).backward()
+    return [p.grad.clone() for p in net.parameters()]
+
+
+def squares(target):
+    return lambda y, t0: (y - target[t0 : t0 + len(y)]).square().sum()
+
+
+def closeness(a, b):
+    return max(float((x - y).abs().max() / y.abs().max()) for x, y in zip(a, b, strict=True))
+
+
+def given(*shape):
+    return torch.randn(T, B, *shape, dtype=torch.float64)
+
+
+def net_of(neuron, features=5):
+    net = sl.Network(nn.Linear(4, features), neuron, nn.Linear(features, 2)).double()
+    with torch.no_grad():
+        net.body[0].weight *= 2
+    return net
+
+
+def test_pieces_of_all_steps_are_backpropagation_and_of_one_are_sltt():
+    x, target = given(4), given(2)
+    net = net_of(sl.LIF(tau=3.0))
+    loss = squares(target)
+    assert closeness(gradients(net, x, loss, steps=T)[0], whole(net, x, loss)) < 1e-14
+    sltt = net_of(sl.options.SLTT(sl.LIF(tau=3.0)))
+    for a, b in zip(sltt.parameters(), net.parameters(), strict=True):
+        a.data = b.data
+    one, pieces = gradients(net, x, loss, steps=1)
+    assert closeness(one, whole(sltt, x, loss)) < 1e-12
+    assert closeness(one, whole(net, x, loss)) > 1e-2  # which keeps what truncation loses
+    torch.testing.assert_close(torch.cat([p.output for p in pieces]), net(x).detach())
+    assert [p.start for p in pieces] == list(range(T))
+    assert sum(p.loss for p in pieces).item() == pytest.approx(loss(net(x), 0).item())
+    assert not any(t.requires_grad for p in pieces for t in (p.loss, p.output, p.state["1"]["v"]))
+
+
+NEURONS = {
+    "LIF": lambda: sl.LIF(tau=3.0),
+    "LIF, soft reset": lambda: sl.LIF(tau=3.0, reset="soft"),
+    "ALIF": lambda: sl.options.Adaptive(sl.LIF(tau=3.0), beta=0.4),
+    "Synaptic": lambda: sl.Synaptic(alpha=0.7, beta=0.8),
+    "Izhikevich": lambda: sl.Izhikevich(),
+    "per channel": lambda: sl.LIF(tau=torch.linspace(2.0, 5.0, 5), reset="soft", detach_reset=True),
+}
+
+
+MORE = {"CLIF": lambda: sl.CLIF(tau=3.0), "AdEx": lambda: sl.AdEx(), "KLIF": lambda: sl.KLIF(k=1.2)}
+
+
+@pytest.mark.parametrize("name", [*NEURONS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+def test_an_eligibility_makes_pieces_equal_to_backpropagation_for_a_layer_of_neurons(name):
+    x, target = given(4), given(2)
+    net, loss = net_of({**NEURONS, **MORE}[name]()), squares(target)
+    wanted = whole(net, x, loss)
+    assert wanted[0].abs().max() > 1e-6
+    for steps in (1, 4, 5):
+        assert closeness(gradients(net, x, loss, steps=steps, method="eligibility")[0], wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, steps=4)[0], wanted) > 1e-4  # without it
+
+
+TRACES = {
+    "LIF": lambda: sl.LIF(tau=3.0, reset="soft", detach_reset=True),
+    "LI": lambda: sl.LI(tau=3.0),
+    "Synaptic": lambda: sl.Synaptic(alpha=0.7, beta=0.8, reset_delay=False, detach_reset=True),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_leak_alone_needs_a_trace_of_the_input_and_serves_convolutions(name):
+    x, target = given(2, 4, 5), given(2)
+    layer = nn.Conv2d(2, 4, 3, padding=1, stride=2, groups=2)
+    net = sl.Network(layer, TRACES[name](), nn.Flatten(), nn.Linear(4 * 2 * 3, 2)).double()
+    loss = squares(target)
+    wanted = whole(net, x, loss)
+    for steps in (1, 4):
+        assert closeness(gradients(net, x, loss, steps=steps, method="eligibility")[0], wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, steps=4)[0], wanted) > 1e-4
+    linear, one = net_of(TRACES[name]()), given(4)
+    got, _ = gradients(linear, one, loss, steps=4, method="eligibility", limit=0)  # nothing of [B, N, M]
+    assert closeness(got, whole(linear, one, loss)) < 1e-12
+
+
+def test_places_of_a_linear_layer_and_a_loss_of_the_last_piece_alone():
+    x, target = given(3, 4), given(3, 2)
+    net = net_of(sl.LIF(tau=3.0))
+
+    def last(y, t0):
+        return squares(target)(y, t0) if t0 + len(y) == T else y.detach().sum() * 0
+
+    got, _ = gradients(net, x, last, steps=5, method="eligibility")
+    net.zero_grad()
+    (net(x)[10:] - target[10:]).square().sum().backward()
+    assert closeness(got, [p.grad for p in net.parameters()]) < 1e-12
+
+
+def test_of_two_layers_the_last_is_exact_and_the_first_is_closer_than_truncated():
+    x, target = given(6), given(2)
+    torch.manual_seed(3)
+    lif = lambda: sl.LIF(tau=4.0, reset="soft", v_threshold=0.5)  # noqa: E731
+    net = sl.Network(nn.Linear(6, 20), lif(), nn.Linear(20, 20), lif(), nn.Linear(20, 2)).double()
+    loss = squares(target)
+    wanted = whole(net, x, loss)
+    ours, _ = gradients(net, x, loss, steps=2, method="eligibility")
+    cut, _ = gradients(net, x, loss, steps=2)
+    assert closeness(ours[2:], wanted[2:]) < 1e-12
+    cosine = lambda a: float(nn.functional.cosine_similarity(a[0].flatten(), wanted[0].flatten(), dim=0))  # noqa: E731
+    assert 1 - 1e-6 > cosine(ours) > cosine(cut)
+
+
+@pytest.mark.parametrize("method", ["truncated", "eligibility"])
+@pytest.mark.parametrize("detached", [False, True])
+def test_ragged_batches_are_their_samples_alone(method, detached):
+    lengths, x, target = torch.tensor([4, 8, 6]), given(4), given(2)  # nobody has all 13 steps
+    net = net_of(sl.LIF(tau=3.0, reset="soft", detach_reset=detached))
+
+    def loss_of(target, lengths):
+        def loss(y, t0):
+            there = torch.arange(t0, t0 + len(y)).view(-1, 1) < lengths
+            return ((y - target[t0 : t0 + len(y)]).square().sum(-1) * there).sum()
+
+        return loss
+
+    got, pieces = gradients(net, x, loss_of(target, lengths), steps=4, method=method, lengths=lengths)
+    total = [torch.zeros_like(g) for g in got]
+    for b, n in enumerate(lengths.tolist()):
+        one = slice(n), slice(b, b + 1)
+        loss = loss_of(target[one], torch.tensor([n]))
+        alone, parts = gradients(net, x[one], loss, steps=4, method=method)
+        total = [a + g for a, g in zip(total, alone, strict=True)]
+        torch.testing.assert_close(pieces[-1].state["1"]["v"][b : b + 1], parts[-1].state["1"]["v"])
+        torch.testing.assert_close(torch.cat([p.output for p in pieces])[one], torch.cat([p.output for p in parts]))
+    assert [p.start for p in pieces] == [0, 4]
+    assert closeness(got, total) < 1e-12
+    if method == "eligibility":
+        net.zero_grad()
+        loss_of(target, lengths)(net(x, lengths=lengths), 0).backward()
+        assert closeness(got, [p.grad for p in net.parameters()]) < 1e-12
+
+
+def test_packed_spikes_batch_first_still_inputs_and_a_state_to_begin_with():
+    x, target = given(4), given(2)
+    net = sl.Network(nn.Linear(4, 5), sl.LIF(tau=3.0), nn.Linear(5, 6), sl.LIF(tau=3.0), nn.Linear(6, 2)).double()
+    loss = squares(target)
+    wanted, _ = gradients(net, x, loss, steps=4, method="eligibility")
+    net.spikes = "packed"
+    assert closeness(gradients(net, x, loss, steps=4, method="eligibility")[0], wanted) < 1e-12
+    net.spikes, net.batch_first = "dense", True
+    assert closeness(gradients(net, x.transpose(0, 1), loss, steps=4, method="eligibility")[0], wanted) < 1e-12
+    net.batch_first = False
+    still = x[0]
+    wanted = whole(net, still, loss, repeat=T)
+    assert closeness(gradients(net, still, loss, steps=T, repeat=T)[0], wanted) < 1e-12
+
+    _, result = net(x[:5], return_state=True)
+    net.zero_grad()
+    later = squares(target[5:])
+    later(net(x[5:], state=sl.detach(result.state)), 0).backward()
+    wanted = [p.grad.clone() for p in net.parameters()]
+    assert closeness(gradients(net, x[5:], later, steps=T, state=result.state)[0], wanted) < 1e-12
+
+
+def test_ottt_in_pieces_of_one_step():
+    x, target = given(4), given(2)
+
+    def make(around):
+        torch.manual_seed(0)
+        layers = nn.Linear(4, 5), around(sl.LIF(tau=2.0)), sl.nn.OTTT(nn.Linear(5, 2)), around(sl.LIF(tau=2.0))
+        return sl.Network(*layers).double()
+
+    loss = squares(target)
+    online, _ = gradients(make(lambda neuron: neuron), x, loss, steps=1)
+    assert closeness(online, whole(make(sl.options.SLTT), x, loss)) < 1e-12
+
+
+def test_of_a_number_of_pieces_some_are_differentiated():
+    x, target, net = given(4), given(2), net_of(sl.LIF(tau=3.0))
+    loss = squares(target)
+    some, pieces = gradients(net, x, loss, steps=1, backward=4, generator=torch.Generator().manual_seed(5))
+    drawn = torch.randperm(T, generator=torch.Generator().manual_seed(5))[:4].tolist()
+    wanted, _ = gradients(net, x, lambda y, t0: loss(y, t0) * (t0 in drawn), steps=1)
+    assert closeness(some, wanted) < 1e-12
+    assert len(pieces) == T
+
+
+def saved_bytes(net, T, **options):
+    """The most that the graph of one piece keeps."""
+    sizes, seen = [0], []
+
+    def pack(t):
+        sizes[-1] += t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        for _ in L.online(net, torch.rand(T, B, 16), lambda y, t0: y.square().sum(), **options):
+            seen.append(sizes[-1])
+            sizes.append(0)
+    return max(seen), max(seen[1:-1]) - min(seen[1:-1])
+
+
+@pytest.mark.parametrize("method", ["truncated", "eligibility"])
+def test_memory_does_not_grow_with_the_number_of_steps(method):
+    net = sl.Network(nn.Linear(16, 32), sl.LIF(), nn.Linear(32, 32), sl.LIF(), nn.Linear(32, 2))
+    short, differs = saved_bytes(net, 64, steps=8, method=method)
+    long, _ = saved_bytes(net, 1024, steps=8, method=method)
+    all_at_once, _ = saved_bytes(net, 64, steps=16, method="truncated")
+    assert short == long > 0
+    assert differs == 0
+    assert all_at_once > 1.5 * saved_bytes(net, 64, steps=8)[0]  # what is counted does grow with the piece
+
+
+def test_eprop_is_backpropagation_with_the_feedback_detached():
+    x, target = given(4), given(2)
+    for neuron in (sl.LIF(tau=3.0, v_threshold=0.3), sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4)):
+        torch.manual_seed(1)
+        net = sl.Network(nn.Linear(4, 5), L.EProp(neuron, nn.Linear(5, 5)), nn.Linear(5, 2), sl.LI(tau=4.0)).double()
+        loss = squares(target)
+        wanted = by_hand(net, x, loss, detached=True)
+        for steps in (1, 4, T):
+            got, _ = gradients(net, x, loss, steps=steps, method="eligibility")
+            exact = (
+                got if steps == T else [g for g, p in zip(got, net.named_parameters(), strict=True) if "3" not in p[0]]
+            )
+            # the leaky readout has a state of its own, through which errors of earlier pieces come: exact for steps=T
+            reference = wanted if steps == T else leaky_in_pieces(net, x, loss, steps)
+            assert closeness(exact, reference) < 1e-12
+        assert closeness(gradients(net, x, loss, steps=T)[0], by_hand(net, x, loss, detached=False)) > 1e-3
+
+
+def by_hand(net, x, loss, *, detached):
+    """The recurrent net as a loop over steps."""
+    first, layer, second, readout = net.body
+    back, state, out = torch.zeros(B, 5, dtype=torch.float64), None, []
+    net.zero_grad()
+    with sl.backend("eager"):
+        for x_t in x:
+            back = back.detach() if detached else back
+            back, state = layer.neuron.step(first(x_t) + layer.feedback(back), state=state)
+            out.append(second(back))
+        loss(readout.sequence(torch.stack(out))[0], 0).backward()
+    return [p.grad.clone() for p in net.parameters()]
+
+
+def leaky_in_pieces(net, x, loss, steps):
+    """As by_hand, with the state of the readout detached between pieces, and the neurons' own not."""
+    first, layer, second, readout = net.body
+    back, state, leak, total = torch.zeros(B, 5, dtype=torch.float64), None, None, 0
+    net.zero_grad()
+    out = []
+    with sl.backend("eager"):
+        for x_t in x:
+            back, state = layer.neuron.step(first(x_t) + layer.feedback(back.detach()), state=state)
+            out.append(back)
+        spikes = torch.stack(out)
+        for t0 in range(0, T, steps):
+            y, leak = readout.sequence(second(spikes[t0 : t0 + steps]), state=leak)
+            total = total + loss(y, t0)
+            leak = sl.detach(leak)
+        total.backward()
+    first_layers = [p.grad.clone() for p in (*first.parameters(), *layer.parameters())]
+    net.zero_grad()  # the readout's own weights have an eligibility in its state
+    loss(readout.sequence(second(spikes.detach()))[0], 0).backward()
+    return [*first_layers, *(p.grad.clone() for p in second.parameters())]
+
+
+def blocks_of(net, x, target):
+    """The gradients of each block alone, given what the one before it fires."""
+    found, body = [], net.body
+    for block, readout, wanted in zip(body.blocks, body.readouts, target.unbind(2), strict=True):
+        alone = sl.Network(block)
+        s = alone(x)
+        net.zero_grad()
+        (readout(s) - wanted).square().sum().backward()
+        found += [p.grad.clone() for p in block.parameters()]
+        x = s.detach()
+    return found
+
+
+def test_decolle_is_backpropagation_of_each_block_alone():
+    x, target = given(4), given(2, 3)
+    blocks = [(nn.Sequential(nn.Linear(n, 6), sl.LIF(tau=3.0, v_threshold=0.3)), 6) for n in (4, 6)]
+    net = sl.Network(L.DECOLLE(blocks, classes=3)).double()
+    wanted, loss = blocks_of(net, x, target), squares(target)
+    for steps in (1, 4):
+        net.zero_grad()
+        list(L.online(net, x, loss, steps=steps, method="eligibility"))
+        assert closeness([p.grad for p in net.parameters() if p.requires_grad], wanted) < 1e-12
+    assert all(p.grad is None for p in net.body.readouts.parameters())
+    s = sl.Network(nn.Sequential(*net.body.blocks))(x)  # the error of the last block comes to the first
+    net.zero_grad()
+    (net.body.readouts[1](s) - target[:, :, 1]).square().sum().backward()
+    assert closeness([net.body.blocks[0][0].weight.grad], wanted[:1]) > 1e-2
+
+
+def test_errors_come_back_through_random_weights():
+    layer = L.RandomFeedback(4, 2).double()
+    x, g = given(4).requires_grad_(), given(2)
+    y = layer(x)
+    torch.testing.assert_close(y, nn.functional.linear(x, layer.weight, layer.bias))
+    (y * g).sum().backward()
+    torch.testing.assert_close(x.grad, g @ layer.feedback)
+    torch.testing.assert_close(layer.weight.grad, torch.einsum("tbn,tbm->nm", g, x.detach()))
+    assert not torch.equal(layer.feedback, layer.weight)
+    assert "feedback" in layer.state_dict()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_fptt_is_its_equations_over_a_linear_net(alpha):
+    x, target = given(4), given(2)
+    net = sl.Network(nn.Linear(4, 2), sl.LI(tau=3.0)).double()
+    optimiser, fptt = torch.optim.SGD(net.parameters(), lr=0.02), L.FPTT(net.parameters(), alpha=alpha)
+    W = torch.cat([net.body[0].weight, net.body[0].bias.unsqueeze(1)], 1).detach().clone()
+    one = torch.cat([x, torch.ones(T, B, 1, dtype=torch.float64)], 2)
+    mean, last, v = W.clone(), torch.zeros_like(W), torch.zeros(B, 2, dtype=torch.float64)
+
+    def slope(W, v, t):  # of |v' - target|^2 with v' = v + (x W - v) / 3
+        return 2 / 3 * (v + (one[t] @ W.t() - v) / 3 - target[t]).t() @ one[t]
+
+    for piece in fptt.pieces(net, x, squares(target), optimiser):
+        t = piece.start
+        new = W - 0.02 * (slope(W, v, t) + alpha * (W - mean - last / (2 * alpha)))
+        last = slope(new, v, t)
+        mean = (mean + new) / 2 - last / (2 * alpha)
+        v, W = v + (one[t] @ W.t() - v) / 3, new
+        torch.testing.assert_close(net.body[0].weight.data, W[:, :4], atol=1e-12, rtol=1e-12)
+        torch.testing.assert_close(net.body[0].bias.data, W[:, 4], atol=1e-12, rtol=1e-12)
+    again = L.FPTT(net.parameters())
+    again.load_state_dict(fptt.state_dict())
+    assert again.alpha == alpha
+    torch.testing.assert_close(again.means[0], mean[:, :4])
+    torch.testing.assert_close(again.gradients[1], last[:, 4])
+    with pytest.raises(ValueError, match="belong to parameters of other shapes"):
+        L.FPTT(nn.Linear(3, 3).parameters()).load_state_dict(fptt.state_dict())
+
+
+def test_what_is_refused_is_named():
+    loss, x = squares(given(2)), given(4)
+
+    def run(*layers, x=x, **options):
+        return list(L.online(sl.Network(*layers).double(), x, loss, **{"method": "eligibility", **options}))
+
+    with pytest.raises(ValueError, match=r"before the neuron '2' .* there is '0' \(Linear\), '1' \(BatchNorm1d\)"):
+        run(nn.Linear(4, 2), nn.BatchNorm1d(2), sl.LIF())
+    with pytest.raises(ValueError, match="'1' is a Recurrent, which is no neuron"):
+        run(nn.Linear(4, 2), sl.nn.Recurrent(sl.LIF(), nn.Linear(2, 2)))
+    neuron = sl.LIF()
+    with pytest.raises(ValueError, match="'1' is in the network more than once"):
+        run(nn.Linear(4, 4), neuron, nn.Linear(4, 2), neuron)
+    with pytest.raises(ValueError, match="eligibility takes 960 bytes, and limit= is 900"):
+        run(nn.Linear(4, 10), sl.LIF(), nn.Linear(10, 2), limit=900)
+    with pytest.raises(ValueError, match="the eligibility of Conv1d can be carried only where it is a trace"):
+        run(nn.Conv1d(1, 2, 2), sl.LIF(), nn.Flatten(), nn.Linear(6, 2), x=given(1, 4))
+    with pytest.raises(ValueError, match="needs a network of layers in order"):
+        run(nn.ModuleList([nn.Linear(4, 2)]))
+    with pytest.raises(ValueError, match="steps must be a number of steps of at least 1, got 0"):
+        run(nn.Linear(4, 2), steps=0)
+    with pytest.raises(ValueError, match=r"backward= goes with truncated alone"):
+        run(nn.Linear(4, 2), backward=2)
+    with pytest.raises(ValueError, match="method must be truncated or eligibility, got 'bptt'"):
+        run(nn.Linear(4, 2), method="bptt")
+    with pytest.raises(TypeError, match=r"takes an sl\.Network, got Linear"):
+        L.online(nn.Linear(4, 2), x, loss)
+    with pytest.raises(TypeError, match=r"loss\(y, t0\) must return a scalar tensor, got a tensor \[1, 3, 2\]"):
+        list(L.online(sl.Network(nn.Linear(4, 2)).double(), x, lambda y, t0: y))
+    with pytest.raises(TypeError, match="EProp: feedback must be an nn"):
+        L.EProp(sl.LIF(), sl.nn.OneToOne(3))

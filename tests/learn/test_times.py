@@ -1,0 +1,298 @@
+"""Spike times: EventProp against networks in continuous time, and layers whose output is a time or a peak."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import event_driven
+import spikeloom as sl
+
+L = sl.learn
+DOUBLE = dict(dtype=torch.float64)
+SIGNS = np.array([1.0, -0.7, 0.4])
+END, TAU_MEM, TAU_SYN = 6.0, 4.0, 1.0
+
+
+def of_times(spikes):
+    """A smooth function of the spike times of the last layer."""
+    return sum(SIGNS[j] * math.cos(0.7 * t + j) for t, j in spikes)
+
+
+def net_of(seed):
+    """Weights of two layers, and spikes of the inputs at times that are on all grids."""
+    g = np.random.default_rng(seed)
+    weights = [g.normal(1.0, 0.4, shape) * size for shape, size in (((5, 5), 2.2), ((3, 5), 2.4))]
+    return weights, [(round(float(t) * 5) / 5, k) for k, t in enumerate(g.uniform(0, 2, 5))]
+
+
+def on_a_grid(weights, inputs, steps, neuron=None):
+    """Gradients of all weights with ``steps`` per tau_syn, and how many spikes the last layer has."""
+    dt = TAU_SYN / steps
+    T = round(END / dt)
+    x = torch.zeros(T, 1, 5, **DOUBLE)
+    for t, k in inputs:
+        x[round(t / dt), 0, k] = 1
+    layers = []
+    for w in weights:
+        layers += [nn.Linear(w.shape[1], w.shape[0], bias=False).double()]
+        layers[-1].weight.data = torch.tensor(w)
+        layers += [L.EventPropLIF(tau_mem=TAU_MEM / dt, tau_syn=TAU_SYN / dt) if neuron is None else neuron(dt)]
+    s = sl.Network(*layers)(x)
+    t = torch.arange(T, **DOUBLE).view(-1, 1) * dt
+    (s[:, 0] * torch.tensor(SIGNS) * torch.cos(0.7 * t + torch.arange(3))).sum().backward()
+    return [m.weight.grad.numpy() for m in layers[::2]], int(s.sum())
+
+
+def errors(got, wanted):
+    return [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(got, wanted, strict=True)]
+
+
+def test_eventprop_goes_to_the_gradient_of_continuous_time_with_the_step():
+    weights, inputs = net_of(9)
+    wanted = event_driven.gradients(of_times, inputs, weights, TAU_MEM, TAU_SYN, END)
+    fine, spikes = on_a_grid(weights, inputs, 500)
+    assert spikes == len(event_driven.run(inputs, weights, TAU_MEM, TAU_SYN, END)[1]) == 9
+    at_500, at_100 = errors(fine, wanted), errors(on_a_grid(weights, inputs, 100)[0], wanted)
+    assert max(at_500) < 0.02
+    assert max(at_100) < 0.06
+    assert all(a < 0.6 * b for a, b in zip(at_500, at_100, strict=True))
+    cosine = [np.vdot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(fine, wanted, strict=True)]
+    assert min(cosine) > 0.9998
+
+    def by_surrogate(dt):
+        decays = [math.exp(-dt / tau) for tau in (TAU_SYN, TAU_MEM)]
+        return sl.Synaptic(alpha=decays[0], beta=decays[1], v_threshold=1 / dt, reset="hard", reset_delay=False)
+
+    twin, _ = on_a_grid(weights, inputs, 100, by_surrogate)
+    assert min(errors(twin, wanted)) > 0.5
+
+
+@pytest.mark.slow
+def test_the_table_of_errors_in_the_documentation():
+    """Medians over those of ten nets that have all their spikes on that grid."""
+    found = {steps: [] for steps in (5, 10, 25, 50, 100, 250, 500)}
+    for seed in range(10):
+        weights, inputs = net_of(seed)
+        wanted = event_driven.gradients(of_times, inputs, weights, TAU_MEM, TAU_SYN, END)
+        count = len(event_driven.run(inputs, weights, TAU_MEM, TAU_SYN, END)[1])
+        for steps, rows in found.items():
+            got, spikes = on_a_grid(weights, inputs, steps)
+            if spikes == count:
+                rows.append(errors(got, wanted))
+    medians = {steps: np.median(rows, axis=0).round(3).tolist() for steps, rows in found.items()}
+    page = (Path(__file__).parents[2] / "docs" / "learning.md").read_text()
+    for steps, (first, second) in medians.items():
+        assert re.search(
+            rf"^\| 1/{steps} \| {len(found[steps])} \| {first:.3f} \| {second:.3f} \|$", page, re.MULTILINE
+        )
+
+
+def test_the_adjoint_is_the_equations_step_by_step_in_ragged_batches_too():
+    neuron, lengths, T = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, least=0.05), torch.tensor([40, 25, 9]), 40
+    x = (3 * torch.rand(T, 3, 4, **DOUBLE)).requires_grad_()
+    start = {k: torch.rand(3, 4, **DOUBLE).requires_grad_() for k in ("i", "v")}
+    s, end = neuron.sequence(x, state=start, lengths=lengths)
+    g, ends = torch.randn(T, 3, 4, **DOUBLE), {k: torch.randn(3, 4, **DOUBLE) for k in ("i", "v")}
+    ((s * g).sum() + sum((end[k] * ends[k]).sum() for k in end)).backward()
+    assert 0.02 < s.mean() < 0.5
+    am, as_, k = math.exp(-1 / 20), math.exp(-1 / 10), 10 / (10 - 20) * (math.exp(-1 / 10) - math.exp(-1 / 20))
+    for b, n in enumerate(lengths.tolist()):
+        for j in range(4):
+            i, v, currents, spikes = start["i"][b, j].item(), start["v"][b, j].item(), [], []
+            for t in range(n):
+                h = am * v + k * i
+                spikes.append(h >= 1)
+                currents.append(i)
+                v, i = 0.0 if h >= 1 else h, as_ * i + x[t, b, j].item()
+            assert spikes == s[:n, b, j].bool().tolist()
+            assert end["v"][b, j].item() == pytest.approx(v)
+            here = g[:n, b, j].tolist()
+            li, lv = ends["i"][b, j].item(), ends["v"][b, j].item()
+            for t in reversed(range(n)):
+                low, high = max(t - 1, 0), min(t + 1, n - 1)
+                slope, u = (here[high] - here[low]) / (high - low), max(currents[t] - 1, 0.05) / 20
+                lh = (1 + 1 / (20 * u)) * lv - slope / u if spikes[t] else lv
+                assert x.grad[t, b, j].item() == pytest.approx(li, rel=1e-9, abs=1e-12)
+                li, lv = as_ * li + k * lh, am * lh
+            assert start["i"].grad[b, j].item() == pytest.approx(li, rel=1e-9)
+            assert start["v"].grad[b, j].item() == pytest.approx(lv, rel=1e-9)
+    assert torch.equal(x.grad[25:, 1], torch.zeros(15, 4, **DOUBLE))
+
+
+def test_equal_time_constants_are_the_limit_of_unequal_ones():
+    x = (4 * torch.rand(60, 2, 3, **DOUBLE)).requires_grad_()
+    t = torch.arange(60.0, **DOUBLE).view(-1, 1, 1)
+
+    def gradient(tau_syn):
+        s, _ = L.EventPropLIF(tau_mem=12.0, tau_syn=tau_syn).sequence(x)
+        return torch.autograd.grad((s * (0.1 * t).cos()).sum(), x)[0]
+
+    same = gradient(12.0)
+    assert same.abs().max() > 0
+    assert ((gradient(12.0001) - same).norm() / same.norm()) < 1e-3
+
+
+def test_a_number_of_spikes_pulls():
+    x = torch.full((80, 2, 3), 1.5, **DOUBLE, requires_grad=True)
+    layer = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, count_target=50.0, count_strength=0.1)
+    s, _ = layer.sequence(x)
+    plain, _ = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0).sequence(x)
+    assert 0 < s.sum(0).mean() < 50
+    zero = torch.zeros_like(s)
+    fewer = torch.autograd.grad(s, x, zero)[0]
+    assert torch.equal(torch.autograd.grad(plain, x, zero)[0], zero)
+    assert fewer.max() <= 0  # descending it raises the input, and with it the number of spikes
+    assert fewer.min() < 0
+    more, _ = layer.sequence((x - 0.5 * fewer / fewer.abs().max()).detach())
+    assert more.sum() > s.sum()
+
+
+def test_first_spike_times_move_with_their_gradient():
+    layer, neuron = nn.Linear(2, 3, bias=False).double(), L.EventPropLIF(tau_mem=400.0, tau_syn=100.0)
+    layer.weight.data = torch.tensor([[4.0, 5.0], [7.0, 3.0], [0.1, 0.1]], **DOUBLE)
+    x = torch.zeros(600, 1, 2, **DOUBLE)
+    x[0, 0, 0] = x[30, 0, 1] = 1
+
+    def times():
+        return L.first_spike_time(neuron.sequence(layer(x))[0])
+
+    t = times()
+    assert t[0, 2] == 600
+    (t[0, 0] + 2 * t[0, 1] + 5 * t[0, 2]).backward()
+    inputs = [(0.0, 0), (30.0, 1)]
+
+    def exact(w):
+        found = event_driven.layer(inputs, w, 400.0, 100.0, 600.0)
+        first = {j: min(t for t, k in found if k == j) for j in (0, 1)}
+        return first[0] + 2 * first[1]
+
+    w, wanted = layer.weight.detach().numpy().copy(), np.zeros((3, 2))
+    for place in np.ndindex(2, 2):
+        both = []
+        for sign in (1, -1):
+            w[place] += sign * 1e-5
+            both.append(exact(w))
+            w[place] -= sign * 1e-5
+        wanted[place] = (both[0] - both[1]) / 2e-5
+    assert abs(exact(w) - (t[0, 0] + 2 * t[0, 1]).item()) < 4
+    assert max(errors([layer.weight.grad.numpy()], [wanted])) < 0.05
+    assert torch.equal(layer.weight.grad[2], torch.zeros(2, **DOUBLE))
+
+
+def test_what_eventprop_cannot_do_is_said():
+    neuron, x = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0), torch.full((30, 1, 2), 2.0, requires_grad=True)
+    s, _ = neuron.sequence(x)
+    with pytest.raises(RuntimeError, match="a loss of rates or counts has no gradient here"):
+        s.mean().backward()
+    with pytest.raises(RuntimeError, match="single steps give no gradient"):
+        neuron.step(x[0])
+    with torch.no_grad():
+        state, found = None, []
+        for x_t in x:
+            y, state = neuron.step(x_t, state=state)
+            found.append(y)
+    assert torch.equal(torch.stack(found), s)
+    with pytest.raises(ValueError, match="tau_syn must be finite and above 0, got -1"):
+        L.EventPropLIF(tau_syn=-1.0)
+    with pytest.raises(ValueError, match="with a count_target"):
+        L.EventPropLIF(count_strength=1.0)
+    with pytest.raises(TypeError, match="EventPropLIF"):
+        sl.options.Adaptive(neuron)
+
+
+def test_eventprop_in_a_network_with_a_batch_norm_packed_spikes_and_sixteen_bits():
+    def net(**options):
+        torch.manual_seed(1)
+        first = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.05)
+        return sl.Network(nn.Linear(4, 6), nn.BatchNorm1d(6), first, nn.Linear(6, 2), sl.LI(tau=10.0), **options)
+
+    x = torch.rand(40, 5, 4).round()
+    plain, packed = net(), net(spikes="packed")
+    for each in (plain, packed):
+        each(x).square().mean().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in each.parameters())
+    assert plain.body[0].weight.grad.abs().max() > 0
+    assert torch.equal(plain.body[0].weight.grad, packed.body[0].weight.grad)
+    with sl.backend("eager"):
+        other = net()
+        other(x).square().mean().backward()
+    torch.testing.assert_close(other.body[0].weight.grad, plain.body[0].weight.grad, atol=1e-6, rtol=1e-4)
+    low = (3 * torch.rand(40, 2, 3)).bfloat16().requires_grad_()
+    s, _ = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0).sequence(low)
+    (s * torch.linspace(0, 1, 40).view(-1, 1, 1)).sum().backward()
+    assert s.dtype == low.grad.dtype == torch.bfloat16
+
+
+def test_first_spikes_in_closed_form_are_those_of_an_integration():
+    layer = L.FirstSpike(6, 4, tau=1.5, gain=6.0).double()
+    times = torch.rand(8, 6, **DOUBLE) * 2
+    times[:, 0] = math.inf
+    times[0] = math.inf
+    got = layer(times)
+    t = torch.arange(0, 12, 2e-3, **DOUBLE)
+    for b in range(8):
+        for j in range(4):
+            since = t.unsqueeze(1) - times[b]
+            v = (layer.weight[j] * torch.where(since > 0, 1 - torch.exp(-since / 1.5), 0.0)).sum(1)
+            crossed = (v >= 1).nonzero().flatten()
+            if len(crossed) and t[crossed[0]] > 0:
+                assert abs(got[b, j].item() - t[crossed[0]].item()) < 3e-3
+            else:
+                assert got[b, j] == math.inf or got[b, j] > 12
+    assert torch.isfinite(got).any()
+    assert torch.isinf(got[0]).all()
+
+
+def test_gradients_of_first_spikes():
+    layer = L.FirstSpike(5, 3, gain=8.0).double()
+    times = torch.rand(4, 5, **DOUBLE).requires_grad_()
+    assert torch.isfinite(layer(times)).all()
+
+    def of(times, weight):
+        return torch.func.functional_call(layer, {"weight": weight}, (times,))
+
+    assert torch.autograd.gradcheck(of, (times, layer.weight.detach().requires_grad_()))
+    with torch.no_grad():
+        layer.weight[0] = 0.1
+    out = layer(times)
+    assert torch.isinf(out[:, 0]).all()
+    out[:, 1:].sum().backward()
+    assert torch.isfinite(times.grad).all()
+    assert torch.equal(layer.weight.grad[0], torch.zeros(5, **DOUBLE))
+    assert layer.weight_sum_loss().item() == pytest.approx(0.5)
+    late = layer((times + 900).detach())  # exp of the times alone would overflow
+    torch.testing.assert_close(late[:, 1:], out[:, 1:].detach() + 900)
+
+
+def test_the_tempotron_sums_kernels_and_its_loss_is_the_rule():
+    neuron = L.Tempotron(5, 3, tau=15.0, tau_syn=3.75).double()
+    nn.init.normal_(neuron.weight, std=0.6)
+    x = (torch.rand(60, 4, 5) < 0.05).double()
+    kernel = lambda d: (math.exp(-d / 15) - math.exp(-d / 3.75)) if d >= 0 else 0.0  # noqa: E731
+    peak = 15 * 3.75 / (15 - 3.75) * math.log(4)
+    K = torch.tensor([[kernel(t - u) / kernel(peak) for u in range(60)] for t in range(60)], **DOUBLE)
+    wanted = torch.einsum("tu,ubi,ni->tbn", K, x, neuron.weight.detach())
+    torch.testing.assert_close(neuron.voltage(x).detach(), wanted)
+    peaks, target = neuron(x), torch.tensor([0, 1, 2, 0])
+    torch.testing.assert_close(peaks.detach(), wanted.amax(0))
+    L.tempotron_loss(peaks, target).backward()
+    change = torch.zeros(3, 5, **DOUBLE)
+    for b in range(4):
+        for n in range(3):
+            top = wanted[:, b, n].argmax()
+            wrong = (wanted[top, b, n] < 1) if target[b] == n else (wanted[top, b, n] > 1)
+            change[n] += wrong * (-1 if target[b] == n else 1) * K[top] @ x[:, b] / 4
+    assert change.abs().max() > 0
+    torch.testing.assert_close(neuron.weight.grad, change)
+    lengths = torch.tensor([10, 60, 30, 1])
+    torch.testing.assert_close(
+        neuron(x, lengths=lengths), torch.stack([wanted[:n, b].amax(0) for b, n in enumerate(lengths.tolist())])
+    )
+    assert L.tempotron_loss(torch.tensor([[0.2, 3.0]]), torch.tensor([[True, False]])).item() == pytest.approx(2.8)
+    with pytest.raises(ValueError, match=r"Tempotron: expected \[T, B, 5\], got \[60, 4\]"):
+        neuron(x[:, :, 0])
