@@ -22,6 +22,7 @@ NAMES = (
     "stream",
     "sparse_layer",
     "delays",
+    "conversion",
     "training_memory",
     "events",
 )

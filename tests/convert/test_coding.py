@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikeloom as sl
-from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total
+from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total, inspect
+from spikeloom.convert.vocabulary import of_module
 
 F64 = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
 
@@ -164,3 +165,21 @@ def test_messages_run_in_a_kernel_and_have_the_gradient_of_their_activation():
     y, _ = Messages(scale=0.7, levels=4).sequence(x)
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(grad, (x.sum(0) > 0).double().expand(6, 3, 8))
+
+
+NAMES = "leaky_relu gelu silu elu selu celu mish hardsigmoid hardswish logsigmoid softplus softsign tanh sigmoid"
+
+
+@pytest.mark.parametrize("name", NAMES.split())
+def test_activations_are_torchs_and_have_kernels(name):
+    module = {"silu": "SiLU", "logsigmoid": "LogSigmoid"}.get(name, "")
+    module = module or next(n for n in dir(nn) if n.lower() == name.replace("_", ""))
+    model = nn.Sequential(nn.Identity(), getattr(nn, module)())
+    x = torch.linspace(-30, 30, 4001, dtype=torch.float64).unsqueeze(1)
+    (entry,) = [e for e in inspect(model, x).entries if e.was == name]
+    assert entry.fate == "converted"
+    function = of_module(model[1]).function
+    torch.testing.assert_close(function(x), model(x), rtol=1e-12, atol=1e-12)
+    with sl.backend("c"):
+        y, _ = Messages(activation=function, levels=20).sequence(torch.cat([x[None], torch.zeros(60, 4001, 1)]))
+    torch.testing.assert_close(y.sum(0), model(x), rtol=0, atol=0.75 * 2.0**-19)

@@ -1,6 +1,7 @@
 """sl.convert: spike counts of the peer, closed forms, what is folded, kept and refused; results are networks."""
 
 import copy
+import importlib.util
 import math
 import pickle
 from pathlib import Path
@@ -243,13 +244,16 @@ def test_few_spikes_are_exact_to_their_bits_in_one_step():
     assert error(Tokens, WORDS, K=9, tables=4) < 0.05
 
 
+FIRST = ("rate", "calibrated", "delta", "exact")
 METHODS = {
     "rate": Rate(), "mse": Rate(threshold="mse", T=8), "difference": Rate(pool="difference", fold_scales=False),
     "balanced": Balanced(), "calibrated": Calibrated(T=8), "delta": Delta(), "exact": Exact(), "few": FewSpikes(),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [*FIRST, *(pytest.param(n, marks=pytest.mark.slow) for n in METHODS if n not in FIRST)]
+)
 def test_a_result_is_an_ordinary_network(name):
     """The model is left alone, names of weights stay, and streams, copies, pickles and gradients work."""
     model = made(Res).train()
@@ -297,6 +301,38 @@ def test_results_compile_and_export():
         with torch.no_grad():
             torch.testing.assert_close(torch.compile(net, fullgraph=True, backend="eager")(*xs), wanted)
             torch.testing.assert_close(torch.export.export(net, xs).module()(*xs), wanted)
+
+
+REFUSED = {
+    "TupleOut": "no rule for max ",  # with indices
+    "Tensors": "no rule for gt ",
+    "Recurrence": "no rule for LSTM at 'lstm'",
+    "BatchInGroups": "expected dimension 0 to be T\\*B",  # samples become channels
+    "OtherLength": "expected dimension 0 to be T\\*B",  # one output has no rows of samples
+    "WriteToAPart": "no rule for fill ",
+}
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_models_that_can_be_captured_are_converted_or_refused_with_the_reason():
+    path = Path(__file__).parents[1] / "core" / "test_graph.py"
+    spec = importlib.util.spec_from_file_location("models_to_capture", path)
+    models = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(models)
+    x, done = models.X.double(), 0
+    kinds = [kind for kind, _ in models.WALKED] + [models.WriteToWhatHasAView, models.WriteToAPart, models.Copies]
+    for kind in kinds:
+        model = models.made(kind).double()
+        if kind.__name__ in REFUSED:
+            with pytest.raises(ValueError, match=REFUSED[kind.__name__]):
+                convert(model, Delta(levels=24), example=x, readout="spikes")
+            continue
+        result = convert(model, Delta(levels=24), example=x, readout="spikes")
+        for batch in (x, x[:2] * 0.5):
+            torch.testing.assert_close(result(batch, T=30), model(batch), rtol=1e-5, atol=1e-6)
+        done += 1
+    assert done == len(kinds) - len(REFUSED)
 
 
 def test_a_curve_is_the_accuracy_of_prefixes():
@@ -354,6 +390,7 @@ class TwoNorms(nn.Module):
 
 
 @pytest.mark.parametrize("method", [Rate(quantile=1.0), Delta(levels=24)], ids=["mean", "sum"])
+@torch.no_grad()
 def test_norms_fold_only_where_that_changes_nothing(method):
     result = convert(made(Unfoldable), method, example=X)
     assert result.report.folded == ()
@@ -379,6 +416,7 @@ class Dead(nn.Module):
         return self.last(self.fc(x))
 
 
+@torch.no_grad()
 def test_a_relu_that_is_the_output_is_dropped_with_a_warning():
     model, x = made(Dead), torch.randn(6, 4, dtype=torch.float64)
     assert "is the model's output: cross entropy behind it" in str(inspect(model, x))

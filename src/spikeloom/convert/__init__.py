@@ -7,6 +7,7 @@ nothing is left in silence: every operation of the model is in the report, with 
 
 from __future__ import annotations
 
+from ..core import CaptureError
 from .converting import Inspection, convert, inspect
 from .errors import ConversionError
 from .messages import Messages
@@ -21,6 +22,7 @@ __all__ = [
     "QCFS",
     "Balanced",
     "Calibrated",
+    "CaptureError",
     "Change",
     "ConversionError",
     "Delta",

@@ -20,6 +20,7 @@ from .report import Report, ann_values, doubled, layer_report
 from .result import Result
 from .rules import Rules
 from .sites import Site, calibrate, sites_of
+from .statistics import by_channel
 from .temporal import AFFINE
 from .working import Working
 
@@ -193,7 +194,7 @@ class _Conversion:
                 for tensors in self.batches:
                     sent = result.sent(tensors, method.T, (site.path,))[site.path].double().cpu()
                     got = (sent * worth(neuron, site, theta))[min(method.delay, method.T - 1) :].mean(0)
-                    rows = got.movedim(site.dim, 0).flatten(1)
+                    rows = by_channel(got, site.dim)
                     lacks, number = lacks + rows.sum(1), number + rows.shape[1]
                 _move_bias(result.network.body.get_submodule(before[site.path]), site.histogram.mean() - lacks / number)
         return [f"no bias before {path!r} to calibrate" for path, layer in before.items() if not layer]
@@ -243,7 +244,7 @@ def balance(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> di
         if site is None:
             return value
         theta, a = found[site.path], value.detach().double().cpu()
-        overflow = (a - site.decoded(theta)).clamp(min=0).movedim(site.dim, 0).flatten(1).mean(1)
+        overflow = by_channel((a - site.decoded(theta)).clamp(min=0), site.dim).mean(1)
         found[site.path] = theta + 2 * overflow
         return torch.minimum(value, site.decoded(found[site.path]).to(value))
 

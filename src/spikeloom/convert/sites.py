@@ -42,8 +42,8 @@ class Site:
 
     @property
     def channels(self) -> int:
-        """How many channels the output has."""
-        return self.shape[self.dim]
+        """How many channels the output has; a value for each sample has one."""
+        return self.shape[self.dim] if self.dim else 1
 
     def number(self, values: Tensor) -> Tensor:
         """Values by channel as a number of a neuron: dimension 1 of the step is the first of such a number."""

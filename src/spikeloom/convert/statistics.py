@@ -10,6 +10,11 @@ BINS = 2048
 _TINY = 2.0**-30
 
 
+def by_channel(values: Tensor, dim: int) -> Tensor:
+    """The values ``[channels, n]`` of a batch whose channels are dimension ``dim``, or none where that is 0."""
+    return values.reshape(1, -1) if dim == 0 else values.movedim(dim, 0).flatten(1)
+
+
 class Histogram:
     """The distribution of the absolute values of an activation in each channel.
 
@@ -28,8 +33,8 @@ class Histogram:
         self.sum, self.number = torch.zeros(channels, dtype=torch.float64), 0
 
     def add(self, values: Tensor, dim: int) -> None:
-        """Counts the values of a batch whose channels are dimension ``dim``."""
-        rows = values.detach().double().cpu().movedim(dim, 0).flatten(1)
+        """Counts the values of a batch whose channels are dimension ``dim``; all are one channel where that is 0."""
+        rows = by_channel(values.detach().double().cpu(), dim)
         self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
         self.sum, self.number = self.sum + rows.sum(1), self.number + rows.shape[1]
         rows = rows.abs()

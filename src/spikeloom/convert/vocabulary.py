@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
+from . import activations
 from .qcfs import QCFS
 
 Group = Literal["activation", "maxpool", "function", "affine", "linear", "drop", "constant", "unknown"]
@@ -67,6 +69,11 @@ _FUNCTION_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
 _PRODUCTS = {"mul", "multiply", "div", "true_divide", "truediv", "matmul", "bmm", "mm", "einsum"}
 _ONE_OPERAND = {"div", "true_divide", "truediv"}  # linear in their first operand alone
 _AFFINE = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm convolution batch_norm"
+_FILLED = ("ones", "zeros", "full", "empty")
+SHAPED = frozenset(
+    ["new_ones", "new_zeros", "new_full", "new_empty", "ones_like", "zeros_like", "full_like", "empty_like"]
+)
+"""Functions of the shape of a tensor alone."""
 _SUMS = {"add", "sub", "subtract", "cat", "concat", "concatenate", "stack", "rsub"}
 _LINEAR = """
     reshape view flatten unflatten permute transpose t mT squeeze unsqueeze mean sum avg_pool1d avg_pool2d avg_pool3d
@@ -108,7 +115,7 @@ def of_module(module: Any) -> Operation:
     if isinstance(module, nn.Hardtanh):
         return _clip(module.min_val, module.max_val)
     if kind in _ACTIVATIONS:
-        options = {name: getattr(module, name) for name in module.__constants__ if name != "inplace"}
+        options = {name: getattr(module, name) for name in getattr(module, "__constants__", ()) if name != "inplace"}
         return Operation(_ACTIVATIONS[kind], "activation", _applied(_ACTIVATIONS[kind], options))
     if kind in _MAX_POOLS:
         return Operation("maxpool", "unknown" if module.return_indices else "maxpool")
@@ -123,16 +130,16 @@ def of_module(module: Any) -> Operation:
     return Operation("drop", "drop") if kind in _DROP else Operation(kind.__name__, "unknown")
 
 
-def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any], signals: int) -> Operation:
+def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
     """The operation of a function.
 
     Args:
         what: the function.
-        args, kwargs: its arguments, with None in place of nodes.
-        signals: how many of its operands depend on an input of the model.
+        args, kwargs: its arguments, with a :class:`Signal` in place of each operand that depends on an input.
     """
     name = name_of(what)
-    if name in ("relu", "clamp", "clip", "clamp_min", "hardtanh", "relu6", "maximum"):
+    signals = sum(map(_is_signal, pytree.tree_leaves((args, kwargs))))
+    if name in ("relu", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6", "maximum", "minimum"):
         return _of_clamp(name, args, kwargs, signals)
     if name in _ACTIVATIONS.values():
         options = {**_positional(name, args[1:]), **{k: v for k, v in kwargs.items() if k not in ("inplace", "input")}}
@@ -178,31 +185,33 @@ def _of_clamp(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], signals:
     high: Any = None
     if name == "relu6":
         high = 6.0
+    elif name == "clamp_max":
+        low, high = None, args[1] if len(args) > 1 else kwargs.get("max")
     elif name in ("clamp", "clip", "clamp_min", "hardtanh"):
         names = ("min_val", "max_val") if name == "hardtanh" else ("min", "max")
         defaults = (-1.0, 1.0) if name == "hardtanh" else (None, None)
         low = args[1] if len(args) > 1 else kwargs.get(names[0], defaults[0])
         high = args[2] if len(args) > 2 else kwargs.get(names[1], defaults[1])
-    elif name == "maximum":
-        low = next((a for a in (*args, *kwargs.values()) if not _is_signal(a)), None)
-        low = float(low) if isinstance(low, Tensor) and low.numel() == 1 else low
+    elif name in ("maximum", "minimum"):
+        other = next((a for a in (*args, *kwargs.values()) if not _is_signal(a)), None)
+        low, high = (other, None) if name == "maximum" else (None, other)
     numbers = all(value is None or isinstance(value, (int, float)) for value in (low, high))
-    if signals != 1 or not numbers or low is None:
+    if signals != 1 or not numbers or (low is None and high is None):
         return Operation(name, "unknown")
-    return _clip(float(low), None if high is None else float(high))
+    return _clip(*(None if value is None else float(value) for value in (low, high)))
 
 
-def _clip(low: float, high: float | None) -> Operation:
+def _clip(low: float | None, high: float | None) -> Operation:
     if low == 0 and high is None:
         return Operation("relu", "activation", torch.relu)
     if low == 0:
         return Operation("clip", "activation", partial(torch.clamp, min=low, max=high), most=high)
-    options = {"min": low} if high is None else {"min": low, "max": high}
+    options = {name: value for name, value in (("min", low), ("max", high)) if value is not None}
     return Operation("clamp", "activation", partial(torch.clamp, **options))
 
 
 def _applied(name: str, options: dict[str, Any]) -> Callable[[Tensor], Tensor]:
-    home = functional if hasattr(functional, name) else torch
+    home = next(place for place in (activations, functional, torch) if hasattr(place, name))
     function: Callable[[Tensor], Tensor] = getattr(home, name)
     return partial(function, **options) if options else function
 

@@ -16,7 +16,7 @@ from ..core import Graph, Node, TemporalModule, capture
 from ..core.nodes import map_arguments
 from .errors import ConversionError
 from .qcfs import QCFS
-from .vocabulary import Operation, Signal, name_of, of_function, of_module
+from .vocabulary import SHAPED, Operation, Signal, name_of, of_function, of_module
 
 
 class Working:
@@ -77,8 +77,7 @@ class Working:
                 return Operation(type(module).__name__, "unknown")
             return of_module(module)
         args, kwargs = map_arguments(_stand_in, (node.args, node.kwargs))
-        what = node.meta["what"]
-        return of_function(what, args, kwargs, len(signals))
+        return of_function(node.meta["what"], args, kwargs)
 
     def at(self, node: fx.Node) -> nn.Module:
         """The module of a node."""
@@ -150,9 +149,10 @@ class _Facts(fx.Interpreter):
         """The value of a node."""
         value = super().run_node(n)
         tensors = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
+        shaped = n.op in ("call_function", "call_method") and name_of(n.meta["what"]) in SHAPED
         depends = n.op == "placeholder" or any(source.meta["signal"] for source in n.all_input_nodes)
         n.meta["shape"] = value.shape if isinstance(value, Tensor) else None
-        n.meta["signal"] = bool(tensors) and depends
+        n.meta["signal"] = bool(tensors) and depends and not shaped
         return value
 
 
