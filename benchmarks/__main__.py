@@ -23,6 +23,7 @@ NAMES = (
     "sparse_layer",
     "delays",
     "learning",
+    "conversion",
     "training_memory",
     "events",
 )

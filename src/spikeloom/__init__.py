@@ -36,13 +36,14 @@ from .observe import cite, explain, memory, neurons, surrogates
 from .spikes import SpikeTensor, pack
 
 if TYPE_CHECKING:
-    from . import data, plot, recipes, runs
+    from . import convert, data, plot, recipes, runs
 
 __version__ = "0.1.0"
 
 tell(decode, encode, learn, loss, metrics, neuron, nn, options, surrogate)
 
 _LAZY = {
+    "convert": "",
     "plot": "plot",
     "data": "data",
     "runs": "cli",
@@ -84,6 +85,7 @@ __all__ = [
     "TemporalModule",
     "backend",
     "cite",
+    "convert",
     "data",
     "decode",
     "detach",

@@ -26,6 +26,10 @@ class Onlooker:
         return self._look(*seen)
 
 
+class StandIn:
+    """A forward in a module's instance that does what the class's does, apart from when; it has nothing to see to."""
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether this module has to be called: it has hooks, all modules have, or its instance has a forward of its own.
 
@@ -38,7 +42,7 @@ def has_hooks(module: nn.Module) -> bool:
         or (own["_forward_hooks"] and _see_to(own["_forward_hooks"]))
         or own["_backward_hooks"]
         or own["_backward_pre_hooks"]
-        or "forward" in own
+        or not isinstance(own.get("forward"), (type(None), StandIn))
         or for_all()
     )
 

@@ -33,6 +33,7 @@ import spikeloom as sl
 sys.path.append(str(Path(__file__).parents[1]))
 import samples
 from recorder import recording
+from spikeloom.kernel import waiting
 
 T, B = 4, 2
 NEAR = 1e-4
@@ -110,6 +111,37 @@ def _images() -> list[nn.Module]:
     ]  # fmt: skip
 
 
+class Block(nn.Module):
+    """A block with a forward of its own, in which batch norms may wait for neurons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fires = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), sl.LIF(v_threshold=0.25)
+        self.looks = "nowhere"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        if self.looks == "before":
+            y = y + 0.25
+        elif self.looks == "in place":
+            y += x
+        elif self.looks == "aside":
+            x = x + y.relu()
+        return self.fires(y) + x
+
+
+class HalfNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+def _blocks() -> list[nn.Module]:
+    return [
+        nn.Unflatten(1, (2, 2, 2)), Block(), nn.Sequential(Block(), nn.BatchNorm2d(2)), sl.LIF(v_threshold=0.25),
+        nn.Flatten(), nn.Linear(8, 3),
+    ]  # fmt: skip
+
+
 def _sparse() -> list[nn.Module]:
     return [
         sl.nn.SparseLinear(8, 64, fan_in=2),
@@ -146,7 +178,8 @@ def _sample(draw: random.Random) -> list[nn.Module]:
 
 
 NETWORKS: dict[str, Callable[[], list[nn.Module]]] = {
-    "linear": _linear, "mine": _mine, "images": _images, "sparse": _sparse, "options": _options, "channels": _channels,
+    "linear": _linear, "mine": _mine, "images": _images, "blocks": _blocks, "sparse": _sparse, "options": _options,
+    "channels": _channels,
 }  # fmt: skip
 
 
@@ -165,6 +198,8 @@ class Runner:
         spikes = self.random.choice(["dense", "packed"])
         layers = _sample(self.random) if kind == "sample" else NETWORKS[kind]()
         self.net = sl.Network(*layers, spikes=spikes)
+        before, waiting.WORTH = waiting.WORTH, 0  # these networks are small
+        self.later(lambda: setattr(waiting, "WORTH", before))
         with torch.no_grad():
             for p in self.net.parameters():
                 p.copy_(self.coarse(p.shape) if p.ndim > 1 or p.numel() != 8 else p)
@@ -528,6 +563,27 @@ def norm_statistics(run: Runner) -> None:
             tensor.copy_(run.coarse(tensor.shape))
 
 
+def looks(run: Runner) -> None:
+    """The forward of a block begins to look at its norm, or ends to: what was noted of it is no longer so."""
+    block = run.one(Block)
+    if block is not None:
+        block.looks = run.random.choice(["nowhere", "before", "in place", "aside"])
+
+
+def norm_class(run: Runner) -> None:
+    """A norm becomes one of somebody's own, which does not wait, or one of torch's again."""
+    norm = run.one(nn.BatchNorm2d)
+    if norm is not None:
+        norm.__class__ = nn.BatchNorm2d if type(norm) is HalfNorm else HalfNorm
+
+
+def few_values(run: Runner) -> None:
+    """Norms of few values wait too from now on, or not."""
+    before = waiting.WORTH
+    waiting.WORTH = run.random.choice([0, 1 << 17])
+    run.later(lambda: setattr(waiting, "WORTH", before))
+
+
 def norm_options(run: Runner) -> None:
     norm = run.one((nn.BatchNorm1d, nn.BatchNorm2d))
     if norm is not None:
@@ -699,6 +755,9 @@ CHANGES: dict[str, Callable[[Runner], None]] = {
         threads,
         norm_statistics,
         norm_options,
+        norm_class,
+        looks,
+        few_values,
         dtype,
         default_dtype,
         meta,

@@ -1,4 +1,4 @@
-"""The command ``spikeloom``: train, eval, data, info, list.
+"""The command ``spikeloom``: train, eval, convert, data, info, list.
 
 Exit status: 0 done, 1 a problem that the message names, 2 a wrong option or setting, 130 or 143 stopped by Ctrl-C or
 SIGTERM after saving.

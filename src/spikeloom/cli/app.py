@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runs import versions
-from . import about, data, evaluate, train
+from . import about, convert, data, evaluate, train
 
 app = typer.Typer(
     name="spikeloom",
@@ -47,6 +47,36 @@ def evaluate_command(
 ) -> None:
     """What a trained network does on a split; the help is HELP."""
     evaluate.evaluate(run, split=split, out=out, device=device, data_root=data_root, workers=workers)
+
+
+@app.command("convert", help=convert.HELP)
+def convert_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint or weights file in one.")],
+    method: Annotated[str, typer.Option(help="rate, balanced, calibrated, delta, exact or few-spikes.")] = "rate",
+    T: Annotated[int, typer.Option("--T", help="Steps.", min=1, max=65536)] = 32,
+    out: Annotated[Path | None, typer.Option(help="Folder (default: that of the run with the method behind).")] = None,
+    calibration: Annotated[int, typer.Option(help="Training samples by which thresholds are found.", min=1)] = 500,
+    threshold: Annotated[str | None, typer.Option(help="channel, layer or mse.")] = None,
+    quantile: Annotated[float | None, typer.Option(help="Of the activations, from 0 to 1.")] = None,
+    levels: Annotated[int | None, typer.Option(help="Of messages (delta) or of the quantisation (exact).")] = None,
+    delay: Annotated[int | None, typer.Option(help="Steps that the mean leaves out (rate).")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    data_root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: as in training).")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, max=1024)] = 0,
+) -> None:
+    """What becomes of a trained ordinary network; the help is HELP."""
+    options = {"threshold": threshold, "quantile": quantile, "levels": levels, "delay": delay}
+    convert.convert(
+        run,
+        method=method,
+        T=T,
+        out=out,
+        calibration=calibration,
+        options=options,
+        device=device,
+        data_root=data_root,
+        workers=workers,
+    )
 
 
 @app.command()

@@ -25,6 +25,7 @@ from ..runs import (
     write_picture,
 )
 from ..runs.lock import held
+from .convert import as_spiking
 
 HELP = """Measure a trained network: the figures of its recipe, and for a classifier precision, recall and F1 of each
 class and the confusion matrix.
@@ -39,7 +40,7 @@ def evaluate(
     path: Path, *, split: str, out: Path | None, device: str, data_root: str | None, workers: int
 ) -> dict[str, Any]:
     """Measures the network, prints and writes the figures, and returns them."""
-    trained = runs.load(path)
+    trained = as_spiking(runs.load(path), device=device, root=data_root, workers=workers)
     out = out or trained.folder
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")

@@ -10,6 +10,7 @@ from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, static
 from .prepared import Prepared, UnfitError, prepare
+from .promise import MAKERS, Late, Promise
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .replay import can_record
@@ -30,14 +31,17 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "MAKERS",
     "CaptureError",
     "Checkpoint",
     "Graph",
     "Graphed",
+    "Late",
     "Loop",
     "Network",
     "Node",
     "Prepared",
+    "Promise",
     "Repeated",
     "Replacement",
     "Result",

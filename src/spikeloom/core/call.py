@@ -19,6 +19,7 @@ from .._tracing import has_autocast
 from .arguments import explain
 from .folding import Folding
 from .folding import map_tensors as map_tensors
+from .promise import Promise, Waiting, kept
 from .recorder import Recorder, Steps
 
 State = Any
@@ -116,6 +117,9 @@ class Timed(Protocol):
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]: ...
+    @property
+    def absorbs_late(self) -> bool: ...
+    def absorb(self, previous: Any) -> Sequence | None: ...
 
 
 class Call(Folding):
@@ -130,6 +134,7 @@ class Call(Folding):
         stepping: True when the modules are to run one step (T is 1).
         packed: True when neurons hand their spikes on as bits.
         fuse: False when neighbours in a Sequential are not to run as one.
+        waiting: the batch norms that wait for a neuron, or None.
         origin: what errors tell of the network.
     """
 
@@ -145,13 +150,14 @@ class Call(Folding):
         stepping: bool = False,
         packed: bool = False,
         fuse: bool = True,
+        waiting: Waiting | None = None,
         origin: Origin | None = None,
     ) -> None:
         super().__init__(T, B, lengths, stepping=stepping)
         self.origin = origin
         self.paths, self.incoming = paths, incoming
         self.recorder = recorder
-        self.packed, self.fuse = packed, fuse
+        self.packed, self.fuse, self.waiting = packed, fuse, waiting
         self.traced = torch.compiler.is_compiling()  # all of the run is part of one graph
         self.outgoing: dict[str, State] = {}
         self._counts: dict[str, int] = {}
@@ -168,6 +174,7 @@ class Call(Folding):
             stepping=self.stepping,
             packed=self.packed,
             fuse=self.fuse,
+            waiting=self.waiting,
             origin=self.origin,
         )
         made._counts = dict(self._counts)
@@ -182,6 +189,8 @@ class Call(Folding):
         state, recorder = self._incoming(key), self.recorder
         if recorder is not None and sequence is None:  # else it stands for another input
             xs = self._seen_inputs(recorder, module, xs)
+        if sequence is None and any(type(x) is Promise for x in xs):
+            xs, sequence = self._joined(module, xs)
         names = () if recorder is None else recorder.states(module)
         if self.stepping:
             if state is not None:
@@ -218,6 +227,17 @@ class Call(Folding):
         for name in names:
             recorder.see_state(module, name, recorded[name])
         return recorder.see(module, "output", y)
+
+    def _joined(self, module: Timed, xs: tuple[Any, ...]) -> tuple[tuple[Any, ...], Sequence | None]:
+        """What a module gets for inputs of which some are promises, and what runs in place of its sequence, if any."""
+        late = xs[0].late if len(xs) == 1 else None
+        fits = not self.stepping and self.lengths is None
+        if late is not None and late.may_join and fits and module.absorbs_late and module.still("absorb"):
+            both = module.absorb(late)
+            if both is not None:
+                late.check()
+                return (late.x if late.has_graph else late.x.detach(),), both
+        return kept(xs, type(module).__name__), None
 
     def _seen_inputs(self, recorder: Recorder, module: Timed, xs: tuple[Any, ...]) -> tuple[Any, ...]:
         if not (xs and isinstance(xs[0], Repeated)):

@@ -14,6 +14,7 @@ from .._hooks import has_hooks
 from .call import Call, Repeated, Sequence, active, map_tensors
 from .formats import keep_format
 from .module import TemporalModule
+from .promise import Promise
 from .recorder import Place, Recorder
 
 # Layers of torch.nn that treat the rows of a batch one by one and draw no random numbers. Exact types: a
@@ -102,7 +103,13 @@ def _run(layers: list[nn.Module], i: int, x: Any, call: Call, spans: _Spans | No
             i += 1
             x = layers[i](x, sequence=both)
         x = x if spans is None else spans.end(i, x)
-        if graph and isinstance(x, Tensor) and x.grad_fn is not None and not x.is_contiguous():
+        if (
+            graph
+            and isinstance(x, Tensor)
+            and type(x) is not Promise
+            and x.grad_fn is not None
+            and not x.is_contiguous()
+        ):
             keep_format(x)
         i += 1
     return x

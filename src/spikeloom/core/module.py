@@ -159,7 +159,10 @@ class TemporalModule(HasConstants):
             explain(error, self, "step", x_t, None if call is None else call.paths.get(self), state=state)
             raise
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    absorbs_late: ClassVar[bool] = False
+    """Whether ``absorb`` also takes a :class:`spikeloom.core.promise.Late`: a norm that was called already."""
+
+    def absorb(self, previous: Any) -> Sequence | None:
         """What runs the layer ``previous`` and this module in one, called as ``sequence`` is; None where nothing does.
 
         A network asks for neighbours in an ``nn.Sequential``.

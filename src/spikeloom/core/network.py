@@ -29,11 +29,13 @@ from .call import (
     plain,
 )
 from .chain import Chain
+from .joining import Norms, promising
 from .layers import has_prefix, layers_of, run_layers, run_prefix, runs_layers
 from .module import TemporalModule, check_causal, sequence_size
 from .paths import temporal_paths
 from .places import check_seen, looking, recorder_of
 from .prepared import Prepared
+from .promise import Waiting
 from .replace import Replacement
 from .stream import Stream
 from .watch import all_inside
@@ -64,7 +66,7 @@ class Network(TemporalModule):
         batch_first: take and give ``[B, T, *]`` instead of ``[T, B, *]``.
         static_prefix: compute the layers before the first temporal module once, not T times, when the input
             is the same at every step (see below).
-        fuse: compute a batch norm and the neuron after it in one kernel (see below).
+        fuse: compute a batch norm and the neuron after it in one kernel where possible (see below).
         spikes: ``"packed"`` hands the spikes of neurons on as a :class:`spikeloom.SpikeTensor` of one bit each, which
             is what autograd then saves. Neurons whose output is not binary stay dense, and so do small single steps and
             what ``torch.compile`` traces without ``fullgraph=True``; a compiled network's outputs are dense.
@@ -84,8 +86,9 @@ class Network(TemporalModule):
     step expanded whose gradients nobody asks for), the leading layers that treat rows one by one run once on ``[B,
     *]``; batch norm's running variance then counts B samples, if there is more than one value per channel.
     A batch norm directly before a neuron there becomes part of the neuron's kernel, if neither has hooks and no hooks
-    are registered for all modules; in a model with a forward of its own, :class:`spikeloom.nn.NormNeuron` does the
-    same.
+    are registered for all modules. In a model with a forward of its own so does a batch norm of at least 131,072 values
+    whose output is given to neurons alone: until somebody needs that, it is not computed. Smaller ones are joined by
+    :class:`spikeloom.nn.NormNeuron`. ``fuse=False`` has every norm run by itself.
 
     What is returned, and what one step returns:
 
@@ -148,7 +151,7 @@ class Network(TemporalModule):
         self.static_prefix = static_prefix
         self.fuse = fuse
         self.spikes = spikes
-        self._structure: tuple[list[nn.Module], dict[TemporalModule, str]] | None = None
+        self._structure: tuple[list[nn.Module], dict[TemporalModule, str], Norms] | None = None
         self._paths()
 
     def forward(
@@ -290,9 +293,10 @@ class Network(TemporalModule):
             recorder=recorder,
             packed=self.spikes == "packed",
             fuse=self.fuse,
+            waiting=self._waiting(lengths),
             origin=origin,
         )
-        with activate(call), looking(recorder, call):
+        with activate(call), looking(recorder, call), promising(call):
             y = self._body(call, args, kwargs, repeat)
         call.check_all_used()
         check_seen(recorder, wanted)
@@ -312,8 +316,10 @@ class Network(TemporalModule):
         inputs = tuple(a.value if isinstance(a, static) else call.fold_tree(a) for a in args)
         return run_layers(self.body, inputs[0], call) if layered else self.body(*inputs, **kwargs)
 
-    def structure(self) -> tuple[list[nn.Module], dict[TemporalModule, str]]:
-        """All modules inside, and the temporal ones with their paths; the same object until the structure changes."""
+    def structure(self) -> tuple[list[nn.Module], dict[TemporalModule, str], Norms]:
+        """All modules inside, the temporal ones with their paths, and batch norms that may wait for neurons; the same
+        object until the structure changes.
+        """
         modules = all_inside(self.body)
         plan = self._structure
         if (
@@ -321,11 +327,16 @@ class Network(TemporalModule):
             or len(plan[0]) != len(modules)
             or any(a is not b for a, b in zip(plan[0], modules, strict=True))
         ):
-            plan = self._structure = (modules, temporal_paths(self.body))
+            plan = self._structure = (modules, temporal_paths(self.body), Norms(self.body))
         return plan
 
     def _paths(self) -> dict[TemporalModule, str]:
         return temporal_paths(self.body) if torch.compiler.is_compiling() else self.structure()[1]
+
+    def _waiting(self, lengths: Tensor | None) -> Waiting | None:
+        if torch.compiler.is_compiling() or not self.fuse or lengths is not None:
+            return None
+        return None if self._structure is None else self._structure[2].of_call()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_structure": None}

@@ -88,6 +88,16 @@ class Graph:
         return tuple(node for node in self.nodes if node.kind == "input")
 
     @property
+    def takes(self) -> pytree.TreeSpec:
+        """The structure of the model's arguments, ``(args, kwargs)``."""
+        return self._takes
+
+    @property
+    def gives(self) -> pytree.TreeSpec:
+        """The structure of the model's output."""
+        return self._gives
+
+    @property
     def output(self) -> Node:
         """The last node, whose inputs are what the model returns."""
         return self.nodes[-1]

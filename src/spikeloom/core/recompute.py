@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from .call import Call, activate, active
+from .joining import promising
 from .kept import Kept
 from .layers import run_layers, runs_layers
+from .promise import kept as all_kept
 
 KEEPERS: list[Callable[[], Callable[[], AbstractContextManager[Any]]]] = []
 """Each is called before the first computation and returns a function that makes a context for the second one."""
@@ -45,7 +47,7 @@ def checkpoint(module: nn.Module, *args: Any) -> Any:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"checkpoint: expected a module, got {type(module).__name__}; make what it calls a submodule")
-    call = active()
+    call, args = active(), all_kept(args, "checkpoint")
     if not torch.is_grad_enabled():
         return _run(module, args, call)
     before = None if call is None else call.snapshot()
@@ -66,6 +68,7 @@ def checkpoint(module: nn.Module, *args: Any) -> Any:
             again = None if before is None else before.snapshot()
             if again is not None:
                 stack.enter_context(activate(again))
+                stack.enter_context(promising(again))
             return _run(module, inputs, again)
 
     once_more = torch.compiler.disable(run)  # torch's checkpoint lets in Dynamo, which compiles only the first run

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 
 from .folding import Folding, map_tensors
 from .pieces import Arrange, Blank, Gradients, Piece, stacked, whole
+from .promise import Promise, kept
 from .recording import arranged, of_pieces
 
 SIDES = ("input", "output")
@@ -111,6 +112,13 @@ class Recorder:
         there = self.names.get(module)
         if there is None:
             return value
+        if type(value) is Promise:
+            if not self.wants_side(module, side):
+                return value
+            if not self.needs_graph([(module, side)]):
+                self.see(module, side, value.late.beside())
+                return value
+        value = kept(value, "record")
         if f"grad_{side}" in there and self.asked[module].sinks:
             value = self._gradients(module, f"grad_{side}", value)
         if side not in there:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._hooks import transformed
+from .promise import Promise
 
 Arrange = Callable[[list[Tensor]], Tensor]
 
@@ -29,7 +30,7 @@ class Recording(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return _current[0](func, args, kwargs or {})
+        return NotImplemented if Promise in types else _current[0](func, args, kwargs or {})
 
     def __repr__(self, **options: Any) -> str:  # type: ignore[override]
         return repr(plain_tensor(self))

@@ -11,13 +11,15 @@ from torch.nn.modules import module as hooks
 
 from .._hooks import Onlooker
 from .places import named
+from .promise import computing
 
 Now = Callable[[], tuple[str, nn.Module] | None]
 
 
 @contextmanager
 def running(net: nn.Module) -> Iterator[Now]:
-    """Gives what tells the path and the module that runs now, the innermost one of ``net``; None outside.
+    """Gives what tells the path and the module that runs now, the innermost one of ``net``; None outside. A batch norm
+    runs when its output is computed, wherever it was promised.
 
     Paths are those of states and recordings. What an equation is made of goes by the path of its neuron. By hooks for
     all modules, which see those that run by themselves; whoever joins layers is content with them.
@@ -38,7 +40,7 @@ def running(net: nn.Module) -> Iterator[Now]:
         hooks.register_module_forward_hook(Onlooker(end)),
     ]
     try:
-        yield lambda: (paths[now[-1]], now[-1]) if now else None
+        yield lambda: next(((paths[m], m) for m in (computing(), *now[-1:]) if m is not None and m in paths), None)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,6 +11,7 @@ from .op import program_text
 from .request import Found, Request
 from .scan import gives_spikes, one_step, prepared_step, scan, source
 from .targets import target_for
+from .waiting import called
 
 __all__ = [
     "FUSED_NORMS",
@@ -20,6 +21,7 @@ __all__ = [
     "Norm",
     "Request",
     "backend",
+    "called",
     "full_precision",
     "gives_spikes",
     "is_one_constant",

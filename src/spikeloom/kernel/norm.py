@@ -70,6 +70,10 @@ class Norm:
     """The reason that it cannot join whatever the input, or an empty string."""
     alone: Callable[[Tensor], Tensor]
     """Runs the batch norm by itself on ``[T * B, C, *]``, where it does not join."""
+    moments: Moments | None = None
+    """What it had of its input, where it was called before its neuron."""
+    in_vain: Callable[[], None] | None = None
+    """Is told where it does not join although it was called before."""
 
     @classmethod
     def of(cls, module: Any) -> Self:
@@ -118,11 +122,20 @@ class Norm:
         y: Tensor = self.alone(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         return y
 
-    def of_all_steps_again(self, x: Tensor) -> Tensor:
-        """The same with the moments of the batch, which it has counted already."""
-        flat = functional.batch_norm(x.flatten(0, 1), None, None, self.weight, self.bias, True, 0.0, self.eps)
-        y: Tensor = flat.unflatten(0, x.shape[:2])
+    def of_all_steps_again(self, x: Tensor, moments: Moments) -> Tensor:
+        """The same where it was called already and had those ``moments``."""
+        if self.in_vain is not None:
+            self.in_vain()
+        y: Tensor = self.again(moments, x.flatten(0, 1), self.weight, self.bias).unflatten(0, x.shape[:2])
         return y
+
+    def again(self, moments: Moments, flat: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The normalised ``[T * B, C, *]``, with nothing counted."""
+        if self.batch:
+            return functional.batch_norm(flat, None, None, weight, bias, True, 0.0, self.eps)
+        assert self.running_mean is not None
+        mean, var = (t.to(self.running_mean.dtype) for t in moments[:2])  # as they were when it was called
+        return functional.batch_norm(flat, mean, var, weight, bias, False, 0.0, self.eps)
 
     def affine_of(self, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift per channel in float64 from statistics in float64; part of the graph."""

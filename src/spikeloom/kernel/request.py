@@ -68,7 +68,8 @@ class Request(NamedTuple):
             lengths = check_lengths(lengths, T, step[0], device=(x.x if isinstance(x, Repeated) else x).device)
         tensors = tuple([x.x if isinstance(x, Repeated) else x for x in xs])
         repeated = tuple([isinstance(x, Repeated) for x in xs])
-        return cls(tensors, repeated, T, step, states, lengths, record, norm, None, as_spikes, u)
+        moments = None if norm is None else norm.moments
+        return cls(tensors, repeated, T, step, states, lengths, record, norm, moments, as_spikes, u)
 
     @classmethod
     def of_step(

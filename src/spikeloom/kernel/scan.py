@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from .._tracing import exporting
+from ..core import active
 from ..core.recording import without_gradient
 from ..native.build import BuildError
 from . import compiled, launch, op
-from .backend import BackendError, chosen, debugging, note, say_once, transformed
+from .backend import BackendError, chosen, debugging, is_watched, note, say_once, transformed
 from .check import check_call
 from .compiled import Kernels
 from .loop import full_precision, scan_eager, scan_exported, step_eager
@@ -179,7 +180,10 @@ def _ready(neuron: Any, request: Request) -> _Ready | None:
     if why:
         return _Ready(target, kernels, _normalised(request), said)
     try:
-        return _Ready(target, kernels, launch.with_moments(target, request), said)
+        request = request if request.moments is not None else launch.with_moments(target, request)
+        if norm is not None and norm.in_vain is not None and is_watched():
+            note(norm.alone, "joined", _called(neuron))
+        return _Ready(target, kernels, request, said)
     except BuildError as error:
         _loop_instead(neuron, str(error), _not_built(neuron, error))
         return None
@@ -226,5 +230,13 @@ def _normalised(request: Request) -> Request:
     """The request without its norm, which runs by itself; where it ran already, its running statistics stay."""
     if request.norm is None:
         return request
-    run = request.norm.of_all_steps if request.moments is None else request.norm.of_all_steps_again
-    return request._replace(tensors=(run(request.tensors[0]),), norm=None, moments=None)
+    norm, x, moments = request.norm, request.tensors[0], request.moments
+    y = norm.of_all_steps(x) if moments is None else norm.of_all_steps_again(x, moments)
+    return request._replace(tensors=(y,), norm=None, moments=None)
+
+
+def _called(neuron: Any) -> str:
+    """A neuron, and where it is in the network that runs."""
+    call = active()
+    path = None if call is None else call.paths.get(neuron)
+    return type(neuron).__name__ if not path else f"{type(neuron).__name__} at {path!r}"

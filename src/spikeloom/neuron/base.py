@@ -16,7 +16,7 @@ from .._constants import HasConstants, kind
 from .._numbers import Declared, Number, describe
 from .._peers import of_reset
 from .._tracing import exporting, known_while_tracing
-from ..core import Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
+from ..core import Late, Prepared, Repeated, Sequence, State, TemporalModule, UnfitError, active
 from ..core.recording import plain_tensor
 from ..kernel import (
     FUSED_NORMS,
@@ -58,6 +58,7 @@ class Dynamics(Declared, TemporalModule):
 
     causal = True
     takes_repeated = True
+    absorbs_late = True
     own_dtypes = True
     is_binary: bool = True
     """Whether the output is 0 or 1, so that it may be packed into bits."""
@@ -147,12 +148,13 @@ class Dynamics(Declared, TemporalModule):
             self._check_number(xs, "the state is a keyword, y, state = lif.sequence(x, state=state)")
         return self._sequence(xs, state, lengths, record, None)
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    def absorb(self, previous: nn.Module | Late) -> Sequence | None:
         """A batch norm of torch.nn directly before the neuron joins its kernel."""
-        if type(previous) not in FUSED_NORMS or not self.still("absorb") or torch.compiler.is_compiling():
+        late = isinstance(previous, Late)
+        if not (late or type(previous) in FUSED_NORMS) or not self.still("absorb") or torch.compiler.is_compiling():
             return None
 
-        norm = Norm.of(previous)
+        norm: Norm = previous.norm if isinstance(previous, Late) else Norm.of(previous)
 
         def both(
             *xs: Tensor, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()

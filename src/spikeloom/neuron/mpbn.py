@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._constants import HasConstants
-from ..core import Sequence, State
+from ..core import Late, Sequence, State
 from ..kernel import Found, Request, full_precision, scan_eager
 from .base import Dynamics
 from .options import Option, moved
@@ -134,7 +134,7 @@ class MPBN(Option):
         folded.packed = self.packed
         return folded.train(self.training)
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    def absorb(self, previous: nn.Module | Late) -> Sequence | None:
         """A batch norm before it joins the kernel in evaluation."""
         return None if self.training else super().absorb(previous)
 

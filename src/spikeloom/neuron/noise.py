@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .._numbers import Number
-from ..core import Repeated, Sequence, State
+from ..core import Late, Repeated, Sequence, State
 from ..kernel import Norm, state_dtype
 from .base import Dynamics
 from .options import Option, moved
@@ -120,7 +120,7 @@ class Noisy(Option):
             spike = spike + self.sigma_output * noise["output"]
         return spike, *new
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    def absorb(self, previous: nn.Module | Late) -> Sequence | None:
         """A batch norm joins the inner neuron's kernel while there is no noise."""
         return None if self.noisy else self.neuron.absorb(previous)
 

@@ -16,9 +16,11 @@ from ..kernel.backend import watching
 
 @dataclass(frozen=True)
 class Row:
-    """One neuron, or one layer that was given spikes of one bit, and how it ran: its path, its class, and why so.
+    """One neuron, one layer that was given spikes of one bit, or one batch norm of a model with a forward of its own,
+    and how it ran: its path, its class, and why so.
 
-    ``backend`` is ``"c"``, ``"triton"`` or ``"eager"`` for a neuron; ``"bits"`` or ``"unpacked"`` for a layer.
+    ``backend`` is ``"c"``, ``"triton"`` or ``"eager"`` for a neuron, ``"bits"`` or ``"unpacked"`` for a layer, and for
+    a batch norm ``"joined"``, with the neuron, or ``"alone"``, with what needed its output.
     """
 
     path: str
@@ -43,8 +45,10 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     """Runs ``net(*args, **kwargs)`` without gradient and tells which backend ran each neuron, and why.
 
     Layers that were given spikes of one bit each (``spikes="packed"``) are there too: whether they computed from the
-    bits, and of what share of spikes, or for which operator these were unpacked. The network's training flag stays as
-    it is, so batch norm in training updates its statistics; call ``net.eval()`` first where that matters.
+    bits, and of what share of spikes, or for which operator these were unpacked. So are batch norms that could join a
+    neuron wherever the model calls the two: which neuron each joined, or what else looked at its output. The network's
+    training flag stays as it is, so batch norm in training updates its statistics; call ``net.eval()`` first where
+    that matters.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -57,6 +61,7 @@ def explain(net: Network, *args: Any, **kwargs: Any) -> Explanation:
     if not hasattr(net, "temporal_modules"):  # a compiled network has them too
         raise TypeError(f"explain: expected a Network, got {type(net).__name__}; wrap the model, sl.Network(model)")
     paths = named(net)
+    net.structure()[2].forget()
     with running(net) as now:
         notes = _Notes(now)
         with watching(notes), torch.no_grad():

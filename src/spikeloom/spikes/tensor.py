@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from .._hooks import transformed
-from ..core import Prepared
+from ..core import Prepared, Promise
 from ..kernel.backend import is_watched, note
 from .bits import DTYPES, count_bits, fills_memory, n_bytes, pack_bits, unpack_bits
 from .handlers import HANDLERS
@@ -86,6 +86,8 @@ class SpikeTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if Promise in types:  # which hands its tensor on
+            return NotImplemented
         handler = HANDLERS.get(func)
         if handler is not None and not isinstance(func, OpOverload):  # operators are handled below autograd
             found = handler.bits(func, *args, **(kwargs or {}))

@@ -1,0 +1,343 @@
+"""Methods: which neuron stands for an activation, with which threshold, and what a value is over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..neuron import IF, STBIF, FewSpike, Graded, HalfThreshold
+from .errors import ConversionError
+from .messages import Messages
+from .sites import Site
+from .temporal import Coding
+
+Thresholds = Literal["channel", "layer", "mse"] | Mapping[str, Any]
+_ELEMENTWISE = """relu clip clamp qcfs leaky_relu gelu silu sigmoid tanh elu selu celu softplus mish hardswish
+    hardsigmoid softsign logsigmoid"""
+
+
+def _check_share(who: str, quantile: float) -> None:
+    if not 0 < quantile <= 1:
+        raise ValueError(f"{who}: quantile must be above 0 and at most 1, got {quantile}")
+
+
+class Method:
+    """Base of methods, which are frozen dataclasses.
+
+    ``coding`` says what a value is: the mean over the steps of an input that is there at each of them (``"mean"``), the
+    sum over the steps of an input that is there once (``"sum"``), or each step by itself (``"step"``). ``accepts``
+    names the activations for which there is a neuron.
+    """
+
+    coding: ClassVar[Coding]
+    alphabet: ClassVar[str]
+    accepts: ClassVar[tuple[str, ...]] = ("relu", "clip", "qcfs")
+    delay: int = 0
+    fold_scales: bool = False
+    pool: Literal["gate", "difference"] = "difference"
+
+    def check(self, site: Site) -> None:
+        """Raises ConversionError, with the remedy, where a site's activation has no neuron in this method."""
+        if site.operation.name not in self.accepts:
+            raise ConversionError(
+                f"{type(self).__name__} has no neuron for {site}, whose values may be negative or fall: take Delta or "
+                "FewSpikes, which have one for every activation, or give a rule"
+            )
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """The threshold or scale of a site, one value or one for each channel, in float64."""
+        raise NotImplementedError
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """The module in place of the site's activation."""
+        raise NotImplementedError
+
+    def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
+        """What a neuron gives in T steps for an input ``a`` that comes evenly; None where there is no closed form."""
+        return None
+
+    def steps(self) -> int:
+        """The number of steps that a report is made at, where none is given."""
+        return 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(Method):
+    """Rate coding: integrate-and-fire neurons with soft reset, whose mean output is the activation.
+
+    In T steps of a constant input x a neuron gives ``theta / T clamp(floor(T x / theta + v_init), 0, T)``.
+
+    Args:
+        threshold: ``"channel"``: the ``quantile`` of the activations of each channel; ``"layer"``: of all together;
+            ``"mse"``: what T steps lose the least by in each channel, in the mean square. A dict gives the thresholds
+            of all sites by path, one value or one for each channel.
+        quantile: from 0 to 1; 1 is the largest activation.
+        v_init: the voltage at the beginning, in thresholds; 1/2 rounds, 0 rounds down.
+        T: the number of steps, for ``"mse"``.
+        delay: steps at the beginning that the mean leaves out, since deep layers have their input only then.
+        fold_scales: move thresholds into the weights behind, so that neurons send 0 and 1.
+        pool: what max pools become: ``"gate"`` lets the spikes of the largest input pass (:class:`Pool`);
+            ``"difference"`` sends what the maximum of the means changes by.
+
+    Thresholds that were trained (:class:`QCFS`) are taken as they are. Diehl et al., Fast-classifying, high-accuracy
+    spiking deep networks through weight and threshold balancing, IJCNN 2015; Rueckauer et al., Frontiers in
+    Neuroscience 11, 2017 (quantiles); Bu et al., ICLR 2022 (v_init).
+    """
+
+    threshold: Thresholds = "channel"
+    quantile: float = 0.999
+    v_init: float = 0.5
+    T: int | None = None
+    delay: int = 0
+    fold_scales: bool = True
+    pool: Literal["gate", "difference"] = "gate"
+    coding: ClassVar[Coding] = "mean"
+    alphabet: ClassVar[str] = "graded"
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.threshold, Mapping)
+        if not named and self.threshold not in ("channel", "layer", "mse"):
+            raise ValueError(f"Rate: threshold must be channel, layer, mse or a dict, got {self.threshold!r}")
+        _check_share("Rate", self.quantile)
+        if self.threshold == "mse" and self.T is None:
+            raise ValueError("Rate: threshold='mse' needs the number of steps, T=...")
+        if self.pool not in ("gate", "difference"):
+            raise ValueError(f"Rate: pool must be gate or difference, got {self.pool!r}")
+        if self.delay < 0:
+            raise ValueError(f"Rate: delay must be at least 0, got {self.delay}")
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """The threshold of a site."""
+        if isinstance(self.threshold, Mapping):
+            return _given(self.threshold, site)
+        learned = site.learned()
+        if learned is not None:
+            return learned
+        if self.threshold == "mse":
+            return positive(site.histogram.least_error(self.T or 1, self.v_init), site)
+        return positive(_quantile(site, self.quantile, whole=self.threshold == "layer"), site)
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """``Graded(HalfThreshold(IF))``: it begins at a part of its threshold, and spikes are worth the threshold."""
+        theta = site.number(threshold)
+        return Graded(HalfThreshold(IF(v_threshold=theta, reset="soft"), fraction=self.v_init), factor=theta)
+
+    def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
+        """``theta / T clamp(floor(T a / theta + v_init), 0, T)``."""
+        return torch.floor(T * a / theta + self.v_init).clamp(0, T) * theta / T
+
+    def steps(self) -> int:
+        """``T`` where it is given."""
+        return 32 if self.T is None else self.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balanced(Rate):
+    """:class:`Rate` with thresholds that are balanced by overflow: ``theta += 2 mean(relu(a - theta))`` for each batch.
+
+    The mean is over a batch of activations of a channel; theta begins at 0, and layers behind see activations that are
+    clipped at theta. There is no quantile to choose. Bu et al., Inference-scale complexity in ANN-SNN conversion, CVPR
+    2025. ``threshold`` and ``quantile`` are not used.
+    """
+
+
+@dataclass(frozen=True)
+class Calibrated(Method):
+    """A :class:`Rate` whose biases, for T steps, make up for the mean error of each layer.
+
+    Args:
+        base: the method that gives thresholds.
+        T: the number of steps for which it is calibrated.
+        rounds: how often all layers are gone through.
+
+    From front to back, the mean over calibration data of what a channel's decoded output lacks is added to the bias of
+    the convolution or linear layer before the neuron. Neurons without such a layer directly before them keep their
+    error, and the report says so. Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks
+    calibration, ICML 2021 (its light pipeline, bias correction).
+    """
+
+    base: Rate = Rate()
+    T: int = 16
+    rounds: int = 1
+    coding: ClassVar[Coding] = "mean"
+    alphabet: ClassVar[str] = "graded"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Rate):
+            raise TypeError(f"Calibrated: the base must be Rate or Balanced, got {type(self.base).__name__}")
+        if self.T < 1 or self.rounds < 1:
+            raise ValueError(f"Calibrated: T and rounds must be at least 1, got {self.T} and {self.rounds}")
+        for name in ("delay", "fold_scales", "pool"):
+            object.__setattr__(self, name, getattr(self.base, name))
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """That of the base."""
+        return self.base.threshold_of(site)
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """That of the base."""
+        return self.base.neuron(site, threshold)
+
+    def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
+        """That of the base."""
+        return self.base.ideal(a, theta, T)
+
+    def steps(self) -> int:
+        """``T``."""
+        return self.T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta(Method):
+    """Every activation sends what it changes by, as powers of two with a sign: :class:`Messages`.
+
+    Args:
+        levels: how many powers of two there are.
+        quantile: the scale is this quantile of the absolute activations, of each channel.
+
+    There is nothing to train, and any elementwise activation has a neuron. Functions of several values (softmax, norms,
+    attention, products, max pools) are computed on the sums of what was sent, exactly (:class:`Difference`).
+    """
+
+    levels: int = 8
+    quantile: float = 0.999
+    coding: ClassVar[Coding] = "sum"
+    alphabet: ClassVar[str] = "power of two"
+    accepts: ClassVar[tuple[str, ...]] = tuple(_ELEMENTWISE.split())
+
+    def __post_init__(self) -> None:
+        _check_share("Delta", self.quantile)
+        if self.levels < 1:
+            raise ValueError(f"Delta: levels must be at least 1, got {self.levels}")
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """The largest message."""
+        return positive(_quantile(site, self.quantile), site)
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """``Messages`` with the activation inside."""
+        function = site.module if site.operation.name == "qcfs" else site.operation.function
+        assert function is not None
+        return Messages(activation=function, scale=site.number(threshold), levels=self.levels)
+
+    def steps(self) -> int:
+        """Four."""
+        return 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Method):
+    """Neurons that settle at the quantised ReLU, ``theta / levels clamp(floor(levels x / theta + 1/2), 0, levels)``.
+
+    Args:
+        levels: steps of the quantisation.
+        threshold: as in :class:`Rate`: ``"channel"``, ``"layer"``, or a dict.
+        quantile: as in :class:`Rate`.
+
+    Each site becomes :class:`spikeloom.STBIF`, which sends positive and negative spikes. After some two times
+    ``levels`` steps the decoded output is that of the quantised network; before, it means nothing. You et al.,
+    SpikeZIP-TF, ICML 2024.
+    """
+
+    levels: int = 15
+    threshold: Thresholds = "channel"
+    quantile: float = 0.999
+    coding: ClassVar[Coding] = "sum"
+    alphabet: ClassVar[str] = "ternary"
+
+    def __post_init__(self) -> None:
+        _check_share("Exact", self.quantile)
+        if self.levels < 1:
+            raise ValueError(f"Exact: levels must be at least 1, got {self.levels}")
+        if not isinstance(self.threshold, Mapping) and self.threshold not in ("channel", "layer"):
+            raise ValueError(f"Exact: threshold must be channel, layer or a dict, got {self.threshold!r}")
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """The largest output."""
+        if isinstance(self.threshold, Mapping):
+            return _given(self.threshold, site)
+        learned = site.learned()
+        if learned is not None:
+            return learned
+        return positive(_quantile(site, self.quantile, whole=self.threshold == "layer"), site)
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """``STBIF`` whose spikes are worth ``threshold / levels``."""
+        return STBIF(v_threshold=site.number(threshold / self.levels), most=self.levels)
+
+    def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
+        """The quantised activation."""
+        return torch.floor(self.levels * a / theta + 0.5).clamp(0, self.levels) * theta / self.levels
+
+    def steps(self) -> int:
+        """Four times ``levels``, by which networks of some depth have settled."""
+        return 4 * self.levels
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewSpikes(Method):
+    """Each activation as K binary spikes within one step: :class:`spikeloom.FewSpike`, fitted to it.
+
+    Args:
+        K: spikes of a neuron.
+        tables: straight pieces that the activation is fitted by, over the range of inputs seen in calibration.
+
+    Every step is computed by itself, so T = 1 suffices, and everything else stays as it is. Stoeckl and Maass, Nature
+    Machine Intelligence 3, 2021.
+    """
+
+    K: int = 8
+    tables: int = 8
+    coding: ClassVar[Coding] = "step"
+    alphabet: ClassVar[str] = "K bits"
+    accepts: ClassVar[tuple[str, ...]] = tuple(_ELEMENTWISE.split())
+
+    def __post_init__(self) -> None:
+        if self.K < 2 or self.tables < 1:
+            raise ValueError(f"FewSpikes: K must be at least 2 and tables at least 1, got {self.K} and {self.tables}")
+
+    def threshold_of(self, site: Site) -> Tensor:
+        """The largest absolute input, which the tables reach to."""
+        return torch.tensor([max(abs(site.inputs.low), abs(site.inputs.high), 2.0**-20)], dtype=torch.float64)
+
+    def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
+        """A fitted ``FewSpike``."""
+        function = site.module if site.operation.name == "qcfs" else site.operation.function
+        assert function is not None
+        low, high = min(site.inputs.low, 0.0), max(site.inputs.high, 2.0**-20)
+        if site.operation.name in ("relu", "clip", "qcfs"):
+            low = 0.0  # below, the first table's value at 0 holds
+        with torch.no_grad():
+            return FewSpike.fit(function, low, high, K=self.K, tables=self.tables)
+
+    def steps(self) -> int:
+        """One."""
+        return 1
+
+
+def _quantile(site: Site, q: float, *, whole: bool = False) -> Tensor:
+    return site.histogram.whole().quantile(q) if whole else site.histogram.quantile(q)
+
+
+def positive(found: Tensor, site: Site) -> Tensor:
+    """Thresholds; channels that never fired in calibration have that of the largest one."""
+    if site.operation.most is not None:
+        found = found.clamp(max=site.operation.most)
+    most = found.max()
+    return torch.where(found > 0, found, most if most > 0 else torch.ones_like(most))
+
+
+def _given(thresholds: Mapping[str, Any], site: Site) -> Tensor:
+    if site.path not in thresholds:
+        raise ConversionError(f"threshold has nothing for {site}; it has {', '.join(map(repr, thresholds))}")
+    found = torch.as_tensor(thresholds[site.path], dtype=torch.float64).detach().cpu().reshape(-1)
+    if found.numel() not in (1, site.channels) or not bool((found > 0).all()):
+        raise ConversionError(
+            f"the threshold of {site} must be one positive value or {site.channels}, got {found.numel()} values of "
+            f"which the least is {float(found.min()):.4g}"
+        )
+    return found

@@ -1,0 +1,133 @@
+"""Sites: the places of a model where an activation becomes a neuron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .qcfs import QCFS
+from .statistics import Histogram
+from .vocabulary import Operation
+from .working import Working
+
+
+@dataclass
+class Site:
+    """One call of an operation that a method replaces.
+
+    Args:
+        path: where its neuron will be; that of the module it replaces, where there is one.
+        where: ``file:line`` of the user's code.
+        operation: what it is.
+        module: the module it was; None for a function.
+        shape: of its output on the example.
+        dim: the dimension of its output that holds channels.
+        histogram: the absolute values of its output on the calibration data, by channel.
+        inputs: that of its inputs.
+        node: the node of the graph.
+    """
+
+    path: str
+    where: str
+    operation: Operation
+    module: nn.Module | None
+    shape: torch.Size
+    dim: int
+    node: fx.Node
+    histogram: Histogram
+    inputs: Histogram
+
+    @property
+    def channels(self) -> int:
+        """How many channels the output has; a value for each sample has one."""
+        return self.shape[self.dim] if self.dim else 1
+
+    def number(self, values: Tensor) -> Tensor:
+        """Values by channel as a number of a neuron: dimension 1 of the step is the first of such a number."""
+        if values.numel() == 1:
+            return values.reshape(())  # a Python float would be rounded to float32
+        return values.reshape(
+            *(1,) * (self.dim - 1), -1, *(1,) * (0 if self.dim == 1 else len(self.shape) - 1 - self.dim)
+        )
+
+    def decoded(self, threshold: Tensor) -> Tensor:
+        """Values by channel that broadcast against the output."""
+        if threshold.numel() == 1:
+            return threshold.reshape(())
+        return threshold.reshape(-1, *(1,) * (len(self.shape) - 1 - self.dim))
+
+    def learned(self) -> Tensor | None:
+        """The threshold that was trained, of a QCFS."""
+        return self.module.scale.detach().double().reshape(1) if isinstance(self.module, QCFS) else None
+
+    def __str__(self) -> str:
+        return f"{self.operation.name} at {self.path!r}" + (f" ({self.where})" if self.where else "")
+
+
+def sites_of(work: Working, nodes: list[fx.Node]) -> list[Site]:
+    """The sites of some nodes, in order; a module that is called twice is two of them."""
+    calls: dict[int, int] = {}
+    found: list[Site] = []
+    taken: set[str] = set()
+    for node in nodes:
+        operation, module = node.meta["operation"], None
+        if node.op == "call_module":
+            module, path = work.at(node), str(node.target)
+            calls[id(module)] = n = calls.get(id(module), 0) + 1
+            if n > 1:
+                prefix, _, name = path.rpartition(".")
+                path = work.free_path(prefix, f"{name}_{n - 1}")
+        else:
+            path = work.free_path(node.meta["path"], operation.name)
+        while path in taken:
+            prefix, _, name = path.rpartition(".")
+            stem, _, last = name.rpartition("_")
+            name = f"{stem}_{int(last) + 1}" if stem and last.isdecimal() else f"{name}_1"
+            path = work.free_path(prefix, name)
+        taken.add(path)
+        shape = node.meta["shape"]
+        dim = _channels(work, node)
+        site = Site(path, node.meta["where"], operation, module, shape, dim, node, Histogram(0), Histogram(0))
+        site.histogram, site.inputs = Histogram(site.channels), Histogram(site.channels)
+        found.append(site)
+    return found
+
+
+def calibrate(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> None:
+    """Runs the model on the batches and notes the values at each site."""
+    at = {site.node: site for site in sites}
+
+    def seen(node: fx.Node, value: Any) -> Any:
+        if node in at:
+            at[node].histogram.add(value, at[node].dim)
+        for user in node.users:
+            if user in at and isinstance(value, Tensor):
+                at[user].inputs.add(value, at[user].dim)
+        return value
+
+    for tensors in batches:
+        work.run(tensors, seen)
+
+
+def _channels(work: Working, node: fx.Node) -> int:
+    """The dimension of channels: 1, or the last one where a linear layer that sees tokens was the last with weights."""
+    ndim = len(node.meta["shape"])
+    if ndim <= 2:
+        return ndim - 1
+    before = node
+    while True:
+        signals = work.signals(before)
+        if not signals:
+            return 1 if ndim != 3 else 2
+        before = signals[0]
+        operation = before.meta.get("operation")
+        if operation is None or (operation.group not in ("affine", "activation") and operation.name != "norm"):
+            if operation is not None and operation.group == "linear" and operation.name not in ("sum", "scaling"):
+                return 1 if ndim != 3 else 2
+            continue
+        if operation.group == "affine":
+            linear = isinstance(work.at(before), nn.Linear) if before.op == "call_module" else "linear" in before.name
+            return ndim - 1 if linear and len(before.meta["shape"]) == ndim else 1
