@@ -158,6 +158,41 @@ def test_pictures_before_a_camera_in_their_published_layout(tmp_path):
     assert recipe.scores(net, frames[:, :2], config).shape == (2, 10)
 
 
+@pytest.mark.slow
+def test_spoken_digits_in_their_published_layout(tmp_path):
+    """HDF5 files as the data set has them; a word is two bursts, on lines of its own, that are so many steps apart."""
+    h5py = pytest.importorskip("h5py", reason="the extra 'data' is not installed")
+    draw = np.random.RandomState(0)
+    for split, n in (("train", 200), ("test", 60)):
+        (tmp_path / "shd").mkdir(exist_ok=True)
+        with h5py.File(tmp_path / "shd" / f"shd_{split}.h5", "w") as file:
+            labels = np.arange(n) % 20
+            times = file.create_dataset("spikes/times", n, h5py.vlen_dtype(np.float16))
+            units = file.create_dataset("spikes/units", n, h5py.vlen_dtype(np.int64))
+            for k, label in enumerate(labels):
+                late = np.repeat([0.0, 0.01 * (label % 4 + 1)], 20)
+                units[k] = np.concatenate(
+                    [draw.randint(60, size=20), 70 * (label // 4 + 1) + draw.randint(60, size=20)]
+                )
+                times[k] = late + 0.005
+            file["labels"] = labels
+            file["extra/keys"] = [f"word {k}".encode() for k in range(20)]
+    recipe = recipes.get("shd")
+    config = recipe.Config(
+        T=12, max_delay=5, hidden=64, epochs=30, batch_size=20, validation=0.0, lr=2e-2, partial=True
+    )
+    with runs.Run("shd", config, runs.Machine(data_root=str(tmp_path)), out=tmp_path / "run") as done:
+        recipe.train(config, done)
+    assert done.result["test_accuracy"] > 0.6
+    assert done.result["linear_accuracy"] < 0.4  # how often lines fired says nothing of when
+    model = sl.models.load(tmp_path / "run" / "model")
+    assert model.hidden1[0].delay.shape == (140,)
+    net = recipe.build(recipe.Config(delays="synapse"))
+    (weights, _), (delays, _) = recipe.optimisers(net, recipe.Config())
+    sizes = [[sum(p.numel() for p in group["params"]) for group in o.param_groups] for o in (weights, delays)]
+    assert sizes == [[106_496, 1_024], [106_496]]
+
+
 def test_the_learning_rate_climbs_and_falls_along_half_a_cosine():
     """By hand, for 2 + 4 epochs of two steps: 1/4 to 1 of the highest, then (1 + cos(pi k / 8)) / 2."""
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))

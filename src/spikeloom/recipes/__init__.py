@@ -24,6 +24,7 @@ NAMES = {
     "autoencoder": "MNIST through a bottleneck of spikes, and back",
     "braille": "Braille letters felt by a tactile sensor, as ON and OFF spikes",
     "fsdd": "spoken digits through a cochlea",
+    "shd": "spoken digits that came as spikes, by a net that learns delays",
     "ann2snn-mnist": "an ordinary CNN trained on MNIST, and converted into spiking ones",
     "population": "MNIST read out by populations of neurons, in a few steps",
     "yin-yang": "points of the yin-yang figure by spike times, with the gradients of EventProp",
