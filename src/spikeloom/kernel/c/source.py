@@ -127,10 +127,12 @@ INLINE Rows target(void *rows, int64_t step, void *copy, int64_t copystep, int c
   return rows && c == CHUNK ? (Rows){rows, step} : (Rows){copy, copystep};
 }
 
-/* The numbers of a block, with zeros up to the end of its last chunk; zeros alone where there are none. */
-static void load(S *to, const S *from, int m) {
-  if (from) memcpy(to, from, m * sizeof(S));
-  for (int j = from ? m : 0; j < (m + CHUNK - 1) / CHUNK * CHUNK; j++) to[j] = 0;
+/* The numbers of a block, from the i0th on, with zeros up to the end of its last chunk; zeros alone where there are
+   none, and with a stride of 0 the first one for all. */
+static void load(S *to, const S *from, int64_t i0, int m, int64_t stride) {
+  const S one = from && !stride ? *from : (S)0;
+  if (from && stride) memcpy(to, from + i0, m * sizeof(S));
+  for (int j = from && stride ? m : 0; j < (m + CHUNK - 1) / CHUNK * CHUNK; j++) to[j] = one;
 }
 
 /* The numbers of a chunk, from memory to registers or back. */
