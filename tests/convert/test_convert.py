@@ -191,7 +191,7 @@ def test_with_all_of_an_activation_sent_a_transformer_is_exact_at_every_step():
     torch.testing.assert_close(y.sum(0), model(WORDS), rtol=0, atol=1e-12)
     torch.testing.assert_close(y[:2].sum(0), model(WORDS * spread[:2].sum()), rtol=0, atol=1e-12)
     fates = {(e.was, e.fate) for e in result.report.others}
-    assert fates >= {("norm", "difference"), ("attention", "difference"), ("sum", "exact"), ("affine", "exact")}
+    assert fates >= {("norm", "difference"), ("attention", "difference"), ("addition", "exact"), ("affine", "exact")}
 
 
 def test_a_mean_computes_functions_of_several_values_on_running_means():
@@ -288,6 +288,35 @@ def test_packed_spikes_travel_between_layers_and_change_nothing():
     assert isinstance(dense.network.body, nn.Sequential)  # whose first layers run once
 
 
+def test_packed_spikes_pass_through_any_forward():
+    model = made(Res)
+    dense, packed = (convert(model, Rate(), example=X, spikes=s) for s in ("dense", "packed"))
+    torch.testing.assert_close(packed(X, T=9), dense(X, T=9), rtol=0, atol=1e-12)
+    _, found = packed.network(*packed.encode(X, T=9), record=("relu.output", "pool.output"))
+    assert all(isinstance(s, sl.SpikeTensor) for s in found.record.values())
+
+
+class Dicts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, given):
+        h = torch.relu(self.a(given["x"]) + given["y"])
+        return {"out": self.b(h), "both": [h.sum(1), given["x"] * 2]}
+
+
+@torch.no_grad()
+def test_inputs_and_outputs_may_be_dicts():
+    model = made(Dicts)
+    given = {"x": torch.rand(6, 3, dtype=torch.float64), "y": torch.rand(6, 4, dtype=torch.float64)}
+    for method, T, atol in ((Delta(levels=24), 30, 1e-6), (Rate(quantile=1.0), 400, 0.03)):
+        result = convert(model, method, example=given, calibrate=[given, (given, torch.zeros(6))])
+        torch.testing.assert_close(result(given, T=T), model(given), rtol=0, atol=atol)
+        with pytest.raises(TypeError, match=r"of another structure: \{'x': '\*', 'y': '\*'\}"):
+            result(given["x"], T=T)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is,
@@ -359,7 +388,7 @@ def test_the_report_splits_errors():
     assert layer.rest == pytest.approx(0.0, abs=1e-12)
     assert (layer.clipped, layer.silent, layer.events) == (0.25, 0.25, (1 + 2 + 2 + 0) / 4)
     text = str(convert(made(Res), Rate(), calibrate=[X]).report)
-    assert "its scale stays: sum" in text  # at the skip
+    assert "its scale stays: addition" in text  # at the skip
     assert f"({__file__}:" in text
     assert text.splitlines()[-1].startswith(
         "3 sites: 3 converted, 0 by difference, 0 kept; 2 norms folded; output exact"

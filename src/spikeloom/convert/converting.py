@@ -174,7 +174,7 @@ class _Conversion:
         values, wanted = ann_values(self.work, self.sites, self.batches[0])
         before = {site.path: _layer_before(self.work, site) for site in self.sites}
         self.builder.build(found)
-        network = Network(as_sequential(self.work.module), spikes=self.spikes)
+        network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
         result = Result(network, self.method, self.work.takes, self.work.gives)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
         if isinstance(self.method, Calibrated):

@@ -220,9 +220,7 @@ class Delta(Method):
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
         """``Messages`` with the activation inside."""
-        function = site.module if site.operation.name == "qcfs" else site.operation.function
-        assert function is not None
-        return Messages(activation=function, scale=site.number(threshold), levels=self.levels)
+        return Messages(activation=site.function(), scale=site.number(threshold), levels=self.levels)
 
     def steps(self) -> int:
         """Four."""
@@ -306,13 +304,11 @@ class FewSpikes(Method):
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
         """A fitted ``FewSpike``."""
-        function = site.module if site.operation.name == "qcfs" else site.operation.function
-        assert function is not None
         low, high = min(site.inputs.low, 0.0), max(site.inputs.high, 2.0**-20)
         if site.operation.name in ("relu", "clip", "qcfs"):
             low = 0.0  # below, the first table's value at 0 holds
         with torch.no_grad():
-            return FewSpike.fit(function, low, high, K=self.K, tables=self.tables)
+            return FewSpike.fit(site.function(), low, high, K=self.K, tables=self.tables)
 
     def steps(self) -> int:
         """One."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +63,14 @@ class Site:
 
     def learned(self) -> Tensor | None:
         """The threshold that was trained, of a QCFS."""
-        return self.module.scale.detach().double().reshape(1) if isinstance(self.module, QCFS) else None
+        return self.module.scale.detach().double().cpu().reshape(1) if isinstance(self.module, QCFS) else None
+
+    def function(self) -> Callable[[Tensor], Tensor]:
+        """The activation of a tensor on the CPU."""
+        if isinstance(self.module, QCFS):
+            return copy.deepcopy(self.module).cpu()
+        assert self.operation.function is not None
+        return self.operation.function
 
     def __str__(self) -> str:
         return f"{self.operation.name} at {self.path!r}" + (f" ({self.where})" if self.where else "")
@@ -125,7 +134,7 @@ def _channels(work: Working, node: fx.Node) -> int:
         before = signals[0]
         operation = before.meta.get("operation")
         if operation is None or (operation.group not in ("affine", "activation") and operation.name != "norm"):
-            if operation is not None and operation.group == "linear" and operation.name not in ("sum", "scaling"):
+            if operation is not None and operation.group == "linear" and operation.name not in ("addition", "scaling"):
                 return 1 if ndim != 3 else 2
             continue
         if operation.group == "affine":

@@ -156,7 +156,7 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
     if name in _AFFINE.split():
         return Operation("affine", "affine")
     if name in _SUMS:
-        return Operation("sum", "linear")
+        return Operation("addition", "linear")
     if name in ("pad", "constant_pad_nd"):
         fill = kwargs.get("value", args[3] if len(args) > 3 and name == "pad" else 0)
         return Operation("pad", "unknown" if fill else "linear")
