@@ -500,6 +500,20 @@ def test_unknown_operations_are_kept_exact_and_rules_of_classes_come_first():
         Rules(neuron.function)
 
 
+def test_a_rule_for_a_known_activation_may_use_the_calibration():
+    @rule("relu")
+    def hard(site, method):
+        theta = site.number(site.histogram.quantile(1.0))
+        return sl.options.Graded(sl.IF(v_threshold=theta, reset="soft"), factor=theta)
+
+    model = made(Res)
+    plain = convert(model, Rate(quantile=1.0, v_init=0.0, fold_scales=False), example=X)
+    own = convert(model, Rate(), example=X, rules=Rules(hard))
+    torch.testing.assert_close(own(X, T=7), plain(X, T=7), rtol=0, atol=1e-12)
+    assert own.report.layers == ()
+    assert [e.path for e in own.report.others if e.note == "by a rule of its own"] == ["relu_1", "relu", "relu_2"]
+
+
 def test_models_that_are_not_ordinary_are_refused():
     x = torch.rand(2, 4)
     with pytest.raises(ConversionError, match="LIF at '1' knows time already"):

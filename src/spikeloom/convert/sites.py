@@ -16,7 +16,7 @@ from .vocabulary import Operation
 from .working import Working
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """One call of an operation that a method replaces.
 
@@ -28,7 +28,7 @@ class Site:
         shape: of its output on the example.
         dim: the dimension of its output that holds channels.
         histogram: the absolute values of its output on the calibration data, by channel.
-        inputs: that of its inputs.
+        inputs: those of its inputs, all together.
         node: the node of the graph.
     """
 
@@ -78,43 +78,39 @@ class Site:
 
 def sites_of(work: Working, nodes: list[fx.Node]) -> list[Site]:
     """The sites of some nodes, in order; a module that is called twice is two of them."""
-    calls: dict[int, int] = {}
-    found: list[Site] = []
+    seen: set[nn.Module] = set()
     taken: set[str] = set()
+    found: list[Site] = []
     for node in nodes:
         operation, module = node.meta["operation"], None
         if node.op == "call_module":
             module, path = work.at(node), str(node.target)
-            calls[id(module)] = n = calls.get(id(module), 0) + 1
-            if n > 1:
+            if module in seen:
                 prefix, _, name = path.rpartition(".")
-                path = work.free_path(prefix, f"{name}_{n - 1}")
+                path = work.free_path(prefix, name, taken)
+            seen.add(module)
         else:
-            path = work.free_path(node.meta["path"], operation.name)
-        while path in taken:
-            prefix, _, name = path.rpartition(".")
-            stem, _, last = name.rpartition("_")
-            name = f"{stem}_{int(last) + 1}" if stem and last.isdecimal() else f"{name}_1"
-            path = work.free_path(prefix, name)
+            path = work.free_path(node.meta["path"], operation.name, taken)
         taken.add(path)
-        shape = node.meta["shape"]
-        dim = _channels(work, node)
-        site = Site(path, node.meta["where"], operation, module, shape, dim, node, Histogram(0), Histogram(0))
-        site.histogram, site.inputs = Histogram(site.channels), Histogram(site.channels)
-        found.append(site)
+        shape = node.meta["shape"] or torch.Size(())  # none where a rule is for what gives several tensors
+        dim = _channels(work, node) if len(shape) else 0
+        histogram = Histogram(shape[dim] if dim else 1)
+        found.append(Site(path, node.meta["where"], operation, module, shape, dim, node, histogram, Histogram(1)))
     return found
 
 
 def calibrate(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> None:
     """Runs the model on the batches and notes the values at each site."""
     at = {site.node: site for site in sites}
+    sources = {site: work.signals(site.node) for site in sites}
 
     def seen(node: fx.Node, value: Any) -> Any:
-        if node in at:
-            at[node].histogram.add(value, at[node].dim)
+        site = at.get(node)
+        if site is not None and isinstance(value, Tensor):
+            site.histogram.add(value, site.dim)
         for user in node.users:
-            if user in at and isinstance(value, Tensor):
-                at[user].inputs.add(value, at[user].dim)
+            if user in at and node in sources[at[user]]:
+                at[user].inputs.add(value, 0)
         return value
 
     for tensors in batches:
