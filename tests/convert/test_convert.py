@@ -167,6 +167,22 @@ def test_a_settled_network_is_the_quantised_one():
     assert float((result(X, T=2) - wanted).abs().max()) > 0.1  # before, it means nothing
 
 
+@torch.no_grad()
+def test_two_phases_are_the_quantised_network_for_each_number_of_steps():
+    model = made(Res)
+    thetas = {"relu_1": torch.linspace(0.7, 1.3, 6).double(), "relu": 1.1371, "relu_2": 0.5377}
+    result = convert(model, Exact(threshold=thetas, mode="two_phase"), example=X)
+    for T in (1, 2, 8, 16):
+        h = quantised(model.bn1(model.conv1(X)), thetas["relu_1"].view(-1, 1, 1), T)
+        h = model.pool(quantised(model.bn2(model.conv2(h)) + h, thetas["relu"], T))
+        wanted = model.fc(quantised(model.fc1(h.flatten(1)), thetas["relu_2"], T))
+        torch.testing.assert_close(result(X, T=T), wanted, rtol=0, atol=1e-10)
+    sent = result.sent([X], 8, ("relu",))["relu"]
+    assert sorted(sent.unique().tolist()) == [0.0, pytest.approx(1.1371 / 8)]
+    with pytest.raises(ValueError, match="Waiting at 'relu' is not causal"):
+        result.network.stream()
+
+
 @pytest.mark.parametrize(("kind", "x"), [(Res, X), (Tokens, WORDS)], ids=["cnn", "transformer"])
 @torch.no_grad()
 def test_delta_comes_to_the_model_whatever_it_is_made_of(kind, x):
@@ -551,6 +567,7 @@ def test_models_that_are_not_ordinary_are_refused():
         (lambda: Rate(delay=-1), "delay must be at least 0"),
         (lambda: Delta(levels=0), "levels must be at least 1"),
         (lambda: Exact(threshold="mse"), "threshold must be channel, layer or a dict"),
+        (lambda: Exact(mode="wait"), "mode must be settle or two_phase, got 'wait'"),
         (lambda: FewSpikes(K=1), "K must be at least 2"),
         (lambda: Calibrated(T=0), "T and rounds must be at least 1"),
         (lambda: QCFS(0), "levels must be at least 1"),

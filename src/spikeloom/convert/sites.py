@@ -47,10 +47,10 @@ class Site:
         """How many channels the output has; a value for each sample has one."""
         return self.shape[self.dim] if self.dim else 1
 
-    def number(self, values: Tensor) -> Tensor:
+    def number(self, values: Tensor) -> Tensor | float:
         """Values by channel as a number of a neuron: dimension 1 of the step is the first of such a number."""
         if values.numel() == 1:
-            return values.reshape(())  # a Python float would be rounded to float32
+            return float(values)
         return values.reshape(
             *(1,) * (self.dim - 1), -1, *(1,) * (0 if self.dim == 1 else len(self.shape) - 1 - self.dim)
         )
