@@ -104,6 +104,8 @@ TINY = {
 SLOW = {"sdt1 dvs", "sdt3", "att ms", "delays synapse"}
 SLOW |= {"spikformer", "qkformer cifar", "qkformer dvs", "maxformer cifar", "maxformer dvs"}
 """Those of which there is another one of the kind."""
+LONG = ["sdt1", "sdt2", "masnn", "unet"]
+"""Those that torch.export takes apart within minutes."""
 
 
 def some(names):
@@ -263,6 +265,18 @@ def test_norms_that_join_their_neurons(name):
     if all(row.backend != "c" for row in told):
         pytest.skip("no kernels on this machine: no norm can join one")
     assert sum("fused" in row.reason for row in told) == joined
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("delays", marks=pytest.mark.slow), *(pytest.param(n, marks=pytest.mark.full) for n in LONG)]
+)
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is
+def test_exported_networks_give_the_same(name):
+    model, x = tiny(name)
+    net = sl.Network(model).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(net, (x,), strict=False).module()(x), net(x))
 
 
 # The layers that are given something else than zeros and ones, but for the first. (What a head averages

@@ -54,6 +54,8 @@ COUNTS = {
     "sdt1_10_512": 36_005_416,
     "sdt1_8_768": 66_338_632,
     "sdt1_cifar10_2_512": 10_233_418,
+    "sdt1_cifar10dvs": 2_566_666,
+    "sdt1_dvsgesture": 2_566_923,
     "sdt2_8_384": 31_333_864,
     "sdt2_8_512": 55_350_248,
     "sdt2_8_768": 123_741_160,
@@ -230,6 +232,7 @@ def test_models_are_cited_with_their_neurons():
         "Deep Residual Learning in Spiking Neural Networks",
         "Incorporating Learnable Membrane Time Constant to Enhance Learning of SNNs",
     ]
+    assert sum("Spike-driven Transformer" in paper for paper in sl.cite(on_meta("sdt2_8_384"))) == 1
     papers = sl.cite(on_meta("spiking_unet"))
     assert [paper.split(",")[0] for paper in papers[:2]] == ["Ronneberger", "Fang et al."]
 

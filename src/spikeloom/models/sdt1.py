@@ -38,19 +38,26 @@ class Size(NamedTuple):
     heads: int = 8
 
 
-def _entry(size: Size, parameters: int, *figures: Figure, small: bool = False) -> Entry:
+def _entry(
+    size: Size,
+    parameters: int,
+    *figures: Figure,
+    step: tuple[int, int, int] = (3, 224, 224),
+    T: int = 4,
+    **defaults: Any,
+) -> Entry:
     info = Info(
         paper="Yao et al., Spike-driven Transformer, NeurIPS 2023",
         parameters=parameters,
-        input=(3, 32, 32) if small else (3, 224, 224),
-        classes=10 if small else 1000,
-        T=4,
+        input=step,
+        classes=defaults.get("num_classes", 1000),
+        T=T,
         neuron="LIF(tau=2.0, detach_reset=True, surrogate=Sigmoid(4.0)), v_threshold=0.5 on products in attention",
         bits="all convolutions but the first",
         reference="https://github.com/BICLab/Spike-Driven-Transformer",
         figures=figures,
     )
-    return Entry(size, info, {"num_classes": 10, "stem": "cifar"} if small else {})
+    return Entry(size, info, defaults)
 
 
 def _in(accuracy: float, note: str = "T = 4") -> Figure:
@@ -65,7 +72,27 @@ ENTRIES = {
         _entry(Size("sdt1_8_512", 8, 512), 29_689_384, _in(74.57)),
         _entry(Size("sdt1_10_512", 10, 512), 36_005_416, _in(74.66)),
         _entry(Size("sdt1_8_768", 8, 768), 66_338_632, _in(77.07, "T = 4, evaluated at 288 x 288")),
-        _entry(Size("sdt1_cifar10_2_512", 2, 512), 10_233_418, small=True),
+        _entry(Size("sdt1_cifar10_2_512", 2, 512), 10_233_418, step=(3, 32, 32), num_classes=10, stem="cifar"),
+        _entry(
+            Size("sdt1_cifar10dvs", 2, 256),
+            2_566_666,
+            Figure("CIFAR10-DVS", 77.0, "issue", "users report from 74 to this"),
+            step=(2, 64, 64),
+            T=10,
+            num_classes=10,
+            in_channels=2,
+            stem="cifar",
+            dvs=True,
+        ),
+        _entry(
+            Size("sdt1_dvsgesture", 2, 256),
+            2_566_923,
+            step=(2, 128, 128),
+            T=16,
+            num_classes=11,
+            in_channels=2,
+            stem="dvs",
+        ),
     )
 }
 
@@ -84,7 +111,7 @@ def build(
 
     ``stem`` says after which convolutions a max pool halves height and width: all four (``"imagenet"``), the last three
     (``"dvs"``) or the last two (``"cifar"``). ``dvs`` puts 3x3 max pools of stride 1 into attention, as the authors
-    have for events.
+    have for CIFAR10-DVS.
     """
     check_sizes(size.name, num_classes, in_channels)
     check_option(size.name, "stem", stem, STEMS)

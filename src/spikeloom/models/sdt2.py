@@ -49,7 +49,7 @@ class TwoHeads(nn.Module):
 
 def _entry(size: Size, parameters: int, *figures: Figure) -> Entry:
     info = Info(
-        paper="Yao et al., Spike-driven Transformer V2: Meta Spiking Neural Network Architecture, ICLR 2024",
+        paper="Yao et al., Spike-driven Transformer V2, ICLR 2024",
         parameters=parameters,
         input=(3, 224, 224),
         classes=1000,

@@ -15,7 +15,7 @@ Zhou et al., Spikformer, ICLR 2023; Zhou et al., QKFormer, NeurIPS 2024; Yao et 
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -249,7 +249,17 @@ class SpikeDrivenSelfAttention(_Attention):
     torch.Size([4, 2, 16, 7, 7])
     """
 
-    paper = "Yao et al., Spike-driven Transformer, NeurIPS 2023; V2, ICLR 2024; V3, IEEE TPAMI 2025"
+    papers: ClassVar[dict[int, str]] = {
+        1: "Yao et al., Spike-driven Transformer, NeurIPS 2023",
+        2: "Yao et al., Spike-driven Transformer V2, ICLR 2024",
+        3: "Yao et al., Scaling Spike-driven Transformer with Efficient Spike Firing Approximation Training, "
+        "IEEE TPAMI 2025",
+    }
+
+    @property
+    def paper(self) -> str:
+        """That of the version."""
+        return self.papers[self.version]
 
     def __init__(
         self,
