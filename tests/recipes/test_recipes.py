@@ -99,6 +99,8 @@ def test_networks_of_the_recipe_for_any_model():
     assert [(type(m), float(m.tau), m.detach_reset, repr(m.surrogate)) for m in found] == [
         (sl.LIF, 3.0, True, "Sigmoid(scale=4)")
     ] * 4
+    net = cifar10.build(cifar10.Config(model="masnn_dvsgesture", T=10))  # of steps that are seen at once
+    assert [net.body.stage1[2].T, net.body.head[0].size] == [10, (32, 32)]
     with pytest.raises(runs.ConfigError, match=r"^model has no 'sew_resnet17'; the nearest are sew_resnet1\d"):
         cifar10.Config(model="sew_resnet17")
 

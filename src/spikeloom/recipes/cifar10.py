@@ -80,6 +80,7 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
 def network(config: Base, **options: Any) -> sl.Network:
     """A network of the model, with those of the options that it has, and with the neurons that were chosen."""
     known = sl.models.info(config.model).options
+    options["T"] = config.T  # of models that see a whole sequence at once
     if config.neuron != "paper":
         tau = {} if config.neuron == "IF" else {"tau": config.tau}
         options["neuron"] = functools.partial(NEURONS[config.neuron], detach_reset=True, **tau)
