@@ -27,7 +27,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._time import duration, masked, trailing, wide
 from ..core import Repeated, Sequence, State
@@ -122,7 +122,7 @@ class EventPropLIF(Neuron):
         spike = self.fire(h - self.v_threshold)
         return spike, self.as_ * i + x, (1 - spike) * h
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    def absorb(self, previous: Any) -> Sequence | None:
         """None: a norm before it runs by itself, so that its gradient is autograd's."""
         return None
 
