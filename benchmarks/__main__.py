@@ -15,6 +15,7 @@ from .common import machine, require_idle
 NAMES = (
     "neuron_layer",
     "norm_layer",
+    "waiting_norm",
     "training_step",
     "first_call",
     "catalogue",

@@ -1,6 +1,7 @@
 """Draws the gallery: python docs/gallery/draw.py
 
-Each neuron's first state and spikes for a step, a ramp and noise; each surrogate's derivative and primitive.
+A network that reads a digit; each neuron's first state and spikes for a step, a ramp and noise; each surrogate's
+derivative and primitive; codes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import matplotlib as mpl
 import torch
 
 import spikeloom as sl
+from spikeloom.recipes import digits
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 import samples
@@ -127,7 +129,49 @@ def encoders() -> None:
     fig.savefig(HERE / "encoders.png", dpi=75)
 
 
+def network() -> None:
+    """A network that was trained on digits for ten epochs, and what happens in it while it reads one."""
+    torch.manual_seed(0)
+    config, blue = digits.Config(), "#3f7fbf"
+    loaders = digits.data(config, batch_size=config.batch_size, seed=0)
+    net = digits.build(config)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=1e-2)
+    for _ in range(10):
+        for images, labels in loaders.train:
+            optimiser.zero_grad()
+            sl.loss.rate_cross_entropy(net(images, repeat=config.T), labels).backward()
+            optimiser.step()
+    images, labels = next(iter(loaders.test))
+    with torch.no_grad():
+        v, result = net.eval()(images[:1], repeat=20, record=("2.output", "5.output"))
+    fig, axes = plt.subplots(1, 4, figsize=(10, 2.6), layout="constrained", width_ratios=(1, 2, 2, 2))
+    axes[0].imshow(images[0, 0], cmap="gray_r")
+    axes[0].axis("off")
+    axes[0].set_title("a pixel is a current", fontsize=9, loc="left")
+    for ax, (path, name) in zip(axes[1:3], {"2": "first", "5": "second"}.items(), strict=True):
+        spikes = result.record[f"{path}.output"][:, 0].flatten(1)
+        most = spikes.sum(0).argsort(descending=True)[:: len(spikes[0]) // 120][:60]
+        t, n = spikes[:, most].nonzero(as_tuple=True)
+        ax.scatter(t + 1, n, s=4, color="#1f2430", linewidths=0)
+        ax.set_title(f"spikes, {name} convolution", fontsize=9, loc="left")
+        ax.set_yticks([])
+        ax.set_ylabel("neurons", fontsize=8)
+    digit = int(labels[0])
+    for k in range(10):
+        axes[3].plot(range(1, 21), v[:, 0, k], color=blue if k == digit else "0.75", lw=1.8 if k == digit else 1)
+    axes[3].annotate(f"{digit}", (20, v[-1, 0, digit]), (3, -3), textcoords="offset points", color=blue, fontsize=10)
+    axes[3].set_title("voltages of the ten outputs", fontsize=9, loc="left")
+    for ax in axes[1:]:
+        ax.set_xlabel("step", fontsize=8)
+        ax.set_xticks([1, 5, 10, 15, 20])
+        ax.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+    fig.savefig(HERE / "network.png", dpi=110)
+
+
 if __name__ == "__main__":
+    network()
     neurons()
     surrogates()
     encoders()

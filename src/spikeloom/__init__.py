@@ -48,7 +48,7 @@ _LAZY = {
     "data": "data",
     "runs": "cli",
     "recipes": "cli",
-}  # loaded on first use, with the extra that each needs
+}  # loaded on first use, with the extra that each needs, if any
 
 
 def __getattr__(name: str) -> Any:

@@ -167,6 +167,22 @@ def test_a_settled_network_is_the_quantised_one():
     assert float((result(X, T=2) - wanted).abs().max()) > 0.1  # before, it means nothing
 
 
+@torch.no_grad()
+def test_two_phases_are_the_quantised_network_for_each_number_of_steps():
+    model = made(Res)
+    thetas = {"relu_1": torch.linspace(0.7, 1.3, 6).double(), "relu": 1.1371, "relu_2": 0.5377}
+    result = convert(model, Exact(threshold=thetas, mode="two_phase"), example=X)
+    for T in (1, 2, 8, 16):
+        h = quantised(model.bn1(model.conv1(X)), thetas["relu_1"].view(-1, 1, 1), T)
+        h = model.pool(quantised(model.bn2(model.conv2(h)) + h, thetas["relu"], T))
+        wanted = model.fc(quantised(model.fc1(h.flatten(1)), thetas["relu_2"], T))
+        torch.testing.assert_close(result(X, T=T), wanted, rtol=0, atol=1e-10)
+    sent = result.sent([X], 8, ("relu",))["relu"]
+    assert sorted(sent.unique().tolist()) == [0.0, pytest.approx(1.1371 / 8)]
+    with pytest.raises(ValueError, match="Waiting at 'relu' is not causal"):
+        result.network.stream()
+
+
 @pytest.mark.parametrize(("kind", "x"), [(Res, X), (Tokens, WORDS)], ids=["cnn", "transformer"])
 @torch.no_grad()
 def test_delta_comes_to_the_model_whatever_it_is_made_of(kind, x):
@@ -191,7 +207,30 @@ def test_with_all_of_an_activation_sent_a_transformer_is_exact_at_every_step():
     torch.testing.assert_close(y.sum(0), model(WORDS), rtol=0, atol=1e-12)
     torch.testing.assert_close(y[:2].sum(0), model(WORDS * spread[:2].sum()), rtol=0, atol=1e-12)
     fates = {(e.was, e.fate) for e in result.report.others}
-    assert fates >= {("norm", "difference"), ("attention", "difference"), ("sum", "exact"), ("affine", "exact")}
+    assert fates >= {("norm", "difference"), ("attention", "difference"), ("addition", "exact"), ("affine", "exact")}
+
+
+class ByHand(nn.Module):
+    """An RMS norm and a gate, written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain, self.up, self.down = nn.Parameter(torch.rand(6) + 0.5), nn.Linear(6, 16), nn.Linear(8, 6)
+
+    def forward(self, x):
+        h = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5) * self.gain
+        a, b = self.up(h).chunk(2, dim=-1)
+        return x + self.down(F.silu(a) * b) - 0.5 * (x**2).exp() / (1 + x.abs())
+
+
+@torch.no_grad()
+def test_norms_and_gates_that_are_written_out_are_exact():
+    def all_of_it(site, method):
+        return sl.SigmaDelta(v_threshold=0.0, activation=site.operation.function)
+
+    model = made(ByHand)
+    result = convert(model, Delta(), example=WORDS, rules=Rules(rule("silu")(all_of_it)))
+    torch.testing.assert_close(result(WORDS, T=3), model(WORDS), rtol=0, atol=1e-12)
 
 
 def test_a_mean_computes_functions_of_several_values_on_running_means():
@@ -288,6 +327,35 @@ def test_packed_spikes_travel_between_layers_and_change_nothing():
     assert isinstance(dense.network.body, nn.Sequential)  # whose first layers run once
 
 
+def test_packed_spikes_pass_through_any_forward():
+    model = made(Res)
+    dense, packed = (convert(model, Rate(), example=X, spikes=s) for s in ("dense", "packed"))
+    torch.testing.assert_close(packed(X, T=9), dense(X, T=9), rtol=0, atol=1e-12)
+    _, found = packed.network(*packed.encode(X, T=9), record=("relu.output", "pool.output"))
+    assert all(isinstance(s, sl.SpikeTensor) for s in found.record.values())
+
+
+class Dicts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, given):
+        h = torch.relu(self.a(given["x"]) + given["y"])
+        return {"out": self.b(h), "both": [h.sum(1), given["x"] * 2]}
+
+
+@torch.no_grad()
+def test_inputs_and_outputs_may_be_dicts():
+    model = made(Dicts)
+    given = {"x": torch.rand(6, 3, dtype=torch.float64), "y": torch.rand(6, 4, dtype=torch.float64)}
+    for method, T, atol in ((Delta(levels=24), 30, 1e-6), (Rate(quantile=1.0), 400, 0.03)):
+        result = convert(model, method, example=given, calibrate=[given, (given, torch.zeros(6))])
+        torch.testing.assert_close(result(given, T=T), model(given), rtol=0, atol=atol)
+        with pytest.raises(TypeError, match=r"of another structure: \{'x': '\*', 'y': '\*'\}"):
+            result(given["x"], T=T)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # Dynamo's own doing,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # as this is,
@@ -359,7 +427,7 @@ def test_the_report_splits_errors():
     assert layer.rest == pytest.approx(0.0, abs=1e-12)
     assert (layer.clipped, layer.silent, layer.events) == (0.25, 0.25, (1 + 2 + 2 + 0) / 4)
     text = str(convert(made(Res), Rate(), calibrate=[X]).report)
-    assert "its scale stays: sum" in text  # at the skip
+    assert "its scale stays: addition" in text  # at the skip
     assert f"({__file__}:" in text
     assert text.splitlines()[-1].startswith(
         "3 sites: 3 converted, 0 by difference, 0 kept; 2 norms folded; output exact"
@@ -447,7 +515,7 @@ def test_all_that_cannot_be_converted_is_listed_at_once_with_its_line_and_remedy
 
 class Sine(nn.Module):
     def forward(self, x):
-        return torch.sin(x)
+        return torch.sinc(x)
 
 
 def test_unknown_operations_are_kept_exact_and_rules_of_classes_come_first():
@@ -456,11 +524,11 @@ def test_unknown_operations_are_kept_exact_and_rules_of_classes_come_first():
     for method in (Rate(), Delta()):
         result = convert(model, method, example=x, on_unknown="keep")
         torch.testing.assert_close(result(x, T=5), model(x), rtol=0, atol=1e-12)
-        assert "difference: sin" in str(result.report)
+        assert "difference: sinc" in str(result.report)
 
     @rule(Sine)
     def neuron(site, method):
-        return sl.FewSpike.fit(torch.sin, -4.0, 4.0, K=5, tables=3)
+        return sl.FewSpike.fit(torch.sinc, -4.0, 4.0, K=5, tables=3)
 
     result = convert(model, FewSpikes(), example=x, rules=Rules(neuron))
     inner, _ = neuron.function(None, None).sequence(model[0](x).unsqueeze(0))
@@ -469,6 +537,20 @@ def test_unknown_operations_are_kept_exact_and_rules_of_classes_come_first():
         convert(model, Delta(), example=x, rules=Rules(rule(Sine)(lambda site, method: 3)))
     with pytest.raises(TypeError, match="Rules takes what @sl"):
         Rules(neuron.function)
+
+
+def test_a_rule_for_a_known_activation_may_use_the_calibration():
+    @rule("relu")
+    def hard(site, method):
+        theta = site.number(site.histogram.quantile(1.0))
+        return sl.options.Graded(sl.IF(v_threshold=theta, reset="soft"), factor=theta)
+
+    model = made(Res)
+    plain = convert(model, Rate(quantile=1.0, v_init=0.0, fold_scales=False), example=X)
+    own = convert(model, Rate(), example=X, rules=Rules(hard))
+    torch.testing.assert_close(own(X, T=7), plain(X, T=7), rtol=0, atol=1e-12)
+    assert own.report.layers == ()
+    assert [e.path for e in own.report.others if e.note == "by a rule of its own"] == ["relu_1", "relu", "relu_2"]
 
 
 def test_models_that_are_not_ordinary_are_refused():
@@ -508,6 +590,7 @@ def test_models_that_are_not_ordinary_are_refused():
         (lambda: Rate(delay=-1), "delay must be at least 0"),
         (lambda: Delta(levels=0), "levels must be at least 1"),
         (lambda: Exact(threshold="mse"), "threshold must be channel, layer or a dict"),
+        (lambda: Exact(mode="wait"), "mode must be settle or two_phase, got 'wait'"),
         (lambda: FewSpikes(K=1), "K must be at least 2"),
         (lambda: Calibrated(T=0), "T and rounds must be at least 1"),
         (lambda: QCFS(0), "levels must be at least 1"),

@@ -95,6 +95,37 @@ def test_a_sample_has_its_own_noise_whatever_worker_makes_it():
         assert torch.equal(x, wanted)
 
 
+def test_the_noise_of_samples_leaves_the_generators_of_gpus_alone(monkeypatch):
+    """Which torch.manual_seed seeds too, and nothing would set back: masks of dropout there would follow a sample."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("a GPU's generator was seeded"))
+    (first, _), *_ = noisy(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(data.mix(0, 0, next(iter(noisy(0).sampler))[0][1]))
+        drawn = float(torch.rand(()))
+    assert drawn <= first[0].item() < drawn + 2  # the other two generators add up to 1 each
+
+
+def test_what_takes_a_batch_at_the_end_of_transforms_is_given_one():
+    """With the same values, of a transform that counts its calls."""
+
+    class Halved(torch.nn.Module):
+        batched, calls = True, 0
+
+        def forward(self, x):
+            Halved.calls += 1
+            return x / 2
+
+    x = torch.arange(20.0).reshape(20, 1)
+    batches = {}
+    for name, parts in {"alone": [Noise()], "after": [Noise(), Halved()], "before": [Halved(), Noise()]}.items():
+        Halved.calls = 0
+        samples = data.Samples(x, torch.zeros(20), transform=torch.nn.Sequential(*parts))
+        batches[name] = samples.batch([(0, k) for k in range(5)])[0]
+        assert Halved.calls == {"alone": 0, "after": 1, "before": 5}[name]
+    assert torch.equal(batches["after"], batches["alone"] / 2)
+    torch.testing.assert_close(batches["before"], batches["alone"] - x[:5] / 2)
+
+
 def test_transforms_by_hand():
     image = torch.arange(1.0, 17.0).reshape(1, 4, 4)
     assert torch.equal(transforms.RandomFlip(1.0)(image)[0, 0], torch.tensor([4.0, 3.0, 2.0, 1.0]))

@@ -124,6 +124,19 @@ def test_the_adjoint_is_the_equations_step_by_step_in_ragged_batches_too():
     assert torch.equal(x.grad[25:, 1], torch.zeros(15, 4, **DOUBLE))
 
 
+def test_a_threshold_and_a_least_slope_that_are_set_later():
+    x, g = (3 * torch.rand(40, 2, 3, **DOUBLE)).requires_grad_(), torch.randn(40, 2, 3, **DOUBLE)
+    changed, made = (
+        L.EventPropLIF(tau_mem=20.0, tau_syn=10.0),
+        L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.5, least=0.2),
+    )
+    torch.autograd.grad(changed.sequence(x)[0], x, g)
+    changed.v_threshold, changed.least = 0.5, 0.2
+    got, wanted = (torch.autograd.grad(neuron.sequence(x)[0], x, g)[0] for neuron in (changed, made))
+    assert torch.equal(got, wanted)
+    assert wanted.abs().max() > 0
+
+
 def test_equal_time_constants_are_the_limit_of_unequal_ones():
     x = (4 * torch.rand(60, 2, 3, **DOUBLE)).requires_grad_()
     t = torch.arange(60.0, **DOUBLE).view(-1, 1, 1)
@@ -201,6 +214,9 @@ def test_what_eventprop_cannot_do_is_said():
         L.EventPropLIF(tau_syn=-1.0)
     with pytest.raises(ValueError, match="with a count_target"):
         L.EventPropLIF(count_strength=1.0)
+    assert repr(neuron) == "EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=1.0)"
+    with pytest.raises(AttributeError, match="tau_mem"):
+        neuron.tau_mem = 30.0
     with pytest.raises(TypeError, match="EventPropLIF"):
         sl.options.Adaptive(neuron)
 

@@ -11,7 +11,7 @@ from spikeloom.models import stored
 
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 ROOT = os.environ.get("SPIKELOOM_DATA")
-THERE = [("csnn_8x8", "digits"), ("csnn_28x28", "fashion")]
+THERE = [("csnn_8x8", "digits"), ("csnn_28x28", "fashion"), ("csnn_28x28", "mnist")]
 LARGE = [weights for name, weights in THERE if name == "csnn_28x28"]
 
 

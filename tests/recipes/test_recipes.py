@@ -17,7 +17,7 @@ import spikeloom as sl
 from spikeloom import recipes, runs
 from spikeloom.data import events as ev
 from spikeloom.data.finders import CIFAR10
-from spikeloom.recipes import autoencoder, braille, cifar10, digits, mnist_latency, population, regression
+from spikeloom.recipes import autoencoder, braille, cifar10, digits, mnist_latency, population, regression, yin_yang
 
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 ROOT = os.environ.get("SPIKELOOM_DATA")
@@ -257,6 +257,23 @@ def test_level_crossings():
     assert coded[:, 0, 0].tolist() == [0, 1, 2, 0]
     assert coded[:, 0, 12].tolist() == [0, 0, 0, 3]
     assert braille.spikes(taxels, braille.Config(step=2))[:, 0, 0].tolist() == [0, 1, 1, 0]
+
+
+def test_the_yin_yang_figure_and_its_spike_times():
+    p = torch.tensor([[0.75, 0.5], [0.25, 0.5], [0.5, 0.9], [0.5, 0.1], [0.25, 0.7], [0.75, 0.7], [0.25, 0.35]])
+    assert yin_yang.kinds(p).tolist() == [2, 2, 1, 0, 1, 0, 1]
+    coded = yin_yang.coded(p[:1], yin_yang.Config())  # 2 ms + 28 ms x, in steps of 0.5 ms
+    assert coded.argmax(0).tolist() == [[46, 32, 18, 32, 0]]
+    assert coded.sum() == 5
+    counts = yin_yang.points(1000, seed=2)[1].bincount()
+    assert counts.tolist() == [334, 333, 333]
+
+
+@pytest.mark.slow
+def test_the_yin_yang_figure_is_learned_by_spike_times(tmp_path):
+    done = run("yin-yang", tmp_path / "run", epochs=4, samples=1500, hidden=80)
+    assert done.result["test_accuracy"] > 0.6
+    assert done.history[-1]["loss"] < done.history[0]["loss"]
 
 
 def test_the_linear_baseline_is_logistic_regression():

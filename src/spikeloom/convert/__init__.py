@@ -17,6 +17,7 @@ from .report import Layer, Report
 from .result import Result
 from .rules import Rule, Rules, rule
 from .temporal import Change, Difference, First, Once, Pool, Total
+from .waiting import Waiting
 
 __all__ = [
     "QCFS",
@@ -42,6 +43,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Total",
+    "Waiting",
     "convert",
     "inspect",
     "rule",

@@ -180,7 +180,7 @@ class Builder:
                     self._wrapped(node)
             else:
                 self._difference(node)
-        elif operation.name == "sum":
+        elif operation.name == "addition":
             first = None
             for operand in _operands(node):
                 if isinstance(operand, fx.Node) and operand.meta["signal"]:

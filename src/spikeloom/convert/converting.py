@@ -166,15 +166,16 @@ class _Conversion:
 
     def run(self, entries: list[Entry], folded: list[str], left: dict[str, str], T: int | None, *, few: bool) -> Result:
         """The result, with its report."""
-        calibrate(self.work, self.sites, self.batches)
+        calibrate(self.work, list(self.builder.sites.values()), self.batches)
         base = self.method.base if isinstance(self.method, Calibrated) else self.method
-        balanced = balance(self.work, self.sites, self.batches) if type(base) is Balanced else {}
-        thresholds = {s.path: balanced.get(s.path, None) for s in self.sites}
-        found = {s.path: _or(thresholds[s.path], self.method, s) for s in self.sites}
+        if type(base) is Balanced:
+            found = balance(self.work, self.sites, self.batches)
+        else:
+            found = {site.path: self.method.threshold_of(site) for site in self.sites}
         values, wanted = ann_values(self.work, self.sites, self.batches[0])
         before = {site.path: _layer_before(self.work, site) for site in self.sites}
         self.builder.build(found)
-        network = Network(as_sequential(self.work.module), spikes=self.spikes)
+        network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
         result = Result(network, self.method, self.work.takes, self.work.gives)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
         if isinstance(self.method, Calibrated):
@@ -251,10 +252,6 @@ def balance(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> di
     for tensors in batches:
         work.run(tensors, seen)
     return {site.path: positive(found[site.path], site) for site in sites}
-
-
-def _or(threshold: Tensor | None, method: Method, site: Site) -> Tensor:
-    return method.threshold_of(site) if threshold is None else threshold
 
 
 def _layer_before(work: Working, site: Site) -> str:

@@ -149,7 +149,7 @@ def _passed(name: str, node: fx.Node, user: fx.Node, factor: Tensor) -> Tensor |
     before, after = node.meta["shape"], user.meta["shape"]
     if after is None or len(node.users) == 0:
         return None
-    if factor.numel() == 1 and user.meta["operation"].group in ("linear", "maxpool") and name != "sum":
+    if factor.numel() == 1 and user.meta["operation"].group in ("linear", "maxpool") and name != "addition":
         return factor
     if name.startswith(_KEEPS) and len(after) >= 2 and before[1] == after[1] and len(before) == len(after):
         return factor

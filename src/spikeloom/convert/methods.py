@@ -14,6 +14,7 @@ from .errors import ConversionError
 from .messages import Messages
 from .sites import Site
 from .temporal import Coding
+from .waiting import Waiting
 
 Thresholds = Literal["channel", "layer", "mse"] | Mapping[str, Any]
 _ELEMENTWISE = """relu clip clamp qcfs leaky_relu gelu silu sigmoid tanh elu selu celu softplus mish hardswish
@@ -220,9 +221,7 @@ class Delta(Method):
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
         """``Messages`` with the activation inside."""
-        function = site.module if site.operation.name == "qcfs" else site.operation.function
-        assert function is not None
-        return Messages(activation=function, scale=site.number(threshold), levels=self.levels)
+        return Messages(activation=site.function(), scale=site.number(threshold), levels=self.levels)
 
     def steps(self) -> int:
         """Four."""
@@ -238,14 +237,19 @@ class Exact(Method):
         threshold: as in :class:`Rate`: ``"channel"``, ``"layer"``, or a dict.
         quantile: as in :class:`Rate`.
 
-    Each site becomes :class:`spikeloom.STBIF`, which sends positive and negative spikes. After some two times
-    ``levels`` steps the decoded output is that of the quantised network; before, it means nothing. You et al.,
-    SpikeZIP-TF, ICML 2024.
+        mode: ``"settle"``: each site becomes :class:`spikeloom.STBIF`, which sends positive and negative spikes; after
+            two to eight times ``levels`` steps the decoded output is that of the quantised network, and before, it
+            means nothing. ``"two_phase"``: :class:`Waiting`, which fires when all of its input is there; it has as many
+            levels as there are steps, whatever ``levels`` says, is exact for each T, and cannot be streamed.
+
+    Values are multiples of ``theta / levels``, so that ties are common: compare in float64, with thresholds that are no
+    simple fractions. You et al., SpikeZIP-TF, ICML 2024.
     """
 
     levels: int = 15
     threshold: Thresholds = "channel"
     quantile: float = 0.999
+    mode: Literal["settle", "two_phase"] = "settle"
     coding: ClassVar[Coding] = "sum"
     alphabet: ClassVar[str] = "ternary"
 
@@ -255,6 +259,8 @@ class Exact(Method):
             raise ValueError(f"Exact: levels must be at least 1, got {self.levels}")
         if not isinstance(self.threshold, Mapping) and self.threshold not in ("channel", "layer"):
             raise ValueError(f"Exact: threshold must be channel, layer or a dict, got {self.threshold!r}")
+        if self.mode not in ("settle", "two_phase"):
+            raise ValueError(f"Exact: mode must be settle or two_phase, got {self.mode!r}")
 
     def threshold_of(self, site: Site) -> Tensor:
         """The largest output."""
@@ -266,16 +272,19 @@ class Exact(Method):
         return positive(_quantile(site, self.quantile, whole=self.threshold == "layer"), site)
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
-        """``STBIF`` whose spikes are worth ``threshold / levels``."""
+        """``STBIF`` whose spikes are worth ``threshold / levels``, or ``Waiting``."""
+        if self.mode == "two_phase":
+            return Waiting(v_threshold=site.number(threshold))
         return STBIF(v_threshold=site.number(threshold / self.levels), most=self.levels)
 
     def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
         """The quantised activation."""
-        return torch.floor(self.levels * a / theta + 0.5).clamp(0, self.levels) * theta / self.levels
+        levels = T if self.mode == "two_phase" else self.levels
+        return torch.floor(levels * a / theta + 0.5).clamp(0, levels) * theta / levels
 
     def steps(self) -> int:
-        """Four times ``levels``, by which networks of some depth have settled."""
-        return 4 * self.levels
+        """Four times ``levels``, by which networks of some depth have settled; ``levels`` of two phases."""
+        return self.levels if self.mode == "two_phase" else 4 * self.levels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,13 +315,11 @@ class FewSpikes(Method):
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
         """A fitted ``FewSpike``."""
-        function = site.module if site.operation.name == "qcfs" else site.operation.function
-        assert function is not None
         low, high = min(site.inputs.low, 0.0), max(site.inputs.high, 2.0**-20)
         if site.operation.name in ("relu", "clip", "qcfs"):
             low = 0.0  # below, the first table's value at 0 holds
         with torch.no_grad():
-            return FewSpike.fit(function, low, high, K=self.K, tables=self.tables)
+            return FewSpike.fit(site.function(), low, high, K=self.K, tables=self.tables)
 
     def steps(self) -> int:
         """One."""

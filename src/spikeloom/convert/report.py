@@ -175,7 +175,7 @@ def layer_report(
         site.where,
         site.operation.name,
         type(neuron).__name__,
-        "binary" if neuron.is_binary else method.alphabet,
+        "binary" if getattr(neuron, "is_binary", False) else getattr(neuron, "alphabet", method.alphabet),
         threshold,
         error(got, wanted),
         error(clipped, wanted),

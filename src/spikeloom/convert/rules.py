@@ -28,7 +28,8 @@ def rule(key: str | type[nn.Module]) -> Callable[[Callable[[Site, Method], Verdi
     The function ``f(site, method)`` gives what takes its place: a module; ``"keep"``, to leave it as it is at each step
     (right for what is linear, or where each step is a value by itself); or ``"difference"``, to compute it on the
     value that its input has so far. It raises :class:`ConversionError` where it can do none. A module class that is a
-    key is not looked into.
+    key is not looked into. ``site.histogram`` has the absolute values of the operation's output on the calibration
+    data, by channel, and ``site.number(values)`` makes values by channel a number of a neuron.
 
     >>> import torch
     >>> import spikeloom as sl

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from .vocabulary import Operation
 from .working import Working
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """One call of an operation that a method replaces.
 
@@ -26,7 +28,7 @@ class Site:
         shape: of its output on the example.
         dim: the dimension of its output that holds channels.
         histogram: the absolute values of its output on the calibration data, by channel.
-        inputs: that of its inputs.
+        inputs: those of its inputs, all together.
         node: the node of the graph.
     """
 
@@ -45,10 +47,10 @@ class Site:
         """How many channels the output has; a value for each sample has one."""
         return self.shape[self.dim] if self.dim else 1
 
-    def number(self, values: Tensor) -> Tensor:
+    def number(self, values: Tensor) -> Tensor | float:
         """Values by channel as a number of a neuron: dimension 1 of the step is the first of such a number."""
         if values.numel() == 1:
-            return values.reshape(())  # a Python float would be rounded to float32
+            return float(values)
         return values.reshape(
             *(1,) * (self.dim - 1), -1, *(1,) * (0 if self.dim == 1 else len(self.shape) - 1 - self.dim)
         )
@@ -61,7 +63,14 @@ class Site:
 
     def learned(self) -> Tensor | None:
         """The threshold that was trained, of a QCFS."""
-        return self.module.scale.detach().double().reshape(1) if isinstance(self.module, QCFS) else None
+        return self.module.scale.detach().double().cpu().reshape(1) if isinstance(self.module, QCFS) else None
+
+    def function(self) -> Callable[[Tensor], Tensor]:
+        """The activation of a tensor on the CPU."""
+        if isinstance(self.module, QCFS):
+            return copy.deepcopy(self.module).cpu()
+        assert self.operation.function is not None
+        return self.operation.function
 
     def __str__(self) -> str:
         return f"{self.operation.name} at {self.path!r}" + (f" ({self.where})" if self.where else "")
@@ -69,43 +78,39 @@ class Site:
 
 def sites_of(work: Working, nodes: list[fx.Node]) -> list[Site]:
     """The sites of some nodes, in order; a module that is called twice is two of them."""
-    calls: dict[int, int] = {}
-    found: list[Site] = []
+    seen: set[nn.Module] = set()
     taken: set[str] = set()
+    found: list[Site] = []
     for node in nodes:
         operation, module = node.meta["operation"], None
         if node.op == "call_module":
             module, path = work.at(node), str(node.target)
-            calls[id(module)] = n = calls.get(id(module), 0) + 1
-            if n > 1:
+            if module in seen:
                 prefix, _, name = path.rpartition(".")
-                path = work.free_path(prefix, f"{name}_{n - 1}")
+                path = work.free_path(prefix, name, taken)
+            seen.add(module)
         else:
-            path = work.free_path(node.meta["path"], operation.name)
-        while path in taken:
-            prefix, _, name = path.rpartition(".")
-            stem, _, last = name.rpartition("_")
-            name = f"{stem}_{int(last) + 1}" if stem and last.isdecimal() else f"{name}_1"
-            path = work.free_path(prefix, name)
+            path = work.free_path(node.meta["path"], operation.name, taken)
         taken.add(path)
-        shape = node.meta["shape"]
-        dim = _channels(work, node)
-        site = Site(path, node.meta["where"], operation, module, shape, dim, node, Histogram(0), Histogram(0))
-        site.histogram, site.inputs = Histogram(site.channels), Histogram(site.channels)
-        found.append(site)
+        shape = node.meta["shape"] or torch.Size(())  # none where a rule is for what gives several tensors
+        dim = _channels(work, node) if len(shape) else 0
+        histogram = Histogram(shape[dim] if dim else 1)
+        found.append(Site(path, node.meta["where"], operation, module, shape, dim, node, histogram, Histogram(1)))
     return found
 
 
 def calibrate(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> None:
     """Runs the model on the batches and notes the values at each site."""
     at = {site.node: site for site in sites}
+    sources = {site: work.signals(site.node) for site in sites}
 
     def seen(node: fx.Node, value: Any) -> Any:
-        if node in at:
-            at[node].histogram.add(value, at[node].dim)
+        site = at.get(node)
+        if site is not None and isinstance(value, Tensor):
+            site.histogram.add(value, site.dim)
         for user in node.users:
-            if user in at and isinstance(value, Tensor):
-                at[user].inputs.add(value, at[user].dim)
+            if user in at and node in sources[at[user]]:
+                at[user].inputs.add(value, 0)
         return value
 
     for tensors in batches:
@@ -125,7 +130,7 @@ def _channels(work: Working, node: fx.Node) -> int:
         before = signals[0]
         operation = before.meta.get("operation")
         if operation is None or (operation.group not in ("affine", "activation") and operation.name != "norm"):
-            if operation is not None and operation.group == "linear" and operation.name not in ("sum", "scaling"):
+            if operation is not None and operation.group == "linear" and operation.name not in ("addition", "scaling"):
                 return 1 if ndim != 3 else 2
             continue
         if operation.group == "affine":

@@ -25,7 +25,7 @@ class Operation:
     Args:
         name: its word in the vocabulary, as ``relu``.
         group: ``activation`` (elementwise, becomes a neuron), ``maxpool``, ``function`` (of all values of a sample:
-            softmax, norm, attention, product), ``affine`` (has weights), ``linear``, ``drop`` (does nothing in
+            softmax, norm, attention, product, math), ``affine`` (has weights), ``linear``, ``drop`` (does nothing in
             evaluation), ``constant`` (depends on no input) or ``unknown``.
         function: an activation as a function of one tensor.
         most: the largest output of an activation that is clipped.
@@ -67,6 +67,7 @@ _FUNCTION_MODULES: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
     ((nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d), "adaptive_max_pool"),
 )
 _PRODUCTS = {"mul", "multiply", "div", "true_divide", "truediv", "matmul", "bmm", "mm", "einsum"}
+_MATH = "pow square sqrt rsqrt exp expm1 log log1p abs reciprocal sin cos erf amax amin prod"
 _ONE_OPERAND = {"div", "true_divide", "truediv"}  # linear in their first operand alone
 _AFFINE = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d addmm convolution batch_norm"
 _FILLED = ("ones", "zeros", "full", "empty")
@@ -150,13 +151,15 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
         return Operation("adaptive_max_pool", "function")
     if name in _FUNCTIONS.split():
         return Operation(_WORD.get(name, "norm"), "function")
+    if name in _MATH.split():
+        return Operation("math", "function")
     if name in _PRODUCTS:
         both = signals > 1 or (name in _ONE_OPERAND and args and not _is_signal(args[0]))
         return Operation("product", "function") if both else Operation("scaling", "linear")
     if name in _AFFINE.split():
         return Operation("affine", "affine")
     if name in _SUMS:
-        return Operation("sum", "linear")
+        return Operation("addition", "linear")
     if name in ("pad", "constant_pad_nd"):
         fill = kwargs.get("value", args[3] if len(args) > 3 and name == "pad" else 0)
         return Operation("pad", "unknown" if fill else "linear")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -103,17 +103,18 @@ class Working:
         everywhere = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
         return all(everywhere[key] == 1 for key in mine)
 
-    def free_path(self, prefix: str, name: str) -> str:
-        """A path below ``prefix`` where there is nothing yet: ``name``, ``name_1`` and so on."""
+    def free_path(self, prefix: str, name: str, taken: Collection[str] = ()) -> str:
+        """A path below ``prefix`` where there is nothing yet, ``name``, ``name_1`` and so on, and that is not taken."""
         try:
             parent: nn.Module | None = self.module.get_submodule(prefix)
         except AttributeError:
             parent = None
+        before = f"{prefix}." if prefix else ""
         found, n = name, 0
-        while parent is not None and hasattr(parent, found):
+        while f"{before}{found}" in taken or (parent is not None and hasattr(parent, found)):
             n += 1
             found = f"{name}_{n}"
-        return f"{prefix}.{found}" if prefix else found
+        return before + found
 
     def insert(self, path: str, module: nn.Module, after: fx.Node, *args: Any) -> fx.Node:
         """A new module at a free path, called with some nodes behind a given one."""

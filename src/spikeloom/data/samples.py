@@ -69,7 +69,7 @@ class Indexed(Dataset[tuple[Any, ...]]):
         seed = mix(self.seed, *key)
         states = random.getstate(), np.random.get_state()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would leave those of GPUs with this seed
             random.seed(seed)
             np.random.seed(seed % 2**32)
             try:
@@ -85,8 +85,8 @@ class Samples(Indexed):
     Args:
         data: as stored (images are ``uint8``), ``[N, *]``.
         labels, classes, seed, indices, per_step: see :class:`Indexed`.
-        transform: a function of one sample; one that has ``batched = True`` (and an ``nn.Sequential`` of such) is
-            applied to whole batches.
+        transform: a function of one sample; one that has ``batched = True`` (and an ``nn.Sequential`` of such, or the
+            last ones in an ``nn.Sequential``) is applied to whole batches.
 
     >>> import torch
     >>> samples = Samples(torch.zeros(3, 2), torch.tensor([0, 1, 1]), classes=("a", "b"))
@@ -123,10 +123,11 @@ class Samples(Indexed):
         transform = self.transform
         if transform is None:
             return x, y
-        if _batched(transform):
-            return transform(x), y
-        made = [self.seeded(key, functools.partial(transform, sample)) for sample, key in zip(x, keys, strict=True)]
-        return torch.stack(made), y
+        single, whole = _parts(transform)
+        if single is not None:
+            made = [self.seeded(key, functools.partial(single, sample)) for sample, key in zip(x, keys, strict=True)]
+            x = torch.stack(made)
+        return x if whole is None else whole(x), y
 
     def subset(self, indices: Tensor) -> Self:
         """The samples at ``indices``, with the same transform."""
@@ -244,6 +245,18 @@ def _check_labels(labels: Tensor, classes: int) -> None:
     if outside.any():
         i = int(outside.nonzero()[0])
         raise ValueError(f"Samples: label {int(labels[i])} of sample {i} is none of 0 to {classes - 1}")
+
+
+def _parts(transform: Transform) -> tuple[Transform | None, Transform | None]:
+    """The part of a transform that is applied to each sample, and the part after it that is applied to a batch."""
+    if _batched(transform):
+        return None, transform
+    if not isinstance(transform, torch.nn.Sequential):
+        return transform, None
+    first = len(transform)
+    while first and _batched(transform[first - 1]):
+        first -= 1
+    return transform[:first], transform[first:] if first < len(transform) else None
 
 
 def _batched(transform: Transform) -> bool:

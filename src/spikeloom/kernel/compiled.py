@@ -34,6 +34,13 @@ class Numbers(NamedTuple):
     """The params that are known to be powers of two."""
     inside: tuple[int, ...] = ()
     """The params that the kernel computes itself."""
+    kept: bool = False
+    """Whether the operands are constants kept here: nobody writes to them, and they have no gradient."""
+
+    @property
+    def constants(self) -> dict[str, Tensor]:
+        """The operands that are kept constants."""
+        return self.values if self.kept else {}
 
 
 class _Division(NamedTuple):
@@ -106,12 +113,11 @@ class Kernels:
                 floats = struct.unpack(f"{len(numbers)}d", key)
                 same = [torch.tensor(v, dtype=torch.float64, device="cpu") for v in floats]
                 values = self.evaluate([*same, *(n.detach() for n in per_channel)], dtype)
-            found = self._constants[key, dtype] = Numbers(values, self._exact(values))
+            found = self._constants[key, dtype] = Numbers(values, self._exact(values), kept=True)
         if norm:  # nothing else depends on it
             names = zip(self.layout.norm, per_channel, strict=True)
-            return found._replace(
-                values={**found.values, **{name: n.to(dtype) for name, n in names if name in found.values}}
-            )
+            values = {**found.values, **{name: n.to(dtype) for name, n in names if name in found.values}}
+            return found._replace(values=values, kept=False)
         return found
 
     def of_tensors(self, numbers: list[Tensor], dtype: torch.dtype, *, inside: bool) -> Numbers:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,16 +18,15 @@ from torch import Tensor
 from .compiled import Kernels
 from .norm import Geometry, Moments, Norm, in_one, running
 from .plan import Plan, in_memory, plan_of, to_logical
-from .request import AsSpikes, Found, Request
+from .request import AsSpikes, Found, Request, is_one_value
 from .target import Launch, Operands, Target
 
 Step = Callable[[Tensor, list[Tensor]], list[Tensor]]
 """Runs one step: takes the input and the states, returns the new states."""
 
 
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A call of kernels without its tensors: what its backward pass has to know."""
+class Job(NamedTuple):
+    """A call of kernels without the tensors that autograd sees: what its backward pass has to know."""
 
     target: Target
     plan: Plan
@@ -39,6 +37,8 @@ class Job:
     as_spikes: AsSpikes | None = None
     joined: tuple[Norm, Moments] | None = None
     """A batch norm, whose scale and shift come from the moments."""
+    constants: Mapping[str, Tensor] = {}
+    """Operands that nobody writes to and that have no gradient."""
 
 
 def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Found:
@@ -47,7 +47,7 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     joined = None if norm is None or moments is None else (norm, moments)
     affine = () if moments is None else moments[-2:]
     numbers = kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
-    rest = tuple(map(_is_one_value, request.states)) if target.inside else ()
+    rest = tuple(map(is_one_value, request.states))
     plan, operands = plan_of(kernels, request, numbers, rest)
     for name, state, one in zip(layout.start, request.states, plan.rest, strict=True):
         operands[name] = state.as_strided((), ()) if one else plan.to_memory(state.to(request.dtype)).contiguous()
@@ -55,7 +55,7 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     if joined is not None:
         operands.update(weight=joined[0].weight, bias=joined[0].bias)
     outputs = ("out", *layout.final, *[layout.recorded[k] for k in request.record])
-    job = Job(target, plan, target.segment_of(plan), outputs, request.as_spikes, joined)
+    job = Job(target, plan, target.segment_of(plan), outputs, request.as_spikes, joined, numbers.constants)
     if torch.is_grad_enabled() and any(
         t is not None and t.requires_grad and name in plan.leaves for name, t in operands.items()
     ):
@@ -66,11 +66,6 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     y, *others = found if plan.natural else map(plan.to_logical, found)
     n = len(request.states)
     return y if y.dtype == request.out_dtype else y.to(request.out_dtype), tuple(others[:n]), tuple(others[n:])
-
-
-def _is_one_value(state: Tensor) -> bool:
-    """Whether a state is one value, expanded."""
-    return not any(state.stride()) and state.numel() > 1 and not state.requires_grad
 
 
 def with_moments(target: Target, request: Request) -> Request:
@@ -93,9 +88,8 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     """
     (x,), (at,), norm = request.tensors, kernels.layout.xs, request.norm
     affine = () if norm is None else running(norm, request.dtype)[-2:]
-    plan, operands = plan_of(
-        kernels, request, kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
-    )
+    numbers = kernels.operands(neuron, request.step, request.dtype, affine, inside=target.inside)
+    plan, operands = plan_of(kernels, request, numbers)
     ready = operands[at]
     if ready is None or ready.data_ptr() != x.data_ptr():
         return None
@@ -104,7 +98,7 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     out = torch.empty(plan.N // 8, dtype=torch.uint8, device=plan.device) if packs else plan.empty(dtype=plan.io)
     y = request.as_spikes(out, plan.memory_shape, plan.io) if packs and request.as_spikes is not None else out
     start, final = kernels.layout.start, kernels.layout.final
-    fixed: Operands = {**kernels.layout.may_lack, **operands, "out": out, "lens": None}
+    fixed: Operands = {**kernels.layout.may_lack, **numbers.constants, **operands, "out": out, "lens": None}
 
     def run(x: Tensor, states: list[Tensor]) -> list[Tensor]:
         operands, new = {**fixed, at: x}, [plan.empty() for _ in final]
@@ -231,7 +225,7 @@ def forward(job: Job, operands: Operands, *, saving: bool) -> dict[str, Tensor]:
         made[name] = plan.empty(plan.T)
     for name in layout.kept if segments else ():
         made[name] = plan.empty(segments)
-    launch({**layout.may_lack, **operands, **made})
+    launch({**layout.may_lack, **job.constants, **operands, **made})
     if packs and job.as_spikes is not None:
         made["out"] = job.as_spikes(out, (plan.T, *plan.memory_shape), plan.io)
     return made
@@ -247,7 +241,7 @@ def backward(job: Job, operands: Operands, needs: set[str]) -> dict[str, Tensor]
     upstream = {name: g for name in job.outputs if (g := operands[gradient[name]]) is not None}
     reached = _reached(plan, tuple(upstream))
     needs = needs & reached
-    given: Operands = {**layout.may_lack, **operands}
+    given: Operands = {**layout.may_lack, **job.constants, **operands}
     for name, g in upstream.items():
         given[gradient[name]] = g if name == "out" else g.contiguous()
     given["gout"], gstride = _upstream(operands["gout"], plan.io)

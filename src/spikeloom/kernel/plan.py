@@ -107,11 +107,14 @@ class Plan:
 def plan_of(
     kernels: Kernels, request: Request, numbers: Numbers, rest: tuple[bool, ...] = ()
 ) -> tuple[Plan, dict[str, Tensor | None]]:
-    """The plan of a request, and its inputs and the operands of ``numbers`` as the kernels take them."""
+    """The plan of a request, and its inputs and the operands of ``numbers`` as the kernels take them.
+
+    Operands that are kept constants are not among them: they are the same at every call, whatever else is.
+    """
     xs, step, values = request.tensors, request.step, numbers.values
     key = (request.device, request.T, request.dtype, request.repeated, *numbers[1:], request.lengths is None, rest,
            torch.get_num_threads(), *((x.shape, x.stride(), x.dtype) for x in xs),
-           *(v.shape for v in values.values()))  # fmt: skip
+           *(() if numbers.kept else [v.shape for v in values.values()]))  # fmt: skip
     plan = kernels.plans.get(key)
     if plan is None:
         plan = _new_plan(kernels, request, numbers, rest)
@@ -121,7 +124,7 @@ def plan_of(
     if not (plan.natural and len(xs) == 1 and xs[0].dtype == plan.io and xs[0].is_contiguous()):
         xs = in_memory(request)[2]
     ready: dict[str, Tensor | None] = dict(zip(kernels.layout.xs, xs, strict=True))
-    for name, value in values.items():
+    for name, value in () if numbers.kept else values.items():
         ready[name] = value if value.numel() == 1 else _flat(value, step, plan.order)[0]
     return plan, ready
 

@@ -32,8 +32,8 @@ class Request(NamedTuple):
     step: torch.Size
     """``[B, *]``."""
     states: States
-    """At the start, ``[B, *]`` in the order of ``dynamics``, of the dtype ``self.dtype``; at rest on a device, the
-    number itself expanded, in float64 (see :attr:`start`)."""
+    """At the start, ``[B, *]`` in the order of ``dynamics``, of the dtype ``self.dtype``. Those at rest may be one
+    value, expanded, on a device the number itself, in float64 (see :attr:`start`)."""
     lengths: Tensor | None = None
     """Valid steps per sample, int64 ``[B]``. Past them the states stay, output and recordings are 0."""
     record: tuple[int, ...] = ()
@@ -90,8 +90,9 @@ class Request(NamedTuple):
 
     @property
     def start(self) -> States:
-        """The states at the start in their dtype."""
-        return tuple([s if s.dtype == self.dtype else s.to(self.dtype) for s in self.states])
+        """The states at the start in their dtype, each in memory of its own."""
+        whole = [s.contiguous() if is_one_value(s) else s for s in self.states]
+        return tuple([s if s.dtype == self.dtype else s.to(self.dtype) for s in whole])
 
     @property
     def out_dtype(self) -> torch.dtype:
@@ -102,3 +103,8 @@ class Request(NamedTuple):
         """Input k step by step."""
         x = self.tensors[k]
         return (x,) * self.T if self.repeated[k] else x.unbind(0)
+
+
+def is_one_value(state: Tensor) -> bool:
+    """Whether a state is one value, expanded, that nobody wants a gradient of."""
+    return not any(state.stride()) and state.numel() > 1 and not state.requires_grad

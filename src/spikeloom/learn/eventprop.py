@@ -27,7 +27,7 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._time import duration, masked, trailing, wide
 from ..core import Repeated, Sequence, State
@@ -92,7 +92,7 @@ class EventPropLIF(Neuron):
             raise ValueError(
                 f"EventPropLIF: count_strength must be at least 0, with a count_target; got {count_strength}"
             )
-        self.tau_mem, self.tau_syn, self.least = float(tau_mem), float(tau_syn), float(least)
+        self._taus, self.least = (float(tau_mem), float(tau_syn)), float(least)
         self.count_target, self.count_strength = count_target, count_strength
         self.numbers(v_threshold=v_threshold, **decays(tau_mem, tau_syn))
         self.states(i=0.0, v=0.0)
@@ -107,12 +107,22 @@ class EventPropLIF(Neuron):
     as_: Tensor
     k: Tensor
 
+    @property
+    def tau_mem(self) -> float:
+        """The time constant of the membrane; another one takes another neuron."""
+        return self._taus[0]
+
+    @property
+    def tau_syn(self) -> float:
+        """The time constant of the synapse; another one takes another neuron."""
+        return self._taus[1]
+
     def dynamics(self, x: Tensor, i: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = self.am * v + self.k * i
         spike = self.fire(h - self.v_threshold)
         return spike, self.as_ * i + x, (1 - spike) * h
 
-    def absorb(self, previous: nn.Module) -> Sequence | None:
+    def absorb(self, previous: Any) -> Sequence | None:
         """None: a norm before it runs by itself, so that its gradient is autograd's."""
         return None
 
@@ -147,9 +157,14 @@ class EventPropLIF(Neuron):
     def adjoint(self) -> Adjoint:
         """The equation of the backward pass."""
         found = self._adjoint[0]
-        if not torch.equal(found.v_threshold, self.v_threshold):
-            found.v_threshold = self.v_threshold
+        for name, value in (("v_threshold", self.v_threshold), ("least", torch.tensor(self.least).double())):
+            if not torch.equal(getattr(found, name).cpu(), value.cpu()):
+                setattr(found, name, value)
         return found.to(self.v_threshold.device)
+
+    def extra_repr(self) -> str:
+        count = "" if self.count_target is None else f", count_target={self.count_target}"
+        return f"tau_mem={self.tau_mem}, tau_syn={self.tau_syn}, v_threshold={float(self.v_threshold)}{count}"
 
 
 class Adjoint(Neuron):

@@ -21,6 +21,9 @@ DEAD: dict[str, tuple[str, ...]] = {
     "sdt1": ("block.*.talking_heads.*",),
 }
 """Patterns of the keys that the authors' code of a family has and never uses, by the family's file."""
+STAGES = ("patch_embed1.", "stage1.", "patch_embed2.", "stage2.", "patch_embed3.", "stage3.")
+ORDER: dict[str, tuple[str, ...]] = {"qkformer": STAGES, "maxformer": STAGES}
+"""How keys of the authors' code of a family begin, in the order in which the data pass, where it registers another."""
 
 _COUNTER, _CONSTANTS = "num_batches_tracked", "_extra_state"
 _ATTENTION = re.compile(r"(?:^|[._])([qkv])(?=[._]|$)")
@@ -53,7 +56,8 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
     Args:
         name: the model.
         weights: the authors' ``state_dict``. Their names are free, their order is that of registration, as PyTorch
-            saves it. Where a file has it under a key, give ``torch.load(file, weights_only=True)["model"]``.
+            saves it, or one that is known of the model. Where a file has it under a key, give
+            ``torch.load(file, weights_only=True)["model"]``.
         drop: patterns of keys to leave out, as ``"*.talking_heads"``: parameters that the authors' forward never uses.
             Those that are known of a model are left out without it; ``dropped`` of the result lists all.
         arguments: options of :func:`create`.
@@ -74,11 +78,13 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
             f"state_dict that the file holds, weights[{wrong!r}] perhaps"
         )
     model = create(name, **arguments)
-    patterns = (*DEAD.get(FILES[name], ()), *drop)
+    never = DEAD.get(FILES[name], ())
+    patterns = (*never, *(f"*.{pattern}" for pattern in never), *drop)  # wrappers may stand before the names
     dropped = tuple(key for key in weights if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns))
     state = model.state_dict()
     own = _layers({key: value for key, value in state.items() if not key.endswith(_CONSTANTS)})
-    theirs = _layers({key: value for key, value in weights.items() if key not in dropped})
+    passed = _passed(weights, ORDER.get(FILES[name], ()))
+    theirs = _layers({key: weights[key] for key in passed if key not in dropped})
     keys = {}
     for kind in (True, False):
         for mine, other in _pairs(name, _of(kind, own), _of(kind, theirs)):
@@ -88,6 +94,15 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
                     keys[_key(mine, leaf)] = _key(other, leaf)
     model.load_state_dict(state)
     return Converted(model.eval(), keys, dropped)
+
+
+def _passed(weights: Mapping[str, Tensor], beginnings: Sequence[str]) -> list[str]:
+    """The keys in the order in which the data pass; others are last, where a head is. Wrappers may stand before."""
+
+    def place(key: str) -> int:
+        return next((k for k, beginning in enumerate(beginnings) if f".{beginning}" in f".{key}"), len(beginnings))
+
+    return sorted(weights, key=place)
 
 
 def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:

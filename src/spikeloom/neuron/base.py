@@ -120,12 +120,15 @@ class Dynamics(Declared, TemporalModule):
         return self._at_rest(x_t[0], self._rest)
 
     def _at_rest(self, x_t: Tensor, rest: dict[str, str], *, expanded: bool = False) -> dict[str, Tensor]:
-        """``expanded``: constants that cannot be read without waiting for a device may be themselves, expanded."""
+        """``expanded``: constants may be one value, expanded, and those of which a device would have to be asked are
+        themselves.
+        """
         dtype, found = state_dtype(x_t.dtype), {}
         for name, number in rest.items():
             value = plain_value(self._buffers.get(number))
             if value is not None:
-                found[name] = torch.full_like(x_t, value, dtype=dtype)
+                one = torch.full((), value, dtype=dtype, device=x_t.device) if expanded else None
+                found[name] = torch.full_like(x_t, value, dtype=dtype) if one is None else one.expand(x_t.shape)
             elif expanded and is_one_constant(self._buffers.get(number)):
                 found[name] = self._buffers[number].expand(x_t.shape)  # type: ignore[union-attr]
             else:

@@ -39,19 +39,21 @@ class Config(runs.Config):
     samples: int = runs.option(5000, "points to train on", minimum=3)
 
 
-def points(samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points ``[samples, 2]`` in the unit square, as many of each class, and their classes: yang 0, yin 1, dots 2."""
-    g = torch.Generator().manual_seed(seed)
-    drawn = 2 * RADIUS * torch.rand(50 * samples, 2, generator=g)
-    right, left = (drawn - torch.tensor([c * RADIUS, RADIUS]) for c in (1.5, 0.5))
-    to_right, to_left = right.norm(dim=1), left.norm(dim=1)
-    upper = (drawn[:, 1] > RADIUS) & (to_right > RADIUS / 2)
+def kinds(p: Tensor) -> Tensor:
+    """The classes of points ``[N, 2]`` of the disc: yang 0, yin 1, dots 2."""
+    to_right, to_left = ((p - torch.tensor([c * RADIUS, RADIUS])).norm(dim=1) for c in (1.5, 0.5))
+    upper = (p[:, 1] > RADIUS) & (to_right > RADIUS / 2)
     yin = (to_right <= DOT) | ((to_left > DOT) & (to_left <= RADIUS / 2)) | upper
-    kinds = torch.where((to_right < DOT) | (to_left < DOT), 2, yin.long())
-    inside = (drawn - RADIUS).norm(dim=1) <= RADIUS
-    chosen = [(inside & (kinds == k)).nonzero().flatten()[: (samples + 2 - k) // 3] for k in range(3)]
+    return torch.where((to_right < DOT) | (to_left < DOT), 2, yin.long())
+
+
+def points(samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points ``[samples, 2]`` of the disc, as many of each class, and their classes."""
+    drawn = 2 * RADIUS * torch.rand(50 * samples, 2, generator=torch.Generator().manual_seed(seed))
+    found, inside = kinds(drawn), (drawn - RADIUS).norm(dim=1) <= RADIUS
+    chosen = [(inside & (found == k)).nonzero().flatten()[: (samples + 2 - k) // 3] for k in range(3)]
     index = torch.cat(chosen)
-    return drawn[index], kinds[index]
+    return drawn[index], found[index]
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:

@@ -7,7 +7,8 @@ stored. Gradients of numbers are summed per group of blocks, so that the number 
 
 The arguments of both kernels are two arrays: pointers ``p``, laid out by :class:`spikeloom.kernel.variant.Layout`, and
 integers ``n``: N, T, neurons per sample, threads, neurons per block, blocks per group, time strides of xs and of out's
-upstream gradient, then (size, inner) of each param. The gradient of a param is ``[groups, size]`` doubles, zero before.
+upstream gradient, the strides of the states at the start (0: they are one value), then (size, inner) of each param. The
+gradient of a param is ``[groups, size]`` doubles, zero before.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class _Writer(Writer):
     ) -> str:
         """A loop that calls this program's functions, with the tensors and integers that the kernel takes."""
         arguments = [f"{self._type(name)} *{name} = p[{k}];" for k, name in enumerate(pointers)]
-        strides = [*(f"xstride{k}" for k in range(self.n_x)), "gstride"]
+        strides = [*(f"xstride{k}" for k in range(self.n_x)), "gstride", *(f"start{k}" for k in range(self.n_s))]
         arguments += [f"const int64_t {name} = n[{k}];" for k, name in enumerate(strides, 6)]
         arguments += [f"const int64_t *shape{i} = n + {6 + len(strides) + 2 * k};" for k, i in enumerate(params)]
         lengths = (

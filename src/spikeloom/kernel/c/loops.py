@@ -59,7 +59,7 @@ FORWARD = (
     + """
     char LOCAL copy[SEGMENT * OUT(CHUNK)];
     S LOCAL copyrec$recorded[SEGMENT * CHUNK];
-    load(state$s, s0_$s + i0, m);
+    load(state$s, s0_$s, i0, m, start$s);
     for (int64_t t0 = 0; t0 < T; t0 += SEGMENT) {
       if (ck_$s && t0) memcpy(ck_$s + (t0 / SEGMENT - 1) * N + i0, state$s, m * sizeof(S));
 """
@@ -101,11 +101,11 @@ BACKWARD = (
     IO LOCAL copyg[SEGMENT * CHUNK] = {0};
     IO LOCAL copygx$stepwise[SEGMENT * CHUNK];
     S LOCAL copygr$recorded[SEGMENT * CHUNK] = {0};
-    S LOCAL carried$s[BLOCK]; load(carried$s, AT(gT_$s, i0), m);
-    S LOCAL sum$summed[BLOCK]; load(sum$summed, 0, m);
+    S LOCAL carried$s[BLOCK]; load(carried$s, gT_$s, i0, m, 1);
+    S LOCAL sum$summed[BLOCK]; load(sum$summed, 0, 0, m, 1);
     double LOCAL total$wanted[BLOCK] = {0};
     for (int64_t t0 = (T - 1) / SEGMENT * SEGMENT; t0 >= 0; t0 -= SEGMENT) {
-      load(state$s, (t0 ? ck_$s + (t0 / SEGMENT - 1) * N : s0_$s) + i0, m);
+      load(state$s, t0 ? ck_$s + (t0 / SEGMENT - 1) * N : s0_$s, i0, m, t0 ? 1 : start$s);
 """
     + _CHUNKS
     + """

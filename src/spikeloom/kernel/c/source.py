@@ -127,10 +127,12 @@ INLINE Rows target(void *rows, int64_t step, void *copy, int64_t copystep, int c
   return rows && c == CHUNK ? (Rows){rows, step} : (Rows){copy, copystep};
 }
 
-/* The numbers of a block, with zeros up to the end of its last chunk; zeros alone where there are none. */
-static void load(S *to, const S *from, int m) {
-  if (from) memcpy(to, from, m * sizeof(S));
-  for (int j = from ? m : 0; j < (m + CHUNK - 1) / CHUNK * CHUNK; j++) to[j] = 0;
+/* The numbers of a block, from the i0th on, with zeros up to the end of its last chunk; zeros alone where there are
+   none, and with a stride of 0 the first one for all. */
+static void load(S *to, const S *from, int64_t i0, int m, int64_t stride) {
+  const S one = from && !stride ? *from : (S)0;
+  if (from && stride) memcpy(to, from + i0, m * sizeof(S));
+  for (int j = from && stride ? m : 0; j < (m + CHUNK - 1) / CHUNK * CHUNK; j++) to[j] = one;
 }
 
 /* The numbers of a chunk, from memory to registers or back. */
@@ -246,6 +248,12 @@ INLINE void narrow(uint16_t *to, const float *from, const int m) {
 }
 
 _CLAMP = """
+/* a * b + c, rounded once where the processor does that as fast: PyTorch computes what follows otherwise anyway. */
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#define FMA(a, b, c) (sizeof(S) == 4 ? (S)__builtin_fmaf(a, b, c) : (S)__builtin_fma(a, b, c))
+#else
+#define FMA(a, b, c) ((a) * (b) + (c))
+#endif
 static inline S K_clamp(S x, S low, S high) {
   S y = x > low || x != x ? x : low;
   return y < high || y != y ? y : high;
@@ -258,9 +266,9 @@ _EXP_FLOAT = """
 static inline S K_exp(S x) {
   S c = x > 89.0f ? 89.0f : x; c = c < -104.0f ? -104.0f : c;
   S n = rintf(c * 1.44269504088896341f);
-  S r = c - n * 0.693145751953125f; r = r - n * 1.428606765330187045e-6f;
-  S p = 1.0f/5040; p = p * r + 1.0f/720; p = p * r + 1.0f/120; p = p * r + 1.0f/24;
-  p = p * r + 1.0f/6; p = p * r + 0.5f; p = p * r + 1.0f; p = p * r + 1.0f;
+  S r = FMA(n, -0.693145751953125f, c); r = FMA(n, -1.428606765330187045e-6f, r);
+  S p = 1.0f/5040; p = FMA(p, r, 1.0f/720); p = FMA(p, r, 1.0f/120); p = FMA(p, r, 1.0f/24);
+  p = FMA(p, r, 1.0f/6); p = FMA(p, r, 0.5f); p = FMA(p, r, 1.0f); p = FMA(p, r, 1.0f);
   int32_t k = (int32_t)n, h = k >> 1;
   union { int32_t i; float f; } a, b; a.i = (h + 127) << 23; b.i = (k - h + 127) << 23;
   S y = p * a.f * b.f;
@@ -279,7 +287,7 @@ static inline S K_log(S x) {
   int32_t e = (int32_t)(u.i - 0x3f3504f3u) >> 23;
   u.i -= (uint32_t)e << 23;
   S s = (u.f - 1.0f) / (u.f + 1.0f), z = s * s;
-  S p = 2.0f/9; p = p * z + 2.0f/7; p = p * z + 2.0f/5; p = p * z + 2.0f/3;
+  S p = 2.0f/9; p = FMA(p, z, 2.0f/7); p = FMA(p, z, 2.0f/5); p = FMA(p, z, 2.0f/3);
   S k = (S)(e - (tiny ? 23 : 0));
   S y = k * 0.693145751953125f + (2.0f * s + (s * z * p + k * 1.428606765330187045e-6f));
   y = x == INFINITY ? x : y;
@@ -289,7 +297,8 @@ static inline S K_log(S x) {
 static inline S K_tanh(S x) {
   S a = fabsf(x), z = x * x;
   S large = 1.0f - 2.0f / (K_exp(2.0f * a) + 1.0f);
-  S p = -1382.0f/155925; p = p * z + 62.0f/2835; p = p * z - 17.0f/315; p = p * z + 2.0f/15; p = p * z - 1.0f/3;
+  S p = -1382.0f/155925; p = FMA(p, z, 62.0f/2835); p = FMA(p, z, -17.0f/315); p = FMA(p, z, 2.0f/15);
+  p = FMA(p, z, -1.0f/3);
   S small = a + a * z * p;
   S y = a < 0.35f ? small : large;
   return x < 0.0f ? -y : x == 0.0f ? x : y;
@@ -301,10 +310,11 @@ _DOUBLE = """
 static inline S K_exp(S x) {
   S c = x > 710.0 ? 710.0 : x; c = c < -746.0 ? -746.0 : c;
   S n = rint(c * 1.4426950408889634074);
-  S r = c - n * 6.93147180369123816490e-01; r = r - n * 1.90821492927058770002e-10;
-  S p = 1.0/6227020800.0; p = p * r + 1.0/479001600.0; p = p * r + 1.0/39916800.0; p = p * r + 1.0/3628800.0;
-  p = p * r + 1.0/362880.0; p = p * r + 1.0/40320.0; p = p * r + 1.0/5040.0; p = p * r + 1.0/720.0;
-  p = p * r + 1.0/120.0; p = p * r + 1.0/24.0; p = p * r + 1.0/6.0; p = p * r + 0.5; p = p * r + 1.0; p = p * r + 1.0;
+  S r = FMA(n, -6.93147180369123816490e-01, c); r = FMA(n, -1.90821492927058770002e-10, r);
+  S p = 1.0/6227020800.0; p = FMA(p, r, 1.0/479001600.0); p = FMA(p, r, 1.0/39916800.0); p = FMA(p, r, 1.0/3628800.0);
+  p = FMA(p, r, 1.0/362880.0); p = FMA(p, r, 1.0/40320.0); p = FMA(p, r, 1.0/5040.0); p = FMA(p, r, 1.0/720.0);
+  p = FMA(p, r, 1.0/120.0); p = FMA(p, r, 1.0/24.0); p = FMA(p, r, 1.0/6.0); p = FMA(p, r, 0.5); p = FMA(p, r, 1.0);
+  p = FMA(p, r, 1.0);
   int64_t k = (int64_t)n, h = k >> 1;
   union { int64_t i; double f; } a, b; a.i = (h + 1023) << 52; b.i = (k - h + 1023) << 52;
   S y = p * a.f * b.f;

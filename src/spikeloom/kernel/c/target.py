@@ -150,6 +150,7 @@ def _integers(plan: Plan, gstride: int, params: tuple[int, ...]) -> Any:
     count = threads(plan.N * plan.T, at_least=_SMALL)
     size, per_group, _ = _blocks(plan.N)
     values = [plan.N, plan.T, math.prod(plan.shape[1:]), count, size, per_group, *plan.strides, gstride]
+    values += [0 if one else 1 for one in plan.rest]
     for i in params:
         values += plan.sizes[i]
     return integers(*values)
