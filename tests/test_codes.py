@@ -263,6 +263,22 @@ DECODERS = {
 }
 
 
+def test_periodic_patterns_come_back():
+    pattern = torch.rand(3, 2, 4)
+    for T in (3, 8):  # whole periods, and a part of one
+        torch.testing.assert_close(decode.periodic(encode.periodic(pattern, T), period=3), pattern)
+    s = torch.tensor([1.0, 0.0, 0.0, 1.0, 5.0]).view(5, 1, 1).expand(5, 2, 1)
+    got = decode.periodic(s, period=2, lengths=torch.tensor([5, 4]))
+    assert got.flatten(1).tolist() == [[2.0, 0.5], [0.5, 0.5]]
+    swapped = decode.periodic(s.transpose(0, 1), period=2, lengths=torch.tensor([5, 4]), batch_first=True)
+    assert torch.equal(swapped, got.transpose(0, 1))
+    packed = sl.pack((s > 0).float().contiguous())
+    assert torch.equal(decode.periodic(packed, period=2), decode.periodic((s > 0), period=2))
+    for short in (lambda: decode.periodic(s, period=6), lambda: decode.periodic(s, period=4, lengths=[5, 3])):
+        with pytest.raises(ValueError, match=r"a whole period of . steps at least"):
+            short()
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoders_count_valid_steps_alone(name):
     """Padding of NaN changes nothing; a sample is what it is alone."""

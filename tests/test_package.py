@@ -16,7 +16,7 @@ SOURCE = Path(sl.__file__).parent
 
 # A layer may import from those before it (design: imports point downwards only).
 LAYERS = [
-    {"_constants", "_extras", "_hooks", "_peers", "_text", "_time", "_tracing"},
+    {"_constants", "_epochs", "_extras", "_hooks", "_peers", "_text", "_time", "_tracing"},
     {"_targets", "keys"},
     {"_numbers"},
     {"surrogate", "encode"},

@@ -163,6 +163,30 @@ def weighted_phase(
     return total / trailing(periods, total.ndim)
 
 
+def periodic(spikes: Tensor, *, period: int, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
+    """The pattern of :func:`spikeloom.encode.periodic`: the mean of the steps ``t`` with the same ``t mod period``,
+    ``[period, B, *]`` (``[B, period, *]`` with ``batch_first``).
+
+    A last period that is not whole counts too. A sample of fewer steps than a period raises ValueError.
+
+    >>> import torch
+    >>> from spikeloom import decode
+    >>> decode.periodic(torch.tensor([[[1.0]], [[0.0]], [[1.0]], [[1.0]], [[1.0]]]), period=2).flatten()
+    tensor([1.0000, 0.5000])
+    """
+    who = "decode.periodic"
+    spikes = sequence(spikes, who, batch_first=batch_first)
+    check_count(who, "period", period)
+    steps, T = duration(spikes, lengths), spikes.shape[0]
+    if period > T or (readable(steps) and int(steps.min()) < period):
+        raise ValueError(f"{who}: every sample must have a whole period of {period} steps at least")
+    values, place = masked(spikes, lengths), torch.arange(period, device=spikes.device)
+    total = torch.stack([_count(values[k::period], None) for k in range(period)])
+    times = (steps - place.unsqueeze(1) + period - 1) // period  # how often each step of the pattern came
+    mean = total.to(wide(spikes.dtype)) / trailing(times, total.ndim)
+    return mean.transpose(0, 1) if batch_first else mean
+
+
 def burst(spikes: Tensor, *, n_max: int = 5, lengths: Tensor | None = None, batch_first: bool = False) -> Tensor:
     """Values of :func:`spikeloom.encode.burst`, rounded up to a multiple of ``1 / n_max``: ``n / n_max``, ``[B, *]``.
 

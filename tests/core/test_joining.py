@@ -224,6 +224,16 @@ def test_what_looked_is_not_promised_for_a_while():
     assert made[-1]
 
 
+class Calls(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, m):
+        return m(x)
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 0.25, None
+
+
 class Half(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -352,6 +362,28 @@ def test_checkpointing():
     check(net)
     net.spikes = "packed"
     check(net)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_parts_without_neurons_in_a_checkpoint_of_torchs(reentrant):
+    def run(m, x):
+        x = torch.utils.checkpoint.checkpoint(m.part, x, use_reentrant=reentrant)
+        return m.neuron[1](m.bn[1](m.conv[1](m.neuron[0](x))))
+
+    net = network(run)
+    net.body.part = nn.Sequential(net.body.conv[0], net.body.bn[0])
+    check(net.eval())  # in training the statistics of the part move twice, with ours and with torch's alone
+    check(net.train())
+
+
+def test_a_function_that_calls_the_norm_itself_keeps_its_gradient():
+    def run(m, x):
+        y = Calls.apply(m.conv[0](x), m.bn[0])
+        z = Calls.apply(m.conv[1](x), m.bn[1])
+        z.add_(0.5)
+        return m.neuron[0](y) + m.neuron[1](z) * y
+
+    check(network(run))
 
 
 def test_threads_of_one_network():

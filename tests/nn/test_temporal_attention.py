@@ -287,7 +287,7 @@ def test_steps_parts_and_streams_are_refused(name):
             call()
     with pytest.raises(ValueError, match=r"takes no state; give it all steps in one"):
         layer.sequence(x, state={"v": x[0]})
-    with pytest.raises(ValueError, match=r"cannot record 'score', only nothing"):
+    with pytest.raises(ValueError, match=r"cannot record 'score', only scores"):
         layer.sequence(x, record=("score",))
 
 
@@ -379,3 +379,33 @@ WRONG = [
 def test_wrong_use(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", MAKES)
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+def test_scores_are_recorded(name, lengths):
+    """The output, which is checked above, is the input times them."""
+    layer, x = made(name)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    net = sl.Network(nn.Identity(), layer)
+    y, result = net(x, lengths=lengths, record=("1.scores",))
+    scores = result.record["1.scores"]
+    torch.testing.assert_close(y, net(x, lengths=lengths))
+    product = x * scores.reshape(scores.shape + (1,) * (x.ndim - scores.ndim))
+    torch.testing.assert_close(y, product.clamp(min=0) if name.startswith("MA") else product)
+    assert scores.min() >= 0
+    assert scores.max() < 1
+    assert (scores > 0).sum() == scores[0].numel() * T if lengths is None else (scores[2:, 1:] == 0).all()
+    assert "1.scores" not in net(x, lengths=lengths, record=("1.*",))[1].record  # only where its name is given
+    assert torch.autograd.grad(scores.sum(), next(layer.parameters()))[0].abs().sum() > 0
+
+
+def test_shapes_of_scores():
+    shapes = {}
+    for name in ("TA", "MA", "MA of places", "MA of rows", "TCJA"):
+        layer, x = made(name)
+        shapes[name] = tuple(layer.sequence(x, record=("scores",))[2]["scores"].shape)
+    assert shapes == {
+        "TA": (T, B), "MA": (T, B, C, H, W), "MA of places": (T, B, 1, H, W), "MA of rows": (T, B, C),
+        "TCJA": (T, B, C),
+    }  # fmt: skip

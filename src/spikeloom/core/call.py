@@ -230,7 +230,7 @@ class Call(Folding):
 
     def _joined(self, module: Timed, xs: tuple[Any, ...]) -> tuple[tuple[Any, ...], Sequence | None]:
         """What a module gets for inputs of which some are promises, and what runs in place of its sequence, if any."""
-        late = xs[0].late if len(xs) == 1 else None
+        late = xs[0].late if len(xs) == 1 and xs[0].is_as_made else None
         fits = not self.stepping and self.lengths is None
         if late is not None and late.may_join and fits and module.absorbs_late and module.still("absorb"):
             both = module.absorb(late)

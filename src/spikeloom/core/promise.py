@@ -152,6 +152,24 @@ class Promise(Tensor):
     """A tensor without memory, of the shape, dtype and device of what is promised; :func:`promise` makes it."""
 
     late: Late
+    node: Any
+    """Its place in the graph when it was made."""
+
+    @property
+    def is_as_made(self) -> bool:
+        """Whether it is still in the graph where the norm put it.
+
+        It is not where an ``autograd.Function`` called the norm and returned what that gave.
+        """
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.grad_fn is self.node
+
+    def tensor(self, by: str) -> Tensor:
+        """The tensor that was promised, as a part of the graph; ``by`` says who needs it."""
+        if self.is_as_made:
+            return self.late.value(by)
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.view_as(self)
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -172,7 +190,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
     name = _name(func)
-    given, options = pytree.tree_map_only(Promise, lambda p: p.late.value(name), (args, kwargs))
+    given, options = pytree.tree_map_only(Promise, lambda p: p.tensor(name), (args, kwargs))
     return func(*given, **options)
 
 
@@ -207,21 +225,21 @@ def promise(late: Late) -> Promise:
     """The tensor that stands for ``late``."""
     if late.has_graph and any(t is not None and t.requires_grad for t in late.leaves):
         made: Promise = _Gradient.apply(late, *late.leaves)  # type: ignore[no-untyped-call]
+        with torch._C.DisableTorchFunctionSubclass():
+            made.node = made.grad_fn
         return made
     return _empty(late)
 
 
 def kept(tree: Any, by: str) -> Any:
     """A pytree in which every promise is kept."""
-    if type(tree) is Promise:
-        return tree.late.value(by)
-    return pytree.tree_map_only(Promise, lambda p: p.late.value(by), tree)
+    return pytree.tree_map_only(Promise, lambda p: p.tensor(by), tree)
 
 
 def _empty(late: Late) -> Promise:
     x = late.x
     made: Promise = Tensor._make_wrapper_subclass(Promise, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device)
-    made.late = late
+    made.late, made.node = late, None
     return made
 
 

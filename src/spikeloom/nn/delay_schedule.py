@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
+from .._epochs import Epochs
 from .learned_delay import _Delayed
 
 
-class DelaySchedule:
+class DelaySchedule(Epochs):
     """Narrows sigma of all learned delays of a module, from half the range of delays to ``end``, exponentially:
     ``start (end / start)^(epoch / (share epochs))`` with ``start = (max_delay + 1) / 2``, held afterwards.
 
@@ -56,36 +56,12 @@ class DelaySchedule:
                 f"end; got epochs={epochs}, share={share}, start={start}, end={end}"
             )
         self.epochs, self.share, self.start, self.end = epochs, share, start, end
-        self.epoch = 0
-        self._set()
+        super().__init__()
 
     def value(self, epoch: int, max_delay: int) -> float:
         """Sigma at an epoch, counted from 0, of a layer with this ``max_delay``."""
         start = (max_delay + 1) / 2 if self.start is None else self.start
         return start * float((self.end / start) ** min(1.0, epoch / (self.share * self.epochs)))
-
-    def step(self) -> None:
-        """Goes to the next epoch."""
-        self.epoch += 1
-        self._set()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint: the epoch, and the numbers of the curve."""
-        return {"epoch": self.epoch, **self._curve()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Returns to the epoch of a checkpoint and sets sigma; the state of another curve raises ValueError."""
-        for name, value in self._curve().items():
-            if name in state and state[name] != value:
-                raise ValueError(
-                    f"DelaySchedule: {name} is {state[name]} in the checkpoint but {value} here; construct the "
-                    "schedule as it was"
-                )
-        self.epoch = int(state["epoch"])
-        self._set()
-
-    def _curve(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "share": self.share, "start": self.start, "end": self.end}
 
     def _set(self) -> None:
         for layer in self.layers:

@@ -30,10 +30,12 @@ AttentionDims = Literal["t", "c", "s", "tc", "ts", "cs", "tcs"]
 class _Attention(TemporalModule):
     """What multiplies a sequence of T steps by scores that depend on all of it.
 
-    A subclass defines ``check_input`` and ``attended``.
+    A subclass defines ``check_input`` and ``attended``. The scores, all of them multiplied, can be recorded as
+    ``scores``.
     """
 
     causal = False
+    recordable_by_name = ("scores",)
     not_carried: ClassVar[tuple[str, ...]] = ("reduction", "reduction_t", "reduction_c", "kernel")  # shapes tell them
 
     def __init__(self, T: int) -> None:
@@ -50,7 +52,7 @@ class _Attention(TemporalModule):
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
     ) -> tuple[Any, ...]:
-        """All T steps of ``[T, B, *]``: ``(y, None)``."""
+        """All T steps of ``[T, B, *]``: ``(y, None)``, and ``{"scores": ...}`` where ``record`` names it."""
         self.check_record(record)
         x, who = xs[0], type(self).__name__
         if state is not None:
@@ -64,14 +66,20 @@ class _Attention(TemporalModule):
         n = None if lengths is None else check_lengths(lengths, *x.shape[:2], device=x.device)
         x = dense(x)
         with full_precision(x.device):
-            return self.attended(masked(x.to(output_dtype(x.dtype)), n), n), None
+            y, *scores = self.attended(masked(x.to(output_dtype(x.dtype)), n), n)
+        if not record:
+            return y, None
+        all_scores = math.prod(scores[1:], start=scores[0])
+        return y, None, {"scores": masked(all_scores, n)}
 
     def check_input(self, x: Tensor) -> None:
         """Raises ValueError for a sequence of another shape."""
         raise NotImplementedError
 
-    def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
-        """The output for ``x`` ``[T, B, *]``, which is 0 past the n steps of each sample."""
+    def attended(self, x: Tensor, n: Tensor | None) -> tuple[Tensor, ...]:
+        """The output for ``x`` ``[T, B, *]``, which is 0 past the n steps of each sample, and the scores, the first of
+        which are ``[T, B, *]`` and the others broadcast with them.
+        """
         raise NotImplementedError
 
 
@@ -84,8 +92,9 @@ class TemporalAttention(_Attention):
 
     Mean and maximum are over all dimensions of a step. Input and output are ``[T, B, *]``; packed spikes are unpacked,
     for what comes out is no spike. With ``lengths``, steps past the end of a sample have mean and maximum 0, and the
-    output is 0 there. Values that share the maximum share its gradient. The layer raises ValueError for another T, with
-    a state, and for single steps, since its scores depend on later steps.
+    output is 0 there. Values that share the maximum share its gradient. ``record=("1.scores",)`` gives the scores,
+    ``[T, B]``. The layer raises ValueError for another T, with a state, and for single steps, since its scores depend
+    on later steps.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -106,10 +115,11 @@ class TemporalAttention(_Attention):
         if x.ndim < 3 or 0 in x.shape:
             raise ValueError(f"TemporalAttention: expected [T, B, *] with at least one feature, got {list(x.shape)}")
 
-    def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
-        """``x`` ``[T, B, *]`` times the score of each step."""
+    def attended(self, x: Tensor, n: Tensor | None) -> tuple[Tensor, ...]:
+        """``x`` ``[T, B, *]`` times the score of each step, and these scores ``[T, B]``."""
         mean, most = _over(tuple(range(2, x.ndim)), x)  # [T, B]
-        return x * trailing(self.mlp(mean.t(), most.t()).t(), x.ndim).to(x.dtype)
+        score = self.mlp(mean.t(), most.t()).t()
+        return x * trailing(score, x.ndim).to(x.dtype), score
 
     def extra_repr(self) -> str:
         return f"T={self.T}, reduction={self.reduction}"
@@ -131,8 +141,9 @@ class MultiDimensionalAttention(_Attention):
 
     Input and output are ``[T, B, C, H, W]``, without ``"s"`` in ``dims`` ``[T, B, C, *]``; packed spikes are unpacked.
     With ``lengths``, means and maxima over T are those of valid steps, steps past the end have mean and maximum 0, and
-    the output is 0 there. Values that share a maximum share its gradient. The layer raises ValueError for another T or
-    C, with a state, and for single steps.
+    the output is 0 there. Values that share a maximum share its gradient. ``record=("1.scores",)`` gives the product of
+    all scores, ``[T, B, C]``, and with ``"s"`` in ``dims`` ``[T, B, C, H, W]``, where C is 1 if no other scores are
+    there. The layer raises ValueError for another T or C, with a state, and for single steps.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -173,12 +184,13 @@ class MultiDimensionalAttention(_Attention):
             space = "*" if self.space is None else "H, W"
             raise ValueError(f"MultiDimensionalAttention: expected [T, B, {self.C}, {space}], got {list(x.shape)}")
 
-    def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
-        """``x`` ``[T, B, C, *]`` times the scores, one after another.
+    def attended(self, x: Tensor, n: Tensor | None) -> tuple[Tensor, ...]:
+        """``x`` ``[T, B, C, *]`` times the scores, one after another, and these scores.
 
         Scores are positive, so that mean and maximum over places of ``x score`` are those of x, times the score: x is
         read for both once, and multiplied once before the scores of places.
         """
+        scores: list[Tensor] = []
         if self.time is not None or self.channels is not None:
             mean, most = _over(tuple(range(3, x.ndim)), x)  # [T, B, C]
             score = torch.ones_like(mean)
@@ -186,11 +198,14 @@ class MultiDimensionalAttention(_Attention):
                 score = self.time(mean.mean(2).t(), most.amax(2).t()).t().unsqueeze(2)
             if self.channels is not None:
                 score = score * self.channels(*_over_steps(score * mean, score * most, n))
+            scores.append(score)
             x = x * trailing(score, x.ndim).to(x.dtype)
         if self.space is not None:
             both = torch.stack(_over_steps(*_over((2,), x), n), 1)  # [B, 2, H, W]
-            x = x * self.space(both.to(self.space.weight.dtype)).sigmoid().to(x.dtype)
-        return F.relu(x)
+            places = self.space(both.to(self.space.weight.dtype)).sigmoid()
+            x = x * places.to(x.dtype)
+            scores = [trailing(s, x.ndim) for s in scores] + [places.expand(self.T, *places.shape)]
+        return F.relu(x), *scores
 
     def extra_repr(self) -> str:
         options = [f"T={self.T}", f"C={self.C}"]
@@ -213,8 +228,8 @@ class TCJA(_Attention):
     ``conv_t`` takes steps as its channels and slides over C, ``conv_c`` takes channels as its channels and slides over
     T. Neither has a bias. Both are padded with zeros to the same size; for even widths there is one more zero after the
     end than before the beginning. Input and output are ``[T, B, C, *]``; packed spikes are unpacked. With ``lengths``,
-    steps past the end of a sample count as 0 in both convolutions, and the output is 0 there. The layer raises
-    ValueError for another T or C, with a state, and for single steps.
+    steps past the end of a sample count as 0 in both convolutions, and the output is 0 there. ``record=("2.scores",)``
+    gives the scores, ``[T, B, C]``. The layer raises ValueError for another T or C, with a state, and for single steps.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -238,12 +253,13 @@ class TCJA(_Attention):
         if x.ndim < 3 or x.shape[2] != self.C or 0 in x.shape:
             raise ValueError(f"TCJA: expected [T, B, {self.C}, *], got {list(x.shape)}")
 
-    def attended(self, x: Tensor, n: Tensor | None) -> Tensor:
-        """``x`` ``[T, B, C, *]`` times the score of each step and channel."""
+    def attended(self, x: Tensor, n: Tensor | None) -> tuple[Tensor, ...]:
+        """``x`` ``[T, B, C, *]`` times the score of each step and channel, and these scores ``[T, B, C]``."""
         mean = _mean(tuple(range(3, x.ndim)), x).to(self.conv_t.weight.dtype)  # [T, B, C]
         of_steps = _same(self.conv_t, mean.transpose(0, 1)).transpose(0, 1)  # [T, B, C]
         of_channels = _same(self.conv_c, mean.permute(1, 2, 0)).permute(2, 0, 1)
-        return x * trailing((of_steps * of_channels).sigmoid(), x.ndim).to(x.dtype)
+        score = (of_steps * of_channels).sigmoid()
+        return x * trailing(score, x.ndim).to(x.dtype), score
 
     def extra_repr(self) -> str:
         return f"T={self.T}, C={self.C}"

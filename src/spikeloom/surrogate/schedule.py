@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 from torch import nn
 
+from .._epochs import Epochs
 from .base import Surrogate
 
 
-class Schedule:
+class Schedule(Epochs):
     """Base of all schedules: ``scale = value(epoch)`` for every surrogate of ``target``.
 
     Args:
@@ -33,8 +33,7 @@ class Schedule:
             raise ValueError(f"{type(self).__name__}: a surrogate's scale is learnable; a schedule would overwrite it")
         for surrogate in self.surrogates:
             surrogate.drive("scale")
-        self.epoch = 0
-        self._set()
+        super().__init__()
 
     def value(self, epoch: int) -> float:
         """The scale at an epoch, counted from 0."""
@@ -44,31 +43,6 @@ class Schedule:
     def scale(self) -> float:
         """The scale in use."""
         return self.value(self.epoch)
-
-    def step(self) -> None:
-        """Goes to the next epoch."""
-        self.epoch += 1
-        self._set()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint: the epoch, and the numbers of the curve."""
-        return {"epoch": self.epoch, **self._curve()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Returns to the epoch of a checkpoint and sets the scales; the state of another curve raises ValueError."""
-        for name, value in self._curve().items():
-            if name in state and state[name] != value:
-                raise ValueError(
-                    f"{type(self).__name__}: {name} is {state[name]} in the checkpoint but {value} here; construct the "
-                    "schedule as it was"
-                )
-        self.epoch = int(state["epoch"])
-        self._set()
-
-    def _curve(self) -> dict[str, Any]:
-        plain = (bool, int, float, str)
-        found = {k: v for k, v in vars(self).items() if k[0] != "_" and k != "epoch" and isinstance(v, plain)}
-        return {"schedule": type(self).__name__, **found}
 
     def _set(self) -> None:
         for surrogate in self.surrogates:
