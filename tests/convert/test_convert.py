@@ -210,6 +210,27 @@ def test_with_all_of_an_activation_sent_a_transformer_is_exact_at_every_step():
     assert fates >= {("norm", "difference"), ("attention", "difference"), ("addition", "exact"), ("affine", "exact")}
 
 
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word, self.place = nn.Embedding(11, 8), nn.Embedding(7, 8)
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.fc1, self.fc2 = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, ids):
+        x = self.norm(self.word(ids) + self.place(torch.arange(ids.shape[1])))
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.fc2(F.relu(self.fc1(x))).mean(1)
+
+
+@torch.no_grad()
+def test_words_are_embedded_once():
+    model, ids = made(Words), torch.randint(11, (9, 6), generator=torch.Generator().manual_seed(0))
+    for method, T, atol in ((Delta(levels=24), 30, 1e-6), (Rate(quantile=1.0), 300, 0.01), (FewSpikes(K=12), 1, 0.01)):
+        result = convert(model, method, example=ids)
+        torch.testing.assert_close(result(ids, T=T), model(ids), rtol=0, atol=atol)
+
+
 class ByHand(nn.Module):
     """An RMS norm and a gate, written out."""
 

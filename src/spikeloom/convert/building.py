@@ -67,8 +67,8 @@ def plan(work: Working, method: Method | None, rules: Rules, sites: list[Site], 
         elif operation.group == "drop":
             entry.fate = "dropped"
         elif operation.group == "unknown":
-            entry.fate = "difference" if keep else "refused"
-            entry.note = "" if keep else _remedy(node)
+            by = "kept" if method is not None and method.coding == "step" else "difference"
+            entry.fate, entry.note = (by, "") if keep else ("refused", _remedy(node))
     return found
 
 
@@ -94,7 +94,6 @@ class Builder:
         self.neurons: dict[str, nn.Module] = {}
         self.thresholds: dict[str, Tensor] = {}
         self.notes: dict[str, str] = {}
-        self._first: fx.Node | None = None
 
     def build(self, thresholds: dict[str, Tensor]) -> None:
         """Replaces all nodes; thresholds are by the path of the site."""
@@ -132,14 +131,12 @@ class Builder:
             )
 
     def _put(self, node: fx.Node, path: str, module: nn.Module) -> fx.Node:
-        """A module in place of a node with one signal."""
+        """A module in place of a node, called with its signals."""
         like = next((t for t in self.work.module.parameters() if t.is_floating_point()), None)
         if like is not None:
             module.to(like.device)
-        source = self.work.signals(node)[0]
-        meta = node.meta
-        made = self.work.insert(path, module.eval(), node, source)
-        made.meta.update(meta, path=path)
+        made = self.work.insert(path, module.eval(), node, *self.work.signals(node))
+        made.meta["operation"] = node.meta["operation"]
         _use(node, made)
         self.work.graph.erase_node(node)
         return made
@@ -180,12 +177,18 @@ class Builder:
                     self._wrapped(node)
             else:
                 self._difference(node)
+        elif operation.name == "embedding":
+            first = self._mask(node, node)
+            with self.work.graph.inserting_after(first):
+                once = self.work.graph.call_function(torch.mul, (node, first))
+            once.meta.update(node.meta)
+            node.replace_all_uses_with(once, delete_user_cb=lambda user: user not in (once, first))
         elif operation.name == "addition":
             first = None
             for operand in _operands(node):
                 if isinstance(operand, fx.Node) and operand.meta["signal"]:
                     continue
-                first = first or self._mask(node)
+                first = first or self._mask(node, max(self.work.signals(node), key=lambda n: len(n.meta["shape"])))
                 with self.work.graph.inserting_before(node):
                     once = self.work.graph.call_function(torch.mul, (first, operand))
                 once.meta.update(node.meta, signal=True, shape=None)
@@ -198,16 +201,9 @@ class Builder:
         once.eval()
         self.work.module.set_submodule(str(node.target), once)
 
-    def _mask(self, node: fx.Node) -> fx.Node:
-        """1 at the first step and 0 at others, with the dimensions of a node's signals."""
-        source = max(self.work.signals(node), key=lambda n: len(n.meta["shape"]))
-        path = self.work.free_path(node.meta["path"], "first")
-        self.work.module.add_submodule(path, First())
-        with self.work.graph.inserting_before(node):
-            made = self.work.graph.call_module(path, (source,))
-        made.meta.update(node.meta, path=path, shape=source.meta["shape"])
-        made.meta.pop("operation")
-        return made
+    def _mask(self, node: fx.Node, source: fx.Node) -> fx.Node:
+        """1 at the first step and 0 at others, with the dimensions of a signal."""
+        return self.work.insert(self.work.free_path(node.meta["path"], "first"), First(), source, source)
 
     def _fold_scales(self) -> None:
         """Moves what spikes are worth into the weights behind."""

@@ -110,8 +110,10 @@ def consumers(work: Working, node: fx.Node, factor: Tensor) -> list[tuple[nn.Mod
     found: list[tuple[nn.Module, Tensor]] = []
     for user in node.users:
         operation = user.meta.get("operation")
-        if operation is None or user.op == "output":
+        if user.op == "output":
             return "it is an output of the model"
+        if operation is None:
+            return "what is behind it is computed by difference"
         if operation.group == "affine" and user.op == "call_module" and type(work.at(user)) in (*AFFINE, Once):
             layer = work.at(user)
             if work.calls()[id(layer)] > 1 or not work.owns(layer):

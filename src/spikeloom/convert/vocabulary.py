@@ -126,6 +126,8 @@ def of_module(module: Any) -> Operation:
     if kind in _AFFINE_MODULES:
         statistics = getattr(module, "running_mean", None) is None and hasattr(module, "track_running_stats")
         return Operation("norm", "function") if statistics else Operation("affine", "affine")
+    if kind is nn.Embedding:
+        return Operation("embedding", "linear")
     if kind in _LINEAR_MODULES and _interpolates(getattr(module, "mode", "nearest")):
         return Operation(kind.__name__.lower(), "linear")
     return Operation("drop", "drop") if kind in _DROP else Operation(kind.__name__, "unknown")
@@ -168,7 +170,7 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
         return Operation("interpolate", "linear" if _interpolates(mode) else "unknown")
     if "dropout" in name or name in ("identity",):
         return Operation("drop", "drop")
-    return Operation(name, "linear" if name in _LINEAR.split() else "unknown")
+    return Operation(name, "linear" if name in (*_LINEAR.split(), "embedding") else "unknown")
 
 
 class Signal:
