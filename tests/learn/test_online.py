@@ -174,6 +174,9 @@ def test_packed_spikes_batch_first_still_inputs_and_a_state_to_begin_with():
     still = x[0]
     wanted = whole(net, still, loss, repeat=T)
     assert closeness(gradients(net, still, loss, steps=T, repeat=T)[0], wanted) < 1e-12
+    one = net_of(sl.LIF(tau=3.0, v_threshold=0.3))
+    wanted = whole(one, still, loss, repeat=T)
+    assert closeness(gradients(one, still, loss, steps=4, repeat=T, method="eligibility")[0], wanted) < 1e-12
 
     _, result = net(x[:5], return_state=True)
     net.zero_grad()

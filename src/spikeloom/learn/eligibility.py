@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._time import wide
 from ..core import Network, TemporalModule
 from ..core.layers import layers_of, runs_layers
 from ..neuron import Dynamics
@@ -98,15 +99,20 @@ class Pair:
         if self.constant is None:
             self.constant = _is_constant(self.inner, x.shape)
         gradients = {k: leaf.grad for k, leaf in leaves.items()}
-        a, P = {}, {}
+        a: dict[str, Tensor | None] = {}
+        P: dict[str, dict[str, Tensor]] = {}
         for k in self.states:
             a[k], P[k] = _jacobian(ends[k], x, leaves)
+        if all(t is None for t in a.values()) and any(ends[k].requires_grad for k in self.states):
+            raise RuntimeError(f"{_WHO}: {self.path!r} was not computed from the input that was recorded of it")
+        dtype = wide(x.dtype)
+        inputs = {k: torch.zeros_like(x, dtype=dtype) if t is None else t.to(dtype) for k, t in a.items()}
         with torch.no_grad():
             if self.constant:
-                a, P = _of_samples(a, P, self.path)
+                inputs, P = _of_samples(inputs, P, self.path)
             for part in self.parts:
                 pre = result.record[part.pre] if part.pre else self._fed_back(result)
-                part.run(gradients, a, P, _dense(pre, x.dtype), bool(self.constant), chosen, put, limit)
+                part.run(gradients, inputs, P, _dense(pre, dtype), bool(self.constant), chosen, put, limit)
 
     def _fed_back(self, result: Any) -> Tensor:
         """What came back at each step: the outputs of the steps before."""
@@ -218,13 +224,14 @@ def _pairs(net: Network) -> list[Pair]:
     return found
 
 
-def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """``a[t]`` and ``P_j`` of one end state: derivatives of each element by its own inputs and states."""
+def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """``a[t]`` and ``P_j`` of one end state: derivatives of each element by its own inputs (None where it has nothing
+    of them) and states."""
     if not end.requires_grad:
-        return torch.zeros_like(x), {j: torch.zeros_like(leaf) for j, leaf in leaves.items()}
+        return None, {j: torch.zeros_like(leaf) for j, leaf in leaves.items()}
     found = torch.autograd.grad(end, [x, *leaves.values()], torch.ones_like(end), retain_graph=True, allow_unused=True)
-    there = [torch.zeros_like(t) if g is None else g for g, t in zip(found, [x, *leaves.values()], strict=True)]
-    return there[0], dict(zip(leaves, there[1:], strict=True))
+    there = [torch.zeros_like(t) if g is None else g for g, t in zip(found[1:], leaves.values(), strict=True)]
+    return found[0], dict(zip(leaves, there, strict=True))
 
 
 def _is_constant(neuron: Dynamics, shape: torch.Size) -> bool:
@@ -236,11 +243,11 @@ def _is_constant(neuron: Dynamics, shape: torch.Size) -> bool:
         probe = probe.to("cpu")
         start = {k: s.detach().requires_grad_() for k, s in probe.initial_state(x[0]).items()}
         _, ends = probe.sequence(x, state=start)
-        return all(_same(t) for end in ends.values() for t in _flat(_jacobian(end, x, start)))
+        return all(_same(t) for end in ends.values() for t in _flat(*_jacobian(end, x, start)))
 
 
-def _flat(found: tuple[Tensor, dict[str, Tensor]]) -> list[Tensor]:
-    return [found[0], *(p.unsqueeze(0) for p in found[1].values())]
+def _flat(a: Tensor | None, P: dict[str, Tensor]) -> list[Tensor]:
+    return [*([] if a is None else [a]), *(p.unsqueeze(0) for p in P.values())]
 
 
 def _same(t: Tensor) -> bool:
@@ -255,7 +262,7 @@ def _of_samples(
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
     """a ``[T, B]`` and P ``[B]`` of neurons that have them all in common."""
     for k in a:
-        if not all(_same(t) for t in _flat((a[k], P[k]))):
+        if not all(_same(t) for t in _flat(a[k], P[k])):
             raise RuntimeError(
                 f"{_WHO}: the neurons of {path!r} were taken for ones with a leak alone, but their states do not all "
                 "depend on the input alike in this piece; give method='truncated'"

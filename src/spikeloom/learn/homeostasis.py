@@ -27,6 +27,9 @@ class Homeostasis:
     threshold is :class:`spikeloom.options.Adaptive`, and neurons that silence each other are
     :class:`spikeloom.nn.Inhibition`.
 
+    Thresholds are constants of the neuron, which weights are compared with when they are loaded: set ``v_threshold`` of
+    a new network first.
+
     Raises TypeError for a neuron without ``v_threshold``, or with a learnable one.
 
     >>> import torch

@@ -159,7 +159,10 @@ def _pieces(
             if carried is not None:
                 given = carried.begin(given, rows.chosen)
             names = () if carried is None else carried.names
-            y, result = _run(net, rows.chosen(x[t0 : t0 + steps], 1), given, rows.lengths, names)
+            piece = rows.chosen(x[t0 : t0 + steps], 1)
+            if carried is not None:  # a still input would run once, apart from the inputs that are recorded
+                piece = piece.contiguous()
+            y, result = _run(net, piece, given, rows.lengths, names)
             value = check_scalar(loss(rows.placed(y, 1), t0))
             if value.requires_grad:
                 value.backward(retain_graph=carried is not None)

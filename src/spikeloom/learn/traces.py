@@ -8,6 +8,7 @@ nearest   tr <- 1 where s > 0, else keep tr
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -64,6 +65,16 @@ def check_pairing(who: str, pairing: object) -> tuple[Pairing, Pairing]:
     return pair
 
 
+@functools.lru_cache(maxsize=256)
+def _neuron(tau: float, decay: Decay, pairing: Pairing, before: bool, device: str) -> Trace:
+    """The neuron of a trace, which is kept, because a new one costs more than a step of it.
+
+    It depends on the arguments alone, and nobody is given it who could change it; what its equation leads to is
+    compared before each call, as for any neuron.
+    """
+    return Trace(tau=tau, decay=decay, pairing=pairing, before=before).to(device)
+
+
 def run(
     x: Tensor,
     *,
@@ -75,7 +86,7 @@ def run(
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Any]:
     """The trace of ``x`` ``[T, B, *]`` at each step, and its state after the last one."""
-    neuron = Trace(tau=tau, decay=decay, pairing=pairing, before=before).to(x.device)
+    neuron = _neuron(tau, decay, pairing, before, str(x.device))
     with torch.no_grad():
         y, new = neuron.sequence(x, state=state, lengths=lengths)
     return y, new
