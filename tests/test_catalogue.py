@@ -43,6 +43,8 @@ def test_the_readme_counts_them():
     assert int(promised[1]) <= len([n for n in sl.neurons() if "." not in n])
     assert len([n for n in sl.neurons() if n.startswith("options.")]) == 8
     assert int(promised[2]) <= len(sl.surrogates())
+    for page in (text, (Path(__file__).parents[1] / "docs" / "why.md").read_text()):
+        assert int(re.search(r"num_classes=10\)` and (\d+) others", page)[1]) <= len(sl.models.names()) - 1
 
 
 def test_papers_of_a_network_each_once():
