@@ -341,6 +341,21 @@ def test_a_norm_runs_once_where_the_kernel_cannot_be_built(monkeypatch):
         module.bn.register_forward_hook(lambda *args: None)  # with one it cannot join, and runs before the neuron
 
 
+def test_a_norm_in_evaluation_keeps_its_statistics_where_the_kernel_cannot_be_built(monkeypatch):
+    from spikeloom.kernel import launch
+
+    module, x = sl.nn.NormNeuron(nn.BatchNorm1d(6), sl.LIF(v_threshold=0.3)).double(), torch.randn(5, 4, 6).double()
+    module.sequence(x + 1.0)
+    module.eval()
+    wanted = module.neuron.sequence(module.bn(x.flatten(0, 1)).view_as(x))[0]
+
+    def fails(*args):
+        raise build.BuildError("no space left")
+
+    monkeypatch.setattr(launch, "run", fails)
+    assert torch.equal(module.sequence(x)[0], wanted)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("corner", CORNERS)
 def test_what_torch_takes_is_taken_and_what_it_refuses_is_refused(corner, training):

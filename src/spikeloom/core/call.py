@@ -189,7 +189,7 @@ class Call(Folding):
         state, recorder = self._incoming(key), self.recorder
         if recorder is not None and sequence is None:  # else it stands for another input
             xs = self._seen_inputs(recorder, module, xs)
-        if sequence is None and any(type(x) is Promise for x in xs):
+        if sequence is None and Promise in map(type, xs):
             xs, sequence = self._joined(module, xs)
         names = () if recorder is None else recorder.states(module)
         if self.stepping:
