@@ -31,12 +31,13 @@ class Method:
 
     ``coding`` says what a value is: the mean over the steps of an input that is there at each of them (``"mean"``), the
     sum over the steps of an input that is there once (``"sum"``), or each step by itself (``"step"``). ``accepts``
-    names the activations for which there is a neuron.
+    names the activations for which there is a neuron, and ``clips`` says whether outputs end at the threshold.
     """
 
     coding: ClassVar[Coding]
     alphabet: ClassVar[str]
     accepts: ClassVar[tuple[str, ...]] = ("relu", "clip", "qcfs")
+    clips: ClassVar[bool] = True
     delay: int = 0
     fold_scales: bool = False
     pool: Literal["gate", "difference"] = "difference"
@@ -209,6 +210,7 @@ class Delta(Method):
     coding: ClassVar[Coding] = "sum"
     alphabet: ClassVar[str] = "power of two"
     accepts: ClassVar[tuple[str, ...]] = tuple(_ELEMENTWISE.split())
+    clips: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_share("Delta", self.quantile)
@@ -304,6 +306,7 @@ class FewSpikes(Method):
     coding: ClassVar[Coding] = "step"
     alphabet: ClassVar[str] = "K bits"
     accepts: ClassVar[tuple[str, ...]] = tuple(_ELEMENTWISE.split())
+    clips: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.K < 2 or self.tables < 1:

@@ -164,7 +164,7 @@ def layer_report(
     got = steps.sum(0) if method.coding == "sum" else steps.mean(0)
     theta = site.decoded(threshold)
     size = float(wanted.square().mean().sqrt()) or 1.0
-    clipped = wanted.clamp(max=theta) if method.coding == "mean" or "most" in vars(neuron) else wanted
+    clipped = wanted.clamp(max=theta) if method.clips else wanted
     ideal = method.ideal(a, theta, T)
 
     def error(x: Tensor, y: Tensor) -> float:
