@@ -68,6 +68,7 @@ def test_the_demo(tmp_path, capsys):
         ("mnist-latency", dict(subset=4000, epochs=2, hidden=100, lr=5e-3), 0.6),
         ("mnist-sparse", dict(T=2, subset=2000, epochs=2, channels=4, hidden=64, density=0.05, lr=5e-3), 0.7),
         ("population", dict(subset=2000, epochs=2, hidden=64, members=10, lr=3e-3), 0.7),
+        pytest.param("mnist-tempotron", dict(subset=2000, epochs=2, members=4), 0.6, marks=pytest.mark.slow),
     ],
 )
 def test_classifiers_learn(tmp_path, name, settings, least):
