@@ -22,6 +22,7 @@ NAMES = {
     "braille": "Braille letters felt by a tactile sensor, as ON and OFF spikes",
     "fsdd": "spoken digits through a cochlea",
     "population": "MNIST read out by populations of neurons, in a few steps",
+    "diehl-cook": "MNIST without labels: neurons compete, learn by STDP, and are named afterwards",
     "mnist-tempotron": "MNIST by single spikes and ten tempotrons: the highest peak names the digit",
     "yin-yang": "points of the yin-yang figure by spike times, with the gradients of EventProp",
 }
