@@ -118,9 +118,9 @@ def test_the_yin_yang_figure_and_its_spike_times():
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST")
 def test_neurons_that_compete_learn_digits_without_labels(tmp_path):
     done = run("diehl-cook", tmp_path / "run", subset=2500, naming=1500, neurons=40)
-    assert done.result["test_accuracy"] > 0.35
+    assert done.result["test_accuracy"] > 0.5
     weights = pytest.importorskip("safetensors.torch").load_file(tmp_path / "run" / "weights.safetensors")
-    torch.testing.assert_close(weights["layer.weight"].sum(1), torch.full((40,), 78.4))
+    torch.testing.assert_close(weights["layer.weight"].sum(1), torch.full((40,), 78.4), rtol=1e-4, atol=0.0)
     assert weights["neuron.neuron.v_threshold"].unique().numel() > 1
     assert weights["names"].unique().numel() > 3
 

@@ -134,6 +134,6 @@ def pictures(net: Any) -> dict[str, Any]:
     figure, (ax,) = plot.figure(height=7.0)
     n = min(100, len(net.layer.weight) // 10 * 10)
     rows = net.layer.weight[:n].detach().cpu().view(-1, 10, 28, 28).permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
-    ax.imshow(rows, cmap="viridis")
+    ax.imshow(rows.numpy(), cmap="viridis")
     ax.set_axis_off()
     return {"weights": figure}
