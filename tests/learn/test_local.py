@@ -373,6 +373,12 @@ def test_homeostasis_brings_each_neuron_to_its_rate():
     for _ in range(200):
         keeper.update(neuron.sequence(x)[0])
     torch.testing.assert_close(neuron.core().v_threshold, torch.tensor([0.2, 1.2, 3.6], **DOUBLE), rtol=0.05, atol=0.0)
+    saved = sl.IF(v_threshold=nn.Parameter(torch.ones(3), requires_grad=False), reset="soft")
+    L.Homeostasis(saved, rate=0.25, step=0.5).update(saved.sequence(x)[0])
+    other = sl.IF(v_threshold=nn.Parameter(torch.ones(3), requires_grad=False), reset="soft")
+    other.load_state_dict(saved.state_dict())
+    assert torch.equal(other.v_threshold, saved.v_threshold)
+    assert saved.v_threshold[2] > 1 > saved.v_threshold[0]
     lengths = torch.tensor([1, 2])
     one = sl.IF()
     L.Homeostasis(one, rate=0.0, step=1.0).update(torch.ones(2, 2, 1, 4), lengths=lengths)
@@ -424,5 +430,7 @@ def test_what_is_refused_is_named():
         L.write(nn.Linear(3, 2), torch.ones(3, 2))
     with pytest.raises(TypeError, match="LI has no v_threshold"):
         L.Homeostasis(sl.LI(), rate=0.1)
+    with pytest.raises(TypeError, match="v_threshold is a parameter that an optimiser moves"):
+        L.Homeostasis(sl.IF(v_threshold=nn.Parameter(torch.ones(3))), rate=0.1)
     with pytest.raises(TypeError, match="rule must be a local rule"):
         L.Modulated(L.Modulated(L.STDP()))

@@ -224,6 +224,7 @@ def test_the_learning_rate_climbs_and_falls_along_half_a_cosine():
         ("mnist-latency", dict(subset=4000, epochs=2, hidden=100, lr=5e-3), 0.6),
         ("mnist-sparse", dict(T=2, subset=2000, epochs=2, channels=4, hidden=64, density=0.05, lr=5e-3), 0.7),
         ("population", dict(subset=2000, epochs=2, hidden=64, members=10, lr=3e-3), 0.7),
+        pytest.param("mnist-tempotron", dict(subset=2000, epochs=2, members=4), 0.6, marks=pytest.mark.slow),
     ],
 )
 def test_classifiers_learn(tmp_path, name, settings, least):
@@ -267,6 +268,17 @@ def test_the_yin_yang_figure_and_its_spike_times():
     assert coded.sum() == 5
     counts = yin_yang.points(1000, seed=2)[1].bincount()
     assert counts.tolist() == [334, 333, 333]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST")
+def test_neurons_that_compete_learn_digits_without_labels(tmp_path):
+    done = run("diehl-cook", tmp_path / "run", subset=2500, naming=1500, neurons=40)
+    assert done.result["test_accuracy"] > 0.5
+    weights = pytest.importorskip("safetensors.torch").load_file(tmp_path / "run" / "weights.safetensors")
+    torch.testing.assert_close(weights["layer.weight"].sum(1), torch.full((40,), 78.4), rtol=1e-4, atol=0.0)
+    assert weights["neuron.neuron.v_threshold"].unique().numel() > 1
+    assert weights["names"].unique().numel() > 3
 
 
 @pytest.mark.slow

@@ -27,10 +27,10 @@ class Homeostasis:
     threshold is :class:`spikeloom.options.Adaptive`, and neurons that silence each other are
     :class:`spikeloom.nn.Inhibition`.
 
-    Thresholds are constants of the neuron, which weights are compared with when they are loaded: set ``v_threshold`` of
-    a new network first.
+    A threshold that is a number is a constant, and weights load only into neurons with the same one. To save moved
+    thresholds with the weights, let them be a parameter, ``nn.Parameter(torch.ones(N), requires_grad=False)``.
 
-    Raises TypeError for a neuron without ``v_threshold``, or with a learnable one.
+    Raises TypeError for a neuron without ``v_threshold``, or with one that is learned.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -50,8 +50,11 @@ class Homeostasis:
         core = self.neuron.core()
         if "v_threshold" not in core._declared:
             raise TypeError(f"learn.Homeostasis: {type(core).__name__} has no v_threshold")
-        if "v_threshold" in core._parameters:
-            raise TypeError("learn.Homeostasis: v_threshold is a parameter, which an optimiser moves; give a number")
+        if core.v_threshold.requires_grad:
+            raise TypeError(
+                "learn.Homeostasis: v_threshold is a parameter that an optimiser moves; give a number, or "
+                "nn.Parameter(..., requires_grad=False)"
+            )
 
     @torch.no_grad()
     def update(self, spikes: Tensor, *, lengths: Tensor | None = None) -> None:
@@ -65,4 +68,8 @@ class Homeostasis:
             raise ValueError(
                 f"learn.Homeostasis: v_threshold is {list(core.v_threshold.shape)}, spikes have {mean.numel()} channels"
             )
-        core.v_threshold = moved if self.low is None else moved.clamp(min=self.low)
+        moved = moved if self.low is None else moved.clamp(min=self.low)
+        if "v_threshold" in core._parameters:
+            core.v_threshold.copy_(moved)
+        else:
+            core.v_threshold = moved
