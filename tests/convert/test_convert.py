@@ -79,7 +79,7 @@ def test_thresholds_are_those_of_the_peer():
         "robust": Rate(threshold="layer", quantile=0.999),
         "channel": Rate(quantile=1.0),
         "half": Rate(quantile=0.999),
-        "balanced": Balanced(),
+        "balanced": Balanced(updates=4),
     }.items():
         batches = [x[i : i + 2] for i in (0, 2, 4, 6)] if mode == "balanced" else [x]
         layers = convert(peer(), method, calibrate=batches).report.layers
@@ -307,7 +307,8 @@ def test_few_spikes_are_exact_to_their_bits_in_one_step():
 FIRST = ("rate", "calibrated", "delta", "exact")
 METHODS = {
     "rate": Rate(), "mse": Rate(threshold="mse", T=8), "difference": Rate(pool="difference", fold_scales=False),
-    "balanced": Balanced(), "calibrated": Calibrated(T=8), "delta": Delta(), "exact": Exact(), "few": FewSpikes(),
+    "balanced": Balanced(updates=20), "calibrated": Calibrated(T=8), "delta": Delta(), "exact": Exact(),
+    "few": FewSpikes(),
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 from typing import Any, Literal
 
 import torch
@@ -168,8 +169,8 @@ class _Conversion:
         """The result, with its report."""
         calibrate(self.work, list(self.builder.sites.values()), self.batches)
         base = self.method.base if isinstance(self.method, Calibrated) else self.method
-        if type(base) is Balanced:
-            found = balance(self.work, self.sites, self.batches)
+        if isinstance(base, Balanced):
+            found = balance(self.work, self.sites, self.batches, base.updates)
         else:
             found = {site.path: self.method.threshold_of(site) for site in self.sites}
         values, wanted = ann_values(self.work, self.sites, self.batches[0])
@@ -235,7 +236,7 @@ class _Conversion:
         return Report(name, T, tuple(doubled(layers)), others, tuple(folded), left, error, tuple(notes))
 
 
-def balance(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> dict[str, Tensor]:
+def balance(work: Working, sites: list[Site], batches: list[list[Tensor]], updates: int) -> dict[str, Tensor]:
     """Thresholds by overflow, ``theta += 2 mean(relu(a - theta))`` for each batch, with activations clipped at them."""
     at = {site.node: site for site in sites}
     found = {site.path: torch.zeros(site.channels, dtype=torch.float64) for site in sites}
@@ -249,7 +250,7 @@ def balance(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> di
         found[site.path] = theta + 2 * overflow
         return torch.minimum(value, site.decoded(found[site.path]).to(value))
 
-    for tensors in batches:
+    for tensors in islice(cycle(batches), updates):
         work.run(tensors, seen)
     return {site.path: positive(found[site.path], site) for site in sites}
 

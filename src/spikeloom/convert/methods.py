@@ -141,10 +141,21 @@ class Rate(Method):
 class Balanced(Rate):
     """:class:`Rate` with thresholds that are balanced by overflow: ``theta += 2 mean(relu(a - theta))`` for each batch.
 
+    Args:
+        updates: how many batches it takes; the calibration data are gone through again and again. Few leave thresholds
+            too low.
+        others: as those of :class:`Rate`; ``threshold`` and ``quantile`` are not used.
+
     The mean is over a batch of activations of a channel; theta begins at 0, and layers behind see activations that are
-    clipped at theta. There is no quantile to choose. Bu et al., Inference-scale complexity in ANN-SNN conversion, CVPR
-    2025. ``threshold`` and ``quantile`` are not used.
+    clipped at theta. Bu et al., Inference-scale complexity in ANN-SNN conversion, CVPR 2025.
     """
+
+    updates: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.updates < 1:
+            raise ValueError(f"Balanced: updates must be at least 1, got {self.updates}")
 
 
 @dataclass(frozen=True)
