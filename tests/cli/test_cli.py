@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
 def test_help(capsys):
     status, out, _ = spikeloom(capsys, "--help")
     assert status == 0
-    for word in ("train", "eval", "data", "info", "list"):
+    for word in ("train", "eval", "convert", "data", "info", "list"):
         assert word in out
     status, out, _ = spikeloom(capsys, "train", "--help")
     for name in recipes.NAMES:
