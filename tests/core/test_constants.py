@@ -122,6 +122,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
         "shared",
         "gain",
         "groups",
+        "gives",
         *("reduction", "reduction_t", "reduction_c", "kernel", "kernel_t", "kernel_c"),
     )
     of_training = ("dropout", "same_mask", "momentum", "detach_reset")

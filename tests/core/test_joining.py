@@ -204,7 +204,7 @@ def test_the_normalised_tensor_is_not_saved():
     """The batch norm saves its input and the neuron the normalised tensor; together they save the input."""
     net, x = network(chain), inputs()
     less = saved(without(net), x) - saved(net, x)
-    assert x.numel() * 8 <= less <= x.numel() * 8 + 500
+    assert abs(less - x.numel() * 8) <= 500  # numbers per channel
 
 
 def test_what_looked_is_not_promised_for_a_while():
