@@ -17,6 +17,7 @@ NAMES = (
     "norm_layer",
     "waiting_norm",
     "training_step",
+    "networks",
     "first_call",
     "catalogue",
     "spikes",

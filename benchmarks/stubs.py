@@ -1,5 +1,5 @@
-"""Empty packages torchvision and torchaudio for the peers' environment: SpikingJelly's data sets import them, and what
-is compared uses neither. Run it with that environment's Python."""
+"""Empty packages torchvision and torchaudio for the peers' environment: SpikingJelly's data sets and models import
+them, and what is compared uses neither. Run it with that environment's Python."""
 
 from pathlib import Path
 from sysconfig import get_path
@@ -18,4 +18,5 @@ if __name__ == "__main__":
         folder = Path(get_path("purelib"), module)
         folder.mkdir(exist_ok=True)
         (folder / "__init__.py").write_text(ANYTHING)
-    Path(get_path("purelib"), "torchvision/datasets/utils.py").write_text(ANYTHING)
+    for file in ("torchvision/datasets/utils.py", "torchvision/_internally_replaced_utils.py"):
+        Path(get_path("purelib"), file).write_text(ANYTHING)

@@ -236,7 +236,7 @@ class Call(Folding):
             both = module.absorb(late)
             if both is not None:
                 late.check()
-                return (late.x if late.has_graph else late.x.detach(),), both
+                return (late.input if late.has_graph else late.input.detach(),), both
         return kept(xs, type(module).__name__), None
 
     def _seen_inputs(self, recorder: Recorder, module: Timed, xs: tuple[Any, ...]) -> tuple[Any, ...]:

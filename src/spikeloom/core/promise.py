@@ -81,7 +81,7 @@ class Late:
         self._bare: Leaf = None
 
     @property
-    def x(self) -> Tensor:
+    def input(self) -> Tensor:
         """What the norm was given."""
         return self.leaves[0]
 
@@ -94,9 +94,9 @@ class Late:
         """Raises RuntimeError where something that it is computed of was written to."""
         if self._now() != self._versions:
             raise RuntimeError(
-                f"{type(self.module).__name__}({self.x.shape[1]}): its input or a parameter was written to in place "
-                "after it was called and before its output was used; give it a copy of the input, or make the network "
-                "with sl.Network(..., fuse=False)"
+                f"{type(self.module).__name__}({self.input.shape[1]}): its input or a parameter was written to in "
+                "place after it was called and before its output was used; give it a copy of the input, or make the "
+                "network with sl.Network(..., fuse=False)"
             )
 
     def value(self, by: str) -> Tensor:
@@ -237,7 +237,7 @@ def kept(tree: Any, by: str) -> Any:
 
 
 def _empty(late: Late) -> Promise:
-    x = late.x
+    x = late.input
     made: Promise = Tensor._make_wrapper_subclass(Promise, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device)
     made.late, made.node = late, None
     return made
