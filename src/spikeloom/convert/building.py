@@ -15,6 +15,7 @@ from .methods import Method
 from .rules import Rules
 from .sites import Site
 from .temporal import AFFINE, Change, First, Once, Pool, Total
+from .vocabulary import name_of
 from .working import Working
 
 
@@ -62,8 +63,7 @@ def plan(work: Working, method: Method | None, rules: Rules, sites: list[Site], 
                 except ConversionError as error:
                     entry.fate, entry.note = "refused", str(error)
         elif operation.group in ("maxpool", "function") and (method is None or method.coding != "step"):
-            gate = operation.group == "maxpool" and method is not None and method.pool == "gate"
-            entry.fate = "converted" if gate and method is not None and method.coding == "mean" else "difference"
+            entry.fate = "converted" if method is not None and _is_gate(work, node, method) else "difference"
         elif operation.group == "drop":
             entry.fate = "dropped"
         elif operation.group == "unknown":
@@ -110,7 +110,7 @@ class Builder:
                 self.work.remove(node, self.work.signals(node)[0])
             elif self.method.coding == "step":
                 continue
-            elif group == "maxpool" and self.method.coding == "mean" and self.method.pool == "gate":
+            elif _is_gate(self.work, node, self.method):
                 self._gate(node)
             elif group in ("maxpool", "function", "unknown"):
                 self._difference(node)
@@ -207,13 +207,14 @@ class Builder:
 
     def _fold_scales(self) -> None:
         """Moves what spikes are worth into the weights behind."""
+        dims = {site.path: site.dim for site in self.sites.values()}
         for node in list(self.work.graph.nodes):
             path = str(node.target)
             neuron = self.neurons.get(path) if node.op == "call_module" else None
             if not isinstance(neuron, Graded):
                 continue
             factor = self.thresholds[path]
-            layers = consumers(self.work, node, factor)
+            layers = consumers(self.work, node, factor, dims[path])
             if isinstance(layers, str):
                 self.notes[path] = f"its scale stays: {layers}"
                 continue
@@ -234,6 +235,14 @@ def worth(neuron: nn.Module, site: Site, threshold: Tensor) -> Tensor | float:
     return site.decoded(threshold) if getattr(neuron, "is_binary", False) else 1.0
 
 
+def _is_gate(work: Working, node: fx.Node, method: Method) -> bool:
+    """Whether a node is a max pool that becomes a gate of spikes: over all dimensions behind that of channels."""
+    if node.meta["operation"].group != "maxpool" or method.coding != "mean" or method.pool != "gate":
+        return False
+    what = type(work.at(node)).__name__ if node.op == "call_module" else name_of(node.meta["what"])
+    return f"{len(node.meta['shape']) - 2}d" in what.lower()
+
+
 def _pool_options(work: Working, node: fx.Node) -> dict[str, Any]:
     names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
     dims = len(node.meta["shape"]) - 2
@@ -249,11 +258,14 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
+_OPERANDS = ("input", "other")
+
+
 def _operands(node: fx.Node) -> list[Any]:
     """What a sum adds: its arguments, or those of the list that it joins."""
     if node.args and isinstance(node.args[0], (list, tuple)):
         return list(node.args[0])
-    given = [*node.args[:2], *(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)]
+    given = [*node.args[:2], *(node.kwargs[k] for k in _OPERANDS if k in node.kwargs)]
     return [a for a in given if isinstance(a, (fx.Node, int, float))]
 
 
@@ -261,8 +273,8 @@ def _replace_operand(node: fx.Node, old: Any, new: fx.Node) -> None:
     if isinstance(old, fx.Node):
         node.replace_input_with(old, new)
         return
-    node.args = tuple(new if a is old else a for a in node.args)
-    node.kwargs = {k: new if v is old else v for k, v in node.kwargs.items()}
+    node.args = (*(new if a is old else a for a in node.args[:2]), *node.args[2:])
+    node.kwargs = {k: new if v is old and k in _OPERANDS else v for k, v in node.kwargs.items()}
 
 
 def as_sequential(module: fx.GraphModule) -> nn.Module:

@@ -126,8 +126,12 @@ def convert(
     _check(method, on_unknown, readout)
     rules = rules or Rules()
     data = None if calibrate is None else list(calibrate)
-    if example is None and not data:
-        raise ConversionError("convert needs what the model takes: example=..., or calibrate=batches")
+    if data == [] or (data is None and example is None):
+        raise ConversionError(
+            "calibrate has no batches: it may be an iterator that was used before"
+            if data == []
+            else "convert needs what the model takes: example=..., or calibrate=batches"
+        )
     tensors = next((t for t in [*model.parameters(), *model.buffers()]), None)
     device = torch.device("cpu") if tensors is None else tensors.device
     if example is None:
@@ -177,7 +181,7 @@ class _Conversion:
         before = {site.path: _layer_before(self.work, site) for site in self.sites}
         self.builder.build(found)
         network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
-        result = Result(network, self.method, self.work.takes, self.work.gives)
+        result = Result(network, self.method, self.work.takes, self.work.gives, self.work.fixed)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
         if isinstance(self.method, Calibrated):
             notes += self._correct(result, self.method, before)
@@ -231,6 +235,7 @@ class _Conversion:
         error = max(
             float((a - b).double().norm() / b.double().norm().clamp(min=1e-30))
             for a, b in zip(pytree.tree_leaves(output), pytree.tree_leaves(wanted), strict=True)
+            if isinstance(b, Tensor)
         )
         name = type(self.method).__name__
         return Report(name, T, tuple(doubled(layers)), others, tuple(folded), left, error, tuple(notes))
@@ -316,7 +321,7 @@ def _inputs(batch: Any, work: Working, device: torch.device) -> list[Tensor]:
     for found in _candidates(batch, len(wanted)):
         tensors = leaves(found)
         if len(tensors) == len(wanted) and all(
-            a.ndim == b.ndim and a.shape[1:] == b.shape[1:] for a, b in zip(tensors, wanted, strict=True)
+            a.ndim == b.ndim and a.shape[1:] == b.shape[1:] and a.numel() for a, b in zip(tensors, wanted, strict=True)
         ):
             return tensors
     shapes = " and ".join(str(list(x.shape)) for x in wanted)

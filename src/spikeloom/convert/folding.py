@@ -102,10 +102,11 @@ def by_input(layer: Any, factor: Tensor) -> None:
         layer.weight = nn.Parameter(scaled.to(layer.weight.dtype), requires_grad=layer.weight.requires_grad)
 
 
-def consumers(work: Working, node: fx.Node, factor: Tensor) -> list[tuple[nn.Module, Tensor]] | str:
+def consumers(work: Working, node: fx.Node, factor: Tensor, dim: int) -> list[tuple[nn.Module, Tensor]] | str:
     """The layers into whose weights a factor of a node's output may move, with it as each of them needs it.
 
-    A reason where there is a way from the node to something else than a convolution or a linear layer.
+    The factor is one value, or one for each entry of dimension ``dim`` of the output. A reason where there is a way
+    from the node to something else than a convolution or a linear layer.
     """
     found: list[tuple[nn.Module, Tensor]] = []
     for user in node.users:
@@ -118,15 +119,16 @@ def consumers(work: Working, node: fx.Node, factor: Tensor) -> list[tuple[nn.Mod
             layer = work.at(user)
             if work.calls()[id(layer)] > 1 or not work.owns(layer):
                 return f"{user.target!r} has other calls or shares its weights"
-            wide = isinstance(layer, nn.Linear) and len(user.meta["shape"]) > 2
-            if wide and factor.numel() > 1:
-                return f"{user.target!r} sees channels elsewhere than in dimension 1"
+            linear = (layer._function == "linear") if isinstance(layer, Once) else isinstance(layer, nn.Linear)
+            wanted = len(node.meta["shape"]) - 1 if linear else 1
+            if factor.numel() > 1 and dim != wanted:
+                return f"{user.target!r} sees channels in dimension {wanted}, not in {dim}"
             found.append((layer, factor))
             continue
-        passed = _passed(operation.name, node, user, factor)
+        passed = _passed(operation.name, node, user, factor, dim)
         if passed is None:
             return f"{operation.name}{_in(user.meta['where'])} stands between it and a layer"
-        further = consumers(work, user, passed)
+        further = consumers(work, user, *passed)
         if isinstance(further, str):
             return further
         found += further
@@ -146,18 +148,19 @@ _KEEPS = (
 )
 
 
-def _passed(name: str, node: fx.Node, user: fx.Node, factor: Tensor) -> Tensor | None:
-    """The factor behind an operation; None where it does not commute."""
+def _passed(name: str, node: fx.Node, user: fx.Node, factor: Tensor, dim: int) -> tuple[Tensor, int] | None:
+    """The factor behind an operation and its dimension there; None where it does not commute."""
     before, after = node.meta["shape"], user.meta["shape"]
     if after is None or len(node.users) == 0:
         return None
     if factor.numel() == 1 and user.meta["operation"].group in ("linear", "maxpool") and name != "addition":
-        return factor
-    if name.startswith(_KEEPS) and len(after) >= 2 and before[1] == after[1] and len(before) == len(after):
-        return factor
+        return factor, dim
+    if name.startswith(_KEEPS) and dim == 1 and len(before) == len(after) and before[1] == after[1]:
+        return factor, dim
     flat = len(after) == 2 and before[0] == after[0] and before[1:].numel() == after[1]
     if name in ("flatten", "reshape", "view") and flat:
-        return factor.repeat_interleave(before[2:].numel())
+        each = factor.view(-1, *(1,) * (len(before) - 1 - dim))
+        return each.expand(before[1:]).flatten(), 1
     return None
 
 

@@ -76,7 +76,8 @@ class Rate(Method):
     Args:
         threshold: ``"channel"``: the ``quantile`` of the activations of each channel; ``"layer"``: of all together;
             ``"mse"``: what T steps lose the least by in each channel, in the mean square. A dict gives the thresholds
-            of all sites by path, one value or one for each channel.
+            of all sites by path, one value or one for each channel; where an activation ends below (ReLU6), so does
+            its threshold.
         quantile: from 0 to 1; 1 is the largest activation.
         v_init: the voltage at the beginning, in thresholds; 1/2 rounds, 0 rounds down.
         T: the number of steps, for ``"mse"``.
@@ -361,4 +362,4 @@ def _given(thresholds: Mapping[str, Any], site: Site) -> Tensor:
             f"the threshold of {site} must be one positive value or {site.channels}, got {found.numel()} values of "
             f"which the least is {float(found.min()):.4g}"
         )
-    return found
+    return found if site.operation.most is None else found.clamp(max=site.operation.most)

@@ -24,12 +24,15 @@ class Result:
         network: the spiking network, of the model's input tensors in order.
         method: the method.
         takes, gives: the structures of the model's arguments and output.
+        fixed: the leaves of the arguments that are no tensors, with None for tensors.
     """
 
     report: Report
 
-    def __init__(self, network: Network, method: Method, takes: pytree.TreeSpec, gives: pytree.TreeSpec) -> None:
-        self.network, self.method = network, method
+    def __init__(
+        self, network: Network, method: Method, takes: pytree.TreeSpec, gives: pytree.TreeSpec, fixed: list[Any]
+    ) -> None:
+        self.network, self.method, self._fixed = network, method, fixed
         # Containers with numbers in place of leaves: torch warns where a TreeSpec is copied or pickled.
         self._takes = pytree.tree_unflatten(range(takes.num_leaves), takes)
         self._gives = pytree.tree_unflatten(range(gives.num_leaves), gives)
@@ -42,7 +45,8 @@ class Result:
         """The tensors of the model's arguments as sequences ``[T, B, *]``.
 
         Where values are means or each step is one by itself, the input is there at each step; where they are sums, it
-        is there in the first one, and zeros follow. Raises TypeError for arguments of another structure.
+        is there in the first one, and zeros follow. Raises TypeError for arguments of another structure, and ValueError
+        for an argument that is no tensor and has another value than in the example, which is in the network.
         """
         if isinstance(T, bool) or T < 1:
             raise ValueError(f"T must be a number of steps of at least 1, got {T!r}")
@@ -51,6 +55,12 @@ class Result:
         leaves, spec = pytree.tree_flatten((args, {}))
         if spec != pytree.tree_structure(self._takes):
             raise TypeError(f"the model was converted with arguments of another structure: {_words(self._takes)}")
+        for given, fixed in zip(leaves, self._fixed, strict=True):
+            if not isinstance(given, Tensor) and given is not fixed and given != fixed:
+                raise ValueError(
+                    f"the model was converted with the argument {fixed!r:.60}, got {given!r:.60}: an argument that is "
+                    "no tensor is fixed; convert the model with the one that you need"
+                )
         return tuple(self._sequence(x, T) for x in leaves if isinstance(x, Tensor))
 
     def _sequence(self, x: Tensor, T: int) -> Tensor:
@@ -60,7 +70,8 @@ class Result:
 
     def decode(self, y: Any) -> Any:
         """What sequences of outputs ``[T, B, *]`` stand for: their mean behind the delay, or their sum."""
-        leaves = [self._value(leaf) for leaf in ([y] if isinstance(y, Tensor) else y)]
+        leaves = [y] if isinstance(y, Tensor) or self._gives == 0 else y
+        leaves = [self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         return pytree.tree_unflatten(leaves, pytree.tree_structure(self._gives))
 
     def _value(self, y: Tensor) -> Tensor:

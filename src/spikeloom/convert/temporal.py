@@ -33,7 +33,8 @@ class _Running(TemporalModule):
     def initial_state(self, *x_t: Any) -> State:
         """Zeros of the step's shape, and the number of steps so far, by sample."""
         x = _dense(x_t[0])
-        return {"sum": torch.zeros_like(x), "steps": x.new_zeros(x.shape[0])}
+        dtype = x.dtype if x.is_floating_point() else torch.float32
+        return {"sum": torch.zeros_like(x), "steps": x.new_zeros(x.shape[0], dtype=dtype)}
 
     def _weights(self, steps: Tensor, like: Tensor) -> Tensor:
         """By what the value of a step is multiplied in its sum: 1, or the number of steps."""
@@ -46,7 +47,9 @@ class Total(_Running):
     Args:
         coding: ``"sum"`` or ``"mean"``.
 
-    Input and output are ``[T, B, *]``. The states are ``sum``, as a step, and ``steps`` ``[B]``.
+    Input and output are ``[T, B, *]``, of one dtype: what is no floating number (a mask, an index) is given as it is
+    where values are means, and added up, or joined by or, where they are sums. The states are ``sum``, as a step, and
+    ``steps`` ``[B]``.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -59,7 +62,7 @@ class Total(_Running):
         x = _dense(x_t[0])
         state = self.initial_state(x) if state is None else state
         total, steps = state["sum"] + x, state["steps"] + 1
-        return total / self._weights(steps, total), {"sum": total, "steps": steps}
+        return self._values(x, total, steps), {"sum": total, "steps": steps}
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
@@ -69,9 +72,14 @@ class Total(_Running):
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
         x = _dense(xs[0])
         state = self.initial_state(x[0]) if state is None else state
-        total = x.cumsum(0) + state["sum"]
+        total = (x.cumsum(0) + state["sum"]).to(x.dtype)
         steps = _counted(state["steps"], len(x))
-        return total / self._weights(steps, total), {"sum": total[-1], "steps": steps[-1]}
+        return self._values(x, total, steps), {"sum": total[-1], "steps": steps[-1]}
+
+    def _values(self, x: Tensor, total: Tensor, steps: Tensor) -> Tensor:
+        if x.is_floating_point():
+            return total / self._weights(steps, total)
+        return x if self.coding == "mean" else total
 
 
 class Change(_Running):
@@ -80,7 +88,8 @@ class Change(_Running):
     Args:
         coding: ``"sum"`` or ``"mean"``.
 
-    Input and output are ``[T, B, *]``. The states are ``sum``, what was sent so far, and ``steps`` ``[B]``.
+    Input and output are ``[T, B, *]``. The states are ``sum``, what was sent so far, and ``steps`` ``[B]``. Raises
+    TypeError for values that are no floating numbers, as a mask, of which there are no changes to send.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -90,7 +99,7 @@ class Change(_Running):
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, *]``."""
-        z = _dense(x_t[0])
+        z = self._checked(x_t[0])
         state = self.initial_state(z) if state is None else state
         steps = state["steps"] + 1
         total = z * self._weights(steps, z)
@@ -102,11 +111,21 @@ class Change(_Running):
         """All steps of ``[T, B, *]``, without a loop."""
         if lengths is not None or record:
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
-        z = _dense(xs[0])
+        z = self._checked(xs[0])
         state = self.initial_state(z[0]) if state is None else state
         steps = _counted(state["steps"], len(z))
         total = z * self._weights(steps, z)
         return torch.cat([total[:1] - state["sum"], total[1:] - total[:-1]]), {"sum": total[-1], "steps": steps[-1]}
+
+    @staticmethod
+    def _checked(x: Any) -> Tensor:
+        z = _dense(x)
+        if not z.is_floating_point():
+            raise TypeError(
+                f"Change: the changes of {z.dtype} values cannot be sent; make what computes them and what uses them "
+                "one module with a rule"
+            )
+        return z
 
 
 class Difference(nn.Sequential):

@@ -141,6 +141,7 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
         args, kwargs: its arguments, with a :class:`Signal` in place of each operand that depends on an input.
     """
     name = name_of(what)
+    name = "logsigmoid" if name == "log_sigmoid" else name
     signals = sum(map(_is_signal, pytree.tree_leaves((args, kwargs))))
     if name in ("relu", "clamp", "clip", "clamp_min", "clamp_max", "hardtanh", "relu6", "maximum", "minimum"):
         return _of_clamp(name, args, kwargs, signals)

@@ -27,6 +27,7 @@ class Working:
         example: what it takes, as for :func:`spikeloom.core.capture`.
         leaves: classes of modules that are one node each.
 
+    ``fixed`` holds the leaves of the example that are no tensors, whose values are in the graph, and None for tensors.
     Every node has in ``meta``: ``path`` (of the module, or of the one in whose forward it is), ``where`` (``file:line``
     of the user's code), ``shape`` (of its value on the example; None where that is no tensor), ``signal`` (whether the
     value holds a tensor that depends on an input) and ``operation``.
@@ -41,7 +42,9 @@ class Working:
         self.takes, self.gives, self.fallback = captured.takes, captured.gives, captured.fallback
         self.module = _emitted(owner, captured, self.name)
         self.graph: fx.Graph = self.module.graph
-        self.example = [x for x in pytree.tree_leaves((args, {})) if isinstance(x, Tensor)]
+        given = pytree.tree_leaves((args, {}))
+        self.example = [x for x in given if isinstance(x, Tensor)]
+        self.fixed = [None if isinstance(x, Tensor) else x for x in given]
         self._leaves = leaves
         with torch.no_grad():
             _Facts(self.module).run(*(x.clone() for x in self.example))
@@ -98,10 +101,11 @@ class Working:
         return Counter(id(self.at(node)) for node in self.graph.nodes if node.op == "call_module")
 
     def owns(self, module: nn.Module) -> bool:
-        """Whether no other module has one of this one's parameters."""
+        """Whether nothing else has one of this one's parameters: no other module, and no function as an operand."""
         mine = {id(p) for p in module.parameters()}
         everywhere = Counter(id(p) for _, p in self.module.named_parameters(remove_duplicate=False))
-        return all(everywhere[key] == 1 for key in mine)
+        operands = {id(_tensor(self.module, str(n.target))) for n in self.graph.nodes if n.op == "get_attr"}
+        return not mine & operands and all(everywhere[key] == 1 for key in mine)
 
     def free_path(self, prefix: str, name: str, taken: Collection[str] = ()) -> str:
         """A path below ``prefix`` where there is nothing yet, ``name``, ``name_1`` and so on, and that is not taken."""
@@ -218,6 +222,12 @@ def _emitted(owner: nn.Module, captured: Graph, name: str) -> fx.GraphModule:
             except AttributeError:  # nothing of it is used
                 continue
     return module.eval()
+
+
+def _tensor(module: nn.Module, path: str) -> Any:
+    """The parameter or buffer at a path."""
+    prefix, _, name = path.rpartition(".")
+    return getattr(module.get_submodule(prefix), name)
 
 
 def _stand_in(a: Any) -> Any:

@@ -1,0 +1,155 @@
+"""sl.convert where channels are not in dimension 1, weights have two users, and arguments are no plain values."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spikeloom.convert import ConversionError, Delta, Rate, Total, convert, inspect
+
+RATE = Rate(quantile=1.0)
+
+
+class Written(nn.Module):
+    """A forward that is a function of the module and its inputs."""
+
+    def __init__(self, forward, **modules):
+        super().__init__()
+        self._written = forward
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+    def forward(self, *args):
+        return self._written(self, *args)
+
+
+def off(result, model, *args, T):
+    with torch.no_grad():
+        wanted = model(*args)
+        return float((result(*args, T=T) - wanted).norm() / wanted.norm())
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+BEHIND = {
+    "flattened": (6, nn.Flatten(), nn.Linear(30, 3)),
+    "flattened, as many tokens as features": (5, nn.Flatten(), nn.Linear(25, 3)),
+    "convolved over features": (5, nn.Conv1d(5, 3, 2), nn.Flatten()),
+    "pooled over features": (6, nn.MaxPool1d(2), nn.Flatten(), nn.Linear(15, 3)),
+    "averaged over features": (6, nn.AvgPool1d(2), nn.Flatten(), nn.Linear(15, 3)),
+    "token by token": (6, nn.Linear(6, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_thresholds_of_tokens_move_into_the_weights_that_see_them(name):
+    torch.manual_seed(0)
+    features, *behind = BEHIND[name]
+    model = nn.Sequential(nn.Linear(4, features), nn.ReLU(), *behind).double()
+    x = drawn(8, 5, 4)
+    result = convert(model, RATE, example=x)
+    assert off(result, model, x, T=256) < 0.01
+    folds = name in ("flattened", "flattened, as many tokens as features", "token by token")
+    assert result.report.layers[0].alphabet == ("binary" if folds else "graded")
+    separate = convert(model, Rate(quantile=1.0, fold_scales=False), example=x)
+    if "pooled" not in name:
+        torch.testing.assert_close(result(x, T=16), separate(x, T=16), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [RATE, Delta(levels=24)], ids=["mean", "sum"])
+def test_weights_that_a_function_uses_too_stay(method):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(4)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 3)
+    tied = Written(lambda s, x: F.linear(F.relu(s.norm(s.a(x))), s.a.weight.t()), a=nn.Linear(6, 4), norm=norm)
+    tied = tied.double().eval()
+    x = drawn(16, 6)
+    result = convert(tied, method, example=x)
+    assert off(result, tied, x, T=256 if method is RATE else 8) < 0.01
+    assert result.report.folded == ()
+    assert "has the weights" in result.report.not_folded["norm"]
+    scaled = Written(lambda s, x: F.linear(s.b(F.relu(s.a(x))), s.b.weight), a=nn.Linear(6, 4), b=nn.Linear(4, 4))
+    scaled = scaled.double().eval()
+    assert off(convert(scaled, method, example=x), scaled, x, T=256 if method is RATE else 8) < 0.01
+
+
+def test_a_given_threshold_ends_where_the_activation_does():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU6(), nn.Linear(8, 3)).double(), 20 * drawn(16, 6)
+    result = convert(model, Rate(threshold={"1": 30.0}), example=x)
+    assert result.report.layers[0].threshold == 6.0
+    assert off(result, model, x, T=256) < 0.01
+
+
+def test_arguments_that_are_no_tensors_are_fixed():
+    torch.manual_seed(0)
+    model = Written(lambda s, x, k: s.b(F.relu(s.a(x) * k)), a=nn.Linear(6, 4), b=nn.Linear(4, 3)).double()
+    x = drawn(16, 6)
+    result = convert(model, Delta(levels=24), example=(x, 2.0))
+    assert off(result, model, x, 2.0, T=8) < 0.01
+    with pytest.raises(ValueError, match=r"converted with the argument 2\.0, got 3\.0"):
+        result(x, 3.0, T=8)
+
+
+def test_outputs_that_are_no_tensors_stay():
+    torch.manual_seed(0)
+    model = Written(lambda s, x: (s.b(F.relu(s.a(x))), None, 3), a=nn.Linear(6, 4), b=nn.Linear(4, 3)).double()
+    x = drawn(16, 6)
+    y, none, three = convert(model, Delta(levels=24), example=x)(x, T=8)
+    assert none is None
+    assert three == 3
+    torch.testing.assert_close(y, model(x)[0], rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("method", [RATE, Delta(levels=24)], ids=["mean", "sum"])
+def test_masks_are_no_numbers(method):
+    torch.manual_seed(0)
+
+    def attend(s, x, mask):
+        return s.head(F.scaled_dot_product_attention(*s.qkv(x).chunk(3, -1), attn_mask=mask).mean(1))
+
+    model = Written(attend, qkv=nn.Linear(4, 24), head=nn.Linear(8, 3)).double()
+    x, mask = drawn(8, 5, 4), (drawn(8, 5, 5, seed=1) > 0) | torch.eye(5).bool()
+    result = convert(model, method, example=(x, mask))
+    assert off(result, model, x, mask, T=4) < 1e-12
+    steps = torch.tensor([[True, False], [False, False], [True, True]])
+    for coding, wanted in (("mean", steps), ("sum", torch.tensor([[True, False], [True, False], [True, True]]))):
+        total = Total(coding=coding)
+        assert torch.equal(total.sequence(steps)[0], wanted)
+        first, state = total.step(steps[0])
+        assert torch.equal(first, wanted[0])
+        assert torch.equal(total.sequence(steps[1:], state=state)[0], wanted[1:])
+
+
+def test_changes_of_masks_are_refused():
+    model = Written(lambda s, x: torch.where(s.a(x) > 0, 1.0, 0.0), a=nn.Linear(6, 4)).double()
+    with pytest.raises(TypeError, match=r"changes of torch\.bool values cannot be sent"):
+        convert(model, Delta(), example=drawn(16, 6), on_unknown="keep")
+
+
+def test_a_pool_that_takes_channels_for_rows_is_computed_by_difference():
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(F.max_pool2d(F.relu(s.a(x)), 2).flatten(1)), a=nn.Linear(4, 6), b=nn.Linear(6, 3))
+    x = drawn(8, 5, 4)
+    result = convert(model.double(), RATE, example=x)
+    assert off(result, model, x, T=256) < 0.01
+    assert [e.fate for e in inspect(model, x, method=RATE).entries if e.was == "maxpool"] == ["difference"]
+
+
+def test_numbers_that_are_options_of_a_sum_are_no_operands():
+    torch.manual_seed(0)
+    x = drawn(16, 6)
+    for function in (lambda h: torch.add(h, 1, alpha=1), lambda h: torch.sub(h, 2, alpha=2), F.logsigmoid):
+        model = Written(lambda s, x, f=function: s.b(F.relu(f(s.a(x)) + 1)), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+        assert off(convert(model.double(), Delta(levels=24), example=x), model, x, T=8) < 0.01
+
+
+def test_data_that_are_not_there_are_said_to_be_missing():
+    model, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double(), drawn(16, 6)
+    with pytest.raises(ConversionError, match="no batches"):
+        convert(model, RATE, example=x, calibrate=iter([]))
+    with pytest.raises(ConversionError, match=r"got a Tensor with \[0, 6\]"):
+        convert(model, RATE, example=x, calibrate=[x[:0]])
