@@ -286,6 +286,34 @@ def test_nothing_but_inputs_and_checkpoints_is_saved(given):
     assert sizes == [*start, 2 * 24, 40 * 24]  # start state, states at steps 16 and 32, x
 
 
+class StartsAnywhere(sl.IF):
+    """Its states at rest are one value, expanded or not, of any dtype."""
+
+    def __init__(self, dtype, expanded):
+        super().__init__(v_threshold=2.0)
+        self.dtype, self.expanded = str(dtype).removeprefix("torch."), expanded
+
+    def initial_state(self, x):
+        value = torch.full((), 0.75, dtype=getattr(torch, self.dtype)).expand(x.shape)
+        return {"v": value if self.expanded else value.contiguous()}
+
+
+@pytest.mark.parametrize("expanded", [False, True])
+@pytest.mark.parametrize("own", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_state_at_rest_of_another_dtype_starts_at_its_value(own, expanded):
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        neuron, x = StartsAnywhere(own, expanded), torch.full((3, 2, 5), 0.25, dtype=dtype)
+        with sl.backend("c"):
+            y, state = neuron.sequence(x)
+        assert state["v"].eq(1.5).all()
+        assert not y.any()
+        with torch.no_grad():
+            stream = sl.Network(neuron).stream()
+            for step in x:
+                stream(step)
+            assert all(s["v"].eq(1.5).all() for s in stream.state.values())
+
+
 def test_an_input_changed_in_place_is_noticed():
     x = torch.randn(5, 4, 6, requires_grad=True)
     z = x * 1

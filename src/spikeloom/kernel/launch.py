@@ -50,7 +50,11 @@ def run(target: Target, kernels: Kernels, neuron: Any, request: Request) -> Foun
     rest = tuple(map(is_one_value, request.states))
     plan, operands = plan_of(kernels, request, numbers, rest)
     for name, state, one in zip(layout.start, request.states, plan.rest, strict=True):
-        operands[name] = state.as_strided((), ()) if one else plan.to_memory(state.to(request.dtype)).contiguous()
+        if one and target.inside:  # such a kernel reads a value of any dtype
+            operands[name] = state.as_strided((), ())
+        else:
+            state = state.as_strided((), ()) if one else plan.to_memory(state)
+            operands[name] = state.to(request.dtype).contiguous()
     operands["lens"] = None if lengths is None else lengths.contiguous()
     if joined is not None:
         operands.update(weight=joined[0].weight, bias=joined[0].bias)
@@ -103,7 +107,7 @@ def step_of(target: Target, kernels: Kernels, neuron: Any, request: Request) -> 
     def run(x: Tensor, states: list[Tensor]) -> list[Tensor]:
         operands, new = {**fixed, at: x}, [plan.empty() for _ in final]
         for before, after, state, made in zip(start, final, states, new, strict=True):
-            operands[before], operands[after] = plan.to_memory(state).contiguous(), made
+            operands[before], operands[after] = plan.to_memory(state.to(plan.dtype)).contiguous(), made
         launch(operands)
         return new if plan.natural else [plan.to_logical(s) for s in new]
 

@@ -32,8 +32,8 @@ class Request(NamedTuple):
     step: torch.Size
     """``[B, *]``."""
     states: States
-    """At the start, ``[B, *]`` in the order of ``dynamics``, of the dtype ``self.dtype``. Those at rest may be one
-    value, expanded, on a device the number itself, in float64 (see :attr:`start`)."""
+    """At the start, ``[B, *]`` in the order of ``dynamics``. They are made of the dtype ``self.dtype`` where they are
+    not. Those at rest may be one value, expanded, on a device the number itself, in float64 (see :attr:`start`)."""
     lengths: Tensor | None = None
     """Valid steps per sample, int64 ``[B]``. Past them the states stay, output and recordings are 0."""
     record: tuple[int, ...] = ()
