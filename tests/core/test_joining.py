@@ -356,6 +356,12 @@ def test_what_is_told_of_a_tensor_is_as_it_is_now():
     assert told[:2] == told[2:] == [((6, 1, C, 5, 5), 5, 6, True), ((6, C, 5, 5), 4, 6, False)]
 
 
+def test_whoever_takes_its_address_is_told_that_it_has_no_memory():
+    net = network(lambda m, x: torch.from_dlpack(torch._C._to_dlpack(m.bn[0](m.conv[0](x)))))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        net(inputs())
+
+
 def test_second_derivatives_raise_where_the_norm_was_bypassed():
     net, x = network(lambda m, x: Half.apply(m.bn[0](m.conv[0](x)))), inputs().requires_grad_()
     (g,) = torch.autograd.grad(net(x).square().sum(), x, create_graph=True)

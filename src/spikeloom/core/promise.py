@@ -299,6 +299,7 @@ def _empty(late: Late) -> Promise:
     x = late.x
     made: Promise = Tensor._make_wrapper_subclass(Promise, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device)
     made.late, made.node = late, None
+    torch._C._set_throw_on_mutable_data_ptr(made)  # an extension that takes an address would read at none
     return made
 
 
