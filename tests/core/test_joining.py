@@ -612,6 +612,21 @@ def test_neurons_that_join_and_modules_that_do_not(neuron):
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
 
 
+def test_a_shallow_copy_of_a_norm_is_a_norm_of_its_own():
+    def run(m, x):
+        copied = copy.copy(m.bn[0])  # which torch's DataParallel does too
+        copied.training = False
+        copies.append(copied)
+        return m.neuron[0](copied(m.conv[0](x))) + m.neuron[1](m.bn[0](m.conv[1](x)))
+
+    copies, net = [], network(run)
+    check(net)
+    x = inputs()[0]
+    for copied in copies:
+        copied.running_mean = torch.ones(C).double()
+        torch.testing.assert_close(copied(x), nn.BatchNorm2d.forward(copied, x))
+
+
 def test_a_changed_class_and_a_norm_of_somebodys_own():
     class Twice(nn.BatchNorm2d):
         def forward(self, x):
