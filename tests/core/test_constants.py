@@ -121,6 +121,7 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
         "dims",
         "shared",
         "gain",
+        "gives",
         "groups",
         "gives",
         *("reduction", "reduction_t", "reduction_c", "kernel", "kernel_t", "kernel_c"),

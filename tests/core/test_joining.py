@@ -204,7 +204,7 @@ def test_the_normalised_tensor_is_not_saved():
     """The batch norm saves its input and the neuron the normalised tensor; together they save the input."""
     net, x = network(chain), inputs()
     less = saved(without(net), x) - saved(net, x)
-    assert abs(less - x.numel() * 8) <= 500  # numbers per channel
+    assert abs(less - x.numel() * 8) <= 500  # numbers of norm and neuron are saved in another form
 
 
 def test_what_looked_is_not_promised_for_a_while():
@@ -269,6 +269,97 @@ def test_a_function_of_somebodys_own_sends_its_gradient_through_the_norm(functio
     net = network(run)
     net(inputs(4))
     check(net.train(training))
+
+
+class Twice(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 2.0
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 2.0 * g * ctx.saved_tensors[0]
+
+
+def rectified(y):
+    nn.functional.relu(y, inplace=True)
+
+
+ON_THE_WAY = {
+    "a hook": lambda y: y.register_hook(lambda g: g * 0.5),
+    "retain_grad": lambda y: y.retain_grad(),
+    "in place": rectified,
+    "detach_": lambda y: y.detach_(),
+}
+
+
+@pytest.mark.parametrize("name", ON_THE_WAY)
+def test_a_function_whose_gradient_would_pass_by_something_raises(name):
+    def before(m, x):
+        y = m.bn[0](m.conv[0](x))
+        ON_THE_WAY[name](y)
+        return m.neuron[0](Twice.apply(y)) + x
+
+    def after(m, x):
+        y = m.bn[0](m.conv[0](x))
+        z = Twice.apply(y)
+        ON_THE_WAY[name](y)
+        return m.neuron[0](z) + y
+
+    for run in (before, after):
+        net, x = network(run), inputs().requires_grad_()
+        if run is after and name in ("in place", "detach_"):
+            check(net)  # the function was called with what the norm gave
+            continue
+        with pytest.raises(RuntimeError, match=r"BatchNorm2d\(4\): its output .* does not pass by that; clone"):
+            net(x).sum().backward()
+        net.fuse = False
+        net(x).sum().backward()
+
+
+def test_what_a_function_has_saved_and_was_written_to_since_is_noticed():
+    def run(m, x):
+        y = m.bn[0](m.conv[0](x))
+        z = Square.apply(y)
+        rectified(y)
+        return z + y
+
+    net = network(run)
+    for fuse in (True, False):
+        net.fuse = fuse
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            net(inputs()).sum().backward()
+
+
+def test_what_is_told_of_a_tensor_is_as_it_is_now():
+    def run(m, x):
+        y = m.bn[0](m.conv[0](x))
+        y.unsqueeze_(1)
+        told.append((y.shape, y.ndim, len(y), y.requires_grad))
+        y.squeeze_(1).detach_()
+        told.append((y.shape, y.ndim, len(y), y.requires_grad))
+        return m.neuron[0](y + x)
+
+    told = []
+    check(network(run), calls=1)
+    assert told[:2] == told[2:] == [((6, 1, C, 5, 5), 5, 6, True), ((6, C, 5, 5), 4, 6, False)]
+
+
+def test_whoever_takes_its_address_is_told_that_it_has_no_memory():
+    net = network(lambda m, x: torch.from_dlpack(torch._C._to_dlpack(m.bn[0](m.conv[0](x)))))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        net(inputs())
 
 
 def test_second_derivatives_raise_where_the_norm_was_bypassed():
@@ -343,6 +434,32 @@ def test_taps_and_recordings_see_the_normalised_tensor_and_leave_the_norm_joined
     torch.testing.assert_close(*grads)
 
 
+def test_a_recording_stays_where_what_was_recorded_is_written_to():
+    class Block(nn.Module):
+        def __init__(self, bn):
+            super().__init__()
+            self.bn = bn
+
+        def forward(self, x):
+            y = self.bn(x)
+            self.mean = y.mean()
+            return y
+
+    def run(m, x):
+        y = m.block(m.conv[0](x))
+        y += x
+        return m.neuron[0](y)
+
+    net, x = network(run).eval(), inputs()
+    net.body.block = Block(net.body.bn[0])
+    wanted = net.body.bn[0](net.body.conv[0](x.flatten(0, 1))).unflatten(0, (T, B))
+    for use in (torch.no_grad, torch.enable_grad):
+        with use():
+            _, result = net(x, record=("block.output", "bn.0.output"))
+        for found in result.record.values():
+            torch.testing.assert_close(found, wanted)
+
+
 def test_checkpointing():
     class Part(nn.Module):
         def __init__(self):
@@ -362,6 +479,16 @@ def test_checkpointing():
     check(net)
     net.spikes = "packed"
     check(net)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_was_promised_before_a_checkpoint_of_torchs_is_no_part_of_it(reentrant):
+    def run(m, x):
+        y = m.bn[0](m.conv[0](x))
+        again = torch.utils.checkpoint.checkpoint(lambda y: y.sin() * y, y, use_reentrant=reentrant)
+        return m.neuron[0](again) + m.neuron[1](y)
+
+    check(network(run))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -485,6 +612,21 @@ def test_neurons_that_join_and_modules_that_do_not(neuron):
     torch.testing.assert_close(*found, rtol=1e-11, atol=1e-11)
 
 
+def test_a_shallow_copy_of_a_norm_is_a_norm_of_its_own():
+    def run(m, x):
+        copied = copy.copy(m.bn[0])  # which torch's DataParallel does too
+        copied.training = False
+        copies.append(copied)
+        return m.neuron[0](copied(m.conv[0](x))) + m.neuron[1](m.bn[0](m.conv[1](x)))
+
+    copies, net = [], network(run)
+    check(net)
+    x = inputs()[0]
+    for copied in copies:
+        copied.running_mean = torch.ones(C).double()
+        torch.testing.assert_close(copied(x), nn.BatchNorm2d.forward(copied, x))
+
+
 def test_a_changed_class_and_a_norm_of_somebodys_own():
     class Twice(nn.BatchNorm2d):
         def forward(self, x):
@@ -535,7 +677,9 @@ def test_a_tensor_that_was_written_to_is_nothing_for_what_does_not_say_its_name(
     net.body.fails = False
     check(net)
     net.body.fails, net.body.extra = True, nn.Identity()
-    check(net)
+    with pytest.raises(RuntimeError, match="does not pass by that"):
+        net(inputs()).sum().backward()
+    check(net)  # the norm does not wait again
     net = network(lambda m, x: m.neuron[0](m.bn[0](m.conv[0](x)).add_(1.0)))
     check(net)
 

@@ -261,6 +261,19 @@ def test_weights_of_the_authors(name, make, some):
     assert not model.training
 
 
+def test_keys_in_another_order_are_refused_and_the_models_own_need_none():
+    weights = plif_gesture()
+    sorted_keys = {key: weights[key] for key in sorted(weights)}  # conv.12 is before conv.4, and their shapes are equal
+    with pytest.raises(ValueError, match=r"'conv.2.w' comes after 'conv.18.w', .* order of registration"):
+        sl.models.convert("plif_dvsgesture", sorted_keys)
+    own = sl.models.convert("plif_dvsgesture", weights).model.state_dict()
+    own = {key: own[key] for key in sorted(own) if not key.endswith("_extra_state")}
+    own["stage3.0.weight"] = own.pop("stage3.0.weight")  # after all others
+    found = sl.models.convert("plif_dvsgesture", own)
+    assert all(key == other for key, other in found.keys.items())
+    assert all(torch.equal(found.model.state_dict()[key], value) for key, value in own.items())
+
+
 def test_what_the_authors_never_use_is_left_out_and_listed(monkeypatch):
     weights = vgg5()
     weights["features.0.talking_heads"] = torch.ones(3)

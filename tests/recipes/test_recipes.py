@@ -112,6 +112,16 @@ def moving(t, label):
     return ev.make_events(t, x, draw.integers(0, 128, len(t)), draw.integers(0, 2, len(t)))
 
 
+def test_a_model_with_another_surrogate_is_loaded_with_its_factory(tmp_path):
+    net = cifar10.build(cifar10.Config(dataset="digits", model="csnn_8x8", surrogate="Sigmoid", scale=4.0))
+    sl.models.save(net, tmp_path)
+    with pytest.raises(ValueError, match="was created with neurons of its own; give the factory again, neuron="):
+        sl.models.load(tmp_path)
+    neuron = functools.partial(sl.LIF, surrogate=sl.surrogate.Sigmoid(4.0))
+    model, images = sl.models.load(tmp_path, neuron=neuron), torch.rand(2, 3, 1, 8, 8)
+    assert torch.equal(sl.Network(model)(images), net.eval()(images))
+
+
 def test_gestures_in_their_published_layout(tmp_path):
     """AEDAT 3.1, a table of class, begin and end beside each recording, lists of recordings for each split."""
     top = tmp_path / "dvs128-gesture" / "DvsGesture"

@@ -10,7 +10,7 @@ from .loop import Loop
 from .module import TemporalModule, check_state, sequence_size
 from .network import Network, static
 from .prepared import Prepared, UnfitError, prepare
-from .promise import MAKERS, Late, Promise
+from .promise import MAKERS, Late, Promise, checkpoint_hooks
 from .recompute import Checkpoint, checkpoint
 from .replace import Replacement, replace
 from .replay import can_record
@@ -56,6 +56,7 @@ __all__ = [
     "capture",
     "check_state",
     "checkpoint",
+    "checkpoint_hooks",
     "detach",
     "graphed",
     "prepare",

@@ -6,7 +6,8 @@ normalised tensor is neither written nor saved. Whoever else is given one finds 
     functions and methods of torch      get it, computed at the first of them, as a part of the graph
     shapes, dtypes, devices             are known, and nothing is computed
     what torch does not tell of         as ``autograd.Function.apply``, gets its values; the gradient that comes back
-                                        goes through the norm to what the norm was given
+                                        goes through the norm to what the norm was given, and raises where it should
+                                        have met what was done with the tensor on its way: a hook, something in place
 
 It is computed from tensors where they lie. Autograd's counts of what is written to them are compared: where one has
 moved since the norm was called, looking raises. What moves no count (``.data``) is not noticed, as by autograd.
@@ -17,7 +18,8 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -55,6 +57,26 @@ class Waiting(NamedTuple):
     promised: list[weakref.ref[Late]]
 
 
+def checkpoint_hooks() -> Any:
+    """The hooks by which torch's checkpoint counts what is saved, or None where it does not run."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks if hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint" else None
+
+
+@contextmanager
+def _outside_checkpoints() -> Iterator[None]:
+    """What was promised before a checkpoint is no part of it, and is not computed again with it."""
+    taken = []
+    try:
+        while (hooks := checkpoint_hooks()) is not None:
+            torch._C._autograd._pop_saved_tensors_default_hooks()
+            taken.append(hooks)
+        yield
+    finally:
+        for hooks in reversed(taken):
+            torch._C._autograd._push_saved_tensors_default_hooks(*hooks)
+
+
 class Late:
     """What a promise stands for.
 
@@ -79,6 +101,9 @@ class Late:
         self.has_graph = torch.is_grad_enabled()
         self._value: Leaf = None
         self._bare: Leaf = None
+        self._made: tuple[int, Any] = (0, None)  # version and place in the graph of the value when it was computed
+        self._written = 0  # the version of the value that promises were told of
+        self._in_doubt = False
 
     @property
     def input(self) -> Tensor:
@@ -88,7 +113,12 @@ class Late:
     @property
     def may_join(self) -> bool:
         """Whether a neuron may compute it itself: nobody has looked, and the graph would be the same."""
-        return self._value is None and (self.has_graph or not torch.is_grad_enabled())
+        return self.waits and (self.has_graph or not torch.is_grad_enabled())
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has looked."""
+        return self._value is None
 
     def check(self) -> None:
         """Raises RuntimeError where something that it is computed of was written to."""
@@ -105,11 +135,11 @@ class Late:
             self.check()
             _now.module = self.module
             try:
-                with torch.inference_mode(False), torch.set_grad_enabled(self.has_graph):
+                with torch.inference_mode(False), torch.set_grad_enabled(self.has_graph), _outside_checkpoints():
                     self._value = self._compute(*self.leaves)
             finally:
                 _now.module = None
-            self._made = self._value._version
+            self._written, self._made = self._value._version, (self._value._version, self._value.grad_fn)
             for tell in self.looked:
                 tell(by)
         return self._value
@@ -129,13 +159,33 @@ class Late:
 
         Raises RuntimeError where the tensor was written to, since the gradient would pass what was written by.
         """
-        if self._value is not None and self._value._version != self._made:
+        if self._is_changed():
             raise RuntimeError(f"{func} is called after something wrote {_UNSEEN}")
         return self.beside()
+
+    def looked_at(self) -> bool:
+        """Notes that a function of torch looked; whether the tensor was written to since the last did."""
+        if self._value is None:
+            return False
+        # autograd.Function calls its forward like this, and its gradient would pass by what changed the tensor
+        self._in_doubt |= not torch.is_grad_enabled() and self._is_changed()
+        before, self._written = self._written, self._value._version
+        return before != self._written
+
+    def _is_changed(self) -> bool:
+        """Whether the tensor is no longer what the norm gave, or no longer at that place in the graph."""
+        return self._value is not None and self._made != (self._value._version, self._value.grad_fn)
 
     def gradients(self, g: Tensor, needed: tuple[bool, ...]) -> tuple[Leaf, ...]:
         """Gradients of the leaves that need one, from that of the tensor."""
         self.check()
+        value = self._value
+        if self._in_doubt or (value is not None and (value._backward_hooks or value.retains_grad)):
+            raise RuntimeError(
+                f"{type(self.module).__name__}({self.x.shape[1]}): its output has a hook, retains its gradient or was "
+                "changed in place, and was given to an autograd.Function, whose gradient does not pass by that; clone "
+                "the output first, or make the network with sl.Network(..., fuse=False)"
+            )
         with torch.enable_grad():
             own = [
                 None if t is None else t.detach().requires_grad_(n) for t, n in zip(self.leaves, needed, strict=True)
@@ -186,12 +236,21 @@ class Promise(Tensor):
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     if _current[0] is _run and "torch._dynamo" in sys.modules:
         _current[0] = torch.compiler.disable(_run, reason=_APART)
-    if func in _TELLS:
+    if func in _TELLS and (args[0].late.waits or not args[0].is_as_made):
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **kwargs)
-    name = _name(func)
-    given, options = pytree.tree_map_only(Promise, lambda p: p.tensor(name), (args, kwargs))
-    return func(*given, **options)
+    name, looked = _name(func), []
+
+    def taken(p: Promise) -> Tensor:
+        looked.append(p)
+        return p.tensor(name)
+
+    given, options = pytree.tree_map_only(Promise, taken, (args, kwargs))
+    found = func(*given, **options)
+    for p in looked:
+        if p.late.looked_at():  # so that autograd, where it has saved the promise, finds that it was written to
+            torch.autograd.graph.increment_version(p)
+    return found
 
 
 # A compiled function leaves its graph there and goes on with the tensor; one of one whole graph raises with the reason.
@@ -240,6 +299,7 @@ def _empty(late: Late) -> Promise:
     x = late.input
     made: Promise = Tensor._make_wrapper_subclass(Promise, x.shape, strides=x.stride(), dtype=x.dtype, device=x.device)
     made.late, made.node = late, None
+    torch._C._set_throw_on_mutable_data_ptr(made)  # an extension that takes an address would read at none
     return made
 
 

@@ -115,7 +115,7 @@ class Recorder:
         if type(value) is Promise:
             if not self.wants_side(module, side):
                 return value
-            if not self.needs_graph([(module, side)]):
+            if value.late.waits and not self.needs_graph([(module, side)]):
                 self.see(module, side, value.late.beside())
                 return value
         value = kept(value, "record")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import MAKERS, Late
+from ..core import MAKERS, Late, checkpoint_hooks
 from ..native.build import BuildError
 from . import launch
 from .backend import chosen, debugging, note, transformed
@@ -32,7 +32,7 @@ def called(module: Any, x: Any, T: int) -> Late | None:
         return None
     if transformed() or torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
         return None
-    if _is_checkpointed():
+    if checkpoint_hooks() is not None:  # it counts what is saved, also where it computes once more
         note(module, "alone", "inside a checkpoint")
         return None
     if x.numel() < WORTH:
@@ -56,12 +56,6 @@ def called(module: Any, x: Any, T: int) -> Late | None:
 
     joins = replace(norm, moments=moments, in_vain=in_vain)
     return Late(module, leaves, joins, partial(norm.again, moments), tells)
-
-
-def _is_checkpointed() -> bool:
-    """Whether torch's checkpoint runs: it counts what is saved, also where it computes once more outside a network."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
 
 
 MAKERS.update(dict.fromkeys(KINDS, called))

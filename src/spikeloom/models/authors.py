@@ -1,14 +1,16 @@
 """Weights of the authors' own code, for the models here.
 
 Names differ, but both sides have the same layers in the same order. What is matched is that order, with kinds and
-shapes of all layers; a difference anywhere raises, so that nothing is loaded where it does not belong.
+shapes of all layers; a difference anywhere raises. Layers of equal shapes could still change places: it raises where
+numbers in the names go down, as in a file whose keys were sorted, and where queries, keys and values are not met by
+their like. Where all names are those of the model, they are what is matched.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -64,7 +66,8 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
 
     Layers that have weights are matched in order, and so are the numbers that neurons learn, which is right where they
     mean the same: ``w`` of a PLIF with ``1/tau = sigmoid(w)``. Constants of neurons are in no ``state_dict`` of others;
-    the model has its own. Raises ValueError at the first layer whose tensors or shapes differ.
+    the model has its own. Raises ValueError at the first layer whose tensors or shapes differ, and for keys in another
+    order than that of registration, as those of a ``safetensors`` file are.
 
     ::
 
@@ -83,8 +86,16 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
     dropped = tuple(key for key in weights if any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns))
     state = model.state_dict()
     own = _layers({key: value for key, value in state.items() if not key.endswith(_CONSTANTS)})
-    passed = _passed(weights, ORDER.get(FILES[name], ()))
-    theirs = _layers({key: weights[key] for key in passed if key not in dropped})
+    passed = [key for key in _passed(weights, ORDER.get(FILES[name], ())) if key not in dropped]
+    if state.keys() >= (names := set(passed)):
+        passed = [key for key in state if key in names]
+    elif down := _going_down(key for key in weights if key in names):
+        raise ValueError(
+            f"convert {name}: {down[1]!r} comes after {down[0]!r}, so that the keys are not in the order of "
+            "registration, by which layers are matched; give the state_dict as PyTorch saved it, or one in the order "
+            "of the authors' own, {key: weights[key] for key in their_model.state_dict()}"
+        )
+    theirs = _layers({key: weights[key] for key in passed})
     keys = {}
     for kind in (True, False):
         for mine, other in _pairs(name, _of(kind, own), _of(kind, theirs)):
@@ -103,6 +114,21 @@ def _passed(weights: Mapping[str, Tensor], beginnings: Sequence[str]) -> list[st
         return next((k for k, beginning in enumerate(beginnings) if f".{beginning}" in f".{key}"), len(beginnings))
 
     return sorted(weights, key=place)
+
+
+def _going_down(keys: Iterable[str]) -> tuple[str, str] | None:
+    """Two keys of which the second has the smaller number of those at one place, as ``conv.12`` and ``conv.4``."""
+    last: dict[str, tuple[int, str]] = {}
+    for key in keys:
+        at = ""
+        for part in key.split(".")[:-1]:
+            if part.isdecimal():
+                number, before = last.get(at, (0, ""))
+                if int(part) < number:
+                    return before, key
+                last[at] = int(part), key
+            at += f"{part}."
+    return None
 
 
 def _layers(weights: Mapping[str, Tensor]) -> list[_Layer]:

@@ -8,7 +8,7 @@ The image is presented at each of T steps, so that what stands before the first 
 training images is held out and measured after each epoch; the last epoch counts, the test set is used once, after it.
 Who compares with published figures trains on all images, with --validation 0. The learning rate belongs to the batch
 size, climbs for some epochs and falls to 0 along half a cosine; norms, biases and neurons have no weight decay. The run
-has a folder ``model`` in the end, for ``sl.models.load``.
+has a folder ``model`` in the end, for ``sl.models.load``, which asks for neurons that are not those of the paper.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def network(config: Base, **options: Any) -> sl.Network:
         options["neuron"] = functools.partial(NEURONS[config.neuron], detach_reset=True, **tau)
     model = sl.models.create(config.model, **{name: value for name, value in options.items() if name in known})
     if config.surrogate != "paper":
-        for module in model.modules():
-            if isinstance(module, sl.Neuron):
-                module.surrogate = getattr(sl.surrogate, config.surrogate)(config.scale)
+        for neuron in (m for m in model.modules() if isinstance(m, sl.Neuron)):
+            neuron.surrogate = getattr(sl.surrogate, config.surrogate)(config.scale)
+        model.built = model.built and model.built._replace(own_neuron=True)  # so that load asks for them
     net = sl.Network(model, spikes="packed" if config.packed else "dense")
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # is faster for layers between steps
     return net
