@@ -123,7 +123,6 @@ def test_every_module_of_nn_and_every_curve_is_looked_at():
         "gain",
         "gives",
         "groups",
-        "gives",
         *("reduction", "reduction_t", "reduction_c", "kernel", "kernel_t", "kernel_c"),
     )
     of_training = ("dropout", "same_mask", "momentum", "detach_reset")
