@@ -285,6 +285,22 @@ def test_gradients_of_first_spikes():
     torch.testing.assert_close(late[:, 1:], out[:, 1:].detach() + 900)
 
 
+def test_first_spikes_of_times_that_lie_far_apart():
+    layer = L.FirstSpike(2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, 2.0], [0.8, 0.8]]))
+    times = torch.tensor([[0.0, 100.0]], requires_grad=True)  # exp(100) is no float32
+    out = layer(times)
+    out.sum().backward()
+    # 2 (1 - exp(-t)) = 1, before the second input; 0.8 + 0.8 (1 - exp(-(t - 100))) = 1
+    torch.testing.assert_close(out.detach(), torch.tensor([[math.log(2), 100 + math.log(0.8 / 0.6)]]))
+    torch.testing.assert_close(times.grad, torch.tensor([[1.0, 1.0]]))
+    wanted = torch.tensor([[-0.5, 0.0], [-1 / 0.6, 1 / 0.8 - 1 / 0.6]])
+    torch.testing.assert_close(layer.weight.grad, wanted)
+    with pytest.raises(ValueError, match="more than 600 tau apart, 700"):
+        layer(torch.tensor([[0.0, 700.0]]))
+
+
 def test_the_tempotron_sums_kernels_and_its_loss_is_the_rule():
     neuron = L.Tempotron(5, 3, tau=15.0, tau_syn=3.75).double()
     nn.init.normal_(neuron.weight, std=0.6)

@@ -25,7 +25,7 @@ class FPTT:
     """Trains a network after each piece of a sequence, with a regulariser that remembers the weights of earlier pieces.
 
     Args:
-        parameters: those that the optimiser changes.
+        parameters: those that the optimiser changes; frozen ones may be among them.
         alpha: strength of the regulariser, above 0.
 
     The running means W' and the last gradients l' belong to the object and are in :meth:`state_dict`; they go on from
@@ -99,7 +99,9 @@ class FPTT:
             optimiser.step()
             optimiser.zero_grad()
             again = check_scalar(loss(net.sequence(piece, state=state)[0], t0))
-            self.update(torch.autograd.grad(again, self.parameters, allow_unused=True))
+            learned = [p for p in self.parameters if p.requires_grad]
+            found = dict(zip(map(id, learned), torch.autograd.grad(again, learned, allow_unused=True), strict=True))
+            self.update(found.get(id(p)) for p in self.parameters)
             state = detach(after)
             yield Piece(t0, value.detach(), y.detach(), state)
 

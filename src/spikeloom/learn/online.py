@@ -84,7 +84,8 @@ def online(
 
     Raises ValueError for ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch
     norm between), where a temporal module is no neuron, where a convolution meets a neuron whose eligibility is no
-    trace, or where eligibilities would take more than ``limit`` bytes.
+    trace, where the neurons of a layer depend on each other (MPBN in training), or where eligibilities would take more
+    than ``limit`` bytes.
 
     Meng et al., ICCV 2023 (SLTT, SLTT-K); Xiao et al., NeurIPS 2022 (OTTT); Williams and Zipser, Neural Computation 1,
     1989 (real-time recurrent learning).
