@@ -156,6 +156,8 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
         return Operation(_WORD.get(name, "norm"), "function")
     if name in _MATH.split():
         return Operation("math", "function")
+    if name in _PRODUCTS and kwargs.get("rounding_mode") is not None:
+        return Operation(f"{name} that rounds", "unknown")
     if name in _PRODUCTS:
         both = signals > 1 or (name in _ONE_OPERAND and args and not _is_signal(args[0]))
         return Operation("product", "function") if both else Operation("scaling", "linear")

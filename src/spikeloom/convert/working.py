@@ -30,7 +30,8 @@ class Working:
     ``fixed`` holds the leaves of the example that are no tensors, whose values are in the graph, and None for tensors.
     Every node has in ``meta``: ``path`` (of the module, or of the one in whose forward it is), ``where`` (``file:line``
     of the user's code), ``shape`` (of its value on the example; None where that is no tensor), ``signal`` (whether the
-    value holds a tensor that depends on an input) and ``operation``.
+    value holds a tensor that depends on an input), ``rounds`` (whether it makes whole numbers of others) and
+    ``operation``.
     """
 
     def __init__(self, model: nn.Module, example: Any, leaves: tuple[type[nn.Module], ...]) -> None:
@@ -80,7 +81,10 @@ class Working:
                 return Operation(type(module).__name__, "unknown")
             return of_module(module)
         args, kwargs = map_arguments(_stand_in, (node.args, node.kwargs))
-        return of_function(node.meta["what"], args, kwargs)
+        found = of_function(node.meta["what"], args, kwargs)
+        if found.group == "linear" and node.meta["rounds"]:
+            return Operation(f"{found.name} that rounds", "unknown")
+        return found
 
     def at(self, node: fx.Node) -> nn.Module:
         """The module of a node."""
@@ -158,6 +162,9 @@ class _Facts(fx.Interpreter):
         depends = n.op == "placeholder" or any(source.meta["signal"] for source in n.all_input_nodes)
         n.meta["shape"] = value.shape if isinstance(value, Tensor) else None
         n.meta["signal"] = bool(tensors) and depends and not shaped
+        n.meta["floats"] = isinstance(value, Tensor) and value.is_floating_point()
+        given = any(source.meta["signal"] and source.meta["floats"] for source in n.all_input_nodes)
+        n.meta["rounds"] = given and isinstance(value, Tensor) and not n.meta["floats"]
         return value
 
 
