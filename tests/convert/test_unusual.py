@@ -197,3 +197,13 @@ def test_a_curve_of_networks_that_wait_is_that_of_single_runs():
     steps = (1, 2, 3, 5, 8)
     wanted = {T: (result(x, T=T).argmax(1) == labels).double().mean().item() for T in steps}
     assert result.curve(x, labels, steps=steps, batch_size=20) == pytest.approx(wanted)
+
+
+def test_channels_of_a_pooled_convolution_are_its_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.AvgPool1d(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model, x = model.append(nn.Linear(4, 3)).double(), drawn(8, 2, 12)
+    result = convert(model, RATE, example=x)
+    assert result.report.layers[0].threshold.shape == (4,)
+    longer = drawn(8, 2, 16, seed=1) / 2
+    assert off(result, model, longer, T=512) < 0.02

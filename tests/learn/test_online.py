@@ -352,6 +352,17 @@ def test_fptt_passes_frozen_parameters_over():
     assert torch.equal(fptt.gradients[1], torch.zeros(2, dtype=torch.float64))
 
 
+def test_fptt_takes_the_layout_of_the_network():
+    x, target, found = given(4), given(2), []
+    for batch_first in (False, True):
+        torch.manual_seed(0)
+        net = sl.Network(nn.Linear(4, 2), sl.LI(tau=3.0), batch_first=batch_first).double()
+        optimiser, fptt = torch.optim.SGD(net.parameters(), lr=0.01), L.FPTT(net.parameters())
+        pieces = fptt.pieces(net, x.transpose(0, 1) if batch_first else x, squares(target), optimiser, steps=5)
+        found.append((torch.cat([piece.output for piece in pieces]), net.body[0].weight))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("alpha", [0.5, 2.0])
 def test_fptt_is_its_equations_over_a_linear_net(alpha):
     x, target = given(4), given(2)

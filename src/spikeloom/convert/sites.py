@@ -117,6 +117,10 @@ def calibrate(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> 
         work.run(tensors, seen)
 
 
+_IN_PLACE = ("addition", "scaling", "avg", "adaptive", "pad", "zeropad", "upsample", "interpolate")
+"""Linear operations that leave channels in their dimension."""
+
+
 def _channels(work: Working, node: fx.Node) -> int:
     """The dimension of channels: 1, or the last one where a linear layer that sees tokens was the last with weights."""
     ndim = len(node.meta["shape"])
@@ -130,7 +134,8 @@ def _channels(work: Working, node: fx.Node) -> int:
         before = signals[0]
         operation = before.meta.get("operation")
         if operation is None or (operation.group not in ("affine", "activation") and operation.name != "norm"):
-            if operation is not None and operation.group == "linear" and operation.name not in ("addition", "scaling"):
+            moves = operation is not None and operation.group == "linear" and not operation.name.startswith(_IN_PLACE)
+            if moves:
                 return 1 if ndim != 3 else 2
             continue
         if operation.group == "affine":

@@ -78,17 +78,18 @@ class FPTT:
         steps: int = 1,
         state: State = None,
     ) -> Iterator[Piece]:
-        """Trains on ``x`` ``[T, B, *]``, piece by piece; the optimiser has made its step when a piece is given.
+        """Trains on a sequence, piece by piece; the optimiser has made its step when a piece is given.
 
         Args:
             net: a Network.
-            x: the sequence, time first.
-            loss: of the outputs of a piece and its first step, as of :func:`online`.
+            x: ``[T, B, *]`` (``[B, T, *]`` if the network is ``batch_first``).
+            loss: of the outputs ``[K, B, *]`` of a piece and its first step, as of :func:`online`.
             optimiser: one over the parameters.
             steps: steps of a piece.
             state: where to begin; None is rest.
         """
         check_options(net, x, steps, "truncated", None)
+        x = x.transpose(0, 1) if net.batch_first else x
         state = None if state is None else detach(state)
         for t0 in range(0, len(x), steps):
             piece = x[t0 : t0 + steps]
