@@ -207,3 +207,33 @@ def test_channels_of_a_pooled_convolution_are_its_channels():
     assert result.report.layers[0].threshold.shape == (4,)
     longer = drawn(8, 2, 16, seed=1) / 2
     assert off(result, model, longer, T=512) < 0.02
+
+
+CONSTANTS = {
+    "to": lambda s, h: h + torch.arange(4).to(h),
+    "factor": lambda s, h: h * torch.linspace(0.5, 2, 4).to(h),
+    "type_as": lambda s, h: h - s.p.type_as(h),
+    "expand_as": lambda s, h: h + s.p.expand_as(h),
+    "reshape_as": lambda s, h: h + s.p.expand(h.shape[0], 1, 4).reshape_as(h),
+    "tensors=": lambda s, h: torch.cat(tensors=[h[:, :2], s.p[:2].expand(h.shape[0], -1)], dim=1),
+    "other=": lambda s, h: torch.sub(input=h, other=s.p, alpha=0.5),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_in_the_likeness_of_a_signal_are_added_once(name):
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(CONSTANTS[name](s, F.relu(s.a(x)))), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    model.p = nn.Parameter(torch.randn(4))
+    model, x = model.double(), drawn(16, 6)
+    for method, T in ((Delta(levels=24), 12), (RATE, 256)):
+        assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_a_norm_by_the_batch_is_not_linear():
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(F.batch_norm(F.relu(s.a(x)), None, None, training=True)), a=nn.Linear(6, 4))
+    model.b = nn.Linear(4, 3)
+    model, x = model.double(), drawn(16, 6)
+    for method, T in ((Delta(levels=24), 12), (RATE, 512)):
+        assert off(convert(model, method, example=x), model, x, T=T) < 0.01

@@ -16,7 +16,7 @@ from ..core import Graph, Node, TemporalModule, capture
 from ..core.nodes import map_arguments
 from .errors import ConversionError
 from .qcfs import QCFS
-from .vocabulary import SHAPED, Operation, Signal, name_of, of_function, of_module
+from .vocabulary import LIKE, SHAPED, Operation, Signal, name_of, of_function, of_module
 
 
 class Working:
@@ -159,7 +159,10 @@ class _Facts(fx.Interpreter):
         value = super().run_node(n)
         tensors = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
         shaped = n.op in ("call_function", "call_method") and name_of(n.meta["what"]) in SHAPED
-        depends = n.op == "placeholder" or any(source.meta["signal"] for source in n.all_input_nodes)
+        sources = n.all_input_nodes
+        if n.op in ("call_function", "call_method") and name_of(n.meta["what"]) in LIKE:
+            sources = [a for a in n.args[:1] if isinstance(a, fx.Node)]
+        depends = n.op == "placeholder" or any(source.meta["signal"] for source in sources)
         n.meta["shape"] = value.shape if isinstance(value, Tensor) else None
         n.meta["signal"] = bool(tensors) and depends and not shaped
         n.meta["floats"] = isinstance(value, Tensor) and value.is_floating_point()
