@@ -237,3 +237,21 @@ def test_a_norm_by_the_batch_is_not_linear():
     model, x = model.double(), drawn(16, 6)
     for method, T in ((Delta(levels=24), 12), (RATE, 512)):
         assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_pools_of_neighbours_with_about_one_rate_are_those_of_the_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 1), nn.Flatten(), nn.Linear(64, 3)).double()
+    x = 1 + drawn(8, 1, 8, 8) / 10
+    result = convert(model, RATE, example=x, spikes="packed")
+    assert [e.fate for e in result.report.others if e.was == "maxpool"] == ["converted"]
+    assert off(result, model, x, T=256) < 0.01
+
+
+def test_pads_of_channels_and_stacks_of_parts():
+    torch.manual_seed(0)
+    a, b, x = nn.Conv2d(2, 4, 3), nn.Linear(64, 3), drawn(8, 2, 6, 6)
+    for f in (lambda h: F.pad(h, (0, 0, 0, 0, 1, -1)), lambda h: torch.stack(h.unbind(1)[::-1], 1)):
+        model = Written(lambda s, x, f=f: s.b(f(F.relu(s.a(x))).flatten(1)), a=a, b=b).double()
+        for method, T in ((Delta(levels=24), 12), (RATE, 256)):
+            assert off(convert(model, method, example=x), model, x, T=T) < 0.01

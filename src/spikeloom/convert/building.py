@@ -266,6 +266,8 @@ def _operands(node: fx.Node) -> list[Any]:
     joined = node.args[0] if node.args else node.kwargs.get("tensors")
     if isinstance(joined, (list, tuple)):
         return list(joined)
+    if node.meta["operation"].joins:
+        return []  # of what one operation before has made
     given = [*node.args[:2], *(node.kwargs[k] for k in _OPERANDS if k in node.kwargs)]
     return [a for a in given if isinstance(a, (fx.Node, int, float))]
 

@@ -156,6 +156,9 @@ def _passed(name: str, node: fx.Node, user: fx.Node, factor: Tensor, dim: int) -
         return None
     if factor.numel() == 1 and user.meta["operation"].group in ("linear", "maxpool") and name != "addition":
         return factor, dim
+    sides: Any = user.kwargs.get("pad", (*user.args, ())[1]) if name.startswith("pad") else ()
+    if len(sides) > 2 * (len(before) - 2):
+        return None  # which moves channels
     if name.startswith(_KEEPS) and dim == 1 and len(before) == len(after) and before[1] == after[1]:
         return factor, dim
     flat = len(after) == 2 and before[0] == after[0] and before[1:].numel() == after[1]

@@ -29,12 +29,14 @@ class Operation:
             evaluation), ``constant`` (depends on no input) or ``unknown``.
         function: an activation as a function of one tensor.
         most: the largest output of an activation that is clipped.
+        joins: whether it is a sum that joins a list of tensors.
     """
 
     name: str
     group: Group
     function: Callable[[Tensor], Tensor] | None = None
     most: float | None = None
+    joins: bool = False
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -78,6 +80,7 @@ SHAPED = frozenset(
 LIKE = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as"])
 """Functions whose value is that of their first operand; a second one says the dtype or the shape alone."""
 _SUMS = {"add", "sub", "subtract", "cat", "concat", "concatenate", "stack", "rsub"}
+_JOINS = {"cat", "concat", "concatenate", "stack"}
 _LINEAR = """
     reshape view flatten unflatten permute transpose t mT squeeze unsqueeze mean sum avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d getitem chunk split unbind contiguous clone expand
@@ -168,7 +171,7 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
     if name in _AFFINE.split():
         return Operation("affine", "affine")
     if name in _SUMS:
-        return Operation("addition", "linear")
+        return Operation("addition", "linear", joins=name in _JOINS)
     if name in ("pad", "constant_pad_nd"):
         fill = kwargs.get("value", args[3] if len(args) > 3 and name == "pad" else 0)
         return Operation("pad", "unknown" if fill else "linear")
