@@ -124,6 +124,21 @@ def test_the_pool_of_constant_rates_is_the_largest_rate():
     assert float(F.max_pool2d(spikes.flatten(0, 1), 2).mean()) > 0.7  # of each step's spikes: too many
 
 
+@pytest.mark.parametrize("coding", ["sum", "mean"])
+def test_sums_over_more_steps_than_sixteen_bits_can_count(coding):
+    x = torch.full((600, 1, 2), 0.5).bfloat16()
+    total, change, state, other = Total(coding=coding), Change(coding=coding), None, None
+    for t in range(600):  # as a stream: 128 + 0.5 is 128 in bfloat16
+        y, state = total.step(x[t], state=state)
+        sent, other = change.step(x[t], state=other)
+    wanted = torch.full((1, 2), 300.0 if coding == "sum" else 0.5).bfloat16()
+    assert torch.equal(y, wanted)
+    assert torch.equal(total.sequence(x)[0][-1], wanted)
+    assert sent.dtype == torch.bfloat16
+    assert torch.equal(sent, torch.full((1, 2), 0.0 if coding == "sum" else 0.5).bfloat16())
+    assert torch.equal(change.sequence(x)[0][-1], sent)
+
+
 def test_inputs_of_one_rate_do_not_pass_spikes_in_turn():
     spikes = torch.zeros(300, 1, 1, 1, 3)
     for i in range(3):

@@ -32,10 +32,10 @@ class _Running(TemporalModule):
         self.coding = coding
 
     def initial_state(self, *x_t: Any) -> State:
-        """Zeros of the step's shape, and the number of steps so far, by sample."""
+        """Zeros of the step's shape, at least float32, and the number of steps so far, by sample."""
         x = _dense(x_t[0])
-        dtype = x.dtype if x.is_floating_point() else torch.float32
-        return {"sum": torch.zeros_like(x), "steps": x.new_zeros(x.shape[0], dtype=dtype)}
+        kind = wide(x.dtype) if x.is_floating_point() else x.dtype
+        return {"sum": torch.zeros_like(x, dtype=kind), "steps": x.new_zeros(x.shape[0], dtype=wide(x.dtype))}
 
     def _weights(self, steps: Tensor, like: Tensor) -> Tensor:
         """By what the value of a step is multiplied in its sum: 1, or the number of steps."""
@@ -73,13 +73,14 @@ class Total(_Running):
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
         x = _dense(xs[0])
         state = self.initial_state(x[0]) if state is None else state
-        total = (x.cumsum(0) + state["sum"]).to(x.dtype)
+        kind = state["sum"].dtype  # torch adds up booleans as numbers
+        total = (x.cumsum(0, dtype=kind if x.is_floating_point() else None) + state["sum"]).to(kind)
         steps = _counted(state["steps"], len(x))
         return self._values(x, total, steps), {"sum": total[-1], "steps": steps[-1]}
 
     def _values(self, x: Tensor, total: Tensor, steps: Tensor) -> Tensor:
         if x.is_floating_point():
-            return total / self._weights(steps, total)
+            return (total / self._weights(steps, total)).to(x.dtype)
         return x if self.coding == "mean" else total
 
 
@@ -103,8 +104,8 @@ class Change(_Running):
         z = self._checked(x_t[0])
         state = self.initial_state(z) if state is None else state
         steps = state["steps"] + 1
-        total = z * self._weights(steps, z)
-        return total - state["sum"], {"sum": total, "steps": steps}
+        total = z.to(state["sum"].dtype) * self._weights(steps, z)
+        return (total - state["sum"]).to(z.dtype), {"sum": total, "steps": steps}
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
@@ -115,8 +116,9 @@ class Change(_Running):
         z = self._checked(xs[0])
         state = self.initial_state(z[0]) if state is None else state
         steps = _counted(state["steps"], len(z))
-        total = z * self._weights(steps, z)
-        return torch.cat([total[:1] - state["sum"], total[1:] - total[:-1]]), {"sum": total[-1], "steps": steps[-1]}
+        total = z.to(state["sum"].dtype) * self._weights(steps, z)
+        changes = torch.cat([total[:1] - state["sum"], total[1:] - total[:-1]])
+        return changes.to(z.dtype), {"sum": total[-1], "steps": steps[-1]}
 
     @staticmethod
     def _checked(x: Any) -> Tensor:
