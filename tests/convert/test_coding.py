@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikeloom as sl
-from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total, inspect
+from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total, Waiting, inspect
 from spikeloom.convert.vocabulary import of_module
 
 F64 = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
@@ -137,6 +137,14 @@ def test_sums_over_more_steps_than_sixteen_bits_can_count(coding):
     assert sent.dtype == torch.bfloat16
     assert torch.equal(sent, torch.full((1, 2), 0.0 if coding == "sum" else 0.5).bfloat16())
     assert torch.equal(change.sequence(x)[0][-1], sent)
+
+
+def test_what_waits_counts_in_sixteen_bits():
+    x = torch.zeros(600, 1, 3)
+    x[0] = torch.tensor([0.25, 0.5, 0.875])
+    sent = Waiting().sequence(x.bfloat16())[0]
+    assert sent.dtype == torch.bfloat16
+    assert (sent > 0).sum(0).tolist() == [[150, 300, 525]]
 
 
 def test_inputs_of_one_rate_do_not_pass_spikes_in_turn():
