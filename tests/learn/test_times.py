@@ -197,6 +197,23 @@ def test_first_spike_times_move_with_their_gradient():
     assert torch.equal(layer.weight.grad[2], torch.zeros(2, **DOUBLE))
 
 
+def test_a_spike_in_the_step_after_the_first_has_no_part_in_its_time():
+    x = torch.zeros(12, 2, 1, **DOUBLE)
+    x[1, 0], x[9, 1] = 60.0, 60.0  # so strong that the neuron fires in step after step
+    for lengths, last in ((None, 12), (torch.tensor([3, 11]), 11)):
+        given = x.clone().requires_grad_()
+        neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0).double()
+        s, _, recorded = neuron.sequence(given, lengths=lengths, record=("i",))
+        assert s[2, 0] == s[10, 1] == 1
+        assert s[3, 0] == (lengths is None)
+        L.first_spike_time(s, lengths=lengths).sum().backward()
+        # of the first spike alone: lh = -1/u, and a step before it dL/dx = k lh
+        for b, t in ((0, 2), (1, 10)):
+            u = (recorded["i"][t - 1, b] - 1) / 20.0
+            assert given.grad[t - 1, b].item() == pytest.approx((-neuron.k / u).item())
+            assert not given.grad[t:last, b].any()
+
+
 def test_what_eventprop_cannot_do_is_said():
     neuron, x = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0), torch.full((30, 1, 2), 2.0, requires_grad=True)
     s, _ = neuron.sequence(x)
