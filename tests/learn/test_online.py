@@ -352,6 +352,25 @@ def test_fptt_passes_frozen_parameters_over():
     assert torch.equal(fptt.gradients[1], torch.zeros(2, dtype=torch.float64))
 
 
+def test_gradients_are_taken_where_none_are_recorded():
+    x, target = given(4), given(2)
+    net = net_of(sl.LIF(tau=3.0))
+    for method in ("truncated", "eligibility"):
+        wanted = gradients(net, x, squares(target), steps=5, method=method)[0]
+        with torch.no_grad():
+            found = gradients(net, x, squares(target), steps=5, method=method)[0]
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        assert found[0].any()
+    fptt, before = L.FPTT(net.parameters()), net.body[0].weight.clone()
+    with torch.no_grad():
+        list(fptt.pieces(net, x, squares(target), torch.optim.SGD(net.parameters(), lr=0.01), steps=5))
+    assert not torch.equal(net.body[0].weight, before)
+    encoded = nn.Linear(4, 4).double()(x)
+    with pytest.raises(ValueError, match=r"x comes out of a computation with gradient.*give x\.detach\(\)"):
+        L.online(net, encoded, squares(target), steps=5)
+    assert len(list(L.online(net, encoded, squares(target), steps=T))) == 1
+
+
 def test_fptt_takes_the_layout_of_the_network():
     x, target, found = given(4), given(2), []
     for batch_first in (False, True):

@@ -93,16 +93,17 @@ class FPTT:
         state = None if state is None else detach(state)
         for t0 in range(0, len(x), steps):
             piece = x[t0 : t0 + steps]
-            y, after, *_ = net.sequence(piece, state=state)
-            value = check_scalar(loss(y, t0))
-            optimiser.zero_grad()
-            (value + self.penalty()).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            again = check_scalar(loss(net.sequence(piece, state=state)[0], t0))
-            learned = [p for p in self.parameters if p.requires_grad]
-            found = dict(zip(map(id, learned), torch.autograd.grad(again, learned, allow_unused=True), strict=True))
-            self.update(found.get(id(p)) for p in self.parameters)
+            with torch.enable_grad():
+                y, after, *_ = net.sequence(piece, state=state)
+                value = check_scalar(loss(y, t0))
+                optimiser.zero_grad()
+                (value + self.penalty()).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                again = check_scalar(loss(net.sequence(piece, state=state)[0], t0))
+                learned = [p for p in self.parameters if p.requires_grad]
+                found = dict(zip(map(id, learned), torch.autograd.grad(again, learned, allow_unused=True), strict=True))
+                self.update(found.get(id(p)) for p in self.parameters)
             state = detach(after)
             yield Piece(t0, value.detach(), y.detach(), state)
 
