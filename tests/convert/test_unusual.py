@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spikeloom.convert import Calibrated, ConversionError, Delta, Exact, Rate, Total, convert, inspect
+from spikeloom.convert import QCFS, Calibrated, ConversionError, Delta, Exact, Rate, Total, convert, inspect
 
 RATE = Rate(quantile=1.0)
 
@@ -255,3 +255,10 @@ def test_pads_of_channels_and_stacks_of_parts():
         model = Written(lambda s, x, f=f: s.b(f(F.relu(s.a(x))).flatten(1)), a=a, b=b).double()
         for method, T in ((Delta(levels=24), 12), (RATE, 256)):
             assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_a_scale_that_was_trained_to_below_0_is_no_threshold():
+    model = nn.Sequential(nn.Linear(6, 4), QCFS(8, scale=1.0), nn.Linear(4, 3))
+    nn.init.constant_(model[1].scale, -0.5)
+    with pytest.raises(ConversionError, match=r"qcfs at '1'.* has learned the scale -0\.5, which is no threshold"):
+        convert(model, Rate(), example=torch.rand(8, 6))

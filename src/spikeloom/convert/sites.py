@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .errors import ConversionError
 from .qcfs import QCFS
 from .statistics import Histogram
 from .vocabulary import Operation
@@ -63,7 +64,15 @@ class Site:
 
     def learned(self) -> Tensor | None:
         """The threshold that was trained, of a QCFS."""
-        return self.module.scale.detach().double().cpu().reshape(1) if isinstance(self.module, QCFS) else None
+        if not isinstance(self.module, QCFS):
+            return None
+        found = self.module.scale.detach().double().cpu().reshape(1)
+        if not bool(found > 0):
+            raise ConversionError(
+                f"{self} has learned the scale {float(found):.4g}, which is no threshold: train with a smaller rate, "
+                "or set it to a positive value"
+            )
+        return found
 
     def function(self) -> Callable[[Tensor], Tensor]:
         """The activation of a tensor on the CPU."""
