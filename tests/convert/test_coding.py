@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import spikeloom as sl
-from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total, inspect
+from spikeloom.convert import Change, Difference, First, Messages, Once, Pool, Total, Waiting, inspect
 from spikeloom.convert.vocabulary import of_module
 
 F64 = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
@@ -104,15 +104,10 @@ def test_a_pool_passes_the_spikes_of_the_input_that_sent_the_most(options):
     spikes = (torch.rand(12, 2, 3, 7, 6, **F64) < 0.4).double()
     pool = Pool(2, **options)
     y, _ = pool.sequence(spikes)
-    for t in range(12):  # by hand: the index of the largest count in each window
-        _, where = F.max_pool2d(spikes[: t + 1].sum(0), 2, return_indices=True, **options)
-        wanted = torch.stack(
-            [
-                torch.stack([spikes[t, b, c].flatten()[where[b, c].flatten()].view(where.shape[2:]) for c in range(3)])
-                for b in range(2)
-            ]
-        )
-        assert torch.equal(y[t], wanted)
+    counts = torch.zeros_like(spikes[0])
+    for t in range(12):  # what it has sent is the largest count of each window
+        counts += spikes[t]
+        assert torch.equal(y[: t + 1].sum(0), F.max_pool2d(counts, 2, **options))
     assert set(y.unique().tolist()) == {0.0, 1.0}
     packed, _ = pool.sequence(sl.pack(spikes.float()))
     assert isinstance(packed, sl.SpikeTensor)
@@ -127,6 +122,41 @@ def test_the_pool_of_constant_rates_is_the_largest_rate():
     y, _ = Pool(2).sequence(spikes)
     assert abs(float(y.mean()) - 0.62) <= 4 / 1024
     assert float(F.max_pool2d(spikes.flatten(0, 1), 2).mean()) > 0.7  # of each step's spikes: too many
+
+
+@pytest.mark.parametrize("coding", ["sum", "mean"])
+def test_sums_over_more_steps_than_sixteen_bits_can_count(coding):
+    x = torch.full((600, 1, 2), 0.5).bfloat16()
+    total, change, state, other = Total(coding=coding), Change(coding=coding), None, None
+    for t in range(600):  # as a stream: 128 + 0.5 is 128 in bfloat16
+        y, state = total.step(x[t], state=state)
+        sent, other = change.step(x[t], state=other)
+    wanted = torch.full((1, 2), 300.0 if coding == "sum" else 0.5).bfloat16()
+    assert torch.equal(y, wanted)
+    assert torch.equal(total.sequence(x)[0][-1], wanted)
+    assert sent.dtype == torch.bfloat16
+    assert torch.equal(sent, torch.full((1, 2), 0.0 if coding == "sum" else 0.5).bfloat16())
+    assert torch.equal(change.sequence(x)[0][-1], sent)
+
+
+def test_what_waits_counts_in_sixteen_bits():
+    x = torch.zeros(600, 1, 3)
+    x[0] = torch.tensor([0.25, 0.5, 0.875])
+    sent = Waiting().sequence(x.bfloat16())[0]
+    assert sent.dtype == torch.bfloat16
+    assert (sent > 0).sum(0).tolist() == [[150, 300, 525]]
+
+
+def test_inputs_of_one_rate_do_not_pass_spikes_in_turn():
+    spikes = torch.zeros(300, 1, 1, 1, 3)
+    for i in range(3):
+        spikes[i::3, ..., 2 - i] = 1
+    for x in (spikes, spikes.bfloat16()):  # which cannot count beyond 256
+        y, state = Pool((1, 3)).sequence(x.repeat(4, 1, 1, 1, 1))
+        assert y.dtype == x.dtype
+        assert y.float().sum() == 400
+        assert state["sum"].dtype == torch.float32
+        assert Pool((1, 3)).sequence(x, state=state)[0].float().sum() == 100
 
 
 def test_messages_by_hand():

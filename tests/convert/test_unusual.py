@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spikeloom.convert import ConversionError, Delta, Rate, Total, convert, inspect
+from spikeloom.convert import QCFS, Calibrated, ConversionError, Delta, Exact, Rate, Total, convert, inspect
 
 RATE = Rate(quantile=1.0)
 
@@ -34,20 +34,20 @@ def drawn(*shape, seed=0):
 
 
 BEHIND = {
-    "flattened": (6, nn.Flatten(), nn.Linear(30, 3)),
-    "flattened, as many tokens as features": (5, nn.Flatten(), nn.Linear(25, 3)),
-    "convolved over features": (5, nn.Conv1d(5, 3, 2), nn.Flatten()),
-    "pooled over features": (6, nn.MaxPool1d(2), nn.Flatten(), nn.Linear(15, 3)),
-    "averaged over features": (6, nn.AvgPool1d(2), nn.Flatten(), nn.Linear(15, 3)),
-    "token by token": (6, nn.Linear(6, 3)),
+    "flattened": (6, lambda: [nn.Flatten(), nn.Linear(30, 3)]),
+    "flattened, as many tokens as features": (5, lambda: [nn.Flatten(), nn.Linear(25, 3)]),
+    "convolved over features": (5, lambda: [nn.Conv1d(5, 3, 2), nn.Flatten()]),
+    "pooled over features": (6, lambda: [nn.MaxPool1d(2), nn.Flatten(), nn.Linear(15, 3)]),
+    "averaged over features": (6, lambda: [nn.AvgPool1d(2), nn.Flatten(), nn.Linear(15, 3)]),
+    "token by token": (6, lambda: [nn.Linear(6, 3)]),
 }
 
 
 @pytest.mark.parametrize("name", BEHIND)
 def test_thresholds_of_tokens_move_into_the_weights_that_see_them(name):
     torch.manual_seed(0)
-    features, *behind = BEHIND[name]
-    model = nn.Sequential(nn.Linear(4, features), nn.ReLU(), *behind).double()
+    features, behind = BEHIND[name]
+    model = nn.Sequential(nn.Linear(4, features), nn.ReLU(), *behind()).double()
     x = drawn(8, 5, 4)
     result = convert(model, RATE, example=x)
     assert off(result, model, x, T=256) < 0.01
@@ -153,3 +153,112 @@ def test_data_that_are_not_there_are_said_to_be_missing():
         convert(model, RATE, example=x, calibrate=iter([]))
     with pytest.raises(ConversionError, match=r"got a Tensor with \[0, 6\]"):
         convert(model, RATE, example=x, calibrate=[x[:0]])
+
+
+ROUNDS = {
+    "div": lambda h: torch.div(h, 0.25, rounding_mode="floor"),
+    "to": lambda h: (4 * h).to(torch.int32).to(torch.float64),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDS)
+@pytest.mark.parametrize("method", [RATE, Delta(levels=24)], ids=["mean", "sum"])
+def test_what_rounds_is_not_linear(name, method):
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(ROUNDS[name](F.relu(s.a(x)))), a=nn.Linear(6, 4), b=nn.Linear(4, 3)).double()
+    with pytest.raises(ConversionError, match=f"there is no rule for {name} that rounds"):
+        convert(model, method, example=drawn(16, 6))
+    if name == "div":  # on what the neurons have sent so far, of which few values lie near a step
+        x = drawn(16, 6)
+        result = convert(model, method, example=x, on_unknown="keep")
+        wrong = (result(x, T=256 if method is RATE else 12) - model(x)).abs().amax(1) > 1e-6
+        assert wrong.sum() <= 3
+
+
+def test_steps_within_the_delay_are_refused():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double(), drawn(16, 6)
+    result = convert(model, Rate(quantile=1.0, delay=40), example=x)
+    assert result.report.T == 80
+    assert result.report.output < 0.1
+    with pytest.raises(ValueError, match="T must be more than the delay, 40, got 8"):
+        result.curve(x, torch.zeros(16), steps=(8, 64))
+    with pytest.raises(ValueError, match="T must be more than the delay, 40, got 32"):
+        convert(model, Rate(delay=40), example=x, T=32)
+    with pytest.raises(ValueError, match="more than the delay of its base, 16, got 16"):
+        Calibrated(Rate(delay=16), T=16)
+
+
+def test_a_curve_of_networks_that_wait_is_that_of_single_runs():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double(), drawn(64, 6)
+    labels = model(x).argmax(1)
+    result = convert(model, Exact(mode="two_phase", quantile=1.0), example=x)
+    steps = (1, 2, 3, 5, 8)
+    wanted = {T: (result(x, T=T).argmax(1) == labels).double().mean().item() for T in steps}
+    assert result.curve(x, labels, steps=steps, batch_size=20) == pytest.approx(wanted)
+
+
+def test_channels_of_a_pooled_convolution_are_its_channels():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.AvgPool1d(2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten())
+    model, x = model.append(nn.Linear(4, 3)).double(), drawn(8, 2, 12)
+    result = convert(model, RATE, example=x)
+    assert result.report.layers[0].threshold.shape == (4,)
+    longer = drawn(8, 2, 16, seed=1) / 2
+    assert off(result, model, longer, T=512) < 0.02
+
+
+CONSTANTS = {
+    "to": lambda s, h: h + torch.arange(4).to(h),
+    "factor": lambda s, h: h * torch.linspace(0.5, 2, 4).to(h),
+    "type_as": lambda s, h: h - s.p.type_as(h),
+    "expand_as": lambda s, h: h + s.p.expand_as(h),
+    "reshape_as": lambda s, h: h + s.p.expand(h.shape[0], 1, 4).reshape_as(h),
+    "tensors=": lambda s, h: torch.cat(tensors=[h[:, :2], s.p[:2].expand(h.shape[0], -1)], dim=1),
+    "other=": lambda s, h: torch.sub(input=h, other=s.p, alpha=0.5),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_in_the_likeness_of_a_signal_are_added_once(name):
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(CONSTANTS[name](s, F.relu(s.a(x)))), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    model.p = nn.Parameter(torch.randn(4))
+    model, x = model.double(), drawn(16, 6)
+    for method, T in ((Delta(levels=24), 12), (RATE, 256)):
+        assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_a_norm_by_the_batch_is_not_linear():
+    torch.manual_seed(0)
+    model = Written(lambda s, x: s.b(F.batch_norm(F.relu(s.a(x)), None, None, training=True)), a=nn.Linear(6, 4))
+    model.b = nn.Linear(4, 3)
+    model, x = model.double(), drawn(16, 6)
+    for method, T in ((Delta(levels=24), 12), (RATE, 512)):
+        assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_pools_of_neighbours_with_about_one_rate_are_those_of_the_model():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(3, 1), nn.Flatten(), nn.Linear(64, 3)).double()
+    x = 1 + drawn(8, 1, 8, 8) / 10
+    result = convert(model, RATE, example=x, spikes="packed")
+    assert [e.fate for e in result.report.others if e.was == "maxpool"] == ["converted"]
+    assert off(result, model, x, T=256) < 0.01
+
+
+def test_pads_of_channels_and_stacks_of_parts():
+    torch.manual_seed(0)
+    a, b, x = nn.Conv2d(2, 4, 3), nn.Linear(64, 3), drawn(8, 2, 6, 6)
+    for f in (lambda h: F.pad(h, (0, 0, 0, 0, 1, -1)), lambda h: torch.stack(h.unbind(1)[::-1], 1)):
+        model = Written(lambda s, x, f=f: s.b(f(F.relu(s.a(x))).flatten(1)), a=a, b=b).double()
+        for method, T in ((Delta(levels=24), 12), (RATE, 256)):
+            assert off(convert(model, method, example=x), model, x, T=T) < 0.01
+
+
+def test_a_scale_that_was_trained_to_below_0_is_no_threshold():
+    model = nn.Sequential(nn.Linear(6, 4), QCFS(8, scale=1.0), nn.Linear(4, 3))
+    nn.init.constant_(model[1].scale, -0.5)
+    with pytest.raises(ConversionError, match=r"qcfs at '1'.* has learned the scale -0\.5, which is no threshold"):
+        convert(model, Rate(), example=torch.rand(8, 6))

@@ -406,6 +406,14 @@ class Twice(nn.Linear):
         return nn.functional.linear(x, self.weight.square(), self.bias)
 
 
+def test_an_eligibility_of_other_samples_is_refused():
+    rule, layer = sl.learn.Modulated(sl.learn.Hebb(), tau_e=3.0), nn.Linear(3, 2)
+    one, four = (torch.ones(4, B, 3) for B in (1, 4))
+    _, state = rule.sequence(layer, one, one[..., :2], modulator=torch.zeros(4), carry=True)
+    with pytest.raises(ValueError, match="the eligibility of 1 samples, and there are 4"):
+        rule.sequence(layer, four, four[..., :2], modulator=torch.ones(4), state=state)
+
+
 def test_what_is_refused_is_named():
     x, y = torch.ones(2, 1, 3), torch.ones(2, 1, 2)
     with pytest.raises(TypeError, match=r"learn\.STDP: takes layers that are linear in their weight .* got Twice"):

@@ -330,6 +330,58 @@ def test_errors_come_back_through_random_weights():
     assert "feedback" in layer.state_dict()
 
 
+def test_random_feedback_stands_before_a_leaky_readout_and_before_neurons():
+    x, target = given(4), given(2)
+    for readout in (sl.LI(tau=3.0), sl.LIF(tau=3.0, v_threshold=0.4)):
+        net = sl.Network(
+            nn.Linear(4, 5), L.EProp(sl.LIF(v_threshold=0.3), nn.Linear(5, 5)), L.RandomFeedback(5, 2), readout
+        ).double()
+        found = gradients(net, x, squares(target), steps=2, method="eligibility")[0]
+        wanted = whole(net, x, squares(target))
+        assert closeness(found[-2:], wanted[-2:]) < 1e-12
+        assert closeness(gradients(net, x, squares(target), steps=2)[0][-2:], wanted[-2:]) > 1e-3
+
+
+def test_fptt_passes_frozen_parameters_over():
+    net = sl.Network(nn.Linear(4, 2), sl.LI(tau=3.0)).double()
+    net.body[0].bias.requires_grad_(False)
+    before = [p.clone() for p in net.parameters()]
+    fptt = L.FPTT(net.parameters())
+    list(fptt.pieces(net, given(4), squares(given(2)), torch.optim.SGD(net.parameters(), lr=0.01), steps=5))
+    assert [torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True)] == [False, True]
+    assert torch.equal(fptt.gradients[1], torch.zeros(2, dtype=torch.float64))
+
+
+def test_gradients_are_taken_where_none_are_recorded():
+    x, target = given(4), given(2)
+    net = net_of(sl.LIF(tau=3.0))
+    for method in ("truncated", "eligibility"):
+        wanted = gradients(net, x, squares(target), steps=5, method=method)[0]
+        with torch.no_grad():
+            found = gradients(net, x, squares(target), steps=5, method=method)[0]
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+        assert found[0].any()
+    fptt, before = L.FPTT(net.parameters()), net.body[0].weight.clone()
+    with torch.no_grad():
+        list(fptt.pieces(net, x, squares(target), torch.optim.SGD(net.parameters(), lr=0.01), steps=5))
+    assert not torch.equal(net.body[0].weight, before)
+    encoded = nn.Linear(4, 4).double()(x)
+    with pytest.raises(ValueError, match=r"x comes out of a computation with gradient.*give x\.detach\(\)"):
+        L.online(net, encoded, squares(target), steps=5)
+    assert len(list(L.online(net, encoded, squares(target), steps=T))) == 1
+
+
+def test_fptt_takes_the_layout_of_the_network():
+    x, target, found = given(4), given(2), []
+    for batch_first in (False, True):
+        torch.manual_seed(0)
+        net = sl.Network(nn.Linear(4, 2), sl.LI(tau=3.0), batch_first=batch_first).double()
+        optimiser, fptt = torch.optim.SGD(net.parameters(), lr=0.01), L.FPTT(net.parameters())
+        pieces = fptt.pieces(net, x.transpose(0, 1) if batch_first else x, squares(target), optimiser, steps=5)
+        found.append((torch.cat([piece.output for piece in pieces]), net.body[0].weight))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("alpha", [0.5, 2.0])
 def test_fptt_is_its_equations_over_a_linear_net(alpha):
     x, target = given(4), given(2)
@@ -376,6 +428,8 @@ def test_what_is_refused_is_named():
         run(nn.Linear(4, 10), sl.LIF(), nn.Linear(10, 2), limit=900)
     with pytest.raises(ValueError, match="the eligibility of Conv1d can be carried only where it is a trace"):
         run(nn.Conv1d(1, 2, 2), sl.LIF(), nn.Flatten(), nn.Linear(6, 2), x=given(1, 4))
+    with pytest.raises(ValueError, match="the neurons of '1' depend on each other"):
+        run(nn.Linear(4, 2), sl.options.MPBN(sl.LIF(), 2))
     with pytest.raises(ValueError, match="needs a network of layers in order"):
         run(nn.ModuleList([nn.Linear(4, 2)]))
     with pytest.raises(ValueError, match="steps must be a number of steps of at least 1, got 0"):

@@ -197,6 +197,23 @@ def test_first_spike_times_move_with_their_gradient():
     assert torch.equal(layer.weight.grad[2], torch.zeros(2, **DOUBLE))
 
 
+def test_a_spike_in_the_step_after_the_first_has_no_part_in_its_time():
+    x = torch.zeros(12, 2, 1, **DOUBLE)
+    x[1, 0], x[9, 1] = 60.0, 60.0  # so strong that the neuron fires in step after step
+    for lengths, last in ((None, 12), (torch.tensor([3, 11]), 11)):
+        given = x.clone().requires_grad_()
+        neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0).double()
+        s, _, recorded = neuron.sequence(given, lengths=lengths, record=("i",))
+        assert s[2, 0] == s[10, 1] == 1
+        assert s[3, 0] == (lengths is None)
+        L.first_spike_time(s, lengths=lengths).sum().backward()
+        # of the first spike alone: lh = -1/u, and a step before it dL/dx = k lh
+        for b, t in ((0, 2), (1, 10)):
+            u = (recorded["i"][t - 1, b] - 1) / 20.0
+            assert given.grad[t - 1, b].item() == pytest.approx((-neuron.k / u).item())
+            assert not given.grad[t:last, b].any()
+
+
 def test_what_eventprop_cannot_do_is_said():
     neuron, x = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0), torch.full((30, 1, 2), 2.0, requires_grad=True)
     s, _ = neuron.sequence(x)
@@ -283,6 +300,22 @@ def test_gradients_of_first_spikes():
     assert layer.weight_sum_loss().item() == pytest.approx(0.5)
     late = layer((times + 900).detach())  # exp of the times alone would overflow
     torch.testing.assert_close(late[:, 1:], out[:, 1:].detach() + 900)
+
+
+def test_first_spikes_of_times_that_lie_far_apart():
+    layer = L.FirstSpike(2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, 2.0], [0.8, 0.8]]))
+    times = torch.tensor([[0.0, 100.0]], requires_grad=True)  # exp(100) is no float32
+    out = layer(times)
+    out.sum().backward()
+    # 2 (1 - exp(-t)) = 1, before the second input; 0.8 + 0.8 (1 - exp(-(t - 100))) = 1
+    torch.testing.assert_close(out.detach(), torch.tensor([[math.log(2), 100 + math.log(0.8 / 0.6)]]))
+    torch.testing.assert_close(times.grad, torch.tensor([[1.0, 1.0]]))
+    wanted = torch.tensor([[-0.5, 0.0], [-1 / 0.6, 1 / 0.8 - 1 / 0.6]])
+    torch.testing.assert_close(layer.weight.grad, wanted)
+    with pytest.raises(ValueError, match="more than 600 tau apart, 700"):
+        layer(torch.tensor([[0.0, 700.0]]))
 
 
 def test_the_tempotron_sums_kernels_and_its_loss_is_the_rule():

@@ -263,8 +263,11 @@ _OPERANDS = ("input", "other")
 
 def _operands(node: fx.Node) -> list[Any]:
     """What a sum adds: its arguments, or those of the list that it joins."""
-    if node.args and isinstance(node.args[0], (list, tuple)):
-        return list(node.args[0])
+    joined = node.args[0] if node.args else node.kwargs.get("tensors")
+    if isinstance(joined, (list, tuple)):
+        return list(joined)
+    if node.meta["operation"].joins:
+        return []  # of what one operation before has made
     given = [*node.args[:2], *(node.kwargs[k] for k in _OPERANDS if k in node.kwargs)]
     return [a for a in given if isinstance(a, (fx.Node, int, float))]
 

@@ -185,7 +185,7 @@ class _Conversion:
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
         if isinstance(self.method, Calibrated):
             notes += self._correct(result, self.method, before)
-        T = self.method.steps() if T is None else T
+        T = max(self.method.steps(), 2 * self.method.delay) if T is None else T
         result.report = self._report(result, entries, folded, left, T, values, wanted, notes)
         return result
 

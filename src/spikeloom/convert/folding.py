@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .temporal import AFFINE, Once
+from .vocabulary import LIKE
 from .working import Working
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -151,10 +152,13 @@ _KEEPS = (
 def _passed(name: str, node: fx.Node, user: fx.Node, factor: Tensor, dim: int) -> tuple[Tensor, int] | None:
     """The factor behind an operation and its dimension there; None where it does not commute."""
     before, after = node.meta["shape"], user.meta["shape"]
-    if after is None or len(node.users) == 0:
+    if after is None or len(node.users) == 0 or (name in LIKE and user.args[0] is not node):
         return None
     if factor.numel() == 1 and user.meta["operation"].group in ("linear", "maxpool") and name != "addition":
         return factor, dim
+    sides: Any = user.kwargs.get("pad", (*user.args, ())[1]) if name.startswith("pad") else ()
+    if len(sides) > 2 * (len(before) - 2):
+        return None  # which moves channels
     if name.startswith(_KEEPS) and dim == 1 and len(before) == len(after) and before[1] == after[1]:
         return factor, dim
     flat = len(after) == 2 and before[0] == after[0] and before[1:].numel() == after[1]

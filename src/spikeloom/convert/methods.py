@@ -185,6 +185,8 @@ class Calibrated(Method):
             raise TypeError(f"Calibrated: the base must be Rate or Balanced, got {type(self.base).__name__}")
         if self.T < 1 or self.rounds < 1:
             raise ValueError(f"Calibrated: T and rounds must be at least 1, got {self.T} and {self.rounds}")
+        if self.base.delay >= self.T:
+            raise ValueError(f"Calibrated: T must be more than the delay of its base, {self.base.delay}, got {self.T}")
         for name in ("delay", "fold_scales", "pool"):
             object.__setattr__(self, name, getattr(self.base, name))
 

@@ -48,10 +48,7 @@ class Result:
         is there in the first one, and zeros follow. Raises TypeError for arguments of another structure, and ValueError
         for an argument that is no tensor and has another value than in the example, which is in the network.
         """
-        if isinstance(T, bool) or T < 1:
-            raise ValueError(f"T must be a number of steps of at least 1, got {T!r}")
-        if self.method.delay >= T:
-            raise ValueError(f"T must be more than the delay, {self.method.delay}, got {T}")
+        self._check_steps(T)
         leaves, spec = pytree.tree_flatten((args, {}))
         if spec != pytree.tree_structure(self._takes):
             raise TypeError(f"the model was converted with arguments of another structure: {_words(self._takes)}")
@@ -62,6 +59,12 @@ class Result:
                     "no tensor is fixed; convert the model with the one that you need"
                 )
         return tuple(self._sequence(x, T) for x in leaves if isinstance(x, Tensor))
+
+    def _check_steps(self, T: int) -> None:
+        if isinstance(T, bool) or T < 1:
+            raise ValueError(f"T must be a number of steps of at least 1, got {T!r}")
+        if self.method.delay >= T:
+            raise ValueError(f"T must be more than the delay, {self.method.delay}, got {T}")
 
     def _sequence(self, x: Tensor, T: int) -> Tensor:
         if self.method.coding != "sum":
@@ -78,7 +81,9 @@ class Result:
         return y.sum(0) if self.method.coding == "sum" else y[self.method.delay :].mean(0)
 
     def curve(self, images: Tensor, labels: Tensor, *, steps: Sequence[int], batch_size: int = 256) -> dict[int, float]:
-        """The accuracy after each number of steps, from one run of the largest: ``{T: share of right classes}``.
+        """The accuracy after each number of steps: ``{T: share of right classes}``.
+
+        It is from one run of the largest number, but for networks that wait for all of their input, which run for each.
 
         Args:
             images: what the model takes, one tensor.
@@ -87,11 +92,15 @@ class Result:
             batch_size: images that run at once.
         """
         wanted, right = sorted(set(steps)), dict.fromkeys(sorted(set(steps)), 0)
+        if wanted:
+            self._check_steps(wanted[0])
+        causal = all(getattr(module, "causal", True) for module in self.network.modules())
         with torch.no_grad():
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                out = self.network(*self.encode(x, T=wanted[-1]))
+                out: Any = self.network(*self.encode(x, T=wanted[-1])) if causal else None
                 for T in wanted:
-                    scores = self.decode(out[:T])
+                    prefix = out[:T] if causal else self.network(*self.encode(x, T=T))
+                    scores = self.decode(prefix)
                     right[T] += int((scores.argmax(-1) == y.to(scores.device)).sum())
         return {T: n / len(labels) for T, n in right.items()}
 
@@ -101,6 +110,7 @@ class Result:
 
     def sent_and_output(self, tensors: list[Tensor], T: int, paths: tuple[str, ...]) -> tuple[dict[str, Tensor], Any]:
         """:meth:`sent`, and the decoded output as the leaves of the model's."""
+        self._check_steps(T)
         xs = tuple(self._sequence(x, T) for x in tensors)
         with torch.no_grad():
             if not paths:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from .errors import ConversionError
 from .qcfs import QCFS
 from .statistics import Histogram
 from .vocabulary import Operation
@@ -63,7 +64,15 @@ class Site:
 
     def learned(self) -> Tensor | None:
         """The threshold that was trained, of a QCFS."""
-        return self.module.scale.detach().double().cpu().reshape(1) if isinstance(self.module, QCFS) else None
+        if not isinstance(self.module, QCFS):
+            return None
+        found = self.module.scale.detach().double().cpu().reshape(1)
+        if not bool(found > 0):
+            raise ConversionError(
+                f"{self} has learned the scale {float(found):.4g}, which is no threshold: train with a smaller rate, "
+                "or set it to a positive value"
+            )
+        return found
 
     def function(self) -> Callable[[Tensor], Tensor]:
         """The activation of a tensor on the CPU."""
@@ -117,6 +126,10 @@ def calibrate(work: Working, sites: list[Site], batches: list[list[Tensor]]) -> 
         work.run(tensors, seen)
 
 
+_IN_PLACE = ("addition", "scaling", "avg", "adaptive", "pad", "zeropad", "upsample", "interpolate")
+"""Linear operations that leave channels in their dimension."""
+
+
 def _channels(work: Working, node: fx.Node) -> int:
     """The dimension of channels: 1, or the last one where a linear layer that sees tokens was the last with weights."""
     ndim = len(node.meta["shape"])
@@ -130,7 +143,8 @@ def _channels(work: Working, node: fx.Node) -> int:
         before = signals[0]
         operation = before.meta.get("operation")
         if operation is None or (operation.group not in ("affine", "activation") and operation.name != "norm"):
-            if operation is not None and operation.group == "linear" and operation.name not in ("addition", "scaling"):
+            moves = operation is not None and operation.group == "linear" and not operation.name.startswith(_IN_PLACE)
+            if moves:
                 return 1 if ndim != 3 else 2
             continue
         if operation.group == "affine":

@@ -4,7 +4,7 @@ Total, sum:   X[t] = x[0] + ... + x[t]                  Change, sum:   y[t] = z[
 Total, mean:  X[t] = (x[0] + ... + x[t]) / (t + 1)      Change, mean:  y[t] = (t + 1) z[t] - t z[t-1]
 Once:         y[t] = W x[t] + b [t = 0]
 First:        y[t] = [t = 0]
-Pool:         of each window the input x[t] whose sum x[0] + ... + x[t] is the largest
+Pool:         y[t] = max X[t] - max X[t-1] over each window, with X[t] = x[0] + ... + x[t]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .._time import wide
 from ..core import State, TemporalModule
 from ..spikes import SpikeTensor, pack
 
@@ -31,10 +32,10 @@ class _Running(TemporalModule):
         self.coding = coding
 
     def initial_state(self, *x_t: Any) -> State:
-        """Zeros of the step's shape, and the number of steps so far, by sample."""
+        """Zeros of the step's shape, at least float32, and the number of steps so far, by sample."""
         x = _dense(x_t[0])
-        dtype = x.dtype if x.is_floating_point() else torch.float32
-        return {"sum": torch.zeros_like(x), "steps": x.new_zeros(x.shape[0], dtype=dtype)}
+        kind = wide(x.dtype) if x.is_floating_point() else x.dtype
+        return {"sum": torch.zeros_like(x, dtype=kind), "steps": x.new_zeros(x.shape[0], dtype=wide(x.dtype))}
 
     def _weights(self, steps: Tensor, like: Tensor) -> Tensor:
         """By what the value of a step is multiplied in its sum: 1, or the number of steps."""
@@ -72,13 +73,14 @@ class Total(_Running):
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
         x = _dense(xs[0])
         state = self.initial_state(x[0]) if state is None else state
-        total = (x.cumsum(0) + state["sum"]).to(x.dtype)
+        kind = state["sum"].dtype  # torch adds up booleans as numbers
+        total = (x.cumsum(0, dtype=kind if x.is_floating_point() else None) + state["sum"]).to(kind)
         steps = _counted(state["steps"], len(x))
         return self._values(x, total, steps), {"sum": total[-1], "steps": steps[-1]}
 
     def _values(self, x: Tensor, total: Tensor, steps: Tensor) -> Tensor:
         if x.is_floating_point():
-            return total / self._weights(steps, total)
+            return (total / self._weights(steps, total)).to(x.dtype)
         return x if self.coding == "mean" else total
 
 
@@ -102,8 +104,8 @@ class Change(_Running):
         z = self._checked(x_t[0])
         state = self.initial_state(z) if state is None else state
         steps = state["steps"] + 1
-        total = z * self._weights(steps, z)
-        return total - state["sum"], {"sum": total, "steps": steps}
+        total = z.to(state["sum"].dtype) * self._weights(steps, z)
+        return (total - state["sum"]).to(z.dtype), {"sum": total, "steps": steps}
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
@@ -114,8 +116,9 @@ class Change(_Running):
         z = self._checked(xs[0])
         state = self.initial_state(z[0]) if state is None else state
         steps = _counted(state["steps"], len(z))
-        total = z * self._weights(steps, z)
-        return torch.cat([total[:1] - state["sum"], total[1:] - total[:-1]]), {"sum": total[-1], "steps": steps[-1]}
+        total = z.to(state["sum"].dtype) * self._weights(steps, z)
+        changes = torch.cat([total[:1] - state["sum"], total[1:] - total[:-1]])
+        return changes.to(z.dtype), {"sum": total[-1], "steps": steps[-1]}
 
     @staticmethod
     def _checked(x: Any) -> Tensor:
@@ -252,9 +255,12 @@ class Pool(TemporalModule):
         kernel_size, stride, padding, dilation, ceil_mode: as those of ``nn.MaxPool2d``.
         dims: 1, 2 or 3 dimensions of space.
 
-    Where spikes are 0 and 1 its output is too. Of inputs with equal sums the first one is taken. Input and output are
-    ``[T, B, C, *]``; the state ``sum`` holds what each input has sent. Rueckauer et al., Conversion of
-    continuous-valued deep networks to efficient event-driven networks, Frontiers in Neuroscience 11, 2017.
+    It sends ``max X[t] - max X[t-1]``, where X is what each input has sent, so that what it has sent is at each step
+    the largest of these sums. Where spikes are 0 and 1 its output is too: it is the gate of Rueckauer et al. where
+    the last winner stays among inputs with equal sums. (With any other choice inputs of about the same rate would
+    pass spikes in turn, more than each of them has.) Input and output are ``[T, B, C, *]``; the state ``sum``, at least
+    float32, is X. Rueckauer et al., Conversion of continuous-valued deep networks to efficient event-driven networks,
+    Frontiers in Neuroscience 11, 2017.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -283,20 +289,22 @@ class Pool(TemporalModule):
 
     def initial_state(self, *x_t: Any) -> State:
         """Nothing sent yet."""
-        return {"sum": torch.zeros_like(_dense(x_t[0]))}
+        x = _dense(x_t[0])
+        return {"sum": torch.zeros_like(x, dtype=wide(x.dtype))}
 
-    def _gated(self, x: Tensor, total: Tensor) -> Tensor:
-        """Of each window of ``[B, C, *]``, the x where the total is largest."""
+    def _largest(self, total: Tensor) -> Tensor:
+        """The largest total of each window of ``[B, C, *]``."""
         pool = getattr(functional, f"max_pool{self.dims}d")
         options = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        _, where = pool(total, self.kernel_size, **options, ceil_mode=self.ceil_mode, return_indices=True)
-        return x.flatten(2).gather(2, where.flatten(2)).view_as(where)
+        found: Tensor = pool(total, self.kernel_size, **options, ceil_mode=self.ceil_mode)
+        return found
 
     def step(self, *x_t: Any, state: State = None) -> tuple[Any, State]:
         """One step of ``[B, C, *]``."""
         x = _dense(x_t[0])
-        total = x if state is None else state["sum"] + x
-        return _like(x_t[0], self._gated(x, total)), {"sum": total}
+        before = self.initial_state(x)["sum"] if state is None else state["sum"]
+        total = before + x
+        return _like(x_t[0], (self._largest(total) - self._largest(before)).to(x.dtype)), {"sum": total}
 
     def sequence(
         self, *xs: Any, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
@@ -305,9 +313,10 @@ class Pool(TemporalModule):
         if lengths is not None or record:
             return super().sequence(*xs, state=state, lengths=lengths, record=record)
         x = _dense(xs[0])
-        total = x.cumsum(0) if state is None else x.cumsum(0) + state["sum"]
-        y = self._gated(x.flatten(0, 1), total.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return _like(xs[0], y), {"sum": total[-1]}
+        before = self.initial_state(x[0])["sum"] if state is None else state["sum"]
+        total = torch.cat([before.unsqueeze(0), x.to(before.dtype)]).cumsum(0)
+        largest = self._largest(total.flatten(0, 1)).unflatten(0, total.shape[:2])
+        return _like(xs[0], largest.diff(dim=0).to(x.dtype)), {"sum": total[-1]}
 
 
 _FUNCTIONS: dict[type[nn.Module], str] = {

@@ -29,12 +29,14 @@ class Operation:
             evaluation), ``constant`` (depends on no input) or ``unknown``.
         function: an activation as a function of one tensor.
         most: the largest output of an activation that is clipped.
+        joins: whether it is a sum that joins a list of tensors.
     """
 
     name: str
     group: Group
     function: Callable[[Tensor], Tensor] | None = None
     most: float | None = None
+    joins: bool = False
 
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
@@ -75,13 +77,16 @@ SHAPED = frozenset(
     ["new_ones", "new_zeros", "new_full", "new_empty", "ones_like", "zeros_like", "full_like", "empty_like"]
 )
 """Functions of the shape of a tensor alone."""
+LIKE = frozenset(["to", "type_as", "expand_as", "view_as", "reshape_as"])
+"""Functions whose value is that of their first operand; a second one says the dtype or the shape alone."""
 _SUMS = {"add", "sub", "subtract", "cat", "concat", "concatenate", "stack", "rsub"}
+_JOINS = {"cat", "concat", "concatenate", "stack"}
 _LINEAR = """
     reshape view flatten unflatten permute transpose t mT squeeze unsqueeze mean sum avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d getitem chunk split unbind contiguous clone expand
     expand_as repeat neg negative positive roll flip select narrow pixel_shuffle pixel_unshuffle to float double
     movedim moveaxis swapaxes swapdims unfold fold index_select detach view_as reshape_as tile channel_shuffle cumsum
-    slice alias _to_copy _unsafe_view upsample_nearest2d upsample_bilinear2d tensor_split hsplit
+    type_as slice alias _to_copy _unsafe_view upsample_nearest2d upsample_bilinear2d tensor_split hsplit
 """
 _LINEAR_MODULES: tuple[type[nn.Module], ...] = (
     *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
@@ -156,13 +161,17 @@ def of_function(what: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ope
         return Operation(_WORD.get(name, "norm"), "function")
     if name in _MATH.split():
         return Operation("math", "function")
+    if name in _PRODUCTS and kwargs.get("rounding_mode") is not None:
+        return Operation(f"{name} that rounds", "unknown")
     if name in _PRODUCTS:
         both = signals > 1 or (name in _ONE_OPERAND and args and not _is_signal(args[0]))
         return Operation("product", "function") if both else Operation("scaling", "linear")
+    if name == "batch_norm" and kwargs.get("training", args[5] if len(args) > 5 else False):
+        return Operation("norm", "function")
     if name in _AFFINE.split():
         return Operation("affine", "affine")
     if name in _SUMS:
-        return Operation("addition", "linear")
+        return Operation("addition", "linear", joins=name in _JOINS)
     if name in ("pad", "constant_pad_nd"):
         fill = kwargs.get("value", args[3] if len(args) > 3 and name == "pad" else 0)
         return Operation("pad", "unknown" if fill else "linear")

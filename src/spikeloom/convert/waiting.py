@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._numbers import POSITIVE, Declared, Number
+from .._time import wide
 from ..core import State, TemporalModule
 from ..spikes import SpikeTensor
 
@@ -50,9 +51,9 @@ class Waiting(Declared, TemporalModule):
         if lengths is not None:
             raise ValueError("Waiting: fires after all T steps of a batch, so that it takes no lengths")
         T = x.shape[0]
-        total = x.sum(0)
+        total = x.sum(0, dtype=wide(x.dtype))
         theta = self.broadcast("v_threshold", total.shape, total.dtype)
         n = torch.floor(T * total / theta + 0.5).clamp(0, T)
-        steps = torch.arange(T, device=x.device, dtype=x.dtype).view(-1, *(1,) * total.ndim)
+        steps = torch.arange(T, device=x.device, dtype=total.dtype).view(-1, *(1,) * total.ndim)
         y = (steps < n).to(x.dtype) * (theta / T).to(x.dtype)
         return (y, None, {}) if record else (y, None)

@@ -16,7 +16,7 @@ from ..core import Graph, Node, TemporalModule, capture
 from ..core.nodes import map_arguments
 from .errors import ConversionError
 from .qcfs import QCFS
-from .vocabulary import SHAPED, Operation, Signal, name_of, of_function, of_module
+from .vocabulary import LIKE, SHAPED, Operation, Signal, name_of, of_function, of_module
 
 
 class Working:
@@ -30,7 +30,8 @@ class Working:
     ``fixed`` holds the leaves of the example that are no tensors, whose values are in the graph, and None for tensors.
     Every node has in ``meta``: ``path`` (of the module, or of the one in whose forward it is), ``where`` (``file:line``
     of the user's code), ``shape`` (of its value on the example; None where that is no tensor), ``signal`` (whether the
-    value holds a tensor that depends on an input) and ``operation``.
+    value holds a tensor that depends on an input), ``rounds`` (whether it makes whole numbers of others) and
+    ``operation``.
     """
 
     def __init__(self, model: nn.Module, example: Any, leaves: tuple[type[nn.Module], ...]) -> None:
@@ -80,7 +81,10 @@ class Working:
                 return Operation(type(module).__name__, "unknown")
             return of_module(module)
         args, kwargs = map_arguments(_stand_in, (node.args, node.kwargs))
-        return of_function(node.meta["what"], args, kwargs)
+        found = of_function(node.meta["what"], args, kwargs)
+        if found.group == "linear" and node.meta["rounds"]:
+            return Operation(f"{found.name} that rounds", "unknown")
+        return found
 
     def at(self, node: fx.Node) -> nn.Module:
         """The module of a node."""
@@ -155,9 +159,15 @@ class _Facts(fx.Interpreter):
         value = super().run_node(n)
         tensors = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
         shaped = n.op in ("call_function", "call_method") and name_of(n.meta["what"]) in SHAPED
-        depends = n.op == "placeholder" or any(source.meta["signal"] for source in n.all_input_nodes)
+        sources = n.all_input_nodes
+        if n.op in ("call_function", "call_method") and name_of(n.meta["what"]) in LIKE:
+            sources = [a for a in n.args[:1] if isinstance(a, fx.Node)]
+        depends = n.op == "placeholder" or any(source.meta["signal"] for source in sources)
         n.meta["shape"] = value.shape if isinstance(value, Tensor) else None
         n.meta["signal"] = bool(tensors) and depends and not shaped
+        n.meta["floats"] = isinstance(value, Tensor) and value.is_floating_point()
+        given = any(source.meta["signal"] and source.meta["floats"] for source in n.all_input_nodes)
+        n.meta["rounds"] = given and isinstance(value, Tensor) and not n.meta["floats"]
         return value
 
 

@@ -26,7 +26,7 @@ from ..core.layers import layers_of, runs_layers
 from ..neuron import Dynamics
 from ..spikes import SpikeTensor
 from .decolle import DECOLLE
-from .eprop import EProp
+from .eprop import EProp, RandomFeedback
 from .products import LINEAR, product
 
 _WHO = "learn.online"
@@ -96,13 +96,19 @@ class Pair:
     ) -> None:
         """What a piece does; ``result`` is that of the network's call."""
         x, ends = result.record[f"{self.path}.input"], result.state[self.path]
-        if self.constant is None:
+        first = self.constant is None
+        if first:
             self.constant = _is_constant(self.inner, x.shape)
         gradients = {k: leaf.grad for k, leaf in leaves.items()}
         a: dict[str, Tensor | None] = {}
         P: dict[str, dict[str, Tensor]] = {}
         for k in self.states:
             a[k], P[k] = _jacobian(ends[k], x, leaves)
+            if first and (t := a[k]) is not None and not _is_elementwise(ends[k], x, t):
+                raise ValueError(
+                    f"{_WHO}: the neurons of {self.path!r} depend on each other, so that their eligibility has no "
+                    "place in memory; give method='truncated'"
+                )
         if all(t is None for t in a.values()) and any(ends[k].requires_grad for k in self.states):
             raise RuntimeError(f"{_WHO}: {self.path!r} was not computed from the input that was recorded of it")
         dtype = wide(x.dtype)
@@ -172,7 +178,7 @@ class Part:
             _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
 
     def _check(self, a: dict[str, Tensor], pre: Tensor, limit: int) -> None:
-        if type(self.layer) is not nn.Linear:
+        if type(self.layer) not in (nn.Linear, RandomFeedback):
             raise ValueError(
                 f"{_WHO}: {self.where}: the eligibility of {type(self.layer).__name__} can be carried only where it is "
                 "a trace of the input: for a neuron with a leak alone, reset='soft' or 'none' and detach_reset=True"
@@ -210,7 +216,7 @@ def _pairs(net: Network) -> list[Pair]:
                 f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no neuron"
             )
         trained = [m for m in between if any(p.requires_grad for p in m.parameters())]
-        if trained and not (trained == between[-1:] and type(trained[0]) in LINEAR):
+        if trained and not (trained == between[-1:] and type(trained[0]) in (*LINEAR, RandomFeedback)):
             names = ", ".join(f"{paths[m]!r} ({type(m).__name__})" for m in trained)
             raise ValueError(
                 f"{_WHO}: method='eligibility': before the neuron {paths[layer]!r} there must be one layer with "
@@ -234,11 +240,19 @@ def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor
     return found[0], dict(zip(leaves, there, strict=True))
 
 
+def _is_elementwise(end: Tensor, x: Tensor, a: Tensor) -> bool:
+    """Whether each element of a state depends on inputs of its own alone: random signs pass through to the inputs."""
+    g = torch.Generator().manual_seed(0)
+    signs = (2 * torch.randint(2, end.shape, generator=g) - 1).to(end)
+    (found,) = torch.autograd.grad(end, x, signs, retain_graph=True)
+    return bool((found - a * signs).abs().max() <= 1e-3 * a.abs().max())
+
+
 def _is_constant(neuron: Dynamics, shape: torch.Size) -> bool:
     """Whether derivatives of states by inputs and states are one number for all neurons, tried on large inputs."""
     probe = copy.deepcopy(neuron)
     g = torch.Generator().manual_seed(0)
-    x = (40 * torch.rand(6, 1, *shape[2:], generator=g, dtype=torch.float64) - 20).requires_grad_()
+    x = (40 * torch.rand(6, 2, *shape[2:], generator=g, dtype=torch.float64) - 20).requires_grad_()
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         probe = probe.to("cpu")
         start = {k: s.detach().requires_grad_() for k, s in probe.initial_state(x[0]).items()}

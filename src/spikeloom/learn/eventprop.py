@@ -284,8 +284,8 @@ def first_spike_time(spikes: Tensor, *, silent: float | None = None, lengths: Te
         silent: time of neurons that never fire, which have no gradient; None is T, or the sample's length.
         lengths: valid steps of each sample.
 
-    The gradient that it sends to spikes rises by ``dL/dt`` per step around the first spike. For neurons with surrogates
-    there is :func:`spikeloom.decode.first_spike`.
+    The gradient that it sends to spikes rises by ``dL/dt`` per step at the first spike, and at no later one. For
+    neurons with surrogates there is :func:`spikeloom.decode.first_spike`.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -307,14 +307,17 @@ class _FirstTime(torch.autograd.Function):
         fired = (spikes != 0) & (t < steps)
         first = torch.where(fired, t, T).amin(0)
         never = steps.expand_as(first) if silent is None else torch.full_like(first, silent, dtype=wide(spikes.dtype))
-        ctx.save_for_backward(first)
+        ctx.save_for_backward(first, first == steps - 1)
         ctx.T, ctx.dtype = T, spikes.dtype
         return torch.where(first < T, first, never).to(wide(spikes.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (first,) = ctx.saved_tensors
+        first, is_last = ctx.saved_tensors
         t = trailing(torch.arange(ctx.T, device=grad.device), grad.ndim + 1)
-        ramp = (t - first).clamp(-1, 1).to(grad.dtype)
-        return (torch.where(first < ctx.T, grad * ramp, 0.0)).to(ctx.dtype), None, None
+        # A step down to the first spike has the slope 1 there alone: central differences span two steps, those at ends
+        # one. A ramp up behind it would have a slope at a spike in the very next step too.
+        size = torch.where(is_last | (first == 0), 1.0, 2.0).to(grad.dtype)
+        step = (t == (first - 1).clamp(min=0)).to(grad.dtype) * -size
+        return (torch.where(first < ctx.T, grad * step, 0.0)).to(ctx.dtype), None, None

@@ -25,7 +25,7 @@ class FPTT:
     """Trains a network after each piece of a sequence, with a regulariser that remembers the weights of earlier pieces.
 
     Args:
-        parameters: those that the optimiser changes.
+        parameters: those that the optimiser changes; frozen ones may be among them.
         alpha: strength of the regulariser, above 0.
 
     The running means W' and the last gradients l' belong to the object and are in :meth:`state_dict`; they go on from
@@ -78,28 +78,32 @@ class FPTT:
         steps: int = 1,
         state: State = None,
     ) -> Iterator[Piece]:
-        """Trains on ``x`` ``[T, B, *]``, piece by piece; the optimiser has made its step when a piece is given.
+        """Trains on a sequence, piece by piece; the optimiser has made its step when a piece is given.
 
         Args:
             net: a Network.
-            x: the sequence, time first.
-            loss: of the outputs of a piece and its first step, as of :func:`online`.
+            x: ``[T, B, *]`` (``[B, T, *]`` if the network is ``batch_first``).
+            loss: of the outputs ``[K, B, *]`` of a piece and its first step, as of :func:`online`.
             optimiser: one over the parameters.
             steps: steps of a piece.
             state: where to begin; None is rest.
         """
         check_options(net, x, steps, "truncated", None)
+        x = x.transpose(0, 1) if net.batch_first else x
         state = None if state is None else detach(state)
         for t0 in range(0, len(x), steps):
             piece = x[t0 : t0 + steps]
-            y, after, *_ = net.sequence(piece, state=state)
-            value = check_scalar(loss(y, t0))
-            optimiser.zero_grad()
-            (value + self.penalty()).backward()
-            optimiser.step()
-            optimiser.zero_grad()
-            again = check_scalar(loss(net.sequence(piece, state=state)[0], t0))
-            self.update(torch.autograd.grad(again, self.parameters, allow_unused=True))
+            with torch.enable_grad():
+                y, after, *_ = net.sequence(piece, state=state)
+                value = check_scalar(loss(y, t0))
+                optimiser.zero_grad()
+                (value + self.penalty()).backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                again = check_scalar(loss(net.sequence(piece, state=state)[0], t0))
+                learned = [p for p in self.parameters if p.requires_grad]
+                found = dict(zip(map(id, learned), torch.autograd.grad(again, learned, allow_unused=True), strict=True))
+                self.update(found.get(id(p)) for p in self.parameters)
             state = detach(after)
             yield Piece(t0, value.detach(), y.detach(), state)
 

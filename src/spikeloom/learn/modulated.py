@@ -90,6 +90,11 @@ class Modulated:
         dw, new = self.rule.sequence(layer, pre, post, state=inner, modulator=met, lengths=lengths)
         waiting = None if state is None else state.get("eligibility")
         if waiting is not None:
+            if len(waiting) != B:
+                raise ValueError(
+                    f"learn.Modulated: the state holds the eligibility of {len(waiting)} samples, and there are {B}; "
+                    "begin with state=None"
+                )
             dw = dw + torch.einsum("b,b...->...", first.to(waiting), waiting).to(dw.dtype)
         found: State = {"rule": new}
         if carry:

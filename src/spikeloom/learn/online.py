@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -64,11 +63,11 @@ def online(
         generator: source of randomness of ``backward``.
         limit: bytes that eligibilities may take, see below.
 
-    Gradients are added to ``.grad``, so that the loop chooses: a step of the optimiser after each piece (online), or
-    one at the end (the gradient of the whole sequence). With one step at the end and ``"truncated"``, ``steps=T`` is
-    backpropagation through time, and ``steps=1`` spatial learning through time (SLTT); with :class:`spikeloom.nn.OTTT`
-    around layers it is OTTT. A piece runs the ordinary kernels; only the state is kept from one to the next, so memory
-    is that of K steps.
+    Gradients are taken under ``torch.no_grad`` too, and added to ``.grad``, so that the loop chooses: a step of the
+    optimiser after each piece (online), or one at the end (the gradient of the whole sequence). With one step at the
+    end and ``"truncated"``, ``steps=T`` is backpropagation through time, and ``steps=1`` spatial learning through time
+    (SLTT); with :class:`spikeloom.nn.OTTT` around layers it is OTTT. A piece runs the ordinary kernels; only the state
+    is kept from one to the next, so memory is that of K steps.
 
     **Eligibility.** For a layer with weight W directly before a neuron with states ``s_k``, ``e_k = ds_k / dW`` is
     carried, and a piece adds ``sum_k (dL/ds_k at its start) e_k`` to the gradient of W (and of the bias alike). As
@@ -84,7 +83,8 @@ def online(
 
     Raises ValueError for ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch
     norm between), where a temporal module is no neuron, where a convolution meets a neuron whose eligibility is no
-    trace, or where eligibilities would take more than ``limit`` bytes.
+    trace, where the neurons of a layer depend on each other (MPBN in training), or where eligibilities would take more
+    than ``limit`` bytes.
 
     Meng et al., ICCV 2023 (SLTT, SLTT-K); Xiao et al., NeurIPS 2022 (OTTT); Williams and Zipser, Neural Computation 1,
     1989 (real-time recurrent learning).
@@ -110,6 +110,11 @@ def online(
     elif net.batch_first:
         x = x.transpose(0, 1)
     T, B = x.shape[:2]
+    if x.grad_fn is not None and steps < T and torch.is_grad_enabled():
+        raise ValueError(
+            "learn.online: x comes out of a computation with gradient, which one piece would go back through and free "
+            "for the next; give x.detach(), or let that computation be a part of the network"
+        )
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, device=x.device)
     return _pieces(net, x, loss, steps, method, state, lengths, _drawn(-(-T // steps), backward, generator), limit)
@@ -154,7 +159,7 @@ def _pieces(
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
-        with nullcontext() if n in drawn else torch.no_grad():
+        with torch.enable_grad() if n in drawn else torch.no_grad():
             given = rows.chosen(state)
             if carried is not None:
                 given = carried.begin(given, rows.chosen)

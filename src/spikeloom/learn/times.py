@@ -16,6 +16,9 @@ from .._time import trailing, valid_steps
 from ..neuron import Synaptic
 from ..spikes import SpikeTensor
 
+_SPAN = 600
+"""Time constants between spikes of a sample of which float64 still has the exponential."""
+
 
 class FirstSpike(nn.Module):
     """A layer on times of first spikes: non-leaky neurons with an exponential synapse and threshold 1, in closed form.
@@ -31,7 +34,8 @@ class FirstSpike(nn.Module):
 
     Times are ``[*, in_features]`` and ``[*, out_features]``, real numbers, not steps; ``inf`` is no spike, and has no
     gradient. Layers follow each other directly; the gradient is exact while causal sets stay as they are. A neuron with
-    a sum of weights of at most 1 never fires, and :meth:`weight_sum_loss` pulls it up.
+    a sum of weights of at most 1 never fires, and :meth:`weight_sum_loss` pulls it up. Exponentials are in float64, so
+    that times of a sample may be 600 tau apart; ValueError is raised beyond.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -54,12 +58,16 @@ class FirstSpike(nn.Module):
         """Times of the first spikes ``[*, out_features]``."""
         if times.shape[-1] != self.in_features:
             raise ValueError(f"FirstSpike: expected [*, {self.in_features}], got {list(times.shape)}")
-        sorted_times, order = times.sort(dim=-1)
+        dtype = torch.promote_types(times.dtype, self.weight.dtype)
+        sorted_times, order = times.double().sort(dim=-1)
         there = torch.isfinite(sorted_times)
         start = torch.where(there, sorted_times, math.inf).amin(-1, keepdim=True).detach()
         start = torch.where(torch.isfinite(start), start, 0.0)  # exponentials begin at 1, or they would overflow
+        span = torch.where(there, sorted_times - start, 0.0).detach()
+        if bool((span > _SPAN * self.tau).any()):
+            raise ValueError(f"FirstSpike: times of a sample are more than {_SPAN} tau apart, {float(span.max()):.4g}")
         z = torch.where(there, torch.exp((torch.where(there, sorted_times, start) - start) / self.tau), 0.0)
-        w = self.weight[:, order].movedim(0, -2)  # [*, out, in], in the order of the inputs
+        w = self.weight.double()[:, order].movedim(0, -2)  # [*, out, in], in the order of the inputs
         sums, weighted = w.cumsum(-1), (w * z.unsqueeze(-2)).cumsum(-1)
         enough = sums > 1
         found = weighted / torch.where(enough, sums - 1, 1.0)
@@ -68,7 +76,7 @@ class FirstSpike(nn.Module):
         first = causal.to(torch.int8).argmax(-1, keepdim=True)
         fires = causal.any(-1)
         out = torch.where(fires, found.gather(-1, first).squeeze(-1), 1.0)
-        return torch.where(fires, self.tau * out.log() + start, math.inf)
+        return torch.where(fires, self.tau * out.log() + start, math.inf).to(dtype)
 
     def weight_sum_loss(self) -> Tensor:
         """``sum_j max(0, 1 - sum_i w_ji)``: 0 where every neuron fires once all its inputs have come."""
