@@ -183,8 +183,8 @@ class Late:
         if self._in_doubt or (value is not None and (value._backward_hooks or value.retains_grad)):
             raise RuntimeError(
                 f"{type(self.module).__name__}({self.input.shape[1]}): its output has a hook, retains its gradient or "
-                "was changed in place, and was given to an autograd.Function, whose gradient does not pass by that; clone "
-                "the output first, or make the network with sl.Network(..., fuse=False)"
+                "was changed in place, and was given to an autograd.Function, whose gradient does not pass by that; "
+                "clone the output first, or make the network with sl.Network(..., fuse=False)"
             )
         with torch.enable_grad():
             own = [
