@@ -11,15 +11,16 @@ Fang et al., Spiking Neural Networks Need High-Frequency Information, NeurIPS 20
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ..nn import SpikingSelfAttention
 from .blocks import Model, NeuronFactory, Neurons, check_option, check_sizes, conv, norm_neuron, pooled_head
-from .registry import Entry, Figure, Info, register
+from .registry import Entry, Figure, register
 from .resnet import STEMS, Stem
-from .spikformer import NEURON, initialise, paper_neuron
+from .spikformer import entry, initialise, paper_neuron
 
 PAPER = "Fang et al., Spiking Neural Networks Need High-Frequency Information, NeurIPS 2025"
 REFERENCE = "https://github.com/bic-L/MaxFormer"
@@ -132,27 +133,12 @@ class Block(nn.Module):
         return y
 
 
-def _entry(
-    size: Size,
-    parameters: int,
-    *figures: Figure,
-    stem: Stem = "imagenet",
-    input: tuple[int, int, int] = (3, 224, 224),  # noqa: A002 - as Info has it
-    classes: int = 1000,
-    T: int = 4,
-) -> Entry:
-    info = Info(
-        paper=PAPER,
-        parameters=parameters,
-        input=input,
-        classes=classes,
-        T=T,
-        neuron=NEURON,
-        bits="all convolutions but the first; depthwise ones unpack what they are given",
-        reference=REFERENCE,
-        figures=figures,
-    )
-    return Entry(size, info, {"num_classes": classes, "in_channels": input[0], "stem": stem})
+_entry = functools.partial(
+    entry,
+    paper=PAPER,
+    bits="all convolutions but the first; depthwise ones unpack what they are given",
+    reference=REFERENCE,
+)
 
 
 def _imagenet(dim: int, parameters: int, *figures: Figure) -> Entry:

@@ -10,16 +10,16 @@ Zhou et al., QKFormer: Hierarchical Spiking Transformer using Q-K Attention, Neu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ..nn import QKAttention, SpikingSelfAttention
 from .blocks import Model, NeuronFactory, Neurons, check_option, check_sizes, conv, norm_neuron, pooled_head
-from .registry import Entry, Figure, Info, register
+from .registry import Entry, Figure, register
 from .resnet import STEMS, Stem
-from .spikformer import NEURON, Block, initialise, paper_neuron
+from .spikformer import Block, entry, initialise, paper_neuron
 
 Layers = tuple[tuple[int, bool], ...]
 """Convolutions by their channels, and whether a max pool stands between norm and neuron."""
@@ -75,29 +75,13 @@ def embedded(stem: Stem, stage: int, dim: int) -> tuple[Layers, Layers]:
     return ((dim // 2, True),), ((dim, True), (dim, False))
 
 
-def _entry(
-    size: Size,
-    parameters: int,
-    figures: Sequence[Figure],
-    *,
-    stem: Stem = "imagenet",
-    input: tuple[int, int, int] = (3, 224, 224),  # noqa: A002 - as Info has it
-    classes: int = 1000,
-    T: int = 4,
-) -> Entry:
-    info = Info(
-        paper="Zhou et al., QKFormer: Hierarchical Spiking Transformer using Q-K Attention, NeurIPS 2024",
-        parameters=parameters,
-        input=input,
-        classes=classes,
-        T=T,
-        neuron=NEURON,
-        bits="in embeddings the convolutions behind a neuron; in blocks the last of attention and of each MLP, since "
-        "the others are given sums of spikes",
-        reference="https://github.com/zhouchenlin2096/QKFormer",
-        figures=tuple(figures),
-    )
-    return Entry(size, info, {"num_classes": classes, "in_channels": input[0], "stem": stem})
+_entry = functools.partial(
+    entry,
+    paper="Zhou et al., QKFormer: Hierarchical Spiking Transformer using Q-K Attention, NeurIPS 2024",
+    bits="in embeddings the convolutions behind a neuron; in blocks the last of attention and of each MLP, since "
+    "the others are given sums of spikes",
+    reference="https://github.com/zhouchenlin2096/QKFormer",
+)
 
 
 _LEAK = "state runs from sample to sample in that code"
@@ -108,7 +92,7 @@ def _imagenet(dim: int, parameters: int, published: float, alone: float | None =
     figures = [Figure("ImageNet", published, "readme", f"T = 4; {_LEAK}")]
     if alone is not None:
         figures.append(Figure("ImageNet", alone, "issue", f"T = 4; {_ALONE}"))
-    return _entry(Size(f"qkformer_10_{dim}", dim, (1, 2, 7), dim // 64), parameters, figures)
+    return _entry(Size(f"qkformer_10_{dim}", dim, (1, 2, 7), dim // 64), parameters, *figures)
 
 
 ENTRIES = {
@@ -116,22 +100,20 @@ ENTRIES = {
     "qkformer_10_512": _imagenet(512, 29_079_336, 82.04),
     "qkformer_10_768": _imagenet(768, 64_962_760, 84.22, 78.70),
     "qkformer_cifar10_4_384": _entry(
-        Size("qkformer_cifar10_4_384", 384, (1, 1, 2), 8), 6_706_234, (), stem="cifar", input=(3, 32, 32), classes=10
+        Size("qkformer_cifar10_4_384", 384, (1, 1, 2), 8), 6_706_234, stem="cifar", input=(3, 32, 32), classes=10
     ),
     "qkformer_cifar10dvs": _entry(
         Size("qkformer_cifar10dvs", 256, (1, 1), 16, ratio=1),
         1_504_138,
-        [
-            Figure("CIFAR10-DVS", 84.0, "secondary", f"T = 16; no official split; {_LEAK}"),
-            Figure("CIFAR10-DVS", 78.0, "issue", "T = 10"),
-        ],
+        Figure("CIFAR10-DVS", 84.0, "secondary", f"T = 16; no official split; {_LEAK}"),
+        Figure("CIFAR10-DVS", 78.0, "issue", "T = 10"),
         stem="dvs",
         input=(2, 128, 128),
         classes=10,
         T=16,
     ),
     "qkformer_dvsgesture": _entry(
-        Size("qkformer_dvsgesture", 256, (1, 1), 16), 1_999_371, (), stem="dvs", input=(2, 128, 128), classes=11, T=16
+        Size("qkformer_dvsgesture", 256, (1, 1), 16), 1_999_371, stem="dvs", input=(2, 128, 128), classes=11, T=16
     ),
 }
 

@@ -10,6 +10,7 @@ Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer, ICLR 202
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -74,28 +75,40 @@ class Block(nn.Module):
         return tokens.view(x.shape)
 
 
-def _entry(
-    size: Size,
+def entry(
+    size: Any,
     parameters: int,
     *figures: Figure,
+    paper: str,
+    bits: str,
+    reference: str,
     stem: Stem = "imagenet",
     input: tuple[int, int, int] = (3, 224, 224),  # noqa: A002 - as Info has it
     classes: int = 1000,
     T: int = 4,
 ) -> Entry:
+    """A line of the table of this family, or of another one with the same neurons and stems."""
     info = Info(
-        paper="Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer, ICLR 2023",
+        paper=paper,
         parameters=parameters,
         input=input,
         classes=classes,
         T=T,
         neuron=NEURON,
-        bits="convolutions of the stem but the first; in blocks the last of attention and of each MLP, since the "
-        "others are given sums of spikes",
-        reference="https://github.com/ZK-Zhou/spikformer",
+        bits=bits,
+        reference=reference,
         figures=figures,
     )
     return Entry(size, info, {"num_classes": classes, "in_channels": input[0], "stem": stem})
+
+
+_entry = functools.partial(
+    entry,
+    paper="Zhou et al., Spikformer: When Spiking Neural Network Meets Transformer, ICLR 2023",
+    bits="convolutions of the stem but the first; in blocks the last of attention and of each MLP, since the "
+    "others are given sums of spikes",
+    reference="https://github.com/ZK-Zhou/spikformer",
+)
 
 
 def _cifar(depth: int, dim: int, parameters: int, *figures: Figure) -> Entry:
