@@ -115,11 +115,9 @@ class Rate(Method):
 
     def threshold_of(self, site: Site) -> Tensor:
         """The threshold of a site."""
-        if isinstance(self.threshold, Mapping):
-            return _given(self.threshold, site)
-        learned = site.learned()
-        if learned is not None:
-            return learned
+        chosen = _chosen(self.threshold, site)
+        if chosen is not None:
+            return chosen
         if self.threshold == "mse":
             return positive(site.histogram.least_error(self.T or 1, self.v_init), site)
         return positive(_quantile(site, self.quantile, whole=self.threshold == "layer"), site)
@@ -280,11 +278,9 @@ class Exact(Method):
 
     def threshold_of(self, site: Site) -> Tensor:
         """The largest output."""
-        if isinstance(self.threshold, Mapping):
-            return _given(self.threshold, site)
-        learned = site.learned()
-        if learned is not None:
-            return learned
+        chosen = _chosen(self.threshold, site)
+        if chosen is not None:
+            return chosen
         return positive(_quantile(site, self.quantile, whole=self.threshold == "layer"), site)
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
@@ -353,6 +349,11 @@ def positive(found: Tensor, site: Site) -> Tensor:
         found = found.clamp(max=site.operation.most)
     most = found.max()
     return torch.where(found > 0, found, most if most > 0 else torch.ones_like(most))
+
+
+def _chosen(threshold: Thresholds, site: Site) -> Tensor | None:
+    """The threshold of a site that was given or learned; None where data have to say."""
+    return site.learned() if isinstance(threshold, str) else _given(threshold, site)
 
 
 def _given(thresholds: Mapping[str, Any], site: Site) -> Tensor:
