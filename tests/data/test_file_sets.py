@@ -605,14 +605,14 @@ torch.distributed.destroy_process_group()
 
 
 @real
-def test_real_spoken_digits():
-    for split, count in (("train", 2_700), ("test", 300)):
-        found = data.load("fsdd", split, root=ROOT)
-        assert len(found) == count
-        assert torch.bincount(found.labels).tolist() == [count // 10] * 10
-        recording, _ = found[0]
-        assert recording.size == (64,)
-        assert 100 < len(recording) < 20_000
+@pytest.mark.parametrize(("split", "count"), [("test", 300), pytest.param("train", 2_700, marks=pytest.mark.slow)])
+def test_real_spoken_digits(split, count):
+    found = data.load("fsdd", split, root=ROOT)
+    assert len(found) == count
+    assert torch.bincount(found.labels).tolist() == [count // 10] * 10
+    recording, _ = found[0]
+    assert recording.size == (64,)
+    assert 100 < len(recording) < 20_000
 
 
 @real
