@@ -1,7 +1,7 @@
 """Runs the tutorials and writes down what came of it: `make tutorials`, or python docs/tutorials/make.py 01 04
 
-A page is plain Markdown. Its `python` blocks run in order, in one namespace, in a process of their own. After each stand
-the lines that it printed, as a `text` block, and the figures that it left open, as `NN-name/1.png` and so on:
+A page is plain Markdown. Its `python` blocks run in order, in one namespace, in a process of their own. After each one
+stand its lines of output, as a `text` block, and the figures that it left open, as `NN-name/1.png` and so on:
 
 - A `text` block has to be what is printed, to the letter. A `text roughly` block has the same words, and numbers within
   20 %; a number before ` %` may differ by 3 points. One that still agrees is left as it is.
