@@ -73,7 +73,7 @@ class Page:
                 end, language, printed = said.end(), said[1], said[2]
             while shown := self.picture.match(self.text, end):
                 end = shown.end()
-                alts.append(" ".join(shown[1].split()))
+                alts.append(shown[1])
             line = self.text[: fence.start(2)].count("\n")
             yield Block(fence[2], line, fence.end(), end, language, printed, alts)
 
@@ -86,12 +86,13 @@ class Page:
 
         namespace: dict[str, Any] = {"__name__": "__main__"}
         plt.close("all")
-        for block in self.blocks():
-            output = io.StringIO()
-            with contextlib.redirect_stdout(output):
-                exec(compile("\n" * block.line + block.code, str(self.file), "exec"), namespace)
-            yield block, output.getvalue().rstrip(), [plt.figure(number) for number in plt.get_fignums()]
-            plt.close("all")
+        with mpl.rc_context():
+            for block in self.blocks():
+                output = io.StringIO()
+                with contextlib.redirect_stdout(output):
+                    exec(compile("\n" * block.line + block.code, str(self.file), "exec"), namespace)
+                yield block, output.getvalue().rstrip(), [plt.figure(number) for number in plt.get_fignums()]
+                plt.close("all")
 
     def head(self) -> str:
         """The links below the title."""
