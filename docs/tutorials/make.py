@@ -174,8 +174,11 @@ def png(figure: Any) -> bytes:
     figure.add_artist(card)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=192, facecolor="none", metadata={"Software": None})
-    small = io.BytesIO()
-    Image.open(drawn).quantize(256, method=Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
+    picture, small = Image.open(drawn), io.BytesIO()
+    picture.save(small, "png", optimize=True)
+    if small.tell() > 1000 * KILOBYTES:  # 256 colours do
+        small = io.BytesIO()
+        picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
     return small.getvalue()
 
 
