@@ -176,9 +176,12 @@ def png(figure: Any) -> bytes:
     figure.savefig(drawn, format="png", dpi=192, facecolor="none", metadata={"Software": None})
     picture, small = Image.open(drawn), io.BytesIO()
     picture.save(small, "png", optimize=True)
-    if small.tell() > 1000 * KILOBYTES:  # 256 colours do
-        small = io.BytesIO()
-        picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
+    if small.tell() > 1000 * KILOBYTES:  # 255 colours do, and one for what is outside
+        small, outside = io.BytesIO(), picture.getchannel("A").point(lambda alpha: 255 * (alpha < 128))
+        few = picture.convert("RGB").quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.putpalette([*few.getpalette(), 255, 255, 255])
+        few.paste(255, mask=outside)
+        few.save(small, "png", compress_level=9, transparency=255)
     return small.getvalue()
 
 
