@@ -124,7 +124,8 @@ class FileSet:
         options = options or Options()
         if isinstance(frames, Waveforms) and self.cochlea is None:
             raise DataError(f"data set {self.name} holds no sounds, so that there are no waveforms; use Frames")
-        folder = (self._partly(root) if options.partial else None) or self.storage.locate(root, progress=options.progress)
+        partly = self._partly(root) if options.partial else None
+        folder = partly or self.storage.locate(root, progress=options.progress)
         part = "all" if self.held_out is not None else split
         items, classes = self.find(folder, part)
         expected = self.counts[part]
