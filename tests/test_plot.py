@@ -84,6 +84,9 @@ def test_names_stand_at_the_ends_of_lines_and_do_not_touch():
     assert places["b"] == (1, 5.0)
     assert (places["a"][1] + places["c"][1]) / 2 == pytest.approx(1.0)
     assert places["c"][1] - places["a"][1] > 0.1
+    many = plot.traces(torch.rand(3, 30), labels=range(100, 130), highlight=7)
+    assert [text.get_text() for text in many.texts] == ["107"]
+    assert not plot.traces(torch.rand(3, 30)).texts
     # by hand: 0 and 0.5 share their mean, 0.25; 3 is far enough
     assert look.apart(torch.tensor([0.0, 0.5, 3.0]), 1.0).tolist() == [-0.25, 0.75, 3.0]
 
@@ -172,7 +175,7 @@ def test_bars_of_firing_rates():
     (beside,) = ax.child_axes
     _, silent, saturated = beside.patches
     assert (silent.get_width(), saturated.get_width(), saturated.get_x()) == (40.0, 20.0, 80.0)
-    assert [text.get_text() for text in beside.texts] == ["40 %", "20 %"]
+    assert [text.get_text() for text in beside.texts] == ["40.0 %", "20.0 %"]
     assert silent.get_y() == ax.patches[1].get_y()  # beside the layer that it belongs to
 
 

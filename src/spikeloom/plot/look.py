@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
@@ -90,11 +90,19 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 @styled
-def figure(rows: int = 1, *, width: float = 7.0, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure with ``rows`` panels below each other, laid out tightly."""
+def figure(
+    rows: int = 1, *, widths: Sequence[float] = (1.0,), width: float = 7.0, height: float = 3.2
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``rows`` panels below each other, laid out tightly; ``height`` is that of a row, in inches.
+
+    ``widths`` puts as many panels beside each other in each row, whose widths are in that proportion; the panels are
+    listed row by row.
+    """
     check_whole("plot.figure", rows=rows)
-    fig, axes = plt.subplots(rows, 1, figsize=(width, height * rows), layout="constrained", squeeze=False)
-    return fig, list(axes[:, 0])
+    fig, axes = plt.subplots(
+        rows, len(widths), figsize=(width, height * rows), layout="constrained", squeeze=False, width_ratios=widths
+    )
+    return fig, list(axes.flat)
 
 
 def axes_or_new(ax: Axes | None, *, width: float = 7.0, height: float = 3.2) -> Axes:
@@ -128,15 +136,22 @@ def size_in_points(ax: Axes) -> tuple[float, float]:
     return 72 * box.width / dpi, 72 * box.height / dpi
 
 
-def name_ends(ax: Axes, T: int, ends: Tensor, names: list[str], colours: list[str], bold: int | None) -> None:
-    """Writes the name of each line beside its last value, and moves names apart that would lie on each other."""
+def name_ends(
+    ax: Axes, T: int, ends: Tensor, names: list[str], colours: list[str], bold: int | None, most: int = 12
+) -> None:
+    """Writes the name of each line beside its last value, and moves names apart that would lie on each other.
+
+    Of more lines than ``most``, only the bold one is named.
+    """
+    chosen = list(range(len(names))) if len(names) <= most else [] if bold is None else [bold]
+    if not chosen:
+        return
     low, high = ax.get_ylim()
     line = 0.95 * float(mpl.rcParams["font.size"])  # of small letters, in points
     gap = (high - low) * line / max(size_in_points(ax)[1], 1.0)
-    order = ends.nan_to_num(nan=low).argsort().tolist()
-    wanted = ends.double().nan_to_num(nan=low).clamp(low, high)[order]
-    placed = apart(wanted, gap)
-    for n, y in zip(order, placed.tolist(), strict=True):
+    heights = ends.double().nan_to_num(nan=low).clamp(low, high)
+    order = sorted(chosen, key=heights.tolist().__getitem__)
+    for n, y in zip(order, apart(heights[order], gap).tolist(), strict=True):
         ax.annotate(
             names[n],
             (T - 1, y),

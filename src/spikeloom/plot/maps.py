@@ -35,7 +35,7 @@ def feature_maps(
     *,
     columns: int | None = None,
     max_channels: int = 64,
-    label: str = "",
+    label: str | None = "",
     ax: Axes | None = None,
     title: str = "",
 ) -> Axes:
@@ -44,7 +44,8 @@ def feature_maps(
 
     All tiles have the same colours: white is 0 and blue the largest value; where both signs occur, blue is below and
     red above 0. Of spikes ``[T, C, H, W]`` take a sum or mean over the steps. More than ``max_channels`` are thinned
-    evenly, and the title says so. ``label`` is what the colours mean.
+    evenly, and the title says so. ``label`` is what the colours mean; None leaves their bar
+    out.
     """
     who = "plot.feature_maps"
     values = shaped(x, who, "the channels of one sample", ["C", "H", "W"])
@@ -63,7 +64,8 @@ def feature_maps(
     ax.set_facecolor("#dfe3ea")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
-    ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, shrink=0.9, aspect=25)
+    if label is not None:
+        ax.figure.colorbar(image, ax=ax, label=label, pad=0.02, shrink=0.9, aspect=25)
     ax.set_title(thinned(title, len(shown), C, "channels"))
     return ax
 

@@ -70,8 +70,7 @@ def traces(
     ax.set_title(title)
     if fired is not None:
         _dots_above(ax, fired, colours)
-    if N <= 12:
-        name_ends(ax, T, values[-1], names, colours, highlight)
+    name_ends(ax, T, values[-1], names, colours, highlight)
     return ax
 
 

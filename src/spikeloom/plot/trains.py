@@ -44,7 +44,7 @@ def raster(
     marks = values[:, shown]
     t, n = marks.ne(0).nonzero(as_tuple=True)
     width, height = size_in_points(ax)
-    dot = min(max(0.8 * min(width / T, height / len(shown)), 2.0), 5.0)  # in points; dots do not touch where they fit
+    dot = min(max(0.3 * math.sqrt(width / T * height / len(shown)), 2.0), 5.0)  # in points, by the room that each has
     colours = [INK if above else RED for above in (marks[t, n] > 0).tolist()]
     ax.scatter(t.numpy(), shown[n].numpy(), s=dot**2, c=colours, linewidths=0)
     steps_to_the_right(ax, T)
@@ -109,8 +109,7 @@ def spike_count(
     ax.set_ylabel("spikes so far")
     round_ticks(ax.yaxis)
     ax.set_title(title)
-    if N <= 20:
-        name_ends(ax, T, counts[-1], names, colours, highlight)
+    name_ends(ax, T, counts[-1], names, colours, highlight, 20)
     return ax
 
 
@@ -191,9 +190,9 @@ def _kinds_beside(ax: Axes, each: Sequence[Tensor | None], most: float) -> None:
     )
     for row in rows:
         if silent[row]:
-            beside.text(1.5, row, f"{silent[row]:.3g} %", ha="left", va="center", fontsize="small")
+            beside.text(1.5, row, f"{silent[row]:.1f} %", ha="left", va="center", fontsize="small")
         if full[row]:
-            beside.text(98.5 - full[row], row, f"{full[row]:.3g} %", ha="right", va="center", fontsize="small")
+            beside.text(98.5 - full[row], row, f"{full[row]:.1f} %", ha="right", va="center", fontsize="small")
     beside.set(xlabel="neurons (%)", xlim=(0, 100))
     beside.tick_params(axis="y", left=False, labelleft=False)
     beside.legend(
