@@ -245,6 +245,7 @@ def test_events_in_frames():
 def test_events_as_cloud_channels_and_film(tmp_path):
     (cloud,) = plot.events(recording(), kind="cloud")
     assert len(cloud.collections[0].get_offsets()) == 100
+    assert cloud.figure.get_suptitle() == "100 events, 5 x 7 pixels, 0.00099 s"
     (channels,) = plot.events(sl.data.events.make_events([0, 5, 9], [3, 1, 0], None, [1, 1, 1]))
     assert channels.collections[0].get_offsets()[:, 1].tolist() == [3, 1, 0]
     film = plot.animate(recording(), frames=3)

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 from torch import Tensor
 
 from .. import data
-from .given import check_whole, recording_of
+from .given import check_whole, recording_of, thinned
 from .look import BLUE, INK, RED, figure, styled
 
 
@@ -47,8 +47,15 @@ def events(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(True)
         ax.set_title(f"{(first + k * step) * 1e-6:.3f} s")
-    fig.suptitle(f"{title} {recording}".strip(), x=0.01, ha="left")
+    fig.suptitle(_caption(title, recording), x=0.01, ha="left")
     return list(axes[0])
+
+
+def _caption(title: str, recording: data.Recording) -> str:
+    """The title, and how much there is of a recording."""
+    size = " x ".join(map(str, recording.size)) + (" pixels" if len(recording.size) == 2 else " channels")
+    facts = f"{len(recording):,} events, {size}, {recording.duration * 1e-6:.3g} s"
+    return f"{title}: {facts}" if title else facts
 
 
 def start(recording: data.Recording) -> int:
@@ -72,13 +79,14 @@ def on_off(frame: Tensor, top: float) -> Any:
 def _cloud(recording: data.Recording, title: str) -> Axes:
     step = max(len(recording) // 20_000, 1)
     e = recording.events[::step]
-    ax: Any = plt.figure(figsize=(7.0, 5.0)).add_subplot(projection="3d")
+    fig = plt.figure(figsize=(7.5, 4.2), layout="constrained")
+    ax: Any = fig.add_subplot(projection="3d")
     colours = [(BLUE, RED)[int(p)] for p in e["p"]]
     ax.scatter(e["t"] * 1e-6, e["x"], e["y"], c=colours, s=1.0, depthshade=False)
     ax.set(xlabel="t (s)", ylabel="x", zlabel="y")
+    ax.set_box_aspect((2.0, 1.0, 1.0), zoom=1.2)
     ax.invert_zaxis()
-    thinned = f" (every {step}th)" if step > 1 else ""
-    ax.set_title(f"{title} {recording}{thinned}".strip(), loc="left")
+    fig.suptitle(thinned(_caption(title, recording), len(e), len(recording), "drawn"), x=0.01, ha="left")
     drawn: Axes = ax
     return drawn
 
@@ -88,5 +96,5 @@ def _channels(recording: data.Recording, title: str) -> Axes:
     e = recording.events
     ax.scatter(e["t"] * 1e-6, e["x"], s=1.0, c=INK, linewidths=0)
     ax.set(xlabel="t (s)", ylabel="channel", ylim=(-0.5, recording.size[0] - 0.5))
-    ax.set_title(f"{title} {recording}".strip())
+    ax.set_title(_caption(title, recording))
     return ax
