@@ -153,7 +153,7 @@ def pictures(net: nn.Module, loaders: sl.data.Loaders, config: Config, device: t
     with torch.no_grad():
         membranes = net(counts(lines[:, :1], config).to(device))
     raster, (first, second) = plot.figure(2)
-    spoken = f"lines at a spoken {loaders.classes[int(labels[0])]}, low pitch below"
+    spoken, title = f"lines at a spoken {loaders.classes[int(labels[0])]}, low pitch below", "membranes of the classes"
     plot.raster(counts(lines[:, 0], config), ax=first, title=spoken)
-    plot.traces(membranes[:, 0], highlight=int(labels[0]), ax=second, title="membranes of the classes")
+    plot.traces(membranes[:, 0], labels=loaders.classes, highlight=int(labels[0]), ax=second, title=title)
     return {"raster": raster}
