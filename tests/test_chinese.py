@@ -56,6 +56,11 @@ def names(text):
     return set(re.findall(r"`([^`\n]+)`", roles))
 
 
+def rows(text):
+    """The names in each row of a table."""
+    return [names(line) for line in prose(text).splitlines() if line.startswith("|") and names(line)]
+
+
 def part_of(text, parts):
     """The text under each of the headings named, up to the next heading."""
     hidden = FENCE.sub(lambda block: re.sub(r"[^\n]", " ", block[0]), text)  # a comment in code is no heading
@@ -98,6 +103,8 @@ def differences(text, source, *, whole):
         problems.append(f"names that the original does not have: {sorted(added)}")
     if whole and (lost := names(source) - names(text)):
         problems.append(f"names of the original that are missing: {sorted(lost)}")
+    if mixed := [sorted(row) for row in rows(text) if not any(row <= other for other in rows(source))]:
+        problems.append(f"rows of tables with names that are in no one row of the original: {mixed}")
     return problems
 
 
@@ -177,6 +184,9 @@ def test_what_is_compared_would_be_found():
         "names that the original does not have: ['z']",
         "names of the original that are missing: ['x']",
     ]
+    table = "| `a` | `b` |\n| `c` | `d` |\n"
+    assert differences("| `a` | 乙 `b` |\n", table, whole=False) == []
+    assert "[['a', 'd']]" in differences("| `a` | `d` |\n", table, whole=False)[0]
     assert part_of(source, ["B"]).startswith("## B")
     with pytest.raises(AssertionError, match="no heading"):
         part_of(source, ["C"])
