@@ -56,6 +56,14 @@ def names(text):
     return set(re.findall(r"`([^`\n]+)`", roles))
 
 
+def pictures(text):
+    """The file of each picture, with its folder, and whether it is described in Chinese or not at all."""
+    found = re.findall(r"!\[([^]]*)\]\(([^)]*)\)", prose(text))
+    return ["/".join(Path(file).parts[-2:]) for _, file in found], [
+        file for alt, file in found if not re.search(CJK, alt)
+    ]
+
+
 def rows(text):
     """The names in each row of a table."""
     return [names(line) for line in prose(text).splitlines() if line.startswith("|") and names(line)]
@@ -89,7 +97,7 @@ def foreign(text, source):
 
 
 def differences(text, source, *, whole):
-    """What of a translation is not as the original has it, in words."""
+    """What of a translation is not as the original has it: code, headings, names, pictures, tables."""
     problems = []
     if blocks(text) != blocks(source):
         mine, theirs = blocks(text), blocks(source)
@@ -103,6 +111,11 @@ def differences(text, source, *, whole):
         problems.append(f"names that the original does not have: {sorted(added)}")
     if whole and (lost := names(source) - names(text)):
         problems.append(f"names of the original that are missing: {sorted(lost)}")
+    shown, mute = pictures(text)
+    if shown != pictures(source)[0]:
+        problems.append(f"pictures are {shown}, those of the original {pictures(source)[0]}")
+    if mute:
+        problems.append(f"pictures without a description in Chinese: {mute}")
     if mixed := [sorted(row) for row in rows(text) if not any(row <= other for other in rows(source))]:
         problems.append(f"rows of tables with names that are in no one row of the original: {mixed}")
     return problems
@@ -184,6 +197,8 @@ def test_what_is_compared_would_be_found():
         "names that the original does not have: ['z']",
         "names of the original that are missing: ['x']",
     ]
+    assert differences("![图](../t/1.png)", "![A picture](t/1.png)", whole=True) == []
+    assert [p.split(" ")[1] for p in differences("![A](t/2.png)", "![A](t/1.png)", whole=True)] == ["are", "without"]
     table = "| `a` | `b` |\n| `c` | `d` |\n"
     assert differences("| `a` | 乙 `b` |\n", table, whole=False) == []
     assert "[['a', 'd']]" in differences("| `a` | `d` |\n", table, whole=False)[0]
