@@ -41,7 +41,7 @@ def prose(text):
 
 def blocks(text):
     """Language and code of each block; of shell commands without the explanations beside them, which are prose."""
-    explained = re.compile(r" {2,}\S.*$", re.MULTILINE)
+    explained = re.compile(r"(?<=\S) {2,}\S.*$", re.MULTILINE)
     return [(lang, explained.sub("", code) if lang in {"", "bash"} else code) for lang, code in FENCE.findall(text)]
 
 
