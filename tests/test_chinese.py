@@ -53,7 +53,7 @@ def levels(text):
 def names(text):
     """What stands in backticks outside of blocks; an object of one of Sphinx's roles counts as ``sl.Object``."""
     roles = re.sub(r"\{\w+\}`~?(?:spikeloom(?:\.\w+)*\.)?(\w+)`", r"`sl.\1`", prose(text))
-    return set(re.findall(r"`([^`\n]+)`", roles))
+    return {" ".join(name.split()) for part in roles.split("\n\n") for name in re.findall(r"`([^`]+)`", part)}
 
 
 def pictures(text):
@@ -202,6 +202,7 @@ def test_what_is_compared_would_be_found():
     table = "| `a` | `b` |\n| `c` | `d` |\n"
     assert differences("| `a` | 乙 `b` |\n", table, whole=False) == []
     assert "[['a', 'd']]" in differences("| `a` | `d` |\n", table, whole=False)[0]
+    assert names("A `list\nof recipes` and {class}`~spikeloom.core.Network`") == {"list of recipes", "sl.Network"}
     assert part_of(source, ["B"]).startswith("## B")
     with pytest.raises(AssertionError, match="no heading"):
         part_of(source, ["C"])
