@@ -19,6 +19,21 @@ from ._time import duration, masked, readable, sequence, trailing, wide
 from .encode.checks import check_count
 from .encode.populations import spread, tuning_fields
 
+__all__ = [
+    "burst",
+    "count",
+    "first_spike",
+    "gaussian_tuning",
+    "membrane",
+    "periodic",
+    "phase",
+    "population",
+    "population_vector",
+    "rank_order",
+    "rate",
+    "weighted_phase",
+]
+
 Readout = Literal["max", "max_abs", "mean", "last"]
 
 

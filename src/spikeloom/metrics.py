@@ -13,6 +13,12 @@ from torch import Tensor
 from . import _peers, decode
 from ._time import sequence, wide
 
+__all__ = [
+    "accuracy_first_spike",
+    "accuracy_population",
+    "accuracy_rate",
+]
+
 
 @_peers.told
 def accuracy_rate(

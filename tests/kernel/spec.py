@@ -1,8 +1,8 @@
-"""What kernels must be able to do: axes, a pairwise cover, random cases, random neurons, the support matrix.
+"""What kernels must be able to do: axes, a pairwise cover, random cases, random neurons.
 
 The harness of all tests of kernels: ``results`` runs a neuron on a backend, ``check`` compares a case with the loop.
 
-``python tests/kernel/spec.py`` prints docs/support.md.
+``python tests/kernel/support.py`` prints docs/support.md.
 """
 
 import itertools
@@ -324,49 +324,3 @@ def rows():
         make = samples.SURROGATES[name].make
         found.append((name, {"make": lambda make=make: sl.LIF(v_threshold=0.4, surrogate=make())}))
     return found
-
-
-def matrix():
-    """The support matrix as Markdown: each cell was run."""
-    columns = {
-        "float32": {},
-        "float64": {"dtype": torch.float64},
-        "bfloat16": {"dtype": torch.bfloat16},
-        "float16": {"dtype": torch.float16},
-        "static input": {"static": True},
-        "lengths": {"lengths": True},
-        "channels_last": {"layout": "channels_last"},
-    }
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for name, kind in rows():
-        cells = []
-        for options in columns.values():
-            torch.manual_seed(0)
-            try:
-                check({**BASE, "neuron": "LIF", **kind, **options})
-                cells.append("kernel")
-            except sl.BackendError:
-                cells.append("loop")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-HEAD = """# Support
-
-What runs as a kernel on a CPU, forward and backward with all gradients, printed by `python tests/kernel/spec.py`, which
-runs each cell and compares it with the PyTorch loop. The same programs are printed for GPUs (see
-[kernels](kernels.md)), where every neuron and surrogate of this table is compared in Triton's interpreter. "Two" is a
-neuron that the script defines, with two states and an exponential; "LIF no decay" has `decay_input=False`, "Leaky now"
-`reset_delay=False`. Options and surrogates are those of a LIF. MPBN runs as a kernel in evaluation and as a loop in
-training; the modules of `sl.nn` run the kernels of the neurons inside them.
-
-"""
-TAIL = """
-
-Everywhere else the PyTorch loop runs: on devices that Triton does not drive, in `torch.func` transforms and
-forward-mode differentiation, under `torch.export`, for tensor subclasses, and for what a kernel cannot hold (see
-[kernels](kernels.md)). `torch.compile` sees one operator per neuron layer.
-"""
-
-if __name__ == "__main__":
-    sys.stdout.write(HEAD + matrix() + TAIL)

@@ -20,6 +20,7 @@ from .samples import Batches, Gathered, Indexed, Transform, stratified
 
 _SPLITS: tuple[Split, Split] = ("train", "test")
 Loader = DataLoader[Any]
+"""torch's loader, of batches ``(x, y)`` or ``(x, y, lengths)``."""
 GIVEN = "given as samples"
 """What a split names as its data where they are the user's own samples."""
 

@@ -20,6 +20,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 SETS: dict[str, DataSet] = {**ARRAY_SETS, **FILE_SETS}
+"""Known data sets by name."""
 
 
 def describe(name: str) -> DataSet:

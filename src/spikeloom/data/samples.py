@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 Transform = Callable[[Tensor], Tensor]
+"""A function of one sample, called when it is read: the classes of :mod:`spikeloom.data.transforms` are such."""
 Key = tuple[int, int]  # epoch and index of a sample
 T = TypeVar("T")
 

@@ -30,6 +30,25 @@ from .targets import ramp as ramp
 from .targets import target_latency as target_latency
 from .targets import target_rate as target_rate
 
+__all__ = [
+    "burst",
+    "delta",
+    "gaussian_tuning",
+    "gaussian_tuning_time",
+    "latency",
+    "latency_time",
+    "periodic",
+    "phase",
+    "poisson",
+    "population",
+    "ramp",
+    "rank_order",
+    "repeat",
+    "target_latency",
+    "target_rate",
+    "weighted_phase",
+]
+
 LatencyCode = Literal["linear", "log", "rc"]
 
 

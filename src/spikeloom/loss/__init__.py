@@ -45,6 +45,23 @@ from .trains import spike_kernel as spike_kernel
 from .trains import spike_similarity as spike_similarity
 from .trains import van_rossum as van_rossum
 
+__all__ = [
+    "count_cross_entropy",
+    "count_mse",
+    "first_spike_cross_entropy",
+    "first_spike_mse",
+    "max_membrane_cross_entropy",
+    "membrane_mse",
+    "rate_bounds",
+    "rate_cross_entropy",
+    "rate_l1",
+    "rate_l2",
+    "spike_kernel",
+    "spike_similarity",
+    "tet",
+    "van_rossum",
+]
+
 
 @_peers.told
 def rate_cross_entropy(

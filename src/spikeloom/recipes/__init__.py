@@ -11,6 +11,8 @@ from types import ModuleType
 
 from .. import runs
 
+__all__ = ["NAMES", "get"]
+
 NAMES = {
     "digits": "a convolutional SNN on scikit-learn's handwritten digits; half a minute, no download",
     "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
@@ -31,6 +33,7 @@ NAMES = {
     "mnist-tempotron": "MNIST by single spikes and ten tempotrons: the highest peak names the digit",
     "yin-yang": "points of the yin-yang figure by spike times, with the gradients of EventProp",
 }
+"""Names of the recipes, each with what it trains."""
 
 
 def get(name: str) -> ModuleType:

@@ -14,6 +14,7 @@ from .config_file import read_file
 from .settings import ConfigError, UserError, shown, to_toml
 
 CHECKPOINT, CONFIG, RESULT, WEIGHTS = "checkpoint.pt", "config.toml", "result.json", "weights.safetensors"
+"""Names of files in the folder of a run."""
 SPLIT, INIT_FROM = "split.json", "init_from"
 _OWN = {
     CHECKPOINT, CONFIG, RESULT, WEIGHTS, "environment.json", "git.diff", SPLIT, "metrics.jsonl", "metrics.csv",

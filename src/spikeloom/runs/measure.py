@@ -15,6 +15,7 @@ from .progress import Silent
 
 C = TypeVar("C")
 Measures = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
+"""A function of a network, inputs and targets, that gives values for each sample of the batch by name."""
 
 
 def accuracy(

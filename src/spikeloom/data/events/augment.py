@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .recording import Events, Recording, make_events
 
 EventTransform = Callable[[Recording], Recording]
+"""A function from a recording to a recording, as all augmentations and filters of events are."""
 Axis = Literal["x", "y", "t", "p"]
 
 

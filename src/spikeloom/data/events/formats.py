@@ -102,6 +102,7 @@ FORMATS = {
         Format("atis", "ATIS .bin (N-MNIST)", binary.is_atis, binary.read_atis, binary.write_atis, (".bin",)),
     )
 }  # fmt: skip
+"""Formats of event files by name, in the order in which a file is tried."""
 
 
 def read_events(

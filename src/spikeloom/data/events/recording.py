@@ -19,6 +19,7 @@ EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "?")])
 EVENT_1D = np.dtype([("t", "<i8"), ("x", "<u2"), ("p", "?")])
 """An event of a sensor in one dimension, such as a cochlea: ``x`` is the channel."""
 Events = NDArray[np.void]
+"""An array of events, whose dtype is ``EVENT`` or ``EVENT_1D``."""
 MOST = 1 << 31
 """Numbers of frames, sides of a sensor and indices of recordings must be below this, or they raise."""
 
