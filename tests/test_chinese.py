@@ -57,11 +57,10 @@ def names(text):
 
 
 def pictures(text):
-    """The file of each picture, with its folder, and whether it is described in Chinese or not at all."""
+    """The file of each picture with its folder, and those that are not described in Chinese."""
     found = re.findall(r"!\[([^]]*)\]\(([^)]*)\)", prose(text))
-    return ["/".join(Path(file).parts[-2:]) for _, file in found], [
-        file for alt, file in found if not re.search(CJK, alt)
-    ]
+    files = ["/".join(Path(file).parts[-2:]) for _, file in found]
+    return files, [file for (alt, _), file in zip(found, files, strict=True) if not re.search(CJK, alt)]
 
 
 def rows(text):
@@ -206,7 +205,10 @@ def test_what_is_compared_would_be_found():
     assert part_of(source, ["B"]).startswith("## B")
     with pytest.raises(AssertionError, match="no heading"):
         part_of(source, ["C"])
-    assert wrong_words("神经元发出尖峰，```尖峰") == ["尖峰: 脉冲"]
+
+
+def test_wrong_words_and_slips_would_be_found():
+    assert wrong_words("神经元发出尖峰。\n\n```text\n门限\n```\n") == ["尖峰: 脉冲"]
     assert len(forbidden()) > 40
     assert forbidden()["峰值"] == "脉冲"
     assert slips("时间步,状态") != []
