@@ -113,6 +113,17 @@ def test_generated_pictures_exist_and_are_described(generated):
             assert len(words.split()) >= 3, path
 
 
+def test_every_neuron_surrogate_and_encoder_has_a_picture():
+    """``python docs/gallery/responses.py NAME`` draws one that is missing; what cannot be drawn says why there."""
+    sys.path.append(str(DOCS / "gallery"))
+    responses = importlib.import_module("responses")
+    drawn = {file.stem for file in responses.HERE.glob("*.png")}
+    assert drawn == set(responses.names())
+    assert not drawn & responses.UNDRAWN.keys()
+    assert sum(file.stat().st_size for file in responses.HERE.glob("*.png")) < 2_000_000
+    assert [float(line.get_ydata().max()) for line in responses.picture("surrogate.ATan").axes[0].lines[1:2]] == [1.0]
+
+
 def test_types_of_pages():
     """Every neuron, surrogate and encoder is public, with a line of its own."""
     entries = public.entries()

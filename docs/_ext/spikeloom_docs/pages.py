@@ -38,9 +38,10 @@ ORDER = (
 )
 """Modules that come first in the list, in this order; all others follow by name."""
 DRAWN = {
-    "neuron": "The first state of `sl.{}` and its output, for a step, a ramp and noise",
-    "surrogate": "Derivative and primitive of `sl.{}`",
-    "encode": "Spikes by `sl.{}`: values or neurons from bottom to top, steps from left to right",
+    "neurons": "The first state of {} and its output, for a step, a ramp and noise",
+    "surrogate": "Derivative and primitive of {}",
+    "encode": "Spikes made by {}, neurons from bottom to top, steps from left to right",
+    "plot": "An example of what {} draws",
 }
 """Alternative texts of drawn responses."""
 
@@ -178,12 +179,12 @@ def also(entry: Entry) -> str:
 
 
 def picture(entry: Entry) -> str:
-    """The drawn response, if there is one."""
-    file = f"{RESPONSES}/{entry.name}.png"
-    if not (DOCS / file).exists():
-        return ""
-    what = DRAWN.get(entry.shelf, DRAWN["neuron"]).format(entry.name).replace("`", "")
-    return f".. image:: /{file}\n   :alt: {what}\n   :class: response\n"
+    """The drawn response, if there is one, or what a function of ``sl.plot`` draws."""
+    last = entry.name.rpartition(".")[2]
+    files = [f"{RESPONSES}/{entry.name}.png", f"gallery/{entry.shelf}-{last}.png", f"gallery/{entry.shelf}-{last}.gif"]
+    file = next((f for f in files if (DOCS / f).exists()), None)
+    what = DRAWN.get(entry.shelf, DRAWN["neurons"]).format(f"sl.{entry.name}")
+    return f".. image:: /{file}\n   :alt: {what}\n   :class: response\n" if file else ""
 
 
 def directive(path: str, entry: Entry | None) -> str:
