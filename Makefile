@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SEEDS ?= 1
 
-.PHONY: demo test test-slow test-full lint types docs tutorials check clean
+.PHONY: demo test test-slow test-full release-check lint types docs tutorials check clean
 
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/demo
 	$(PY) -m spikeloom train digits --out runs/demo --overwrite --seeds $(SEEDS)
@@ -17,6 +17,9 @@ test-slow: $(VENV)/.dev  ## more of each kind than `make test` has
 
 test-full: $(VENV)/.dev  ## a random sample of all that kernels do, and a thousand random neurons; before a release
 	$(PY) -m pytest -m full
+
+release-check: $(VENV)/.dev  ## every translation is of the page as it is now
+	SPIKELOOM_RELEASE=1 $(PY) -m pytest -q tests/test_chinese.py
 
 lint: $(VENV)/.dev  ## format and lint
 	$(VENV)/bin/ruff format --check .

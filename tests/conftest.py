@@ -22,10 +22,18 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
+def notes(stats):
+    """What tests that passed have to say, each by ``record_property("note", ...)``."""
+    reports = (report for report in stats.get("passed", []) if getattr(report, "user_properties", None))
+    return [text for report in reports for name, text in report.user_properties if name == "note"]
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # below the list of what was skipped
 def pytest_terminal_summary(terminalreporter):
-    """Says in one line what the tests that need real data sets wait for."""
+    """Shows the notes of tests, and says in one line what the tests that need real data sets wait for."""
     shown = yield
+    for note in notes(terminalreporter.stats):
+        terminalreporter.write_line(f"NOTE {note}", yellow=True)
     skipped = terminalreporter.stats.get("skipped", [])
     waiting = sum("SPIKELOOM_DATA" in str(report.longrepr) for report in skipped)
     if waiting:

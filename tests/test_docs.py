@@ -8,11 +8,15 @@ import pytest
 import spikeloom as sl
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FILES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+CHINESE = {ROOT / "README.zh.md", *(ROOT / "docs" / "zh").rglob("*.md")}  # their code is the originals': test_chinese
 BLOCKS = [
     file
-    for file in FILES  # test_porting and test_tutorials have the others
-    if "```python" in file.read_text() and file.name != "porting.md" and file.parent.name != "tutorials"
+    for file in FILES  # test_porting, test_tutorials and test_chinese have the others
+    if "```python" in file.read_text()
+    and file.name != "porting.md"
+    and file.parent.name != "tutorials"
+    and file not in CHINESE
 ]
 
 
