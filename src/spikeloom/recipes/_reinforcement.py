@@ -241,3 +241,14 @@ class Returns:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the returns of ``state``."""
         self._values = list(state["values"])
+
+
+def pictures(history: list[dict[str, float]]) -> dict[str, Any]:
+    """The mean return of the episodes that ended in each epoch."""
+    from spikeloom import plot
+
+    figure, (ax,) = plot.figure()
+    known = [row for row in history if "return" in row]
+    ax.plot([row["epoch"] for row in known], [row["return"] for row in known])
+    ax.set(xlabel="epoch", ylabel="mean return in training")
+    return {"returns": figure}

@@ -167,4 +167,4 @@ def train(config: Config, run: runs.Run) -> None:
             ended.add(done.returns)
         run.report(**ended.figures())
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))
-    run.draw()
+    run.draw(lambda: rl.pictures(run.history))

@@ -3,11 +3,12 @@
     spikeloom train cartpole-dqn
 
 The environment is gymnasium's CartPole-v1: a reward of 1 for each step until the pole falls or 500 are over. Each
-observation is a constant current for ``T`` steps into a network at rest; membranes that never fire read out the value
-of each action, ``Q(seen, action)``, which learns from transitions drawn from a memory (Mnih et al., Human-level Control
-through Deep Reinforcement Learning, Nature 518, 2015):
+observation is a constant current for ``T`` steps into a network at rest; of membranes that never fire, one is the value
+of what is seen, and two are what the actions add to it or take away (Wang et al., Dueling Network Architectures for
+Deep Reinforcement Learning, ICML 2016). Their sum ``Q(seen, action)`` learns from transitions drawn from a memory (Mnih
+et al., Human-level Control through Deep Reinforcement Learning, Nature 518, 2015):
 
-``wanted = reward + gamma Q_slow(after, argmax Q(after, .))``, without the second term where the pole fell.
+``wanted = (1 - gamma) reward + gamma Q_slow(after, argmax Q(after, .))``, without the second term where the pole fell.
 
 ``Q`` learns, and ``Q_slow`` follows it at every update. One chooses the next action and the other values it (van
 Hasselt, Guez and Silver, Deep Reinforcement Learning with Double Q-learning, AAAI 2016). The slow network is what is
@@ -39,16 +40,16 @@ class Config(runs.Config):
 
     epochs: int = 20
     batch_size: int = runs.option(128, "transitions of an update, drawn from the memory", minimum=1)
-    lr: float = runs.option(1e-3, "learning rate at the beginning; it falls to 0", above=0.0)
+    lr: float = runs.option(5e-4, "learning rate at the beginning; it falls to 0", above=0.0)
     T: int = runs.option(8, "steps of the network per observation", minimum=1)
     hidden: int = runs.option(64, "neurons of each of two hidden layers", minimum=1)
     updates: int = runs.option(1000, "updates of an epoch, with a step of all environments each", minimum=1)
-    environments: int = runs.option(4, "environments that are stepped together", minimum=1)
-    memory: int = runs.option(50_000, "transitions that are remembered", minimum=1)
+    environments: int = runs.option(16, "environments that are stepped together", minimum=1)
+    memory: int = runs.option(100_000, "transitions that are remembered", minimum=1)
     gamma: float = runs.option(0.99, "discount of rewards", minimum=0.0, maximum=1.0)
     follow: float = runs.option(0.01, "how far the slow copy moves at an update", above=0.0, maximum=1.0)
     explore: float = runs.option(0.04, "share of random actions in the end", minimum=0.0, maximum=1.0)
-    exploring: float = runs.option(0.2, "part of the updates in which this share falls from 1", above=0.0, maximum=1.0)
+    exploring: float = runs.option(0.1, "part of the updates in which this share falls from 1", above=0.0, maximum=1.0)
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
@@ -57,22 +58,23 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
 
 
 def build(config: Config) -> sl.Network:
-    """The network: currents ``[B, 4]`` to membranes ``[T, B, 2]``."""
+    """The network: currents ``[B, 4]`` to membranes ``[T, B, 3]``, of what is seen and of the two actions."""
     return sl.Network(
         nn.Linear(4, config.hidden),
         sl.LIF(tau=2.0, decay_input=False),
         nn.Linear(config.hidden, config.hidden),
         sl.LIF(tau=2.0, decay_input=False),
-        nn.Linear(config.hidden, 2),
+        nn.Linear(config.hidden, 3),
         sl.LI(tau=4.0),
     )
 
 
 def values(net: nn.Module, observation: Tensor, config: Config) -> Tensor:
-    """The values of the two actions, ``[B, 2]``, for observations ``[B, 4]``: the membranes after ``T`` steps."""
+    """The values of the two actions, ``[B, 2]``, for observations ``[B, 4]``, of the membranes after ``T`` steps."""
     current = observation / torch.tensor(SCALE, device=observation.device)
-    membranes: Tensor = net(current, repeat=config.T)[-1]
-    return membranes
+    worth, action = net(current, repeat=config.T)[-1].split([1, 2], dim=1)
+    found: Tensor = worth + action - action.mean(1, keepdim=True)
+    return found
 
 
 def act(net: nn.Module, observation: Tensor, config: Config) -> Tensor:
@@ -137,4 +139,4 @@ def train(config: Config, run: runs.Run) -> None:
             run.log(1, loss=loss)
         run.report(**ended.figures())
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))
-    run.draw()
+    run.draw(lambda: rl.pictures(run.history))

@@ -39,7 +39,7 @@ TORQUE, COST = 2.0, 8.0
 class Config(runs.Config):
     """Settings of networks and learning."""
 
-    epochs: int = 15
+    epochs: int = 10
     batch_size: int = runs.option(128, "transitions of an update, drawn from the memory", minimum=1)
     lr: float = runs.option(1e-3, "learning rate at the beginning; it falls to 0", above=0.0)
     T: int = runs.option(8, "steps of the actor per observation", minimum=1)
@@ -48,12 +48,12 @@ class Config(runs.Config):
     members: int = runs.option(10, "neurons of the population of the action", minimum=1)
     critic: int = runs.option(128, "units of each of a critic's two hidden layers", minimum=1)
     updates: int = runs.option(1000, "updates of an epoch, with a step of all environments each", minimum=1)
-    environments: int = runs.option(4, "environments that are stepped together", minimum=1)
+    environments: int = runs.option(8, "environments that are stepped together", minimum=1)
     memory: int = runs.option(100_000, "transitions that are remembered", minimum=1)
     gamma: float = runs.option(0.98, "discount of rewards", minimum=0.0, maximum=1.0)
     follow: float = runs.option(0.01, "how far the slow copies move at an update", above=0.0, maximum=1.0)
-    explore: float = runs.option(0.15, "deviation of the noise on actions, of the largest torque", minimum=0.0)
-    random: int = runs.option(500, "steps of random actions at first", minimum=0)
+    explore: float = runs.option(0.1, "deviation of the noise on actions, of the largest torque", minimum=0.0)
+    random: int = runs.option(100, "steps of random actions at first", minimum=0)
 
 
 def data(config: Config, **loading: Any) -> sl.data.Loaders:
@@ -154,7 +154,7 @@ def train(config: Config, run: runs.Run) -> None:
                 run.log(1, loss=learner.update(drawn, act_too=run.step % 2 == 0))
         run.report(**ended.figures())
     run.finish(net, **run.measure(net, loaders.test, measures, "test"))
-    run.draw()
+    run.draw(lambda: rl.pictures(run.history))
 
 
 def live(actor: nn.Module, envs: rl.Environments, memory: rl.Replay, config: Config, run: runs.Run) -> Tensor:
