@@ -18,14 +18,16 @@ def returns(file: Path) -> tuple[list[int], list[float]]:
 
 def main() -> None:
     """Writes reinforcement.png."""
-    figure, axes = plt.subplots(1, len(GOALS), figsize=(10.0, 3.0), layout="constrained")
-    for ax, (name, goal) in zip(axes, GOALS.items(), strict=True):
-        for file in sorted(HERE.glob(f"{name}-*.csv")):
+    logs = {name: sorted(HERE.glob(f"{name}-*.csv")) for name in GOALS}
+    shown = [name for name in GOALS if logs[name]]
+    figure, axes = plt.subplots(1, len(shown), figsize=(10.0, 3.0), layout="constrained", squeeze=False)
+    for ax, name in zip(axes[0], shown, strict=True):
+        for file in logs[name]:
             ax.plot(*returns(file), label=f"seed {file.stem[-1]}")
-        ax.axhline(goal, color="0.6", linestyle="--", linewidth=1.0)
+        ax.axhline(GOALS[name], color="0.6", linestyle="--", linewidth=1.0)
         ax.set(xlabel="epoch", title=name)
         ax.legend(frameon=False, fontsize=9)
-    axes[0].set_ylabel("mean return in training")
+    axes[0, 0].set_ylabel("mean return in training")
     figure.savefig(HERE / "reinforcement.png", dpi=110)
 
 

@@ -135,7 +135,8 @@ def data(updates: int, **loading: Any) -> sl.data.Loaders:
     """Numbers in place of samples: of an epoch's updates in training, in the test the seeds of its 100 episodes."""
     train, test = torch.arange(updates), FIRST_TEST + torch.arange(EPISODES)
     samples = sl.data.Samples(train, train), sl.data.Samples(test, test)
-    return sl.data.loaders(samples, **{**loading, "batch_size": 1}, test_batch_size=EPISODES)
+    ours = {"batch_size": 1, "validation": 0.0, "test_batch_size": EPISODES}  # an update is no sample to hold out
+    return sl.data.loaders(samples, **{**loading, **ours})
 
 
 class Replay:
