@@ -32,6 +32,9 @@ NAMES = {
     "diehl-cook": "MNIST without labels: neurons compete, learn by STDP, and are named afterwards",
     "mnist-tempotron": "MNIST by single spikes and ten tempotrons: the highest peak names the digit",
     "yin-yang": "points of the yin-yang figure by spike times, with the gradients of EventProp",
+    "cartpole-dqn": "a pole on a cart, by the values that spiking neurons give to its actions",
+    "cartpole-a2c": "a pole on a cart, by an actor and a critic of spiking neurons",
+    "pendulum-ilc": "a pendulum swung up by a population of spiking neurons that feed each other",
 }
 """Names of the recipes, each with what it trains."""
 
