@@ -261,6 +261,25 @@ def test_eventprop_in_a_network_with_a_batch_norm_packed_spikes_and_sixteen_bits
     assert s.dtype == low.grad.dtype == torch.bfloat16
 
 
+def test_eventprop_joins_a_norm_and_takes_a_still_input():
+    def gradients(x, **options):
+        torch.manual_seed(1)
+        neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.3, count_target=3.0, count_strength=0.1)
+        norm = nn.BatchNorm1d(6)
+        net = sl.Network(
+            nn.Linear(4, 6), norm, neuron, nn.Linear(6, 2), sl.LI(tau=10.0), fuse=options.pop("fuse", True)
+        )
+        net.double()(x, **options).square().mean().backward()
+        return [p.grad for p in net.parameters()]
+
+    still = 5 * torch.rand(5, 4, **DOUBLE)
+    each = still.expand(40, 5, 4).clone()  # which is no still input
+    wanted = gradients(each, fuse=False)
+    assert wanted[0].abs().max() > 0
+    torch.testing.assert_close(gradients(each), wanted)
+    torch.testing.assert_close(gradients(still, repeat=40), wanted)
+
+
 def test_first_spikes_in_closed_form_are_those_of_an_integration():
     layer = L.FirstSpike(6, 4, tau=1.5, gain=6.0).double()
     times = torch.rand(8, 6, **DOUBLE) * 2
