@@ -209,6 +209,63 @@ def test_of_a_number_of_pieces_some_are_differentiated():
     assert len(pieces) == T
 
 
+def test_pieces_that_run_in_one_call_have_the_gradients_of_pieces():
+    torch.manual_seed(2)
+    first, second = sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4), sl.PLIF(tau=3.0, v_threshold=0.2)
+    inner = nn.Sequential(nn.Linear(6, 6), second)
+    net = sl.Network(nn.Linear(4, 6), first, inner, nn.Linear(6, 2), sl.LI(tau=4.0), spikes="packed").double()
+    x, target = 2 * given(4), given(2)
+    loss = squares(target)
+    assert net(x).abs().max() > 0
+    wanted, pieces = gradients(net, x, loss, steps=3)
+    got, blocks = gradients(net, x, loss, steps=3, block=2)
+    assert closeness(got, wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, steps=6)[0], wanted) > 1e-3  # which goes back further
+    assert [b.start for b in blocks] == [0, 6, 12]
+    torch.testing.assert_close(torch.cat([b.output for b in blocks]), torch.cat([p.output for p in pieces]))
+    torch.testing.assert_close(blocks[-1].state, pieces[-1].state)
+    for options in ({"lengths": torch.tensor([5, 13, 8])}, {"state": pieces[2].state}):
+        wanted, _ = gradients(net, x, loss, steps=4, **options)
+        assert closeness(gradients(net, x, loss, steps=4, block=3, **options)[0], wanted) < 1e-12
+
+
+def test_blocks_see_what_is_done_to_a_network_between_them():
+    x, target, net = given(4), given(2), net_of(sl.LIF(tau=3.0))
+    other, loss = sl.LIF(tau=2.0, v_threshold=0.2).double(), squares(target)
+
+    def change(t0):
+        if t0 == 6:
+            net.body[1] = other
+            net.body[0].weight.data.mul_(0.5)
+
+    found = []
+    for options in ({"steps": 2, "block": 3}, {"steps": 2}):
+        torch.manual_seed(4)
+        net = net_of(sl.LIF(tau=3.0))
+        for piece in L.online(net, x, loss, **options):
+            change(piece.start + len(piece.output))
+        found.append([p.grad for p in net.parameters()])
+    assert closeness(*found) < 1e-12
+
+
+def test_what_cannot_be_cut_inside_a_block_is_said():
+    loss, x = squares(given(2)), given(4)
+    recurrent = sl.Network(nn.Linear(4, 2), sl.nn.Recurrent(sl.LIF(), nn.Linear(2, 2))).double()
+    with pytest.raises(ValueError, match=r"cannot be cut inside a block at '1' \(Recurrent\)"):
+        next(L.online(recurrent, x, loss, steps=2, block=3))
+    looked_at = net_of(sl.LIF())
+    looked_at.body[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="something hooks into '1'"):
+        next(L.online(looked_at, x, loss, steps=2, block=3))
+    body = L.DECOLLE([(nn.Sequential(nn.Linear(4, 3), sl.LIF()), 3)], classes=2)
+    with pytest.raises(ValueError, match="the body is a DECOLLE"):
+        next(L.online(sl.Network(body).double(), x, loss, steps=2, block=3))
+    with pytest.raises(ValueError, match="block= goes with truncated alone"):
+        L.online(net_of(sl.LIF()), x, loss, method="eligibility", block=2)
+    with pytest.raises(ValueError, match="block must be a number of pieces of at least 1, got 0"):
+        L.online(net_of(sl.LIF()), x, loss, block=0)
+
+
 def saved_bytes(net, T, **options):
     """The most that the graph of one piece keeps."""
     sizes, seen = [0], []
@@ -233,6 +290,11 @@ def test_memory_does_not_grow_with_the_number_of_steps(method):
     assert short == long > 0
     assert differs == 0
     assert all_at_once > 1.5 * saved_bytes(net, 64, steps=8)[0]  # what is counted does grow with the piece
+
+
+def test_memory_of_blocks_does_not_grow_either():
+    net = sl.Network(nn.Linear(16, 32), sl.LIF(), nn.Linear(32, 2))
+    assert saved_bytes(net, 96, steps=4, block=4) == saved_bytes(net, 512, steps=4, block=4)
 
 
 def test_eprop_is_backpropagation_with_the_feedback_detached():
