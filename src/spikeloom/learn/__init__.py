@@ -17,6 +17,7 @@ recurrent layers.
 
 from .decolle import DECOLLE
 from .eprop import EProp, RandomFeedback
+from .event_delay import EventPropDelay
 from .eventprop import EventPropLIF, first_spike_time
 from .fptt import FPTT
 from .homeostasis import Homeostasis
@@ -35,6 +36,7 @@ __all__ = [
     "FPTT",
     "STDP",
     "EProp",
+    "EventPropDelay",
     "EventPropLIF",
     "FirstSpike",
     "Hebb",
