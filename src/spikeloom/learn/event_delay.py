@@ -3,8 +3,8 @@
     y[t, c] = s[t - d[c], c]                d in whole steps, forward
     dL/dd[c] = sum_t g'[t, c] y[t, c]       g' = dg/dt of the gradient g that comes for y
 
-A spike that comes later by dt changes the loss by ``g' dt``; the delay is the time by which the spikes of a channel come
-later.
+A spike that comes later by dt changes the loss by ``g' dt``; the delay is the time by which the spikes of a channel
+come later.
 
 Göltz et al., DelGrad: Exact Event-Based Gradients for Training Delays and Weights on Spiking Neuromorphic Hardware,
 Nature Communications 16, 2025; Mészáros, Knight and Nowotny, Efficient Event-Based Delay Learning in Spiking Neural
