@@ -1,5 +1,7 @@
 """Gradients in pieces against backpropagation through all steps, with twins that must differ."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -378,6 +380,50 @@ def test_decolle_is_backpropagation_of_each_block_alone():
     net.zero_grad()
     (net.body.readouts[1](s) - target[:, :, 1]).square().sum().backward()
     assert closeness([net.body.blocks[0][0].weight.grad], wanted[:1]) > 1e-2
+
+
+def test_activity_of_a_block_by_hand_and_in_pieces():
+    u = torch.tensor([[[0.5, -0.2], [-0.02, -3.0]], [[-4.0, -5.0], [-4.0, -3.0]]], dtype=torch.float64)
+    squashed = [[1 / (1 + math.exp(-v)) for v in row] for row in u.flatten(1).tolist()]
+    wanted = 2.0 * 0.51 / 4 + 0.0 + 3.0 * (0.1 - sum(squashed[1]) / 4)  # the first step is active enough
+    assert sum(squashed[0]) / 4 > 0.1
+    assert L.decolle_activity(u, high=2.0, low=3.0).item() == pytest.approx(wanted)
+    with pytest.raises(ValueError, match=r"expected u \[K, B, \*\], got \[2, 2\]"):
+        L.decolle_activity(u[0])
+
+    x, target = given(4), given(1, 3)
+    block = nn.Sequential(nn.Linear(4, 6), sl.LIF(tau=3.0, v_threshold=0.3))
+    net = sl.Network(L.DECOLLE([(block, 6)], classes=3)).double()
+    name = "blocks.0.1.u"
+
+    def loss(y, t0, record):
+        return squares(target)(y, t0) + L.decolle_activity(record[name], high=5.0, low=7.0)
+
+    y, result = net(x, record=(name,))
+    loss(y, 0, result.record).backward()
+    wanted = [p.grad.clone() for p in block.parameters()]
+    for lengths in (None, torch.full((B,), T)):
+        net.zero_grad()
+        list(L.online(net, x, loss, steps=4, method="eligibility", record=(name,), lengths=lengths))
+        assert closeness([p.grad for p in block.parameters()], wanted) < 1e-12
+    net.zero_grad()
+    list(L.online(net, x, lambda y, t0: squares(target)(y, t0), steps=4, method="eligibility"))
+    assert closeness([p.grad for p in block.parameters()], wanted) > 1e-3
+
+
+def test_what_is_recorded_in_blocks_is_what_is_recorded_in_pieces():
+    x, net, found = given(4), net_of(sl.LIF(tau=3.0)), []
+    for options in ({"steps": 2}, {"steps": 2, "block": 3}):
+        seen = []
+
+        def loss(y, t0, record, seen=seen):
+            seen.append(record["1.v"].detach())
+            return record["1.v"].square().sum() + y.square().sum()
+
+        found.append(gradients(net, x, loss, record=("1.v",), **options)[0])
+        found.append([torch.cat(seen)])
+    assert closeness(found[0], found[2]) < 1e-12
+    assert torch.equal(*found[1], *found[3])
 
 
 def test_errors_come_back_through_random_weights():

@@ -14,8 +14,8 @@ from ..core import Network, Result, State, detach
 from .eligibility import Eligibility
 from .truncated import Cut
 
-Loss = Callable[[Tensor, int], Tensor]
-"""``(y [K, B, *], t0) -> scalar``, a sum over the K steps that begin at t0."""
+Loss = Callable[..., Tensor]
+"""``(y [K, B, *], t0) -> scalar``, a sum over the K steps that begin at t0; ``(y, t0, record)`` with recordings."""
 
 
 class Piece(NamedTuple):
@@ -42,6 +42,7 @@ def online(
     state: State = None,
     lengths: Tensor | None = None,
     repeat: int | None = None,
+    record: tuple[str, ...] = (),
     backward: int | None = None,
     generator: torch.Generator | None = None,
     limit: int = 2**30,
@@ -64,6 +65,8 @@ def online(
         lengths: valid steps of each sample. Outputs past them are 0, and samples that have ended are left out of the
             network; pieces end with the longest sample.
         repeat: T, for an input that stays the same.
+        record: names of places, as a network takes them. The loss is then given ``{name: [K, B, *]}`` as its third
+            argument, for regularisers of voltages and rates.
         backward: of so many pieces, drawn at random, gradients are taken; the others only run. ``steps=1`` with it is
             SLTT-K. Gradients are not scaled. None is all. Not with ``"eligibility"``.
         generator: source of randomness of ``backward``.
@@ -125,7 +128,8 @@ def online(
         lengths = check_lengths(lengths, T, B, device=x.device)
     drawn = _drawn(-(-T // (steps * block)), backward, generator)
     cut = Cut(net, steps) if block > 1 else None
-    return _pieces(net, x, loss, steps * block, method, state, lengths, drawn, limit, cut)
+    asked = _Asked(loss, record, limit, cut)
+    return _pieces(net, x, asked, steps * block, method, state, lengths, drawn)
 
 
 def check_options(net: object, x: object, steps: int, method: str, backward: int | None, block: int = 1) -> None:
@@ -157,20 +161,27 @@ def _drawn(pieces: int, k: int | None, generator: torch.Generator | None) -> set
     return set(torch.randperm(pieces, generator=generator)[:k].tolist())
 
 
+class _Asked(NamedTuple):
+    """What stays the same from piece to piece."""
+
+    loss: Loss
+    record: tuple[str, ...]
+    limit: int
+    cut: Cut | None
+
+
 def _pieces(
     net: Network,
     x: Tensor,
-    loss: Loss,
+    asked: _Asked,
     steps: int,
     method: str,
     state: State,
     lengths: Tensor | None,
     drawn: set[int],
-    limit: int,
-    cut: Cut | None,
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
-    carried = Eligibility.of(net, limit) if method == "eligibility" else None
+    carried = Eligibility.of(net, asked.limit) if method == "eligibility" else None
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
@@ -181,8 +192,10 @@ def _pieces(
             piece = rows.chosen(x[t0 : t0 + steps], 1)
             if carried is not None:  # a still input would run once, apart from the inputs that are recorded
                 piece = piece.contiguous()
-            y, result = _run(net if cut is None else cut, piece, given, rows.lengths, carried)
-            value = check_scalar(loss(rows.placed(y, 1), t0))
+            names = asked.record if carried is None else (*asked.record, *carried.names)
+            y, result = _run(asked.cut or net, piece, given, rows.lengths, names)
+            seen = [{name: rows.placed(result.record[name], 1) for name in asked.record}] if asked.record else []
+            value = check_scalar(asked.loss(rows.placed(y, 1), t0, *seen))
             if value.requires_grad:
                 value.backward(retain_graph=carried is not None)
             if carried is not None:
@@ -192,12 +205,9 @@ def _pieces(
 
 
 def _run(
-    net: Network | Cut, x: Tensor, state: State, lengths: Tensor | None, carried: Eligibility | None
+    net: Network | Cut, x: Tensor, state: State, lengths: Tensor | None, names: tuple[str, ...]
 ) -> tuple[Tensor, Result]:
-    if carried is None or isinstance(net, Cut):
-        y, new, *recorded = net.sequence(x, state=state, lengths=lengths)
-    else:
-        y, new, *recorded = net.sequence(x, state=state, lengths=lengths, record=carried.names)
+    y, new, *recorded = net.sequence(x, state=state, lengths=lengths, record=tuple(dict.fromkeys(names)))
     if not isinstance(y, Tensor):
         raise TypeError(f"learn.online: takes a network with one output, got {type(y).__name__}")
     return y, Result(new, recorded[0] if recorded else {})

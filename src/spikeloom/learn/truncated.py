@@ -61,13 +61,16 @@ class Cut:
         self._of, self._length = net, length
         self._made: tuple[Any, Network, list[str]] | None = None
 
-    def sequence(self, x: Tensor, *, state: State = None, lengths: Tensor | None = None) -> tuple[Any, State]:
+    def sequence(
+        self, x: Tensor, *, state: State = None, lengths: Tensor | None = None, record: tuple[str, ...] = ()
+    ) -> tuple[Any, ...]:
         """As that of the network, with its states."""
         net, neurons = self._current()
         if state is not None:
             state = {path: self._begun(s) if path in neurons else s for path, s in state.items()}
-        y, new = net.sequence(x, state=state, lengths=lengths)
-        return y, {path: {k: t for k, t in s.items() if k != _AGE} if path in neurons else s for path, s in new.items()}
+        y, new, *recorded = net.sequence(x, state=state, lengths=lengths, record=record)
+        new = {path: {k: t for k, t in s.items() if k != _AGE} if path in neurons else s for path, s in new.items()}
+        return y, new, *recorded
 
     @staticmethod
     def _begun(state: State) -> State:
