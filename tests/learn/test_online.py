@@ -438,6 +438,31 @@ def test_errors_come_back_through_random_weights():
     assert "feedback" in layer.state_dict()
 
 
+def test_feedback_that_adapts_has_the_gradient_of_the_weights_and_goes_to_them():
+    x, target = given(4), given(2)
+    layer = L.RandomFeedback(5, 2, adaptive=True)
+    recurrent = L.EProp(sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4), nn.Linear(5, 5))
+    net = sl.Network(nn.Linear(4, 5), recurrent, layer, sl.LI(tau=4.0)).double()
+    with torch.no_grad():
+        net.body[0].weight *= 2
+    loss = squares(target)
+    for options in ({"steps": T}, {"steps": 3, "method": "eligibility"}):
+        gradients(net, x, loss, **options)
+        assert layer.weight.grad.abs().max() > 0
+        torch.testing.assert_close(layer.feedback.grad, layer.weight.grad)
+    a, g = given(5).requires_grad_(), given(2)
+    (layer(a) * g).sum().backward()
+    torch.testing.assert_close(a.grad, g @ layer.feedback)
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=50.0)
+    apart = [(layer.feedback - layer.weight).norm().item()]
+    for _ in range(10):
+        gradients(net, x, loss, steps=3, method="eligibility")
+        optimiser.step()
+        apart.append((layer.feedback - layer.weight).norm().item())
+    assert apart[-1] == pytest.approx(apart[0] * 0.95**10)  # their gradients are one, so that the decay alone is left
+    assert "adaptive=True" in repr(layer)
+
+
 def test_random_feedback_stands_before_a_leaky_readout_and_before_neurons():
     x, target = given(4), given(2)
     for readout in (sl.LI(tau=3.0), sl.LIF(tau=3.0, v_threshold=0.4)):

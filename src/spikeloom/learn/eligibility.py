@@ -166,12 +166,15 @@ class Part:
 
     def _add(self, g: Tensor, e: Tensor, e_bias: Tensor, constant: bool) -> None:
         layer: Any = self.layer
-        if layer.weight.requires_grad:
+        learned = [layer.weight, *([layer.feedback] if isinstance(layer, RandomFeedback) else [])]  # which has its part
+        learned = [weight for weight in learned if weight.requires_grad]
+        if learned:
             if constant:
                 dw = product(layer, e.unsqueeze(0), g.unsqueeze(0), _WHO)
             else:
                 dw = torch.bmm(g.flatten(0, -2).t().unsqueeze(1), e.flatten(0, -3).transpose(0, 1)).squeeze(1)
-            _accumulate(layer.weight, dw)
+            for weight in learned:
+                _accumulate(weight, dw)
         if layer.bias is not None and layer.bias.requires_grad:
             channel = g.ndim - 1 if layer.weight.ndim <= 2 else 1
             _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
@@ -326,7 +329,9 @@ def _dense(x: Any, dtype: torch.dtype) -> Tensor:
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(parameter.dtype)
-    if parameter.grad is None or parameter.grad.requires_grad:
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.detach() + gradient
+    if parameter.grad is None:
+        parameter.grad = gradient.clone()
+    elif parameter.grad.requires_grad:
+        parameter.grad = parameter.grad.detach() + gradient
     else:
         parameter.grad.add_(gradient)
