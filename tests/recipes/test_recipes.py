@@ -168,14 +168,13 @@ def test_pictures_before_a_camera_in_their_published_layout(tmp_path):
     assert recipe.scores(net, frames[:, :2], config).shape == (2, 10)
 
 
-@pytest.mark.slow
-def test_spoken_digits_in_their_published_layout(tmp_path):
+def write_spoken_digits(root):
     """HDF5 files as the data set has them; a word is two bursts, on lines of its own, that are so many steps apart."""
     h5py = pytest.importorskip("h5py", reason="the extra 'data' is not installed")
     draw = np.random.RandomState(0)
     for split, n in (("train", 200), ("test", 60)):
-        (tmp_path / "shd").mkdir(exist_ok=True)
-        with h5py.File(tmp_path / "shd" / f"shd_{split}.h5", "w") as file:
+        (root / "shd").mkdir(exist_ok=True)
+        with h5py.File(root / "shd" / f"shd_{split}.h5", "w") as file:
             labels = np.arange(n) % 20
             times = file.create_dataset("spikes/times", n, h5py.vlen_dtype(np.float16))
             units = file.create_dataset("spikes/units", n, h5py.vlen_dtype(np.int64))
@@ -187,6 +186,37 @@ def test_spoken_digits_in_their_published_layout(tmp_path):
                 times[k] = late + 0.005
             file["labels"] = labels
             file["extra/keys"] = [f"word {k}".encode() for k in range(20)]
+
+
+@pytest.mark.slow
+def test_spoken_digits_by_spike_times(tmp_path):
+    write_spoken_digits(tmp_path)
+    recipe = recipes.get("shd-eventprop")
+    settings = dict(T=70, hidden=64, epochs=12, batch_size=20, validation=0.0, lr=1e-2, partial=True)
+    config = recipe.Config(**settings, max_delay=20, first=0.3, second=0.15, count=2.0)
+    with runs.Run("shd-eventprop", config, runs.Machine(data_root=str(tmp_path)), out=tmp_path / "run") as done:
+        recipe.train(config, done)
+    assert done.result["test_accuracy"] > 0.3
+    assert done.result["linear_accuracy"] < 0.2  # how often lines fired says nothing of when
+
+
+def test_the_network_of_spike_times_learns_weights_and_delays():
+    recipe = recipes.get("shd-eventprop")
+    counts = (torch.rand(200, 2, 700) < 10 / 700).float()
+    config = recipe.Config()
+    net = recipe.build(config)
+    _, result = net(counts, record=("neurons1.output", "neurons2.output"))
+    for spikes in result.record.values():  # the first weights make neurons fire, in a quarter of a recording
+        assert 1 < spikes.sum(0).mean() < 10
+    torch.nn.functional.cross_entropy(recipe.scores(net, counts, config), torch.tensor([3, 19])).backward()
+    assert all(p.grad.abs().max() > 0 for p in net.parameters())
+    assert net.body.delay.delay.shape == (512,)
+    assert "delay" not in dict(recipe.build(recipe.Config(hidden=40, max_delay=0)).body.named_children())
+
+
+@pytest.mark.slow
+def test_spoken_digits_in_their_published_layout(tmp_path):
+    write_spoken_digits(tmp_path)
     recipe = recipes.get("shd")
     config = recipe.Config(
         T=12, max_delay=5, hidden=64, epochs=30, batch_size=20, validation=0.0, lr=2e-2, partial=True
