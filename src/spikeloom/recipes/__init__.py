@@ -15,6 +15,7 @@ NAMES = {
     "digits": "a convolutional SNN on scikit-learn's handwritten digits; half a minute, no download",
     "mnist-mlp": "one layer of LIF neurons on Poisson-coded MNIST: the field's first example",
     "fashion-csnn": "a convolutional SNN on Fashion-MNIST",
+    "fashion-online": "Fashion-MNIST learned step by step, by OTTT or SLTT: memory does not grow with T",
     "cifar10": "any network of sl.models on CIFAR-10 or other small images",
     "dvs-gesture": "any network of sl.models on DVS128 Gesture, an event camera before eleven gestures",
     "cifar10-dvs": "any network of sl.models on CIFAR10-DVS, pictures moved before an event camera",

@@ -35,7 +35,7 @@ class Config(runs.Config):
 
     epochs: int = 40
     batch_size: int = 64
-    lr: float = 5e-3
+    lr: float = 1e-2
     method: str = runs.option("eprop", "how gradients are computed: eprop or bptt", choices=("eprop", "bptt"))
     feedback: str = runs.option(
         "symmetric",
@@ -43,7 +43,7 @@ class Config(runs.Config):
         choices=("symmetric", "random", "adaptive"),
     )
     piece: int = runs.option(19, "steps of a piece, of 76", minimum=1)
-    step: int = runs.option(4, "levels per spike", minimum=1)
+    step: int = runs.option(1, "levels per spike", minimum=1)
     gain: float = runs.option(1.5, "deviation of the first weights at the start, times the root of 24", above=0.0)
     hidden: int = runs.option(100, "neurons of the recurrent layer", minimum=1)
 
