@@ -436,6 +436,22 @@ def test_a_curve_is_the_accuracy_of_prefixes():
         convert(model, Rate(delay=1), example=X)(X, T=1)
 
 
+@pytest.mark.parametrize("method", [Rate(), Rate(delay=3), Delta()], ids=["mean", "delay", "sum"])
+def test_steps_run_in_parts_where_nobody_asks_for_gradients(method, monkeypatch):
+    """Of 60 rows at most, 24 samples at two steps each: the state goes on, and the outputs are those of one run."""
+    monkeypatch.setattr("spikeloom.convert.result._ROWS", 60)
+    result, rows = convert(made(Res), method, example=X), []
+    whole = result.network(*result.encode(X, T=7))
+    handle = result.network.get_submodule("body.fc").register_forward_hook(lambda m, a, y: rows.append(len(y)))
+    with torch.no_grad():
+        parts, value = result.outputs(X, T=7), result(X, T=7)
+    handle.remove()
+    assert max(rows) == 48
+    assert sum(rows) == 2 * 7 * 24
+    torch.testing.assert_close(parts, whole.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(value, result.decode(whole).detach(), rtol=0, atol=1e-12)
+
+
 def test_the_report_splits_errors():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1)).double()
     with torch.no_grad():

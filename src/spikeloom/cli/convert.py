@@ -36,7 +36,6 @@ METHODS: Mapping[str, type[conversion.Method]] = {
     "exact": conversion.Exact,
     "few-spikes": conversion.FewSpikes,
 }
-_ROWS = 4096  # steps times samples that run at once, so that memory does not grow with T
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -82,8 +81,7 @@ def convert(
     steps = [t for t in _STEPS if result.method.delay < t < T] + [T]
 
     def measures(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        parts = x.split(max(1, _ROWS // T))
-        y_t = torch.cat([result.network(*result.encode(part, T=T)) for part in parts], 1)
+        y_t = result.outputs(x, T=T)
         return {str(t): result.decode(y_t[:t]).argmax(1) == y for t in steps}
 
     progress, where = choose_progress(first=True), choose_device(device)
