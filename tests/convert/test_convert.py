@@ -280,7 +280,9 @@ def test_calibration_takes_the_mean_error_out():
     model = made(Res)
     x = X.repeat(3, 1, 1, 1) + 0.05 * torch.randn(72, 1, 6, 6, dtype=torch.float64)
     rate = Rate(threshold="layer", quantile=0.97, fold_scales=False)
-    plain, better = (convert(model, m, calibrate=[x], T=6) for m in (rate, Calibrated(rate, T=6, rounds=3)))
+    plain, better = (
+        convert(model, m, calibrate=[x], T=6) for m in (rate, Calibrated(rate, T=6, rounds=3, voltages=False))
+    )
     with torch.no_grad():
         h = F.relu(model.bn1(model.conv1(x)))
     means = []
@@ -289,8 +291,11 @@ def test_calibration_takes_the_mean_error_out():
         means.append(float((sent.mean((0, 2, 3)) - h.mean((0, 2, 3))).abs().max()))
     assert means[1] < 0.25 * means[0]
     assert better.report.output < plain.report.output
-    assert "no bias before 'relu' to calibrate" in str(better.report)  # it is behind a sum
     assert type(better.method.base) is Rate
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).double()
+    for voltages in (False, True):
+        report = convert(pooled, Calibrated(voltages=voltages), example=X).report
+        assert ("no bias before '2' to calibrate" in str(report)) is not voltages
 
 
 @torch.no_grad()
