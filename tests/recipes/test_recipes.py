@@ -322,6 +322,23 @@ def test_the_learning_rate_climbs_and_falls_along_half_a_cosine():
     assert weights["lr"] == pytest.approx(0.0)
 
 
+@pytest.mark.parametrize("activation", ["relu", pytest.param("qcfs", marks=pytest.mark.slow)])
+def test_residual_networks_are_trained_and_converted(tmp_path, monkeypatch, activation):
+    """Images of one colour for each class."""
+    recipe = recipes.get("ann2snn-cifar10")
+    labels, draw = torch.arange(200) % 10, torch.Generator().manual_seed(0)
+    colours = torch.stack([labels / 5 - 1, 1 - labels / 5, labels % 3 - 1.0], 1)[:, :, None, None]
+    sets = tuple(sl.data.Samples(colours + torch.randn(200, 3, 8, 8, generator=draw) / 10, labels) for _ in range(2))
+    monkeypatch.setattr(recipe, "data", lambda config, root, **loading: sl.data.loaders(sets, **loading))
+    settings = dict(epochs=5, warmup=1, batch_size=20, channels=4, blocks=1, calibration=50, T=8, lr=0.05)
+    done = run("ann2snn-cifar10", tmp_path / "run", activation=activation, **settings)
+    assert done.result["test_accuracy"] > 0.8
+    assert done.result["calibrated_accuracy"] > 0.7
+    assert abs(done.result["delta_accuracy"] - done.result["test_accuracy"]) <= 0.05
+    assert list(json.loads((tmp_path / "run" / "curves.json").read_text())["calibrated"]) == ["1", "2", "4", "8"]
+    assert "7 sites: 7 converted" in (tmp_path / "run" / "conversion.txt").read_text()
+
+
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST and Fashion-MNIST")
 @pytest.mark.parametrize(
     ("name", "settings", "least"),

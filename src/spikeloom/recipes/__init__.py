@@ -31,6 +31,7 @@ NAMES = {
     "shd": "spoken digits that came as spikes, by a net that learns delays",
     "shd-eventprop": "spoken digits that came as spikes, by spike times: EventProp with delays",
     "ann2snn-mnist": "an ordinary CNN trained on MNIST, and converted into spiking ones",
+    "ann2snn-cifar10": "an ordinary ResNet-20 trained on CIFAR-10, and converted into spiking ones",
     "population": "MNIST read out by populations of neurons, in a few steps",
     "diehl-cook": "MNIST without labels: neurons compete, learn by STDP, and are named afterwards",
     "mnist-tempotron": "MNIST by single spikes and ten tempotrons: the highest peak names the digit",

@@ -19,7 +19,7 @@ from .progress import choose as choose_progress
 from .run import Run
 from .settings import Config, ConfigError, Machine, Settings, UserError, option, split, to_toml
 from .stop import Stopped
-from .trained import Trained, load
+from .trained import Trained, load, load_weights
 
 __all__ = [
     "CHECKPOINT",
@@ -47,6 +47,7 @@ __all__ = [
     "linear_baseline",
     "load",
     "load_checkpoint",
+    "load_weights",
     "option",
     "processor",
     "read_file",

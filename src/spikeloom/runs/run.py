@@ -319,7 +319,7 @@ class Run:
             raise ConfigError("init_from: the recipe keeps no network as net=, so that there is nothing to load into")
         file, state = trained.weights(self.init_from)
         trained.must_be_of(self.recipe, net, file, state)
-        trained.load_weights(net, file, state, f"the network of {self.recipe}")
+        trained.fill(net, file, state, f"the network of {self.recipe}")
         if self.processes.first:
             self.progress.line(f"begins with the weights of {file}")
 
