@@ -148,7 +148,7 @@ def title(text: str, mark: str = "=") -> str:
 
 def table(lines: list[tuple[str, ...]], head: tuple[str, ...], widths: str) -> str:
     """A list-table."""
-    out = ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    out = ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", "   :class: names", ""]
     for row in [head, *lines]:
         out += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
     return "\n".join([*out, ""])
