@@ -58,7 +58,8 @@ def public_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[An
     shown = []
     for base in bases:
         kind = getattr(base, "__origin__", base)  # Protocol[T]
-        near = next((b for b in kind.__mro__[:-1] if b in known or not b.__module__.startswith("spikeloom")), None)
+        mro = getattr(kind, "__mro__", ())[:-1]  # typing.NamedTuple has none
+        near = next((b for b in mro if b in known or not b.__module__.startswith("spikeloom")), None)
         if near is not None:
             shown.append(known.get(near, f"``{near.__module__.partition('.')[0]}.{near.__qualname__}``"))
     bases[:] = list(dict.fromkeys(shown)) or ["``object``"]
