@@ -53,9 +53,16 @@ def set_apart(app: Sphinx, env: BuildEnvironment) -> list[str]:
 
 
 def public_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[Any]) -> None:
-    """Bases by their public names, linked to their pages; others as plain words."""
+    """The nearest public bases, linked to their pages; those of other packages as plain words."""
     known = {e.value: f":py:class:`sl.{e.name} <{e.path}>`" for e in public.entries().values() if e.kind == "class"}
-    bases[:] = [known.get(base, f"``{getattr(base, '__qualname__', base)}``") for base in bases]
+    shown = []
+    for base in bases:
+        kind = getattr(base, "__origin__", base)  # Protocol[T]
+        mro = getattr(kind, "__mro__", ())[:-1]  # typing.NamedTuple has none
+        near = next((b for b in mro if b in known or not b.__module__.startswith("spikeloom")), None)
+        if near is not None:
+            shown.append(known.get(near, f"``{near.__module__.partition('.')[0]}.{near.__qualname__}``"))
+    bases[:] = list(dict.fromkeys(shown)) or ["``object``"]
 
 
 def own_signature(

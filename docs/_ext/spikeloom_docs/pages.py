@@ -22,6 +22,7 @@ from .public import Entry
 DOCS = Path(__file__).parents[2]
 RESPONSES = "gallery/responses"
 TITLES = {"": "Networks, kernels, state", "neurons": "Neurons"}
+PACKAGE = "Names of the package itself: networks, streams, kernels, recordings"
 ORDER = (
     "",
     "neurons",
@@ -148,7 +149,7 @@ def title(text: str, mark: str = "=") -> str:
 
 def table(lines: list[tuple[str, ...]], head: tuple[str, ...], widths: str) -> str:
     """A list-table."""
-    out = ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    out = ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", "   :class: names", ""]
     for row in [head, *lines]:
         out += [f"   {'*' if i == 0 else ' '} - {cell}" for i, cell in enumerate(row)]
     return "\n".join([*out, ""])
@@ -282,7 +283,7 @@ def modules_list(modules: dict[str, ModuleType]) -> str:
     names = [*ORDER, *sorted(set(modules) - set(ORDER))]
     lines = []
     for name in names:
-        what = "networks, streams, kernels, recordings" if name == "" else public.summary(modules[name].__doc__ or "")
+        what = public.summary(modules[name].__doc__ or "").partition(". ")[0].rstrip(".") if name else PACKAGE
         what = re.sub(r":\w+:`(\w+)`", r"``\1``", what)  # outside its module such a name would lead nowhere
         lines.append((f":doc:`{TITLES.get(name, f'sl.{name}')} </{index(name)}>`", what))
     toctree = "\n".join([".. toctree::", "   :hidden:", "", *(f"   /{index(name)}" for name in names), ""])
