@@ -122,7 +122,7 @@ def test_roughly_the_same(expected, printed, same):
 
 SMALL = """# Small
 
-A page.
+A page of `spikeloom data fetch mnist`.
 
 ```python
 from matplotlib import pyplot as plt
@@ -190,7 +190,7 @@ def test_what_is_printed_and_drawn_is_written_into_the_page(tmp_path, monkeypatc
     assert file.read_text() == text
     book = nbformat.read(make.NOTEBOOKS / "01-small.ipynb", 4)
     cells = [(cell.cell_type, cell.source) for cell in book.cells]
-    assert cells[0] == ("code", '%pip install -q "spikeloom[plot,demo]"')
+    assert cells[0] == ("code", '%pip install -q "spikeloom[plot,demo]"\n!spikeloom data fetch mnist')
     assert cells[2][0] == "code"
     assert "plt.subplots" in cells[2][1]
     assert not any("1.png" in source for _, source in cells)

@@ -8,7 +8,8 @@ stand its lines of output, as a `text` block, and the figures that it left open,
 - The text in `![...](NN-name/1.png)` is the author's and is kept; a picture without one is told of.
 - `python no-run` is not run. A comment in the line above it says why, and a page has one at most.
 
-`docs/notebooks/NN-name.ipynb` is made of the page. What is inside `<details>` stays one cell there, so that it folds.
+`docs/notebooks/NN-name.ipynb` is made of the page. Its first cell installs, and fetches what the page names as
+`spikeloom data fetch NAME`. What is inside `<details>` stays one cell there, so that it folds.
 """
 
 from __future__ import annotations
@@ -202,7 +203,12 @@ def notebook(page: Page) -> str:
     text = re.sub(r"\]\((\d\d-[^/)]*)\.md", r"](\1.ipynb", text)
     text = re.sub(r"\]\((\d\d-[^/)]*/)", r"](../tutorials/\1", text)
     book = jupytext.reads(text, fmt="md")
-    book.cells.insert(0, nbformat.v4.new_code_cell('%pip install -q "spikeloom[plot,demo]"'))
+    fetched = re.findall(r"`spikeloom data fetch ([\w-]+)`", page.text)
+    first = [
+        '%pip install -q "spikeloom[plot,demo]"',
+        *(f"!spikeloom data fetch {name}" for name in dict.fromkeys(fetched)),
+    ]
+    book.cells.insert(0, nbformat.v4.new_code_cell("\n".join(first)))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     seen: Counter[str] = Counter()
