@@ -180,7 +180,9 @@ def test_what_is_printed_and_drawn_is_written_into_the_page(tmp_path, monkeypatc
     make.Page(file).write()
     colab = "https://colab.research.google.com/github/someone/thing/blob/main/docs/notebooks/01-small.ipynb"
     text = file.read_text()
-    assert text.startswith(f"# Small\n\n[Colab]({colab}) · [Notebook](../notebooks/01-small.ipynb) · ")
+    source = "https://github.com/someone/thing/blob/main/docs/tutorials/01-small.md"
+    head = f"[Colab]({colab}) · [Notebook](../notebooks/01-small.ipynb) · [source]({source})"
+    assert text.startswith(f"# Small\n\n{head}\n\nA page")
     assert "```text\n2\n```\n\n![A line that\nrises](01-small/1.png)\n\n```python\nprint" in text
     assert "```text roughly\nabout 11.0\n```" in text
     assert 'print("quiet")\n```\n\n```text\nquiet\n```' in text

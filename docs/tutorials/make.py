@@ -97,12 +97,13 @@ class Page:
 
     def head(self) -> str:
         """The links below the title."""
-        links = [f"[Notebook](../notebooks/{self.name}.ipynb)", f"[source]({self.name}.md)"]
+        links = [f"[Notebook](../notebooks/{self.name}.ipynb)"]
         project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        address = project.get("urls", {}).get("Repository", "").removeprefix("https://github.com/")
-        if address:  # Colab opens files of a repository on GitHub
-            colab = "https://colab.research.google.com/github"
-            links.insert(0, f"[Colab]({colab}/{address}/blob/main/docs/notebooks/{self.name}.ipynb)")
+        address = project.get("urls", {}).get("Repository", "")
+        if address.startswith("https://github.com/"):  # Colab opens files of such a repository
+            colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
+            links.insert(0, f"[Colab]({colab}/blob/main/docs/notebooks/{self.name}.ipynb)")
+            links.append(f"[source]({address}/blob/main/docs/tutorials/{self.name}.md)")
         return " · ".join(links)
 
     def write(self) -> str:
