@@ -125,14 +125,18 @@ class Page:
         rest = re.sub(r"\A\[(Colab|Notebook)\][^\n]*\n\n", "", rest)
         self.file.write_text(f"{title}\n\n{self.head()}\n\n{rest}", encoding="utf-8")
         problems += self.write_pictures(pictures)
-        NOTEBOOKS.mkdir(exist_ok=True)
-        (NOTEBOOKS / f"{self.name}.ipynb").write_text(notebook(Page(self.file)), encoding="utf-8")
+        Page(self.file).write_notebook()
         seconds, wall, size = time.process_time(), time.perf_counter() - began, sum(map(len, pictures)) / 1000
         if seconds > LIMIT:
             problems.append(f"it takes {seconds:.0f} s of CPU time, at most {LIMIT} are allowed")
         over = f"  over {BUDGET} s" if seconds > BUDGET else ""
         line = f"{self.name:<28}{len(pictures):>9}{size:>8.0f}{seconds:>8.1f}{wall:>8.1f}{over}"
         return "\n  ".join([line, *problems])
+
+    def write_notebook(self) -> None:
+        """Writes the notebook of the page as it stands."""
+        NOTEBOOKS.mkdir(exist_ok=True)
+        (NOTEBOOKS / f"{self.name}.ipynb").write_text(notebook(self), encoding="utf-8")
 
     def write_pictures(self, pictures: list[bytes]) -> list[str]:
         """Writes the pictures into the page's folder and nothing else; gives those that are too large."""
@@ -246,10 +250,15 @@ def main() -> int:
         "pages", nargs="*", help="how the names of the pages begin, such as 01; all of them if not given"
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
+    parser.add_argument("--notebooks", action="store_true", help="run nothing, write the notebooks alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.pages[0])
+        return 0
+    if given.notebooks:
+        for page in pages(given.pages):
+            page.write_notebook()
         return 0
     print(f"{'page':<28}{'pictures':>9}{'kB':>8}{'CPU s':>8}{'s':>8}", flush=True)
 
