@@ -63,6 +63,7 @@ def test_the_form_of_a_page(page):
     assert 120 <= sum(map(bool, text.split("\n"))) <= 250, "lines that are not empty"
     assert not re.search(r"\b(simply|just)\b", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     alts = re.findall(r"!\[([^\]]*)\]\(", text)
+    assert not any("\n" in alt for alt in alts), "Sphinx would join the words around the end of a line"
     assert all(len(alt.split()) >= 4 for alt in alts), "each picture has a text that says what is seen"
     left_out = re.findall(r"(?:<!-- .+ -->\n)?^```python no-run$", text, re.MULTILINE)
     assert len(left_out) <= 1
@@ -183,7 +184,7 @@ def test_what_is_printed_and_drawn_is_written_into_the_page(tmp_path, monkeypatc
     source = "https://github.com/someone/thing/blob/main/docs/tutorials/01-small.md"
     head = f"[Colab]({colab}) · [Notebook](../notebooks/01-small.ipynb) · [source]({source})"
     assert text.startswith(f"# Small\n\n{head}\n\nA page")
-    assert "```text\n2\n```\n\n![A line that\nrises](01-small/1.png)\n\n```python\nprint" in text
+    assert "```text\n2\n```\n\n![A line that rises](01-small/1.png)\n\n```python\nprint" in text
     assert "```text roughly\nabout 11.0\n```" in text
     assert 'print("quiet")\n```\n\n```text\nquiet\n```' in text
     (picture,) = (make.HERE / "01-small").glob("*.png")

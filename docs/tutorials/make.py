@@ -5,7 +5,7 @@ stand its lines of output, as a `text` block, and the figures that it left open,
 
 - A `text` block has to be what is printed, to the letter. A `text roughly` block has the same words, and numbers within
   20 %; a number before ` %` may differ by 3 points. One that still agrees is left as it is.
-- The text in `![...](NN-name/1.png)` is the author's and is kept; a picture without one is told of.
+- The text in `![...](NN-name/1.png)` is the author's and is kept, in one line; a picture without one is told of.
 - `python no-run` is not run. A comment in the line above it says why, and a page has one at most.
 
 `docs/notebooks/NN-name.ipynb` is made of the page. Its first cell installs, and fetches what the page names as
@@ -74,7 +74,7 @@ class Page:
                 end, language, printed = said.end(), said[1], said[2]
             while shown := self.picture.match(self.text, end):
                 end = shown.end()
-                alts.append(shown[1])
+                alts.append(" ".join(shown[1].split()))
             line = self.text[: fence.start(2)].count("\n")
             yield Block(fence[2], line, fence.end(), end, language, printed, alts)
 
