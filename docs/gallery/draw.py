@@ -215,7 +215,8 @@ def plots() -> None:
     draw("neuron_response", plot.neuron_response, sl.LIF(tau=8.0), title="LIF, tau=8")
     draw("surrogate", plot.surrogate, sl.surrogate.ATan(2.0), title="ATan")
     net, images, labels = trained()
-    draw("weights", plot.weights, next(net.parameters()), title="kernels of the first convolution")
+    kernels = next(net.parameters())
+    save(plot.weights(kernels, title="kernels of the first convolution").figure, "plot-weights", 60)
     with torch.no_grad():
         y, result = net(images, repeat=20, record=("2.output", "5.output"))
     rates = {name: result.record[f"{path}.output"].float().mean((0, 1)) for name, path in digits.HIDDEN.items()}

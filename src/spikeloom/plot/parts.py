@@ -126,7 +126,7 @@ def _run(module: TemporalModule, course: Tensor) -> tuple[Tensor, dict[str, Tens
 @styled
 def weights(w: Tensor | nn.Module, *, max_channels: int = 64, ax: Axes | None = None, title: str = "") -> Axes:
     """Weights of a layer, blue below and red above 0: ``[out, in]`` as one image, ``[out, in, H, W]`` as a column
-    of kernels for each output.
+    of kernels for each output; of one input, in as many rows as fit.
 
     ``w`` may be a module with a ``weight``. Of more outputs or inputs than ``max_channels``, kernels are thinned
     evenly, and the title says so.
@@ -143,8 +143,8 @@ def weights(w: Tensor | nn.Module, *, max_channels: int = 64, ax: Axes | None = 
         columns, rows = evenly(out, max_channels), evenly(into, max_channels)
         title = thinned(thinned(title, len(columns), out, "outputs"), len(rows), into, "inputs")
         kernels = values[columns][:, rows].transpose(0, 1).flatten(0, 1)
-        most = len(kernels)
-        return feature_maps(kernels, columns=len(columns), max_channels=most, label="weight", ax=ax, title=title)
+        most, beside = len(kernels), len(columns) if len(rows) > 1 else None
+        return feature_maps(kernels, columns=beside, max_channels=most, label="weight", ax=ax, title=title)
     ax = axes_or_new(ax)
     image = ax.imshow(values.numpy(), aspect="auto", **colours_of(values))
     ax.figure.colorbar(image, ax=ax, label="weight", pad=0.02)
