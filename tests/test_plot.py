@@ -109,6 +109,47 @@ def test_one_neuron_with_the_voltage_before_the_reset():
     assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[0.5, 0.0], [1.0, 1.5]]
 
 
+def test_the_response_of_a_neuron():
+    neuron = sl.LIF(tau=2.0).train()
+    ax = plot.neuron_response(neuron, torch.tensor([1.0, 2.0, 1.0]))
+    voltage, threshold = ax.get_lines()
+    assert voltage.get_ydata().tolist() == [0.5, 0.5, 1.25, 0.0, 0.5, 0.5]  # as above, by hand
+    assert threshold.get_ydata().tolist() == [1.0] * 3
+    assert [line[0, 0] for line in ax.collections[0].get_segments()] == [1]
+    assert ax.get_title(loc="left") == "LIF"
+    behind = next(a for a in ax.figure.axes if a is not ax)
+    assert behind.get_lines()[0].get_ydata().tolist() == [1.0, 2.0, 1.0]
+    assert neuron.training
+    (moving,) = plot.neuron_response(sl.ALIF(), T=30).get_lines()  # whose threshold is no line
+    assert len(moving.get_ydata()) == 30
+    (voltage,) = plot.neuron_response(sl.LI(tau=2.0), [1.0, 1.0]).get_lines()
+    assert voltage.get_ydata().tolist() == [0.5, 0.75]
+
+
+def test_surrogates_are_drawn_from_their_definition():
+    """ATan of scale a: derivative a / 2 / (1 + (pi a u / 2)^2)."""
+    before = torch.get_rng_state()
+    ax = plot.surrogate(sl.surrogate.ATan(2.0), span=1.0)
+    primitive, step, derivative = ax.get_lines()
+    u = derivative.get_xdata().astype(float)
+    np.testing.assert_allclose(derivative.get_ydata(), 1 / (1 + (np.pi * u) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(primitive.get_ydata(), np.arctan(np.pi * u) / np.pi + 0.5, atol=1e-6)
+    assert step.get_ydata().tolist() == (u >= 0).tolist()
+    assert (ax.get_title(loc="left"), u[0], u[-1]) == ("ATan", -1.0, 1.0)
+    assert len(plot.surrogate(sl.surrogate.Custom(lambda u, a: torch.relu(1 - a * u.abs()))).get_lines()) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_of_layers():
+    w = torch.tensor([[1.0, -2.0, 0.0], [0.5, 0.0, 0.0]])
+    ax = plot.weights(w)
+    assert ax.images[0].get_array().tolist() == w.tolist()
+    assert (ax.images[0].get_clim(), ax.get_xlabel(), ax.get_ylabel()) == ((-2, 2), "input", "output")
+    conv = torch.nn.Conv2d(2, 3, 1)
+    tiles = np.ma.filled(plot.weights(conv).images[0].get_array(), 9.0)
+    assert tiles[::2, ::2].tolist() == conv.weight[:, :, 0, 0].T.tolist()  # a column for each output
+
+
 def test_counts_grow_with_the_steps():
     spikes = torch.tensor([[1, 0], [1, 0], [0, 1]])
     ax = plot.spike_count(spikes, ["cat", "dog"], highlight=1)
@@ -376,6 +417,10 @@ def test_a_layer_of_many_neurons_is_thinned_to_its_very_ends():
         ),
         (lambda: plot.spike_count(SPIKES, ["a"]), ValueError, r"plot\.spike_count: .*each of the 3 neurons, got 1"),
         (lambda: plot.heatmap(torch.ones(3)), ValueError, r"plot\.heatmap: .*\[T, N\] with T, N > 0, got \[3\]"),
+        (lambda: plot.surrogate("ATan"), TypeError, r"plot\.surrogate: expected a surrogate .*got str"),
+        (lambda: plot.neuron_response(sl.LIF), TypeError, r"plot\.neuron_response: expected a neuron .*got type"),
+        (lambda: plot.neuron_response(sl.LIF(), SPIKES), ValueError, r"plot\.neuron_response: .*got \[2, 3\]"),
+        (lambda: plot.weights(torch.ones(3)), ValueError, r"plot\.weights: expected weights .*got \[3\]"),
         (lambda: plot.bars3d(SPIKES, max_steps=0), ValueError, r"plot\.bars3d: max_steps .*got 0"),
         (lambda: plot.feature_maps(SPIKES), ValueError, r"plot\.feature_maps: .*\[C, H, W\] .*got \[2, 3\]"),
         (lambda: plot.neuron(SPIKES, SPIKES), ValueError, r"plot\.neuron: .*\[T\], got \[2, 3\]; take one neuron"),

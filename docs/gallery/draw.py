@@ -212,7 +212,11 @@ def plots() -> None:
     draw("heatmap", plot.heatmap, u, label="u", title="voltage less the threshold")
     ten = spikes.view(8, 10, 24).sum(1)
     save(plot.bars3d(ten[:, :8], title="spikes in ten steps each").figure, "plot-bars3d", 60)
+    draw("neuron_response", plot.neuron_response, sl.LIF(tau=8.0), title="LIF, tau=8")
+    draw("surrogate", plot.surrogate, sl.surrogate.ATan(2.0), title="ATan")
     net, images, labels = trained()
+    kernels = next(net.parameters())
+    save(plot.weights(kernels, title="kernels of the first convolution").figure, "plot-weights", 60)
     with torch.no_grad():
         y, result = net(images, repeat=20, record=("2.output", "5.output"))
     rates = {name: result.record[f"{path}.output"].float().mean((0, 1)) for name, path in digits.HIDDEN.items()}

@@ -10,6 +10,7 @@ from .camera import events
 from .films import animate
 from .look import figure, style
 from .maps import feature_maps, images
+from .parts import neuron_response, surrogate, weights
 from .states import bars3d, heatmap, neuron, traces
 from .training import confusion, curves
 from .trains import firing_rates, raster, spike_count
@@ -26,8 +27,11 @@ __all__ = [
     "heatmap",
     "images",
     "neuron",
+    "neuron_response",
     "raster",
     "spike_count",
     "style",
+    "surrogate",
     "traces",
+    "weights",
 ]
