@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 TERMS = DOCS / "zh" / "术语.md"
 OWN = {TERMS, DOCS / "zh" / "index.md"}
 """Pages that translate nothing."""
-PAGES = [page for page in sorted((DOCS / "zh").rglob("*.md")) if page not in OWN]
+PAGES = [ROOT / "README.zh.md", *(page for page in sorted((DOCS / "zh").rglob("*.md")) if page not in OWN)]
 
 FENCE = re.compile(r"^```(\w*).*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
@@ -179,6 +179,11 @@ def test_links_to_headings_lead_to_one(page):
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", prose(page.read_text())):
         there = page.parent / target if target else page
         assert anchor in anchors(there.read_text()), f"{target}#{anchor}"
+
+
+def test_readmes_name_each_other():
+    assert "](README.zh.md)" in (ROOT / "README.md").read_text()[:500]
+    assert "](README.md)" in (ROOT / "README.zh.md").read_text()[:500]
 
 
 def test_what_is_compared_would_be_found():
