@@ -4,7 +4,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 SEEDS ?= 1
 
-.PHONY: demo test test-slow test-full release-check lint types docs check clean
+.PHONY: demo test test-slow test-full release-check lint types docs tutorials check clean
 
 demo: $(VENV)/.demo  ## train on handwritten digits, write runs/demo
 	$(PY) -m spikeloom train digits --out runs/demo --overwrite --seeds $(SEEDS)
@@ -30,6 +30,9 @@ types: $(VENV)/.dev  ## static types
 
 docs: $(VENV)/.dev  ## the documentation, warnings are errors
 	$(VENV)/bin/sphinx-build -W --keep-going -q -b html docs build/docs
+
+tutorials: $(VENV)/.dev  ## run the tutorials (PAGES="01 04" for some), write their outputs, pictures and notebooks
+	$(PY) docs/tutorials/make.py $(PAGES)
 
 check: lint types docs test  ## what CI runs
 

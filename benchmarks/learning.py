@@ -72,15 +72,22 @@ def pieces() -> Any:
         net.zero_grad()
         loss(net(x), 0).backward()
 
-    def online(method: Any) -> Callable[[], None]:
+    def online(**options: Any) -> Callable[[], None]:
         def run() -> None:
             net.zero_grad()
-            list(sl.learn.online(net, x, loss, steps=8, method=method))
+            for _ in sl.learn.online(net, x, loss, steps=8, **options):
+                pass
 
         return run
 
     return compare(
-        {"all steps at once": whole, "pieces of 8": online("truncated"), "eligibility": online("eligibility")}
+        {
+            "all steps at once": whole,
+            "pieces of 8": online(),
+            "pieces of 8, 8 of them in a call": online(block=8),
+            "pieces of 8, 16 of them in a call": online(block=16),
+            "eligibility": online(method="eligibility"),
+        }
     )
 
 

@@ -4,14 +4,15 @@ import json
 import os
 
 import pytest
+import torch
 
 pytest.importorskip("typer", reason="the extra 'cli' is not installed")
 pytest.importorskip("safetensors", reason="the extra 'cli' is not installed")
 
-from spikeloom import cli
+from spikeloom import cli, recipes, runs
 from spikeloom.cli import convert
-from spikeloom.convert import Calibrated, Delta, Rate
-from spikeloom.runs import ConfigError
+from spikeloom.convert import Calibrated, Delta, Exact, FewSpikes, Rate
+from spikeloom.runs import ConfigError, UserError
 
 ROOT = os.environ.get("SPIKELOOM_DATA")
 needs_data = pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST")
@@ -61,7 +62,13 @@ def test_options_are_those_of_the_method():
     assert convert.method_of("delta", {"levels": 5, "delay": None}, 4) == Delta(levels=5)
     assert convert.method_of("calibrated", {"quantile": 0.9}, 6) == Calibrated(Rate(quantile=0.9), T=6)
     assert convert.method_of("rate", {"threshold": "mse"}, 6) == Rate(threshold="mse", T=6)
+    assert convert.method_of("exact", {"mode": "two_phase", "levels": 7}, 7) == Exact(mode="two_phase", levels=7)
+    assert convert.method_of("few-spikes", {"K": 5}, 1) == FewSpikes(K=5)
+    calibrated = convert.method_of("calibrated", {"v_init": 0.25, "weights": True, "voltages": False, "rounds": 2}, 6)
+    assert calibrated == Calibrated(Rate(v_init=0.25), T=6, weights=True, voltages=False, rounds=2)
     for name, options, message in [
+        ("rate", {"weights": True}, "--weights is no option of the method rate"),
+        ("exact", {"v_init": 0.0}, "--v-init is no option of the method exact"),
         ("rates", {}, "--method is one of rate, balanced, calibrated, delta, exact, few-spikes; got 'rates'"),
         ("delta", {"delay": 2}, "--delay is no option of the method delta"),
         ("rate", {"quantile": 99.9}, "quantile must be above 0 and at most 1, got 99.9"),
@@ -79,3 +86,39 @@ def test_networks_that_spike_already_are_refused(tmp_path, capsys):
     status, _, error = spikeloom(capsys, "convert", run)
     assert status == 1
     assert "Network knows time already: convert takes an ordinary network" in error
+
+
+def test_a_weights_file_has_the_network_of_a_recipe(tmp_path):
+    recipe = recipes.get("ann2snn-mnist")
+    torch.manual_seed(5)
+    net = recipe.build(recipe.Config(channels=3))
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.toml").write_text('recipe = "ann2snn-mnist"\nchannels = 3\n')
+    found = runs.load_weights(tmp_path / "net.pt", str(tmp_path / "net.toml"))
+    assert found.config == recipe.Config(channels=3)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in found.net.state_dict().items())
+    assert not found.net.training
+    with pytest.raises(UserError, match=r"net.pt: the weights do not fit the network of ann2snn-mnist: "):
+        runs.load_weights(tmp_path / "net.pt", "ann2snn-mnist")  # whose default is more channels
+    with pytest.raises(ConfigError, match="there is no recipe 'resnet20'"):
+        runs.load_weights(tmp_path / "net.pt", "resnet20")
+    with pytest.raises(UserError, match="is a folder; give a weights file"):
+        runs.load_weights(tmp_path, "ann2snn-mnist")
+
+
+@pytest.mark.slow
+@needs_data
+def test_a_weights_file_is_converted_and_evaluated(tmp_path, capsys):
+    recipe = recipes.get("ann2snn-mnist")
+    torch.manual_seed(5)
+    torch.save(recipe.build(recipe.Config(channels=3)).state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.toml").write_text('recipe = "ann2snn-mnist"\nchannels = 3\n')
+    options = ["--method", "exact", "--mode", "two_phase", "--levels", 2, "--T", 2, "--calibration", 50]
+    status, text, _ = spikeloom(capsys, "convert", tmp_path / "net.pt", "--model", tmp_path / "net.toml", *options)
+    assert status == 0
+    assert "3 sites: 3 converted" in text
+    told = json.loads((tmp_path / "net-exact" / "conversion.json").read_text())
+    assert told["options"]["mode"] == "two_phase"
+    assert spikeloom(capsys, "eval", tmp_path / "net-exact")[0] == 0
+    evaluated = json.loads((tmp_path / "net-exact" / "eval-test.json").read_text())
+    assert evaluated["accuracy"] == told["accuracy"]["2"]

@@ -280,7 +280,9 @@ def test_calibration_takes_the_mean_error_out():
     model = made(Res)
     x = X.repeat(3, 1, 1, 1) + 0.05 * torch.randn(72, 1, 6, 6, dtype=torch.float64)
     rate = Rate(threshold="layer", quantile=0.97, fold_scales=False)
-    plain, better = (convert(model, m, calibrate=[x], T=6) for m in (rate, Calibrated(rate, T=6, rounds=3)))
+    plain, better = (
+        convert(model, m, calibrate=[x], T=6) for m in (rate, Calibrated(rate, T=6, rounds=3, voltages=False))
+    )
     with torch.no_grad():
         h = F.relu(model.bn1(model.conv1(x)))
     means = []
@@ -289,8 +291,11 @@ def test_calibration_takes_the_mean_error_out():
         means.append(float((sent.mean((0, 2, 3)) - h.mean((0, 2, 3))).abs().max()))
     assert means[1] < 0.25 * means[0]
     assert better.report.output < plain.report.output
-    assert "no bias before 'relu' to calibrate" in str(better.report)  # it is behind a sum
     assert type(better.method.base) is Rate
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2)).double()
+    for voltages in (False, True):
+        report = convert(pooled, Calibrated(voltages=voltages), example=X).report
+        assert ("no bias before '2' to calibrate" in str(report)) is not voltages
 
 
 @torch.no_grad()
@@ -434,6 +439,22 @@ def test_a_curve_is_the_accuracy_of_prefixes():
             assert share == float((result(X, T=T).argmax(1) == labels).double().mean())
     with pytest.raises(ValueError, match="T must be more than the delay, 1, got 1"):
         convert(model, Rate(delay=1), example=X)(X, T=1)
+
+
+@pytest.mark.parametrize("method", [Rate(), Rate(delay=3), Delta()], ids=["mean", "delay", "sum"])
+def test_steps_run_in_parts_where_nobody_asks_for_gradients(method, monkeypatch):
+    """Of 60 rows at most, 24 samples at two steps each: the state goes on, and the outputs are those of one run."""
+    monkeypatch.setattr("spikeloom.convert.result._ROWS", 60)
+    result, rows = convert(made(Res), method, example=X), []
+    whole = result.network(*result.encode(X, T=7))
+    handle = result.network.get_submodule("body.fc").register_forward_hook(lambda m, a, y: rows.append(len(y)))
+    with torch.no_grad():
+        parts, value = result.outputs(X, T=7), result(X, T=7)
+    handle.remove()
+    assert max(rows) == 48
+    assert sum(rows) == 2 * 7 * 24
+    torch.testing.assert_close(parts, whole.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(value, result.decode(whole).detach(), rtol=0, atol=1e-12)
 
 
 def test_the_report_splits_errors():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 
 from spikeloom.convert import QCFS, Calibrated, ConversionError, Delta, Exact, Rate, Total, convert, inspect
 
@@ -262,3 +263,43 @@ def test_a_scale_that_was_trained_to_below_0_is_no_threshold():
     nn.init.constant_(model[1].scale, -0.5)
     with pytest.raises(ConversionError, match=r"qcfs at '1'.* has learned the scale -0\.5, which is no threshold"):
         convert(model, Rate(), example=torch.rand(8, 6))
+
+
+@pytest.mark.parametrize("kind", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@torch.no_grad()
+def test_parametrised_weights_have_their_values_and_the_model_keeps_its_parametrisation(kind):
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(nn.Linear(5, 7)), nn.ReLU(), nn.Linear(7, 3)).double().eval()
+    x, theta = drawn(20, 5), 0.8713
+    first = model[0].weight.clone()
+    result = convert(model, Rate(threshold={"1": theta}, fold_scales=False), example=x)
+    assert set(result.network.state_dict()) >= {"body.0.weight", "body.0.bias", "body.2.weight"}
+    assert torch.equal(result.network.body[0].weight, first)
+    hidden = torch.floor(8 * (x @ first.T + model[0].bias) / theta + 0.5).clamp(0, 8) * theta / 8
+    torch.testing.assert_close(result(x, T=8), model[2](hidden), rtol=0, atol=1e-12)
+    assert type(model[0]).__name__ == "ParametrizedLinear"  # and it works on
+    torch.testing.assert_close(model[0](x), x @ first.T + model[0].bias)
+
+
+def test_recurrent_layers_and_weights_by_hooks_are_refused_with_what_to_do():
+    def unrolled(self, x):
+        h = x.new_zeros(x.shape[0], 4)
+        for t in range(x.shape[1]):
+            h = self.cell(x[:, t], h)
+        return h
+
+    line = unrolled.__code__.co_firstlineno + 3
+    x = drawn(2, 3, 5)
+    with pytest.raises(ConversionError) as told:
+        convert(Written(unrolled, cell=nn.GRUCell(5, 4)).double(), Delta(), example=x)
+    assert str(told.value).count("there is no rule") == 1  # for three steps of one line
+    assert f"GRUCell at 'cell' ({__file__}:{line})" in str(told.value)
+    assert "sl.nn.Recurrent" in str(told.value)
+    last = Written(lambda self, x: self.rnn(x)[0][:, -1], rnn=nn.LSTM(5, 4, batch_first=True)).double()
+    with pytest.raises(ConversionError, match="no rule for LSTM at 'rnn'"):
+        convert(last, Delta(), example=x)
+    assert off(convert(last, Delta(), example=x, on_unknown="keep"), last, x, T=3) < 1e-12
+    pruned = nn.Sequential(nn.Linear(5, 4))
+    prune.random_unstructured(pruned[0], "weight", 0.5)
+    with pytest.raises(ConversionError, match=r"Linear at '0' has hooks.*call torch\.nn\.utils\.prune\.remove with it"):
+        convert(pruned, Delta(), example=x[:, 0])

@@ -292,6 +292,20 @@ def test_spoken_sets(tmp_path):
         data.load("shd", "validation", root=tmp_path)
 
 
+def test_the_files_of_one_split_are_enough_if_part_of_a_set_is(tmp_path):
+    folder = tmp_path / "n-mnist" / "Test" / "7"
+    folder.mkdir(parents=True)
+    (folder / "00001.bin").write_bytes(
+        bytes([3, 4, 0x80, 0, 9, 5, 6, 0, 1, 0])
+    )  # x, y, then polarity and 23 bits of time
+    (recording, label), *others = data.load("n-mnist", "test", root=tmp_path, options=PARTIAL)
+    assert (recording.events.tolist(), int(label), others) == ([(9, 3, 4, True), (256, 5, 6, False)], 7, [])
+    with pytest.raises(data.DataError, match="n-mnist has no samples of the split train"):
+        data.load("n-mnist", "train", root=tmp_path, options=PARTIAL)
+    with pytest.raises(data.DataError, match=r"Train/\[0-9\]/\*.bin not found in"):
+        data.load("n-mnist", "test", root=tmp_path)
+
+
 def tone(path, frequency, rate, seconds=0.3):
     path.parent.mkdir(parents=True, exist_ok=True)
     t = np.arange(int(rate * seconds)) / rate
@@ -605,14 +619,14 @@ torch.distributed.destroy_process_group()
 
 
 @real
-def test_real_spoken_digits():
-    for split, count in (("train", 2_700), ("test", 300)):
-        found = data.load("fsdd", split, root=ROOT)
-        assert len(found) == count
-        assert torch.bincount(found.labels).tolist() == [count // 10] * 10
-        recording, _ = found[0]
-        assert recording.size == (64,)
-        assert 100 < len(recording) < 20_000
+@pytest.mark.parametrize(("split", "count"), [("test", 300), pytest.param("train", 2_700, marks=pytest.mark.slow)])
+def test_real_spoken_digits(split, count):
+    found = data.load("fsdd", split, root=ROOT)
+    assert len(found) == count
+    assert torch.bincount(found.labels).tolist() == [count // 10] * 10
+    recording, _ = found[0]
+    assert recording.size == (64,)
+    assert 100 < len(recording) < 20_000
 
 
 @real

@@ -206,25 +206,41 @@ def test_a_compiler_that_does_not_work_counts_as_none(tmp_path):
     assert (tmp_path / "calls").read_text().count("called") <= 7  # its version and six sets of flags, once
 
 
-@needs_compiler
-def test_a_compiler_is_tried_once_until_it_changes(tmp_path):
-    """The second process starts no other; flags that were damaged, or are refused by now, are found anew."""
+@pytest.fixture
+def called(tmp_path):
+    """Runs a neuron in a process of its own, and says how often its compiler, ``tmp_path / "cc"``, was called."""
     compiler, calls = tmp_path / "cc", tmp_path / "calls"
     compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec {build.compiler()} "$@"\n')
     compiler.chmod(0o755)
     code = "import torch, spikeloom as sl; print(float(sl.IF().sequence(torch.ones(2, 1))[0].sum()))"
 
-    def called():
+    def run():
         calls.write_text("")
         done = child(code, CC=str(compiler), SPIKELOOM_CACHE=str(tmp_path / "cache"), SPIKELOOM_BACKEND="c")
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == "2.0"
         return calls.read_text().count("called")
 
+    return run
+
+
+@needs_compiler
+def test_a_compiler_is_tried_once_until_it_changes(called, tmp_path):
+    """The second process starts no other."""
+    compiler = tmp_path / "cc"
     assert called() >= 3  # its version, its flags, a kernel
     assert called() == 0
-    text = compiler.read_text()
-    compiler.write_text(text + "# another one\n")
+    compiler.write_text(compiler.read_text() + "# another one\n")
+    assert called() == 2  # the kernel is there, since it says that it is the same version
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_what_is_kept_of_a_compiler_may_be_damaged(called, tmp_path):
+    """Flags that were damaged, or are refused by now, are found anew."""
+    assert called() >= 3
+    compiler = tmp_path / "cc"
+    compiler.write_text(compiler.read_text() + "# another one\n")
     assert called() == 2  # the kernel is there, since it says that it is the same version
     stored = list((tmp_path / "cache").glob("*.toolchain"))
     assert len(stored) == 2

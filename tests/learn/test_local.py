@@ -1,6 +1,7 @@
 """Local rules against sums over single pairs of spikes, peers' golden files, and each other's limits."""
 
 import copy
+import dataclasses
 import gc
 import math
 import weakref
@@ -126,6 +127,71 @@ def test_one_pair_by_hand():
     assert bounded.sequence(layer, column(1, 0), column(0, 1))[0].item() == pytest.approx(0.6 * 0.5)
     hard_low, hard_high = L.soft_bound(0.0, 0.4, power=0.0)
     assert (hard_low(layer.weight).item(), hard_high(layer.weight).item()) == (1.0, 0.0)
+
+
+def paired(pre, post, keep_pre, keep_post, *, reduced, own):
+    """Potentiation and depression of one synapse by definition: which spikes are paired, and how far they are apart."""
+    first, second = ([t for t, s in enumerate(side) if s > 0] for side in (pre, post))
+    up = down = 0.0
+    for p in second:  # with those before the layer since the last spike after it
+        last = max([q for q in second if q < p], default=-1)
+        met = [s for s in first if (last < s <= p if own[0] else last <= s < p)]
+        up += sum(keep_pre ** (p - s) for s in (met[-1:] if reduced else met))
+    for s in first:  # with the last one after the layer, unless another spike before the layer has met it
+        met = [p for p in second if (p <= s if own[1] else p < s)][-1:]
+        last = max([q for q in first if q < s], default=-1)
+        if reduced:
+            met = [p for p in met if (last < p if own[1] else last <= p)]
+        down += sum(keep_post ** (s - p) for p in met)
+    return up, down
+
+
+@pytest.mark.parametrize("coincident", ["cancel", "potentiate", "depress", "ignore"])
+@pytest.mark.parametrize("pairing", ["presynaptic", "reduced"])
+def test_pairings_with_a_memory_for_each_synapse(pairing, coincident):
+    layer, lengths = nn.Linear(4, 3).double(), torch.tensor([20, 13])
+    pre, post, r = spikes(20, 2, 4), spikes(20, 2, 3, seed=1), torch.randn(20, 2, **DOUBLE)
+    w = layer.weight.detach()
+    rule = L.STDP(
+        tau_pre=3.0, tau_post=5.0, a_pre=0.7, a_post=1.3, f_post=lambda w: 1 - w, pairing=pairing, decay="exponential",
+        coincident=coincident,
+    )  # fmt: skip
+    own = coincident in ("cancel", "potentiate"), coincident in ("cancel", "depress")
+    wanted = torch.zeros(3, 4, **DOUBLE)
+    for b, length in enumerate(lengths.tolist()):
+        for n in range(3):
+            for m in range(4):
+                sides = pre[:length, b, m].tolist(), post[:length, b, n].tolist()
+                up, down = paired(*sides, math.exp(-1 / 3), math.exp(-1 / 5), reduced=pairing == "reduced", own=own)
+                wanted[n, m] += 1.3 * (1 - w[n, m]) * up - 0.7 * down
+    dw, _ = rule.sequence(layer, pre, post, lengths=lengths)
+    torch.testing.assert_close(dw, wanted)
+    assert not torch.allclose(dataclasses.replace(rule, pairing="nearest").sequence(layer, pre, post)[0], dw)
+    whole, _ = rule.sequence(layer, pre, post, modulator=r)
+    parts, state = torch.zeros_like(w), None
+    for t in range(20):
+        one, state = rule.step(layer, pre[t], post[t], state=state, modulator=r[t])
+        parts += one
+    torch.testing.assert_close(parts, whole)
+    first, state = rule.sequence(layer, pre[:9], post[:9], lengths=torch.tensor([9, 6]))
+    second, _ = rule.sequence(layer, pre[9:], post[9:], state=state, lengths=torch.tensor([11, 5]))
+    joined = []
+    for side in (pre, post):  # the second sample without the steps between its length and the end of the first part
+        joined.append(torch.stack([side[:, 0], torch.cat([side[:6, 1], side[9:14, 1], side[:9, 1] * 0])], 1))
+    torch.testing.assert_close(first + second, rule.sequence(layer, *joined)[0])
+
+
+def test_what_pairings_with_a_memory_for_each_synapse_refuse():
+    rule = L.STDP(pairing="reduced")
+    with pytest.raises(TypeError, match=r"takes nn\.Linear, got Conv1d"):
+        rule.sequence(nn.Conv1d(1, 1, 1), torch.zeros(2, 1, 1, 3), torch.zeros(2, 1, 1, 3))
+    with pytest.raises(ValueError, match=r"the layer makes \[2, 1, 3\], but post is \[2, 1, 4\]"):
+        rule.sequence(nn.Linear(2, 3), torch.zeros(2, 1, 2), torch.zeros(2, 1, 4))
+    with pytest.raises(TypeError, match="has no eligibility that could be carried"):
+        L.Modulated(rule, tau_e=2.0).step(nn.Linear(2, 3), torch.zeros(1, 2), torch.zeros(1, 3), modulator=1.0)
+    dw, state = rule.sequence(nn.Linear(2, 3), torch.zeros(2, 1, 5, 2), torch.zeros(2, 1, 5, 3))
+    assert not dw.any()
+    assert state["pre"].shape == (1, 5, 3, 2)
 
 
 @pytest.mark.parametrize("pairing", ["all", "nearest"])

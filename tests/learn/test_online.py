@@ -1,5 +1,7 @@
 """Gradients in pieces against backpropagation through all steps, with twins that must differ."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -209,6 +211,63 @@ def test_of_a_number_of_pieces_some_are_differentiated():
     assert len(pieces) == T
 
 
+def test_pieces_that_run_in_one_call_have_the_gradients_of_pieces():
+    torch.manual_seed(2)
+    first, second = sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4), sl.PLIF(tau=3.0, v_threshold=0.2)
+    inner = nn.Sequential(nn.Linear(6, 6), second)
+    net = sl.Network(nn.Linear(4, 6), first, inner, nn.Linear(6, 2), sl.LI(tau=4.0), spikes="packed").double()
+    x, target = 2 * given(4), given(2)
+    loss = squares(target)
+    assert net(x).abs().max() > 0
+    wanted, pieces = gradients(net, x, loss, steps=3)
+    got, blocks = gradients(net, x, loss, steps=3, block=2)
+    assert closeness(got, wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, steps=6)[0], wanted) > 1e-3  # which goes back further
+    assert [b.start for b in blocks] == [0, 6, 12]
+    torch.testing.assert_close(torch.cat([b.output for b in blocks]), torch.cat([p.output for p in pieces]))
+    torch.testing.assert_close(blocks[-1].state, pieces[-1].state)
+    for options in ({"lengths": torch.tensor([5, 13, 8])}, {"state": pieces[2].state}):
+        wanted, _ = gradients(net, x, loss, steps=4, **options)
+        assert closeness(gradients(net, x, loss, steps=4, block=3, **options)[0], wanted) < 1e-12
+
+
+def test_blocks_see_what_is_done_to_a_network_between_them():
+    x, target, net = given(4), given(2), net_of(sl.LIF(tau=3.0))
+    other, loss = sl.LIF(tau=2.0, v_threshold=0.2).double(), squares(target)
+
+    def change(t0):
+        if t0 == 6:
+            net.body[1] = other
+            net.body[0].weight.data.mul_(0.5)
+
+    found = []
+    for options in ({"steps": 2, "block": 3}, {"steps": 2}):
+        torch.manual_seed(4)
+        net = net_of(sl.LIF(tau=3.0))
+        for piece in L.online(net, x, loss, **options):
+            change(piece.start + len(piece.output))
+        found.append([p.grad for p in net.parameters()])
+    assert closeness(*found) < 1e-12
+
+
+def test_what_cannot_be_cut_inside_a_block_is_said():
+    loss, x = squares(given(2)), given(4)
+    recurrent = sl.Network(nn.Linear(4, 2), sl.nn.Recurrent(sl.LIF(), nn.Linear(2, 2))).double()
+    with pytest.raises(ValueError, match=r"cannot be cut inside a block at '1' \(Recurrent\)"):
+        next(L.online(recurrent, x, loss, steps=2, block=3))
+    looked_at = net_of(sl.LIF())
+    looked_at.body[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="something hooks into '1'"):
+        next(L.online(looked_at, x, loss, steps=2, block=3))
+    body = L.DECOLLE([(nn.Sequential(nn.Linear(4, 3), sl.LIF()), 3)], classes=2)
+    with pytest.raises(ValueError, match="the body is a DECOLLE"):
+        next(L.online(sl.Network(body).double(), x, loss, steps=2, block=3))
+    with pytest.raises(ValueError, match="block= goes with truncated alone"):
+        L.online(net_of(sl.LIF()), x, loss, method="eligibility", block=2)
+    with pytest.raises(ValueError, match="block must be a number of pieces of at least 1, got 0"):
+        L.online(net_of(sl.LIF()), x, loss, block=0)
+
+
 def saved_bytes(net, T, **options):
     """The most that the graph of one piece keeps."""
     sizes, seen = [0], []
@@ -233,6 +292,11 @@ def test_memory_does_not_grow_with_the_number_of_steps(method):
     assert short == long > 0
     assert differs == 0
     assert all_at_once > 1.5 * saved_bytes(net, 64, steps=8)[0]  # what is counted does grow with the piece
+
+
+def test_memory_of_blocks_does_not_grow_either():
+    net = sl.Network(nn.Linear(16, 32), sl.LIF(), nn.Linear(32, 2))
+    assert saved_bytes(net, 96, steps=4, block=4) == saved_bytes(net, 512, steps=4, block=4)
 
 
 def test_eprop_is_backpropagation_with_the_feedback_detached():
@@ -318,6 +382,50 @@ def test_decolle_is_backpropagation_of_each_block_alone():
     assert closeness([net.body.blocks[0][0].weight.grad], wanted[:1]) > 1e-2
 
 
+def test_activity_of_a_block_by_hand_and_in_pieces():
+    u = torch.tensor([[[0.5, -0.2], [-0.02, -3.0]], [[-4.0, -5.0], [-4.0, -3.0]]], dtype=torch.float64)
+    squashed = [[1 / (1 + math.exp(-v)) for v in row] for row in u.flatten(1).tolist()]
+    wanted = 2.0 * 0.51 / 4 + 0.0 + 3.0 * (0.1 - sum(squashed[1]) / 4)  # the first step is active enough
+    assert sum(squashed[0]) / 4 > 0.1
+    assert L.decolle_activity(u, high=2.0, low=3.0).item() == pytest.approx(wanted)
+    with pytest.raises(ValueError, match=r"expected u \[K, B, \*\], got \[2, 2\]"):
+        L.decolle_activity(u[0])
+
+    x, target = given(4), given(1, 3)
+    block = nn.Sequential(nn.Linear(4, 6), sl.LIF(tau=3.0, v_threshold=0.3))
+    net = sl.Network(L.DECOLLE([(block, 6)], classes=3)).double()
+    name = "blocks.0.1.u"
+
+    def loss(y, t0, record):
+        return squares(target)(y, t0) + L.decolle_activity(record[name], high=5.0, low=7.0)
+
+    y, result = net(x, record=(name,))
+    loss(y, 0, result.record).backward()
+    wanted = [p.grad.clone() for p in block.parameters()]
+    for lengths in (None, torch.full((B,), T)):
+        net.zero_grad()
+        list(L.online(net, x, loss, steps=4, method="eligibility", record=(name,), lengths=lengths))
+        assert closeness([p.grad for p in block.parameters()], wanted) < 1e-12
+    net.zero_grad()
+    list(L.online(net, x, lambda y, t0: squares(target)(y, t0), steps=4, method="eligibility"))
+    assert closeness([p.grad for p in block.parameters()], wanted) > 1e-3
+
+
+def test_what_is_recorded_in_blocks_is_what_is_recorded_in_pieces():
+    x, net, found = given(4), net_of(sl.LIF(tau=3.0)), []
+    for options in ({"steps": 2}, {"steps": 2, "block": 3}):
+        seen = []
+
+        def loss(y, t0, record, seen=seen):
+            seen.append(record["1.v"].detach())
+            return record["1.v"].square().sum() + y.square().sum()
+
+        found.append(gradients(net, x, loss, record=("1.v",), **options)[0])
+        found.append([torch.cat(seen)])
+    assert closeness(found[0], found[2]) < 1e-12
+    assert torch.equal(*found[1], *found[3])
+
+
 def test_errors_come_back_through_random_weights():
     layer = L.RandomFeedback(4, 2).double()
     x, g = given(4).requires_grad_(), given(2)
@@ -328,6 +436,31 @@ def test_errors_come_back_through_random_weights():
     torch.testing.assert_close(layer.weight.grad, torch.einsum("tbn,tbm->nm", g, x.detach()))
     assert not torch.equal(layer.feedback, layer.weight)
     assert "feedback" in layer.state_dict()
+
+
+def test_feedback_that_adapts_has_the_gradient_of_the_weights_and_goes_to_them():
+    x, target = given(4), given(2)
+    layer = L.RandomFeedback(5, 2, adaptive=True)
+    recurrent = L.EProp(sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4), nn.Linear(5, 5))
+    net = sl.Network(nn.Linear(4, 5), recurrent, layer, sl.LI(tau=4.0)).double()
+    with torch.no_grad():
+        net.body[0].weight *= 2
+    loss = squares(target)
+    for options in ({"steps": T}, {"steps": 3, "method": "eligibility"}):
+        gradients(net, x, loss, **options)
+        assert layer.weight.grad.abs().max() > 0
+        torch.testing.assert_close(layer.feedback.grad, layer.weight.grad)
+    a, g = given(5).requires_grad_(), given(2)
+    (layer(a) * g).sum().backward()
+    torch.testing.assert_close(a.grad, g @ layer.feedback)
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=50.0)
+    apart = [(layer.feedback - layer.weight).norm().item()]
+    for _ in range(10):
+        gradients(net, x, loss, steps=3, method="eligibility")
+        optimiser.step()
+        apart.append((layer.feedback - layer.weight).norm().item())
+    assert apart[-1] == pytest.approx(apart[0] * 0.95**10)  # their gradients are one, so that the decay alone is left
+    assert "adaptive=True" in repr(layer)
 
 
 def test_random_feedback_stands_before_a_leaky_readout_and_before_neurons():

@@ -30,8 +30,9 @@ def net_of(seed):
     return weights, [(round(float(t) * 5) / 5, k) for k, t in enumerate(g.uniform(0, 2, 5))]
 
 
-def on_a_grid(weights, inputs, steps, neuron=None):
-    """Gradients of all weights with ``steps`` per tau_syn, and how many spikes the last layer has."""
+def on_a_grid(weights, inputs, steps, neuron=None, between=None):
+    """Gradients of all weights with ``steps`` per tau_syn, and how many spikes the last layer has; ``between`` is after
+    the first layer."""
     dt = TAU_SYN / steps
     T = round(END / dt)
     x = torch.zeros(T, 1, 5, **DOUBLE)
@@ -42,7 +43,7 @@ def on_a_grid(weights, inputs, steps, neuron=None):
         layers += [nn.Linear(w.shape[1], w.shape[0], bias=False).double()]
         layers[-1].weight.data = torch.tensor(w)
         layers += [L.EventPropLIF(tau_mem=TAU_MEM / dt, tau_syn=TAU_SYN / dt) if neuron is None else neuron(dt)]
-    s = sl.Network(*layers)(x)
+    s = sl.Network(*layers[:2], *([] if between is None else [between]), *layers[2:])(x)
     t = torch.arange(T, **DOUBLE).view(-1, 1) * dt
     (s[:, 0] * torch.tensor(SIGNS) * torch.cos(0.7 * t + torch.arange(3))).sum().backward()
     return [m.weight.grad.numpy() for m in layers[::2]], int(s.sum())
@@ -165,6 +166,58 @@ def test_a_number_of_spikes_pulls():
     assert more.sum() > s.sum()
 
 
+def test_delays_between_layers_move_with_the_gradient_of_continuous_time():
+    weights, inputs = net_of(9)
+    delays = np.array([0.2, 0.0, 0.6, 0.4, 0.2])  # on the grid
+
+    def spikes_of(delays):
+        events = event_driven.layer(inputs, weights[0], TAU_MEM, TAU_SYN, END)
+        events = [(t + delays[k], k) for t, k in events]
+        return event_driven.layer([e for e in events if e[0] < END], weights[1], TAU_MEM, TAU_SYN, END)
+
+    count, wanted = len(spikes_of(delays)), np.zeros(5)
+    for k in range(5):
+        both = []
+        for sign in (1, -1):
+            moved = delays.copy()
+            moved[k] += sign * 1e-6
+            found = spikes_of(moved)
+            assert len(found) == count
+            both.append(of_times(found))
+        wanted[k] = (both[0] - both[1]) / 2e-6
+    steps = 250
+    delay = L.EventPropDelay(5, max_delay=steps).double()
+    delay.delay.data = torch.tensor(delays * steps)
+    _, spikes = on_a_grid(weights, inputs, steps, between=delay)
+    assert spikes == count
+    got = delay.delay.grad.numpy() * steps  # of steps, which are 1 / 250
+    assert np.abs(wanted).max() > 0.1
+    assert max(errors([got], [wanted])) < 0.05
+    assert min(errors([-got], [wanted])) > 1
+
+
+def test_a_delay_that_is_learned_by_times_step_by_step():
+    torch.manual_seed(0)
+    layer, lengths = L.EventPropDelay(3, max_delay=4).double(), torch.tensor([12, 7])
+    layer.delay.data = torch.tensor([0.3, 2.6, 4.0], **DOUBLE)
+    x = (torch.rand(12, 2, 3, **DOUBLE) < 0.5).double().requires_grad_()
+    y, _ = layer.sequence(x, lengths=lengths)
+    g = torch.randn(12, 2, 3, **DOUBLE)
+    (y * g).sum().backward()
+    found = torch.zeros(3, **DOUBLE)
+    for b, n in enumerate(lengths.tolist()):
+        for c, d in enumerate((0, 3, 4)):
+            for t in range(n):
+                spike = x[t - d, b, c].item() if t >= d else 0.0
+                assert y[t, b, c] == spike
+                low, high = max(t - 1, 0), min(t + 1, n - 1)
+                found[c] += spike * (g[high, b, c] - g[low, b, c]) / (high - low)
+                if t + d < n:
+                    assert x.grad[t, b, c] == g[t + d, b, c]
+    torch.testing.assert_close(layer.delay.grad, found)
+    assert torch.equal(layer.eval().sequence(x, lengths=lengths)[0], y)
+
+
 def test_first_spike_times_move_with_their_gradient():
     layer, neuron = nn.Linear(2, 3, bias=False).double(), L.EventPropLIF(tau_mem=400.0, tau_syn=100.0)
     layer.weight.data = torch.tensor([[4.0, 5.0], [7.0, 3.0], [0.1, 0.1]], **DOUBLE)
@@ -259,6 +312,25 @@ def test_eventprop_in_a_network_with_a_batch_norm_packed_spikes_and_sixteen_bits
     s, _ = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0).sequence(low)
     (s * torch.linspace(0, 1, 40).view(-1, 1, 1)).sum().backward()
     assert s.dtype == low.grad.dtype == torch.bfloat16
+
+
+def test_eventprop_joins_a_norm_and_takes_a_still_input():
+    def gradients(x, **options):
+        torch.manual_seed(1)
+        neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.3, count_target=3.0, count_strength=0.1)
+        norm = nn.BatchNorm1d(6)
+        net = sl.Network(
+            nn.Linear(4, 6), norm, neuron, nn.Linear(6, 2), sl.LI(tau=10.0), fuse=options.pop("fuse", True)
+        )
+        net.double()(x, **options).square().mean().backward()
+        return [p.grad for p in net.parameters()]
+
+    still = 5 * torch.rand(5, 4, **DOUBLE)
+    each = still.expand(40, 5, 4).clone()  # which is no still input
+    wanted = gradients(each, fuse=False)
+    assert wanted[0].abs().max() > 0
+    torch.testing.assert_close(gradients(each), wanted)
+    torch.testing.assert_close(gradients(still, repeat=40), wanted)
 
 
 def test_first_spikes_in_closed_form_are_those_of_an_integration():

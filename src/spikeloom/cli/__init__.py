@@ -56,4 +56,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 _TOO_LARGE = ("allocate memory", "out of memory", "size calculation overflowed")
-_EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo", "scipy": "data"}
+_EXTRAS = {"safetensors": "cli", "matplotlib": "plot", "sklearn": "demo", "scipy": "data", "gymnasium": "rl"}

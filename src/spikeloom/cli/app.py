@@ -51,7 +51,12 @@ def evaluate_command(
 
 @app.command("convert", help=convert.HELP)
 def convert_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, or a checkpoint or weights file in one.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder, a checkpoint or weights file in one, or any with --model.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Of a file outside a run: the recipe of its network, or a config file naming it.")
+    ] = None,
     method: Annotated[str, typer.Option(help="rate, balanced, calibrated, delta, exact or few-spikes.")] = "rate",
     T: Annotated[int, typer.Option("--T", help="Steps.", min=1, max=65536)] = 32,
     out: Annotated[Path | None, typer.Option(help="Folder (default: that of the run with the method behind).")] = None,
@@ -60,14 +65,22 @@ def convert_command(
     quantile: Annotated[float | None, typer.Option(help="Of the activations, from 0 to 1.")] = None,
     levels: Annotated[int | None, typer.Option(help="Of messages (delta) or of the quantisation (exact).")] = None,
     delay: Annotated[int | None, typer.Option(help="Steps that the mean leaves out (rate).")] = None,
+    v_init: Annotated[float | None, typer.Option(help="First voltage, in thresholds (rate).")] = None,
+    mode: Annotated[str | None, typer.Option(help="settle or two_phase (exact).")] = None,
+    K: Annotated[int | None, typer.Option("--K", help="Spikes within a step (few-spikes).")] = None,
+    rounds: Annotated[int | None, typer.Option(help="How often layers are gone through (calibrated).")] = None,
+    weights: Annotated[bool | None, typer.Option(help="Whether weights are corrected too (calibrated).")] = None,
+    voltages: Annotated[bool | None, typer.Option(help="Whether first voltages are corrected (calibrated).")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     data_root: Annotated[str | None, typer.Option(help="Folder of the data sets (default: as in training).")] = None,
     workers: Annotated[int, typer.Option(help="Processes that load data.", min=0, max=1024)] = 0,
 ) -> None:
     """What becomes of a trained ordinary network; the help is HELP."""
-    options = {"threshold": threshold, "quantile": quantile, "levels": levels, "delay": delay}
+    options = {"threshold": threshold, "quantile": quantile, "levels": levels, "delay": delay, "v_init": v_init}
+    options |= {"mode": mode, "K": K, "rounds": rounds, "weights": weights, "voltages": voltages}
     convert.convert(
         run,
+        model=model,
         method=method,
         T=T,
         out=out,

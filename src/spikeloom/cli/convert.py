@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from .. import convert as conversion
 from .. import runs
 from ..core import CaptureError
-from ..runs import CONFIG, ConfigError, Trained, UserError, average, choose_device, choose_progress, write_json
+from ..runs import CONFIG, ConfigError, Trained, UserError, average, choose_device, choose_progress, to_toml, write_json
 
 HELP = """Convert the network of a run whose recipe trains an ordinary one, and measure the spiking network.
 
 spikeloom convert runs/ann2snn-mnist --method delta --T 4
+
 spikeloom eval runs/ann2snn-mnist-delta
+
+spikeloom convert resnet20.safetensors --model ann2snn-cifar10 --method calibrated --T 16
 
 Writes conversion.txt, which has the error of each layer, conversion.json, and what `spikeloom eval` needs to make the
 same network again."""
@@ -36,7 +39,6 @@ METHODS: Mapping[str, type[conversion.Method]] = {
     "exact": conversion.Exact,
     "few-spikes": conversion.FewSpikes,
 }
-_ROWS = 4096  # steps times samples that run at once, so that memory does not grow with T
 _STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -61,6 +63,7 @@ class Spiking(nn.Module):
 def convert(
     path: Path,
     *,
+    model: str | None,
     method: str,
     T: int,
     out: Path | None,
@@ -71,8 +74,9 @@ def convert(
     workers: int,
 ) -> dict[str, Any]:
     """Converts, prints and writes; returns what ``conversion.json`` holds."""
-    trained = runs.load(path)
-    out = out or trained.folder.with_name(f"{trained.folder.name}-{method}")
+    trained = runs.load(path) if model is None else runs.load_weights(path, model)
+    named = trained.folder if model is None else path.with_suffix("")
+    out = out or named.with_name(f"{named.name}-{method}")
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / FILE).exists())):
         raise UserError(f"--out {out} holds something else than a conversion; choose another folder")
     told: dict[str, Any] = {"method": method, "options": dict(options), "T": T, "calibration": calibration}
@@ -82,15 +86,14 @@ def convert(
     steps = [t for t in _STEPS if result.method.delay < t < T] + [T]
 
     def measures(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        parts = x.split(max(1, _ROWS // T))
-        y_t = torch.cat([result.network(*result.encode(part, T=T)) for part in parts], 1)
+        y_t = result.outputs(x, T=T)
         return {str(t): result.decode(y_t[:t]).argmax(1) == y for t in steps}
 
     progress, where = choose_progress(first=True), choose_device(device)
     seed = trained.config.seed
     found = average(trained.net, loader, measures, device=where, seed=seed, progress=progress, label="test")
     told["accuracy"] = {t: found[str(t)] for t in steps}
-    _write(out, trained, told, result)
+    _write(out, trained, told, result, source=trained.folder if model is None else path)
     console = Console(soft_wrap=True, highlight=False)
     console.print(str(result.report), markup=False)
     for t, share in told["accuracy"].items():
@@ -138,6 +141,7 @@ def method_of(name: str, options: Mapping[str, Any], T: int) -> conversion.Metho
     kind = METHODS[name]
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     target = conversion.Rate if kind is conversion.Calibrated else kind
+    own = {key: given.pop(key) for key in ("rounds", "weights", "voltages") if key in given and kind is not target}
     known = {field.name for field in fields(target)}  # type: ignore[arg-type]
     for key in given:
         if key not in known:
@@ -146,13 +150,13 @@ def method_of(name: str, options: Mapping[str, Any], T: int) -> conversion.Metho
         given["T"] = T
     try:
         if kind is conversion.Calibrated:
-            return conversion.Calibrated(conversion.Rate(**given), T=T)
+            return conversion.Calibrated(conversion.Rate(**given), T=T, **own)
         return kind(**given)
     except ValueError as problem:
         raise ConfigError(str(problem)) from problem
 
 
-def _write(out: Path, trained: Trained, told: Mapping[str, Any], result: conversion.Result) -> None:
+def _write(out: Path, trained: Trained, told: Mapping[str, Any], result: conversion.Result, *, source: Path) -> None:
     """The files of a conversion, and those of the run that say what was converted."""
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -160,10 +164,14 @@ def _write(out: Path, trained: Trained, told: Mapping[str, Any], result: convers
         raise UserError(f"--out {out}: no folder can be made there: {problem.strerror}") from problem
     from safetensors.torch import save_file
 
-    for name in (CONFIG, "environment.json"):
-        if (trained.folder / name).exists() and out.resolve() != trained.folder.resolve():
-            shutil.copyfile(trained.folder / name, out / name)
+    if (trained.folder / CONFIG).exists():
+        for name in (CONFIG, "environment.json"):
+            if (trained.folder / name).exists() and out.resolve() != trained.folder.resolve():
+                shutil.copyfile(trained.folder / name, out / name)
+    else:
+        recipe = trained.recipe.__name__.rpartition(".")[2].replace("_", "-")
+        (out / CONFIG).write_text(to_toml({"recipe": recipe, **asdict(trained.config)}))
     state = {name: t.detach().cpu().contiguous() for name, t in trained.net.state_dict().items()}
     save_file(state, out / "weights.safetensors")
     (out / REPORT).write_text(f"{result.report}\n")
-    write_json(out / FILE, {"run": str(trained.folder), **told})
+    write_json(out / FILE, {"run": str(source), **told})

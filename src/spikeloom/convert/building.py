@@ -79,10 +79,31 @@ def _path(node: fx.Node) -> str:
 def _remedy(node: fx.Node) -> str:
     name, where = node.meta["operation"].name, node.meta["where"]
     at = f" at {_path(node)!r}" if _path(node) else ""
+    what = f"there is no rule for {name}{at}{f' ({where})' if where else ''}"
+    if name.lower().replace("_", "") in _RECURRENT:
+        return (
+            f"{what}, whose steps are not those of a spiking network: train a spiking one in its place "
+            "(sl.nn.Recurrent, sl.nn.SpikingLSTM), or compute it densely on the values that its inputs have so far, "
+            "by on_unknown='keep'"
+        )
     return (
-        f"there is no rule for {name}{at}{f' ({where})' if where else ''}: give one, rules=sl.convert.Rules("
+        f"{what}: give one, rules=sl.convert.Rules("
         f"sl.convert.rule({name!r})(f)), or on_unknown='keep' to compute it on the values that its inputs have so far"
     )
+
+
+_RECURRENT = (
+    "lstm",
+    "gru",
+    "rnn",
+    "rnntanh",
+    "rnnrelu",
+    "lstmcell",
+    "grucell",
+    "rnncell",
+    "rnntanhcell",
+    "rnnrelucell",
+)
 
 
 class Builder:

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from ..core import Network
-from .building import Builder, Entry, as_sequential, plan, worth
+from .building import Builder, Entry, as_sequential, plan
+from .calibrating import Correction, Reference, layer_before
 from .errors import ConversionError
 from .folding import fold_norms
 from .methods import Balanced, Calibrated, Method, positive
@@ -22,7 +23,6 @@ from .result import Result
 from .rules import Rules
 from .sites import Site, calibrate, sites_of
 from .statistics import by_channel
-from .temporal import AFFINE
 from .working import Working
 
 
@@ -108,7 +108,8 @@ def convert(
         spikes: as in :class:`spikeloom.Network`.
         T: the number of steps at which the report is measured; None: one that fits the method.
 
-    The network keeps the names, dtype and device of the model's parameters. Batch norms join the layers before them
+    The network keeps the names, dtype and device of the model's parameters; on a CPU weights of convolutions of images
+    lie with channels last, which is faster. Batch norms join the layers before them
     where that changes nothing. Every other operation is replaced, kept because it is exact, or refused.
 
     Raises :class:`ConversionError` with all operations that cannot be converted, and
@@ -132,8 +133,7 @@ def convert(
             if data == []
             else "convert needs what the model takes: example=..., or calibrate=batches"
         )
-    tensors = next((t for t in [*model.parameters(), *model.buffers()]), None)
-    device = torch.device("cpu") if tensors is None else tensors.device
+    device = _device_of(model)
     if example is None:
         example = _first_of(data[0], model)  # type: ignore[index]
     example = pytree.tree_map_only(Tensor, lambda t: t.to(device), example)
@@ -144,7 +144,7 @@ def convert(
     folded, left = fold_norms(work)
     sites = sites_of(work, _replaced(work, rules))
     entries = plan(work, method, rules, sites, keep=on_unknown == "keep")
-    refused = [entry.note for entry in entries if entry.fate == "refused"]
+    refused = dict.fromkeys(entry.note for entry in entries if entry.fate == "refused")  # a loop runs a line again
     if refused:
         raise ConversionError(f"{work.name} cannot be converted:\n  " + "\n  ".join(refused))
     batches = [work.example] if data is None else [_inputs(batch, work, device) for batch in data]
@@ -178,32 +178,19 @@ class _Conversion:
         else:
             found = {site.path: self.method.threshold_of(site) for site in self.sites}
         values, wanted = ann_values(self.work, self.sites, self.batches[0])
-        before = {site.path: _layer_before(self.work, site) for site in self.sites}
+        before = {site.path: layer_before(self.work, site) for site in self.sites}
+        reference = Reference(self.work, self.batches) if isinstance(self.method, Calibrated) else None
         self.builder.build(found)
         network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
+        if _device_of(network).type == "cpu":
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pools and kernels are faster
         result = Result(network, self.method, self.work.takes, self.work.gives, self.work.fixed)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
-        if isinstance(self.method, Calibrated):
-            notes += self._correct(result, self.method, before)
+        if isinstance(self.method, Calibrated) and reference is not None:
+            notes += Correction(result, self.method, self.builder, before, reference).run(self.sites)
         T = max(self.method.steps(), 2 * self.method.delay) if T is None else T
         result.report = self._report(result, entries, folded, left, T, values, wanted, notes)
         return result
-
-    def _correct(self, result: Result, method: Calibrated, before: dict[str, str]) -> list[str]:
-        """Moves biases by what the decoded outputs lack; says where there is none to move."""
-        for _ in range(method.rounds):
-            for site in self.sites:
-                if not before[site.path]:
-                    continue
-                neuron, theta = self.builder.neurons[site.path], self.builder.thresholds[site.path]
-                lacks, number = torch.zeros(site.channels, dtype=torch.float64), 0
-                for tensors in self.batches:
-                    sent = result.sent(tensors, method.T, (site.path,))[site.path].double().cpu()
-                    got = (sent * worth(neuron, site, theta))[min(method.delay, method.T - 1) :].mean(0)
-                    rows = by_channel(got, site.dim)
-                    lacks, number = lacks + rows.sum(1), number + rows.shape[1]
-                _move_bias(result.network.body.get_submodule(before[site.path]), site.histogram.mean() - lacks / number)
-        return [f"no bias before {path!r} to calibrate" for path, layer in before.items() if not layer]
 
     def _report(
         self,
@@ -260,22 +247,6 @@ def balance(work: Working, sites: list[Site], batches: list[list[Tensor]], updat
     return {site.path: positive(found[site.path], site) for site in sites}
 
 
-def _layer_before(work: Working, site: Site) -> str:
-    """The path of the layer whose bias is that of a site's input; empty where there is none."""
-    source = work.signals(site.node)[0]
-    if source.op != "call_module" or type(work.at(source)) not in AFFINE or len(source.users) > 1:
-        return ""
-    layer = work.at(source)
-    return str(source.target) if work.calls()[id(layer)] == 1 and work.owns(layer) else ""
-
-
-def _move_bias(layer: Any, by: Tensor) -> None:
-    weight = layer.weight
-    by = by.to(weight.device)
-    old = torch.zeros_like(by) if layer.bias is None else layer.bias.detach().double()
-    layer.bias = nn.Parameter((old + by).to(weight.dtype), requires_grad=weight.requires_grad)
-
-
 def _replaced(work: Working, rules: Rules) -> list[fx.Node]:
     """The nodes that become something else by a method or by a rule."""
 
@@ -304,6 +275,11 @@ def _check(method: object, on_unknown: str, readout: str) -> None:
         raise ValueError(f"convert: on_unknown must be error or keep, got {on_unknown!r}")
     if readout not in ("membrane", "spikes"):
         raise ValueError(f"convert: readout must be membrane or spikes, got {readout!r}")
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    found = next((t for t in [*model.parameters(), *model.buffers()]), None)
+    return torch.device("cpu") if found is None else found.device
 
 
 def _first_of(batch: Any, model: nn.Module) -> Any:

@@ -159,22 +159,30 @@ class Balanced(Rate):
 
 @dataclass(frozen=True)
 class Calibrated(Method):
-    """A :class:`Rate` whose biases, for T steps, make up for the mean error of each layer.
+    """A :class:`Rate` that is corrected, for T steps, by what each layer lacks of the model's activation.
 
     Args:
         base: the method that gives thresholds.
         T: the number of steps for which it is calibrated.
         rounds: how often all layers are gone through.
+        weights: whether weights are corrected too, by least squares of each layer; else biases alone.
+        voltages: whether then voltages at the beginning are, within 0 and the threshold.
 
-    From front to back, the mean over calibration data of what a channel's decoded output lacks is added to the bias of
-    the convolution or linear layer before the neuron. Neurons without such a layer directly before them keep their
-    error, and the report says so. Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks
-    calibration, ICML 2021 (its light pipeline, bias correction).
+    It goes from front to back. With e what the decoded output of a neuron lacks on the calibration data, the bias of
+    the convolution or linear layer whose output it gets, by itself or in a sum, rises by the mean of e of each
+    channel; or its weights and its bias change by the linear function of its decoded input that is nearest to e. Then
+    the first voltage rises by T times the mean of e that is left. Neurons without such a layer have the last alone;
+    where that is not asked for they keep their error, and the report says so.
+
+    Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks calibration, ICML 2021: the
+    first and the last are its light pipeline; the second is in place of the descents of its advanced one.
     """
 
     base: Rate = Rate()
     T: int = 16
     rounds: int = 1
+    weights: bool = False
+    voltages: bool = True
     coding: ClassVar[Coding] = "mean"
     alphabet: ClassVar[str] = "graded"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,9 @@ from torch.utils import _pytree as pytree
 from ..core import Network
 from .methods import Method
 from .report import Report
+
+_ROWS = 1024
+"""Steps times samples that run at once where no gradients are asked for: what they take stays near the cache."""
 
 
 class Result:
@@ -39,7 +42,34 @@ class Result:
 
     def __call__(self, *args: Any, T: int) -> Any:
         """The decoded output after T steps, with the structure of the model's. Gradients flow where they are wanted."""
-        return self.decode(self.network(*self.encode(*args, T=T)))
+        return self.decode(self.outputs(*args, T=T))
+
+    def outputs(self, *args: Any, T: int) -> Any:
+        """What the network gives at each of T steps, ``[T, B, *]``, for the model's arguments; :meth:`decode` takes it.
+
+        Where no gradients are asked for, some steps run at a time and the state is carried on, so that memory does not
+        grow with T but for the outputs themselves; a network that waits for all of its input runs as a whole.
+        """
+        tensors = self._tensors(args, T)
+        if torch.is_grad_enabled() or not self._causal():
+            return self.network(*(self._sequence(x, T) for x in tensors))
+        parts, state, done = [], None, 0
+        for steps in self._parts(tensors, T):
+            xs = (self._sequence(x, steps, begins=done == 0) for x in tensors)
+            y, found = self.network(*xs, state=state, return_state=True)
+            parts.append(pytree.tree_flatten(y)[0])
+            state, done = found.state, done + steps
+        leaves = [torch.cat(each) if isinstance(each[0], Tensor) else each[0] for each in zip(*parts, strict=True)]
+        return pytree.tree_unflatten(leaves, pytree.tree_structure(y))
+
+    def _parts(self, tensors: list[Tensor], T: int) -> Iterator[int]:
+        """How many steps run at a time."""
+        most = max(1, _ROWS // max(1, len(tensors[0])))
+        for begin in range(0, T, most):
+            yield min(most, T - begin)
+
+    def _causal(self) -> bool:
+        return all(getattr(module, "causal", True) for module in self.network.modules())
 
     def encode(self, *args: Any, T: int) -> tuple[Tensor, ...]:
         """The tensors of the model's arguments as sequences ``[T, B, *]``.
@@ -48,6 +78,10 @@ class Result:
         is there in the first one, and zeros follow. Raises TypeError for arguments of another structure, and ValueError
         for an argument that is no tensor and has another value than in the example, which is in the network.
         """
+        return tuple(self._sequence(x, T) for x in self._tensors(args, T))
+
+    def _tensors(self, args: tuple[Any, ...], T: int) -> list[Tensor]:
+        """The tensors of the arguments, once everything is as it has to be."""
         self._check_steps(T)
         leaves, spec = pytree.tree_flatten((args, {}))
         if spec != pytree.tree_structure(self._takes):
@@ -58,7 +92,7 @@ class Result:
                     f"the model was converted with the argument {fixed!r:.60}, got {given!r:.60}: an argument that is "
                     "no tensor is fixed; convert the model with the one that you need"
                 )
-        return tuple(self._sequence(x, T) for x in leaves if isinstance(x, Tensor))
+        return [x for x in leaves if isinstance(x, Tensor)]
 
     def _check_steps(self, T: int) -> None:
         if isinstance(T, bool) or T < 1:
@@ -66,9 +100,12 @@ class Result:
         if self.method.delay >= T:
             raise ValueError(f"T must be more than the delay, {self.method.delay}, got {T}")
 
-    def _sequence(self, x: Tensor, T: int) -> Tensor:
-        if self.method.coding != "sum":
+    def _sequence(self, x: Tensor, T: int, *, begins: bool = True) -> Tensor:
+        """T steps of an input, from the first one on or from a later one."""
+        if self.method.coding != "sum" or (begins and T == 1):
             return x.expand(T, *x.shape)
+        if not begins:
+            return x.new_zeros(T, *x.shape)
         return torch.cat([x.unsqueeze(0), x.new_zeros(T - 1, *x.shape)])
 
     def decode(self, y: Any) -> Any:
@@ -94,15 +131,22 @@ class Result:
         wanted, right = sorted(set(steps)), dict.fromkeys(sorted(set(steps)), 0)
         if wanted:
             self._check_steps(wanted[0])
-        causal = all(getattr(module, "causal", True) for module in self.network.modules())
+        causal = self._causal()
         with torch.no_grad():
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                out: Any = self.network(*self.encode(x, T=wanted[-1])) if causal else None
+                out: Any = self.outputs(x, T=wanted[-1]) if causal else None
                 for T in wanted:
-                    prefix = out[:T] if causal else self.network(*self.encode(x, T=T))
+                    prefix = out[:T] if causal else self.outputs(x, T=T)
                     scores = self.decode(prefix)
                     right[T] += int((scores.argmax(-1) == y.to(scores.device)).sum())
         return {T: n / len(labels) for T, n in right.items()}
+
+    def recorded(self, tensors: list[Tensor], T: int, places: tuple[str, ...]) -> list[Tensor]:
+        """What there is at some places, ``<path>.input`` or ``<path>.output``, at each step, ``[T, B, *]``."""
+        self._check_steps(T)
+        with torch.no_grad():
+            _, found = self.network(*(self._sequence(x, T) for x in tensors), record=places)
+        return [found.record[place] for place in places]
 
     def sent(self, tensors: list[Tensor], T: int, paths: tuple[str, ...]) -> dict[str, Tensor]:
         """What the modules at some paths give at each step, ``[T, B, *]``, for the leaves of an input."""

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils import _pytree as pytree
 
 from .._hooks import has_hooks
@@ -38,7 +41,7 @@ class Working:
         _refuse(model)
         args = example if isinstance(example, tuple) else (example,)
         self.name = type(model).__name__
-        owner = copy.deepcopy(model).eval()
+        owner = _plain(copy.deepcopy(model).eval())
         captured = capture(owner, args, leaves=leaves)
         self.takes, self.gives, self.fallback = captured.takes, captured.gives, captured.fallback
         self.module = _emitted(owner, captured, self.name)
@@ -194,7 +197,51 @@ def _refuse(model: nn.Module) -> None:
         if ".quantized" in type(module).__module__:
             raise ConversionError(f"{who} is quantised: convert the model of floats that it was made from")
         if has_hooks(module):
-            raise ConversionError(f"{who} has hooks, which a converted network would not run: remove them first")
+            raise ConversionError(
+                f"{who} has hooks, which a converted network would not run: {_without_hooks(module)} first"
+            )
+
+
+def _without_hooks(module: nn.Module) -> str:
+    """How to be rid of a module's hooks; those of torch that compute a weight have functions that leave its value."""
+    for hook in module._forward_pre_hooks.values():
+        name = getattr(hook, "name", getattr(hook, "_tensor_name", None))
+        for kind, function in _COMPUTE_WEIGHTS:
+            if isinstance(hook, kind):
+                return f"call torch.nn.utils.{function} with it" + (f" and {name!r}" if name else "")
+    return "remove them"
+
+
+_COMPUTE_WEIGHTS: tuple[tuple[type, str], ...] = (
+    (WeightNorm, "remove_weight_norm"),
+    (SpectralNorm, "remove_spectral_norm"),
+    (prune.BasePruningMethod, "prune.remove"),
+)
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model with the values that parametrisations give its parameters in their place, under their names.
+
+    ``remove_parametrizations`` would change the class, which a copy shares with the original.
+    """
+    found = [m for m in model.modules() if parametrize.is_parametrized(m)]
+    values = [{name: _value(module, name) for name in module.parametrizations} for module in found]  # type: ignore[union-attr]
+    for module, named in zip(found, values, strict=True):
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, value in named.items():
+            if isinstance(value, nn.Parameter):
+                module.register_parameter(name, value)
+            else:
+                module.register_buffer(name, value)
+    return model
+
+
+def _value(module: nn.Module, name: str) -> Tensor:
+    """What a parametrisation gives: a parameter, or a buffer where it was made of one."""
+    originals = list(module.parametrizations[name].parameters(recurse=False))  # type: ignore[index,union-attr]
+    found: Tensor = getattr(module, name).detach().clone()
+    return nn.Parameter(found, requires_grad=any(p.requires_grad for p in originals)) if originals else found
 
 
 def _emitted(owner: nn.Module, captured: Graph, name: str) -> fx.GraphModule:

@@ -82,6 +82,8 @@ def map_tensors(function: Any, tree: Any) -> Any:
     """``function`` of every tensor of a pytree; other leaves stay."""
     if isinstance(tree, Tensor):
         return function(tree)
+    if type(tree) is dict:  # states, for which the general way takes five times as long
+        return {key: map_tensors(function, value) for key, value in tree.items()}
     return pytree.tree_map_only(torch.Tensor, function, tree)
 
 

@@ -137,7 +137,8 @@ class Options:
         augment: a function that changes each recording of the training split.
         cochlea: what makes spikes of sounds, in place of the set's own.
         lazy: whether the original files are read each time, with no copy on the disk.
-        partial: whether fewer samples than the published split has are accepted.
+        partial: whether fewer samples than the published split has are accepted, and a folder that lacks the files of
+            other splits.
         progress: a function that is called as the conversion goes on.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -124,7 +124,8 @@ class FileSet:
         options = options or Options()
         if isinstance(frames, Waveforms) and self.cochlea is None:
             raise DataError(f"data set {self.name} holds no sounds, so that there are no waveforms; use Frames")
-        folder = self.storage.locate(root, progress=options.progress)
+        partly = self._partly(root) if options.partial else None
+        folder = partly or self.storage.locate(root, progress=options.progress)
         part = "all" if self.held_out is not None else split
         items, classes = self.find(folder, part)
         expected = self.counts[part]
@@ -177,6 +178,11 @@ class FileSet:
             if missing:
                 problems.append(f"split {split}: {len(set(missing)):,} files are missing, such as {missing[0]}")
         return problems
+
+    def _partly(self, root: Path) -> Path | None:
+        """The folder that holds all files or, if none does, some of them: one archive of several, say."""
+        some = replace(self.storage, forms=tuple((mark,) for mark in self.marks))
+        return self.storage.find(root) or some.find(root)
 
     def _store(
         self, folder: Path, split: str, items: Sequence[Item], root: Path, sounds: bool, options: Options

@@ -15,8 +15,9 @@ recurrent layers.
 >>> sl.learn.apply(net.body[0], dw, lr=1e-3, low=0.0, high=1.0)
 """
 
-from .decolle import DECOLLE
+from .decolle import DECOLLE, decolle_activity
 from .eprop import EProp, RandomFeedback
+from .event_delay import EventPropDelay
 from .eventprop import EventPropLIF, first_spike_time
 from .fptt import FPTT
 from .homeostasis import Homeostasis
@@ -35,6 +36,7 @@ __all__ = [
     "FPTT",
     "STDP",
     "EProp",
+    "EventPropDelay",
     "EventPropLIF",
     "FirstSpike",
     "Hebb",
@@ -47,6 +49,7 @@ __all__ = [
     "Tempotron",
     "TripletSTDP",
     "apply",
+    "decolle_activity",
     "first_spike_time",
     "online",
     "soft_bound",

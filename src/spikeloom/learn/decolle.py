@@ -25,7 +25,7 @@ class DECOLLE(nn.Module):
     It is the body of a network: ``sl.Network(DECOLLE(...))`` gives ``[T, B, blocks, classes]``. The loss is a sum over
     blocks, so that it takes a target for all of them; the last block is the one to decide by. In pieces with
     eligibilities (:func:`online`) the gradient of a block of one layer and its neurons is exactly that of its own loss,
-    forward in time. The regularisers of the paper are not there.
+    forward in time. :func:`decolle_activity` is the paper's regulariser.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -56,3 +56,30 @@ class DECOLLE(nn.Module):
             x = block(x.detach())
             found.append(readout(x.flatten(1)))
         return torch.stack(found, 1)
+
+
+def decolle_activity(u: Tensor, *, high: float = 1e-2, low: float = 6e-5) -> Tensor:
+    """What keeps the neurons of a block from being always active, and the block from being silent.
+
+    ``sum_t (high < [u + 0.01]+ > + low [0.1 - < sigmoid(u) >]+)``, where u is the voltage less the threshold, < > the
+    mean over samples and neurons, and []+ the positive part. It is the form of the authors' code; the paper's equation
+    has u in place of sigmoid(u).
+
+    Args:
+        u: voltages less thresholds ``[K, B, *]``, recorded as ``<path>.u``.
+        high, low: strengths; the defaults are the ratio in the authors' code, for a factor of their own.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> first = torch.nn.Sequential(torch.nn.Linear(4, 8), sl.LIF())
+    >>> net = sl.Network(sl.learn.DECOLLE([(first, 8)], classes=3))
+    >>> def loss(y, t0, record):
+    ...     return y.square().sum() + sl.learn.decolle_activity(record["blocks.0.1.u"])
+    >>> options = {"steps": 5, "method": "eligibility", "record": ("blocks.0.1.u",)}
+    >>> for piece in sl.learn.online(net, torch.rand(20, 2, 4), loss, **options):
+    ...     pass
+    """
+    if u.ndim < 3:
+        raise ValueError(f"learn.decolle_activity: expected u [K, B, *], got {list(u.shape)}")
+    rows = u.flatten(1)
+    return (high * (rows + 0.01).relu().mean(1) + low * (0.1 - rows.sigmoid().mean(1)).relu()).sum()

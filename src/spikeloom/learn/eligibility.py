@@ -155,24 +155,26 @@ class Part:
                 self._add(g, weights[k], biases[k], constant)
         new_weight, new_bias = {}, {}
         for k, a_k in a.items():
-            w, b = (_traced(a_k, pre), a_k.sum(0)) if constant else (_outer(a_k, pre), a_k.sum(0))
+            new_weight[k] = _carried(k, P[k], weights, a_k, pre, constant)
+            b = a_k.sum(0)
             for j, P_kj in P[k].items():
-                if j in weights:
-                    w = w + _wide(P_kj, weights[j].ndim) * weights[j]
-                    b = b + _wide(P_kj, b.ndim) * biases[j]
-            new_weight[k], new_bias[k] = w, b
+                b = b + _wide(P_kj, b.ndim) * biases[j] if j in biases else b
+            new_bias[k] = b
         old = self.weight
         self.weight = put(old, new_weight) if old else new_weight
         self.bias = put(self.bias, new_bias) if old else new_bias
 
     def _add(self, g: Tensor, e: Tensor, e_bias: Tensor, constant: bool) -> None:
         layer: Any = self.layer
-        if layer.weight.requires_grad:
+        learned = [layer.weight, *([layer.feedback] if isinstance(layer, RandomFeedback) else [])]  # which has its part
+        learned = [weight for weight in learned if weight.requires_grad]
+        if learned:
             if constant:
                 dw = product(layer, e.unsqueeze(0), g.unsqueeze(0), _WHO)
             else:
-                dw = (g.unsqueeze(-1) * e).flatten(0, -3).sum(0)
-            _accumulate(layer.weight, dw)
+                dw = torch.bmm(g.flatten(0, -2).t().unsqueeze(1), e.flatten(0, -3).transpose(0, 1)).squeeze(1)
+            for weight in learned:
+                _accumulate(weight, dw)
         if layer.bias is not None and layer.bias.requires_grad:
             channel = g.ndim - 1 if layer.weight.ndim <= 2 else 1
             _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
@@ -232,12 +234,11 @@ def _pairs(net: Network) -> list[Pair]:
 
 def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
     """``a[t]`` and ``P_j`` of one end state: derivatives of each element by its own inputs (None where it has nothing
-    of them) and states."""
+    of them) and states (those that it depends on)."""
     if not end.requires_grad:
-        return None, {j: torch.zeros_like(leaf) for j, leaf in leaves.items()}
+        return None, {}
     found = torch.autograd.grad(end, [x, *leaves.values()], torch.ones_like(end), retain_graph=True, allow_unused=True)
-    there = [torch.zeros_like(t) if g is None else g for g, t in zip(found[1:], leaves.values(), strict=True)]
-    return found[0], dict(zip(leaves, there, strict=True))
+    return found[0], {j: g for j, g in zip(leaves, found[1:], strict=True) if g is not None}
 
 
 def _is_elementwise(end: Tensor, x: Tensor, a: Tensor) -> bool:
@@ -292,9 +293,29 @@ def _traced(a: Tensor, pre: Tensor) -> Tensor:
     return (a.reshape(*a.shape, *(1,) * (pre.ndim - 2)) * pre).sum(0)
 
 
-def _outer(a: Tensor, pre: Tensor) -> Tensor:
-    """``sum_t a[t] pre[t]^T``, ``[B, *, N, M]``."""
-    return torch.einsum("t...n,t...m->...nm", a, pre)
+def _carried(k: str, P_k: dict[str, Tensor], e: dict[str, Tensor], a: Tensor, pre: Tensor, constant: bool) -> Tensor:
+    """``sum_j P_kj e_j + sum_t a[t] pre[t]^T``; where no other state has a part in it, in the memory of ``e_k``."""
+    if not e:
+        if constant:
+            return _traced(a, pre)
+        return _add_outer(a.new_zeros(*a.shape[1:], pre.shape[-1]), a, pre)
+    total: Tensor | None = None
+    for j, P_kj in P_k.items():
+        P_wide = _wide(P_kj, e[j].ndim)
+        if total is not None:
+            total.addcmul_(P_wide, e[j])
+        else:
+            total = e[j].mul_(P_wide) if len(e) == 1 else e[j] * P_wide
+    if constant:
+        return _traced(a, pre) if total is None else total + _traced(a, pre)
+    return _add_outer(torch.zeros_like(e[k]) if total is None else total, a, pre)
+
+
+def _add_outer(total: Tensor, a: Tensor, pre: Tensor) -> Tensor:
+    """Adds ``sum_t a[t] pre[t]^T`` to ``total`` ``[B, *, N, M]``, in place."""
+    rows = total.flatten(0, -3)
+    rows.baddbmm_(a.flatten(1, -2).permute(1, 2, 0), pre.flatten(1, -2).transpose(0, 1))
+    return rows.view_as(total)
 
 
 def _wide(t: Tensor, ndim: int) -> Tensor:
@@ -308,4 +329,9 @@ def _dense(x: Any, dtype: torch.dtype) -> Tensor:
 
 def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
     gradient = gradient.to(parameter.dtype)
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.detach() + gradient
+    if parameter.grad is None:
+        parameter.grad = gradient.clone()
+    elif parameter.grad.requires_grad:
+        parameter.grad = parameter.grad.detach() + gradient
+    else:
+        parameter.grad.add_(gradient)

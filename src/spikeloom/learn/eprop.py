@@ -53,13 +53,17 @@ class EProp(Recurrent):
 
 
 class RandomFeedback(nn.Linear):
-    """A linear layer whose error comes back by fixed random weights B: ``y = W x + b``, ``dL/dx = B^T dL/dy``.
+    """A linear layer whose error comes back by random weights B: ``y = W x + b``, ``dL/dx = B^T dL/dy``.
 
     Args:
         in_features, out_features, bias: as of ``nn.Linear``.
+        adaptive: B is a parameter, and has the gradient of W: with a weight decay of the optimiser both forget what
+            they began with, and B goes to W (adaptive e-prop). Otherwise it stays what was drawn.
 
-    B, the buffer ``feedback``, is drawn as the weight is, and saved with it. Lillicrap et al., Random Synaptic Feedback
-    Weights Support Error Backpropagation for Deep Learning, Nature Communications 7, 2016.
+    B, ``feedback``, is drawn as the weight is, and saved with it.
+
+    Lillicrap et al., Random Synaptic Feedback Weights Support Error Backpropagation for Deep Learning, Nature
+    Communications 7, 2016; Kolen and Pollack, Backpropagation without Weight Transport, ICNN 1994 (adaptive).
 
     >>> import torch
     >>> import spikeloom as sl
@@ -71,16 +75,32 @@ class RandomFeedback(nn.Linear):
 
     feedback: Tensor
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, adaptive: bool = False) -> None:
         super().__init__(in_features, out_features, bias)
         drawn = torch.empty_like(self.weight.detach())
         nn.init.uniform_(drawn, -(in_features**-0.5), in_features**-0.5)
-        self.register_buffer("feedback", drawn)
+        if adaptive:
+            self.feedback = nn.Parameter(drawn)
+        else:
+            self.register_buffer("feedback", drawn)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether B learns."""
+        return "feedback" in self._parameters
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``[*, in_features]`` to ``[*, out_features]``."""
         y = functional.linear(x.detach(), self.weight, self.bias)
-        if not (torch.is_grad_enabled() and x.requires_grad):
+        if not torch.is_grad_enabled():
             return y
-        back = functional.linear(x, self.feedback)
-        return y + (back - back.detach())
+        if x.requires_grad:
+            back = functional.linear(x, self.feedback.detach())
+            y = y + (back - back.detach())
+        if self.feedback.requires_grad:
+            own = functional.linear(x.detach(), self.feedback)
+            y = y + (own - own.detach())
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, adaptive={self.adaptive}"

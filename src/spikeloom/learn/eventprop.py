@@ -14,7 +14,8 @@ backward, from the last step to the first, with g the gradient that comes for s 
 
 Usually EventProp sends two signals from layer to layer, one for weights and one for spike times. The second is the time
 derivative of the first, and the neuron takes it from g by itself: plain layers between such neurons, and any loss, work
-as they are.
+as they are. The rest is in the equation of a step: values and derivatives are written apart, so that the kernel that
+goes back through it is that of any neuron.
 
 Wunderlich and Pehle, Event-Based Backpropagation Can Compute Exact Gradients for Spiking Neural Networks, Scientific
 Reports 11, 2021; Nowotny, Turner and Knight, Loss Shaping Enhances Exact Gradient Learning with EventProp in Spiking
@@ -29,8 +30,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .._time import duration, masked, trailing, wide
-from ..core import Repeated, Sequence, State
+from .._time import duration, trailing, wide
+from ..core import State
 from ..kernel.backend import say_once
 from ..neuron import Neuron
 from ..spikes import SpikeTensor
@@ -72,7 +73,6 @@ class EventPropLIF(Neuron):
 
     paper = "Wunderlich and Pehle, Event-Based Backpropagation Can Compute Exact Gradients for SNNs, 2021"
     nestable: ClassVar[bool] = False
-    takes_repeated = False
 
     def __init__(
         self,
@@ -92,17 +92,18 @@ class EventPropLIF(Neuron):
             raise ValueError(
                 f"EventPropLIF: count_strength must be at least 0, with a count_target; got {count_strength}"
             )
-        self._taus, self.least = (float(tau_mem), float(tau_syn)), float(least)
+        self._taus = (float(tau_mem), float(tau_syn))
         self.count_target, self.count_strength = count_target, count_strength
-        self.numbers(v_threshold=v_threshold, **decays(tau_mem, tau_syn))
+        self.numbers(v_threshold=v_threshold, least=least, half_tau_mem=tau_mem / 2, **decays(tau_mem, tau_syn))
         self.states(i=0.0, v=0.0)
-        self._adjoint = (Adjoint(tau_mem, tau_syn, v_threshold, least),)  # in a tuple: no part of the equation
         if tau_syn < 10:
             say_once(
                 f"EventPropLIF: tau_syn={tau_syn} is less than 10 steps, where its gradients have relative errors near "
                 "1 (docs/learning.md); take finer steps"
             )
 
+    least: Tensor
+    half_tau_mem: Tensor
     am: Tensor
     as_: Tensor
     k: Tensor
@@ -119,12 +120,11 @@ class EventPropLIF(Neuron):
 
     def dynamics(self, x: Tensor, i: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = self.am * v + self.k * i
-        spike = self.fire(h - self.v_threshold)
-        return spike, self.as_ * i + x, (1 - spike) * h
-
-    def absorb(self, previous: Any) -> Sequence | None:
-        """None: a norm before it runs by itself, so that its gradient is autograd's."""
-        return None
+        spike = self.fire(h - self.v_threshold).detach()
+        excess = torch.maximum(i - self.v_threshold, self.least).detach()  # tau_mem times the slope u
+        moved = h - h.detach()  # 0, with the gradient of h: what stands before it is the derivative of a line
+        v = ((1 - spike) * h).detach() + (1 + spike * self.v_threshold / excess) * moved
+        return spike - spike * self.half_tau_mem / excess * moved, self.as_ * i + x, v
 
     def _packs(self) -> bool:
         return False
@@ -132,20 +132,18 @@ class EventPropLIF(Neuron):
     def _sequence(
         self, xs: tuple[Any, ...], state: State, lengths: Tensor | None, record: tuple[str, ...], norm: Any
     ) -> tuple[Any, ...]:
-        x = xs[0]
-        x = x.x.expand(x.T, *x.x.shape) if isinstance(x, Repeated) else x
-        x = x.unpack() if isinstance(x, SpikeTensor) else x
-        given = () if state is None else tuple(state.values())
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in (x, *given)):
-            return super()._sequence((x,), state, lengths, record, None)
-        start = self.initial_state(x[0]) if state is None else state
-        with torch.no_grad():
-            detached = {name: s.detach() for name, s in start.items()}
-            names = tuple(dict.fromkeys(("i", *record)))
-            y, new, recorded = super()._sequence((x.detach(),), detached, lengths, names, None)
-        y, i, v = _ByTimes.apply(x, start["i"], start["v"], y, recorded["i"], new["i"], new["v"], self, lengths)  # type: ignore[no-untyped-call]
-        out = y, {"i": i, "v": v}
-        return (*out, {name: recorded[name] for name in record}) if record else out
+        counts = self.count_target is not None and self.count_strength > 0 and torch.is_grad_enabled()
+        names = tuple(dict.fromkeys(("i", *record))) if counts else record
+        y, new, *recordings = super()._sequence(xs, state, lengths, names, norm)
+        recorded = recordings[0] if recordings else {}
+        if y.requires_grad:
+            slopes = None
+            if counts:
+                first = self.initial_state(y[0])["i"] if state is None else state["i"]
+                before = torch.cat([first.unsqueeze(0), recorded["i"][:-1]]).detach()
+                slopes = (before - self.v_threshold).clamp(min=self.least) / self.tau_mem
+            y = _ByTimes.apply(y, slopes, lengths, self)  # type: ignore[no-untyped-call]
+        return (y, new, {name: recorded[name].detach() for name in record}) if record else (y, new)
 
     def _one_step(self, x_t: tuple[Tensor, ...], state: State, *, u: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if torch.is_grad_enabled() and x_t[0].requires_grad:
@@ -154,40 +152,9 @@ class EventPropLIF(Neuron):
             )
         return super()._one_step(x_t, state, u=u)
 
-    def adjoint(self) -> Adjoint:
-        """The equation of the backward pass."""
-        found = self._adjoint[0]
-        for name, value in (("v_threshold", self.v_threshold), ("least", torch.tensor(self.least).double())):
-            if not torch.equal(getattr(found, name).cpu(), value.cpu()):
-                setattr(found, name, value)
-        return found.to(self.v_threshold.device)
-
     def extra_repr(self) -> str:
         count = "" if self.count_target is None else f", count_target={self.count_target}"
         return f"tau_mem={self.tau_mem}, tau_syn={self.tau_syn}, v_threshold={float(self.v_threshold)}{count}"
-
-
-class Adjoint(Neuron):
-    """The backward pass of EventPropLIF, over reversed steps: of g', spikes and currents."""
-
-    is_binary = False
-
-    def __init__(self, tau_mem: float, tau_syn: float, v_threshold: float, least: float) -> None:
-        super().__init__(reset="none")
-        self.numbers(v_threshold=v_threshold, least=least, tau_mem=tau_mem, **decays(tau_mem, tau_syn))
-        self.states(li=0.0, lv=0.0)
-
-    least: Tensor
-    tau_mem: Tensor
-    am: Tensor
-    as_: Tensor
-    k: Tensor
-
-    def dynamics(self, g: Tensor, s: Tensor, current: Tensor, li: Tensor, lv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        slope = torch.maximum(current - self.v_threshold, self.least) / self.tau_mem
-        jump = (1 + self.v_threshold / (self.tau_mem * slope)) * lv - g / slope
-        lh = (1 - s) * lv + s * jump
-        return li, self.as_ * li + self.k * lh, self.am * lh
 
 
 def decays(tau_mem: float, tau_syn: float) -> dict[str, float]:
@@ -199,76 +166,59 @@ def decays(tau_mem: float, tau_syn: float) -> dict[str, float]:
 
 
 class _ByTimes(torch.autograd.Function):
-    """``(x, i, v)`` at the start -> ``(spikes, i, v)`` at the end, which were computed already."""
+    """Spikes as they are; the gradient that comes for them goes on as twice its derivative by time.
+
+    ``slopes`` are those of the voltage at each step where a number of spikes is wanted, else None.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        i: Tensor,
-        v: Tensor,
-        y: Tensor,
-        currents: Tensor,
-        i_end: Tensor,
-        v_end: Tensor,
-        neuron: EventPropLIF,
-        lengths: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(y, torch.cat([i.unsqueeze(0), currents[:-1]]), lengths)
-        ctx.neuron, ctx.dtype = neuron, x.dtype
-        return y.view_as(y), i_end.view_as(i_end), v_end.view_as(v_end)
+    def forward(ctx: Any, y: Tensor, slopes: Tensor | None, lengths: Tensor | None, neuron: EventPropLIF) -> Tensor:
+        ctx.save_for_backward(y, slopes, lengths)
+        ctx.neuron = neuron
+        return y.view_as(y)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g: Tensor, g_i: Tensor, g_v: Tensor) -> tuple[Any, ...]:
-        y, before, lengths = ctx.saved_tensors
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        s, slopes, lengths = ctx.saved_tensors
         neuron: EventPropLIF = ctx.neuron
-        s, g = y.to(before.dtype), g.to(before.dtype)
-        steps = None if lengths is None else duration(y, lengths)
-        slope = _slope(g, steps, s)
-        if neuron.count_target is not None and neuron.count_strength:
-            u = (before - neuron.v_threshold).clamp(min=neuron.least) / neuron.tau_mem
-            slope = slope - u * _pull(s, neuron.count_target, neuron.count_strength)  # which adds the pull to lh
-        xs = [_reversed(t, steps) for t in (slope, s, before)]
-        state = {"li": g_i.contiguous(), "lv": g_v.contiguous()}
-        back, new = neuron.adjoint().sequence(*xs, state=state, lengths=lengths)
-        grad = masked(_reversed(back, steps), lengths)
-        return grad.to(ctx.dtype), new["li"], new["lv"], *(None,) * 6
+        found = difference(g, None if lengths is None else duration(s, lengths))
+        if not _any(found) and len(g) > 2 and bool((g * s).any()):
+            raise RuntimeError(
+                "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do "
+                "not change the loss: a loss of rates or counts has no gradient here. Let LI, Synaptic or "
+                "learn.first_spike_time follow it"
+            )
+        if slopes is not None and neuron.count_target is not None:  # which adds the pull itself at each spike
+            found = found - (2 * slopes * _pull(s, neuron.count_target, neuron.count_strength)).to(found.dtype)
+        return found, None, None, None
 
 
-def _slope(g: Tensor, steps: Tensor | None, s: Tensor) -> Tensor:
-    """The time derivative of g by central differences, one-sided at the ends of each sample."""
-    if steps is None:
-        padded = torch.cat([g[:1], g, g[-1:]])
-        found = (padded[2:] - padded[:-2]).mul_(0.5)
-        found[0] *= 2
-        found[-1] *= 2
-    else:
+def difference(g: Tensor, steps: Tensor | None) -> Tensor:
+    """Twice the time derivative of g by central differences, one-sided at the ends of each sample."""
+    if steps is not None:
         t, last = torch.arange(len(g), device=g.device).unsqueeze(1), (steps - 1).unsqueeze(0)
         later, earlier = torch.minimum(t + 1, last), torch.minimum((t - 1).clamp(min=0), last)
         width = (later - earlier).clamp(min=1).to(g.dtype)
-        found = (_taken(g, later) - _taken(g, earlier)) / trailing(width, g.ndim)
-    if len(g) > 2 and not bool(found.any()) and bool((g * s).any()):
-        raise RuntimeError(
-            "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do not "
-            "change the loss: a loss of rates or counts has no gradient here. Let LI, Synaptic or "
-            "learn.first_spike_time follow it"
-        )
+        return (_taken(g, later) - _taken(g, earlier)) * trailing(2 / width, g.ndim)
+    found = torch.empty_like(g, memory_format=torch.contiguous_format)
+    if len(g) == 1:
+        return found.zero_()
+    torch.sub(g[2:], g[:-2], out=found[1:-1])
+    found[0] = (g[1] - g[0]) * 2
+    found[-1] = (g[-1] - g[-2]) * 2
     return found
+
+
+def _any(x: Tensor) -> bool:
+    """Whether there is anything but 0: one step mostly says so, and is sooner looked through than all."""
+    return bool(x[len(x) // 2].any()) or bool(x.any())
 
 
 def _pull(s: Tensor, target: float, strength: float) -> Tensor:
     """The derivative of ``strength / 2 (mean count - target)^2`` by a spike of each neuron."""
     B = s.shape[1]
     return (s.sum((0, 1)) / B - target) * (strength / B)
-
-
-def _reversed(x: Tensor, steps: Tensor | None) -> Tensor:
-    """``x`` ``[T, B, *]`` with the valid steps of each sample reversed, and the others where they are."""
-    if steps is None:
-        return x.index_select(0, torch.arange(len(x) - 1, -1, -1, device=x.device))  # flip takes three times as long
-    t = torch.arange(len(x), device=steps.device).unsqueeze(1)
-    return _taken(x, torch.where(t < steps, steps - 1 - t, t))
 
 
 def _taken(x: Tensor, index: Tensor) -> Tensor:

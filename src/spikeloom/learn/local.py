@@ -64,7 +64,7 @@ class LocalRule:
         """
         who = f"learn.{type(self).__name__}"
         weight, pre, post = prepared(layer, pre, post, lengths, who)
-        factor = _modulator(modulator, post, who)
+        factor = factor_of(modulator, post, who)
         if lengths is not None:
             lengths = check_lengths(lengths, *post.shape[:2], device=post.device)
         with torch.no_grad():
@@ -102,7 +102,7 @@ class LocalRule:
         weight, pre, post = prepared(layer, pre, post, lengths, who)
         with torch.no_grad():
             terms, _ = self.terms(weight, pre, post, state, lengths)
-            factor = _modulator(weights, post, who)
+            factor = factor_of(weights, post, who)
             assert factor is not None
             parts = [f * of_each_sample(layer, a, c * factor, who) for f, a, c in terms]
         return torch.stack(parts).sum(0)
@@ -125,7 +125,8 @@ def of_weight(f: OfWeight | None, weight: Tensor) -> Tensor | float:
     return 1.0 if f is None else f(weight)
 
 
-def _modulator(modulator: Tensor | None, post: Tensor, who: str) -> Tensor | None:
+def factor_of(modulator: Tensor | None, post: Tensor, who: str) -> Tensor | None:
+    """A modulator as a factor of ``post``, ``[T, B or 1, ...]``; None for None."""
     if modulator is None:
         return None
     found = torch.as_tensor(modulator).detach().to(post)

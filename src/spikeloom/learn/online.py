@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 from .._time import check_lengths
 from ..core import Network, Result, State, detach
 from .eligibility import Eligibility
+from .truncated import Cut
 
-Loss = Callable[[Tensor, int], Tensor]
-"""``(y [K, B, *], t0) -> scalar``, a sum over the K steps that begin at t0."""
+Loss = Callable[..., Tensor]
+"""``(y [K, B, *], t0) -> scalar``, a sum over the K steps that begin at t0; ``(y, t0, record)`` with recordings."""
 
 
 class Piece(NamedTuple):
@@ -36,10 +37,12 @@ def online(
     loss: Loss,
     *,
     steps: int = 1,
+    block: int = 1,
     method: Literal["truncated", "eligibility"] = "truncated",
     state: State = None,
     lengths: Tensor | None = None,
     repeat: int | None = None,
+    record: tuple[str, ...] = (),
     backward: int | None = None,
     generator: torch.Generator | None = None,
     limit: int = 2**30,
@@ -52,12 +55,18 @@ def online(
         loss: a function of the outputs ``[K, B, *]`` of a piece and of its first step. Gradients are those of the sum
             over pieces, so it has to be a sum over steps: divide a mean by T, not by K.
         steps: K, steps of a piece; the last one may be shorter.
+        block: so many pieces run in one call of the network, in which no gradient passes from one piece to the next
+            either. What is said of a piece here then holds for a block: the loss gets its outputs, and the loop goes
+            round once for each. It costs the memory of ``block * steps`` steps, and saves most of the time that short
+            pieces take. The network must be one of plain layers and neurons, in order; with ``"truncated"`` alone.
         method: ``"truncated"``: no gradient passes from one piece to the next. ``"eligibility"``: what the weights of a
             layer did in earlier pieces to the state of the neurons directly after it is carried on, exactly; see below.
         state: where to begin, as a network takes it; None is rest. Eligibilities begin at 0.
         lengths: valid steps of each sample. Outputs past them are 0, and samples that have ended are left out of the
             network; pieces end with the longest sample.
         repeat: T, for an input that stays the same.
+        record: names of places, as a network takes them. The loss is then given ``{name: [K, B, *]}`` as its third
+            argument, for regularisers of voltages and rates.
         backward: of so many pieces, drawn at random, gradients are taken; the others only run. ``steps=1`` with it is
             SLTT-K. Gradients are not scaled. None is all. Not with ``"eligibility"``.
         generator: source of randomness of ``backward``.
@@ -79,12 +88,12 @@ def online(
     M]`` instead of ``[B, N, M]`` for each state, and convolutions are possible. Weights that change between pieces
     leave e as it was, as in real-time recurrent learning. Learnable numbers of neurons get truncated gradients.
 
-    Batch norm in training mode takes the statistics of each piece, and dropout draws a mask for each.
+    Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
-    Raises ValueError for ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch
-    norm between), where a temporal module is no neuron, where a convolution meets a neuron whose eligibility is no
-    trace, where the neurons of a layer depend on each other (MPBN in training), or where eligibilities would take more
-    than ``limit`` bytes.
+    Raises ValueError for ``block`` above 1 where a temporal module is no neuron alone, or has hooks; for
+    ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch norm between), where a
+    temporal module is no neuron, where a convolution meets a neuron whose eligibility is no trace, where the neurons of
+    a layer depend on each other (MPBN in training), or where eligibilities would take more than ``limit`` bytes.
 
     Meng et al., ICCV 2023 (SLTT, SLTT-K); Xiao et al., NeurIPS 2022 (OTTT); Williams and Zipser, Neural Computation 1,
     1989 (real-time recurrent learning).
@@ -104,7 +113,7 @@ def online(
     >>> len(losses)
     10
     """
-    check_options(net, x, steps, method, backward)
+    check_options(net, x, steps, method, backward, block)
     if repeat is not None:
         x = x.unsqueeze(0).expand(repeat, *x.shape)
     elif net.batch_first:
@@ -117,10 +126,13 @@ def online(
         )
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, device=x.device)
-    return _pieces(net, x, loss, steps, method, state, lengths, _drawn(-(-T // steps), backward, generator), limit)
+    drawn = _drawn(-(-T // (steps * block)), backward, generator)
+    cut = Cut(net, steps) if block > 1 else None
+    asked = _Asked(loss, record, limit, cut)
+    return _pieces(net, x, asked, steps * block, method, state, lengths, drawn)
 
 
-def check_options(net: object, x: object, steps: int, method: str, backward: int | None) -> None:
+def check_options(net: object, x: object, steps: int, method: str, backward: int | None, block: int = 1) -> None:
     """Raises for what :func:`online` does not take."""
     if not isinstance(net, Network):
         raise TypeError(f"learn.online: takes an sl.Network, got {type(net).__name__}")
@@ -130,6 +142,12 @@ def check_options(net: object, x: object, steps: int, method: str, backward: int
         raise ValueError(f"learn.online: steps must be a number of steps of at least 1, got {steps!r}")
     if method not in ("truncated", "eligibility"):
         raise ValueError(f"learn.online: method must be truncated or eligibility, got {method!r}")
+    if isinstance(block, bool) or not isinstance(block, int) or block < 1:
+        raise ValueError(f"learn.online: block must be a number of pieces of at least 1, got {block!r}")
+    if block > 1 and method == "eligibility":
+        raise ValueError(
+            "learn.online: an eligibility is carried from piece to piece, so block= goes with truncated alone"
+        )
     if backward is not None and method == "eligibility":
         raise ValueError("learn.online: an eligibility needs every piece, so backward= goes with truncated alone")
     if backward is not None and backward < 1:
@@ -143,19 +161,27 @@ def _drawn(pieces: int, k: int | None, generator: torch.Generator | None) -> set
     return set(torch.randperm(pieces, generator=generator)[:k].tolist())
 
 
+class _Asked(NamedTuple):
+    """What stays the same from piece to piece."""
+
+    loss: Loss
+    record: tuple[str, ...]
+    limit: int
+    cut: Cut | None
+
+
 def _pieces(
     net: Network,
     x: Tensor,
-    loss: Loss,
+    asked: _Asked,
     steps: int,
     method: str,
     state: State,
     lengths: Tensor | None,
     drawn: set[int],
-    limit: int,
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
-    carried = Eligibility.of(net, limit) if method == "eligibility" else None
+    carried = Eligibility.of(net, asked.limit) if method == "eligibility" else None
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
@@ -163,24 +189,25 @@ def _pieces(
             given = rows.chosen(state)
             if carried is not None:
                 given = carried.begin(given, rows.chosen)
-            names = () if carried is None else carried.names
             piece = rows.chosen(x[t0 : t0 + steps], 1)
             if carried is not None:  # a still input would run once, apart from the inputs that are recorded
                 piece = piece.contiguous()
-            y, result = _run(net, piece, given, rows.lengths, names)
-            value = check_scalar(loss(rows.placed(y, 1), t0))
+            names = asked.record if carried is None else (*asked.record, *carried.names)
+            y, result = _run(asked.cut or net, piece, given, rows.lengths, names)
+            seen = [{name: rows.placed(result.record[name], 1) for name in asked.record}] if asked.record else []
+            value = check_scalar(asked.loss(rows.placed(y, 1), t0, *seen))
             if value.requires_grad:
                 value.backward(retain_graph=carried is not None)
             if carried is not None:
                 carried.end(result, rows.put)
-        state = rows.put(detach(state), detach(result.state))
+        state = rows.put(state, detach(result.state))
         yield Piece(t0, value.detach(), rows.placed(y.detach(), 1), state)
 
 
 def _run(
-    net: Network, x: Tensor, state: State, lengths: Tensor | None, names: tuple[str, ...]
+    net: Network | Cut, x: Tensor, state: State, lengths: Tensor | None, names: tuple[str, ...]
 ) -> tuple[Tensor, Result]:
-    y, new, *recorded = net.sequence(x, state=state, lengths=lengths, record=names)
+    y, new, *recorded = net.sequence(x, state=state, lengths=lengths, record=tuple(dict.fromkeys(names)))
     if not isinstance(y, Tensor):
         raise TypeError(f"learn.online: takes a network with one output, got {type(y).__name__}")
     return y, Result(new, recorded[0] if recorded else {})

@@ -92,9 +92,7 @@ def _product(layer: nn.Module, weight: Tensor, a: Tensor, c: Tensor, who: str) -
     if a.device != weight.device or c.device != weight.device:
         raise ValueError(f"{who}: the weight is on {weight.device}, pre on {a.device}, post on {c.device}")
     if type(layer) is nn.Linear:
-        _check_shapes(a, c, (*a.shape[:-1], weight.shape[0]), who)
-        if a.shape[-1] != weight.shape[1]:
-            raise ValueError(f"{who}: the layer takes [T, B, *, {weight.shape[1]}], got pre {list(a.shape)}")
+        check_linear_shapes(layer, a, c, who)
         return c.flatten(0, -2).t() @ a.flatten(0, -2)
     direct = _is_zero_padded(layer)
     with torch.enable_grad():
@@ -110,6 +108,13 @@ def _product(layer: nn.Module, weight: Tensor, a: Tensor, c: Tensor, who: str) -
             return _of_convolution(layer, a.flatten(0, 1), c.flatten(0, 1), leaf.detach())
         found: Tensor = torch.autograd.grad(y, leaf, c)[0]
     return found.detach()
+
+
+def check_linear_shapes(layer: nn.Linear, a: Tensor, c: Tensor, who: str) -> None:
+    """Raises ValueError where ``a`` is no input of a Linear, or ``c`` has not the shape of its output."""
+    _check_shapes(a, c, (*a.shape[:-1], layer.weight.shape[0]), who)
+    if a.shape[-1] != layer.weight.shape[1]:
+        raise ValueError(f"{who}: the layer takes [T, B, *, {layer.weight.shape[1]}], got pre {list(a.shape)}")
 
 
 def _is_zero_padded(layer: Any) -> bool:

@@ -11,10 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from .local import LocalRule, OfWeight, State, Term, of_weight
-from .traces import Decay, Pairing, check_pairing, check_tau, run
+from .local import LocalRule, OfWeight, State, Term, factor_of, of_weight, prepared
+from .pairings import BY_SYNAPSE, BySynapse, Pairs, as_linear, both_sides
+from .products import check_linear_shapes, weight_of
+from .traces import Decay, Pairing, check_pairing, check_tau, kept, run
 
 Coincident = Literal["cancel", "potentiate", "depress", "ignore"]
 _COINCIDENT = ("cancel", "potentiate", "depress", "ignore")
@@ -52,7 +55,10 @@ class STDP(LocalRule):
             ``lambda w: w`` unless it is told otherwise, SNNGrow ``lambda w: w.clamp(-1, 1)``; :func:`soft_bound` makes
             bounds.
         pairing: ``"all"`` pairs each spike with all earlier ones of the other side, ``"nearest"`` with the last one; a
-            pair of these is for the traces of ``(pre, post)``.
+            pair of these is for the traces of ``(pre, post)``. ``"presynaptic"`` (presynaptic centred) pairs each spike
+            before the layer with the last and the next one after it; ``"reduced"`` (reduced symmetric) only spikes with
+            no other of both sides between them. These two need a memory for each synapse, ``[B, *, N, M]``: they take
+            ``nn.Linear`` alone, and go through the steps one by one.
         decay: ``"euler"``: a trace decays by ``1 - 1/tau`` a step, as in SpikingJelly's and SNNGrow's STDP;
             ``"exponential"``: by ``exp(-1/tau)``, as in SpikingJelly's MSTDP.
         coincident: what spikes of both sides in one step do. ``"cancel"``: both potentiation and depression, which
@@ -78,19 +84,49 @@ class STDP(LocalRule):
     a_post: float = 1.0
     f_pre: OfWeight | None = None
     f_post: OfWeight | None = None
-    pairing: Pairing | tuple[Pairing, Pairing] = "all"
+    pairing: Pairing | tuple[Pairing, Pairing] | BySynapse = "all"
     decay: Decay = "euler"
     coincident: Coincident = "cancel"
 
     def __post_init__(self) -> None:
         check_tau("learn.STDP", self.decay, tau_pre=self.tau_pre, tau_post=self.tau_post)
-        check_pairing("learn.STDP", self.pairing)
+        if self.pairing not in BY_SYNAPSE:
+            check_pairing("learn.STDP", self.pairing)
         check_coincident("learn.STDP", self.coincident)
+
+    def sequence(
+        self,
+        layer: nn.Module,
+        pre: Tensor,
+        post: Tensor,
+        *,
+        state: State | None = None,
+        modulator: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """The change of ``layer.weight`` by a whole sequence, as :meth:`LocalRule.sequence`."""
+        if self.pairing not in BY_SYNAPSE:
+            return super().sequence(layer, pre, post, state=state, modulator=modulator, lengths=lengths)
+        linear = as_linear(layer, "learn.STDP")
+        weight, pre, post = prepared(layer, pre, post, lengths, "learn.STDP")
+        check_linear_shapes(linear, pre, post, "learn.STDP")
+        keeps = kept(self.tau_pre, self.decay), kept(self.tau_post, self.decay)
+        pairs = Pairs(self.pairing == "reduced", *keeps, *own_step(self.coincident))
+        with torch.no_grad():
+            factor = factor_of(modulator, post, "learn.STDP")
+            up, down, new = both_sides(pairs, pre, post, factor, state, lengths)
+            dw = self.a_post * of_weight(self.f_post, weight) * up - self.a_pre * of_weight(self.f_pre, weight) * down
+        return dw.to(weight_of(layer).dtype), new
 
     def terms(
         self, weight: Tensor, pre: Tensor, post: Tensor, state: State | None, lengths: Tensor | None
     ) -> tuple[list[Term], State]:
         """Potentiation and depression."""
+        if self.pairing in BY_SYNAPSE:
+            raise TypeError(
+                f"learn.STDP: pairing {self.pairing!r} is no sum of products, and has no eligibility that could be "
+                "carried; give pairing='all' or 'nearest'"
+            )
         before_pre, before_post = own_step(self.coincident)
         of_pre, of_post = check_pairing("learn.STDP", self.pairing)
         given = state or {"pre": None, "post": None}

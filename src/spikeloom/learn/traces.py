@@ -61,7 +61,10 @@ def check_pairing(who: str, pairing: object) -> tuple[Pairing, Pairing]:
     """The pairings of pre and post traces; raises ValueError for others."""
     pair = pairing if isinstance(pairing, tuple) else (pairing, pairing)
     if len(pair) != 2 or not all(p in ("all", "nearest") for p in pair):
-        raise ValueError(f"{who}: pairing must be all, nearest or a pair of these for (pre, post), got {pairing!r}")
+        raise ValueError(
+            f"{who}: pairing must be all, nearest or a pair of these for (pre, post), or in STDP presynaptic or "
+            f"reduced; got {pairing!r}"
+        )
     return pair
 
 

@@ -18,7 +18,7 @@ from ..surrogate import ATan
 from .blocks import Model, NeuronFactory, Neurons, check_option, check_sizes
 from .registry import Entry, Figure, Info, register
 
-Delays = Literal["channel", "synapse"]
+Delays = Literal["channel", "synapse", "none"]
 _TAU = 1.005  # in steps of 10 ms
 
 
@@ -59,13 +59,14 @@ def build(
 ) -> Model:
     """Two hidden layers of ``hidden`` neurons and a leaky integrator, whose membrane is the output, on ``[T, B, 140]``.
 
-    ``delays`` gives each ``"channel"`` a delay, before a linear layer, or, as in the paper, each ``"synapse"``.
+    ``delays`` gives each ``"channel"`` a delay, before a linear layer, or, as in the paper, each ``"synapse"``;
+    ``"none"`` is the net to compare with.
     ``max_delay`` is the longest one in steps, of 10 ms in the paper. The bump around a delay begins as wide as
     half of that, for ``sl.nn.DelaySchedule`` to narrow. Append ``3 max_delay`` steps of zeros to the input to
     let everything out.
     """
     check_sizes(name, num_classes, in_channels)
-    check_option(name, "delays", delays, ("channel", "synapse"))
+    check_option(name, "delays", delays, ("channel", "synapse", "none"))
     neurons = Neurons(name, neuron, paper_neuron)
     layers: dict[str, nn.Module] = {}
     features = in_channels
@@ -86,4 +87,4 @@ def _delayed(delays: Delays, features: int, out: int, max_delay: int) -> list[nn
         layer = nn.Linear(features, out, bias=False)
     bound = (6 / features) ** 0.5  # Kaiming's uniform distribution for ReLUs
     nn.init.uniform_(layer.weight, -bound, bound)
-    return [layer] if delays == "synapse" else [LearnedDelay(features, max_delay, sigma=width), layer]
+    return [LearnedDelay(features, max_delay, sigma=width), layer] if delays == "channel" else [layer]

@@ -178,9 +178,7 @@ class LearnedDelay(_Delayed):
         T = seen.shape[0] - self.max_delay
         seen = dense(seen)
         if not self.training:
-            first = self.max_delay - whole(self.delay.detach(), self.max_delay)
-            index = (first + torch.arange(T, device=seen.device).unsqueeze(1)).unsqueeze(1)  # [T, 1, C]
-            return seen.gather(0, index.reshape(*index.shape, *(1,) * (seen.ndim - 3)).expand(T, *seen.shape[1:]))
+            return self.by_whole_steps(seen)
         dtype = state_dtype(seen.dtype)
         with full_precision(seen.device):
             rows = seen.to(dtype).flatten(3) if seen.ndim > 3 else seen.to(dtype).unsqueeze(3)
@@ -189,6 +187,13 @@ class LearnedDelay(_Delayed):
             y = F.conv1d(lines, self.spread().to(dtype).flip(1).unsqueeze(1), groups=C)
         y = y.view(B, R, C, T).permute(3, 0, 2, 1).reshape(T, *seen.shape[1:])
         return y.to(output_dtype(seen.dtype))
+
+    def by_whole_steps(self, seen: Tensor) -> Tensor:
+        """:meth:`delayed` with rounded delays, which have no gradient."""
+        first = self.max_delay - whole(self.delay.detach(), self.max_delay)
+        T = seen.shape[0] - self.max_delay
+        index = (first + torch.arange(T, device=seen.device).unsqueeze(1)).unsqueeze(1)  # [T, 1, C]
+        return seen.gather(0, index.reshape(*index.shape, *(1,) * (seen.ndim - 3)).expand(T, *seen.shape[1:]))
 
     def extra_repr(self) -> str:
         return f"{self.features}, {self._bump()}"

@@ -12,7 +12,7 @@ accuracies after fewer steps.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -23,6 +23,8 @@ from torch.nn.functional import cross_entropy
 
 import spikeloom as sl
 from spikeloom import runs
+
+Methods = Mapping[str, tuple[sl.convert.Method, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,30 +86,41 @@ def train(config: Config, run: runs.Run) -> None:
             run.log(len(labels), loss=loss, accuracy=(y.argmax(1) == labels).double().mean())
         run.report(**run.measure(net, loaders.validation, measures, "validation"))
     figures = run.measure(net, loaders.test, measures, "test")
-    n = -(-config.calibration // config.batch_size)
-    images = torch.cat([x for x, _ in islice(loaders.train, n)])[: config.calibration].to(run.device)
-    texts, curves = [], {}
-    for name, method, T in (
-        ("rate", sl.convert.Rate(), config.T),
-        ("delta", sl.convert.Delta(), config.delta_steps),
-    ):
-        result = sl.convert.convert(runs.unwrap(net), method, calibrate=images.split(100), spikes="packed", T=T)
+    methods = {"rate": (sl.convert.Rate(), config.T), "delta": (sl.convert.Delta(), config.delta_steps)}
+    figures |= conversions(net, run, loaders, methods, config.calibration)
+    run.finish(net, **figures)
+
+
+def conversions(
+    net: nn.Module, run: runs.Run, loaders: sl.data.Loaders, methods: Methods, calibration: int
+) -> dict[str, float]:
+    """Converts by some methods and measures; returns ``<name>_accuracy`` of each, and writes what there is to read.
+
+    Args:
+        methods: the methods, each with its number of steps, by names of one's own.
+        calibration: how many training images thresholds are found by.
+    """
+    images = torch.cat([x for x, _ in islice(loaders.train, -(-calibration // run.config.batch_size))])
+    batches = images[:calibration].to(run.device).split(100)
+    figures, texts, curves = {}, [], {}
+    for name, (method, T) in methods.items():
+        result = sl.convert.convert(runs.unwrap(net), method, calibrate=batches, spikes="packed", T=T)
         times = [t for t in (1, 2, 4, 8, 16, 32, 64, 128) if t < T] + [T]
-        found = run.measure(net, loaders.test, after(result, times), "at")
-        curves[name] = {t: found[f"at_{t}"] for t in times}
+        found = run.measure(net, loaders.test, after(result, times), f"{name} at")
+        curves[name] = {t: found[f"{name} at_{t}"] for t in times}
         figures[f"{name}_accuracy"] = curves[name][T]
         texts.append(str(result.report))
-    run.finish(net, **figures)
     if run.processes.first:
         (run.out / "conversion.txt").write_text("\n\n".join(texts) + "\n")
         (run.out / "curves.json").write_text(json.dumps(curves, indent=1) + "\n")
+    return figures
 
 
 def after(result: Any, times: list[int]) -> Callable[[nn.Module, Tensor, Tensor, Config], dict[str, Tensor]]:
     """What is measured of a spiking network: whether it is right after each number of steps, from one run."""
 
     def measures(net: nn.Module, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
-        out = result.network(*result.encode(x, T=times[-1]))
+        out = result.outputs(x, T=times[-1])
         return {str(t): result.decode(out[:t]).argmax(1) == y for t in times}
 
     return measures

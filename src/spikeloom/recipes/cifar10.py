@@ -118,18 +118,18 @@ def loss_of(outputs: Tensor, labels: Tensor, config: Base) -> Tensor:
 
 
 def learning(
-    net: nn.Module, config: Base, steps: int
+    net: nn.Module, config: Any, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """The optimiser and the schedule of its learning rate, for epochs of so many steps."""
+    """The optimiser and the schedule of its learning rate, for epochs of so many steps; SGD if not asked otherwise."""
     decayed = {True: config.weight_decay, False: 0.0}
     groups = [
         {"params": [p for p in net.parameters() if (p.ndim > 1) == k], "weight_decay": decayed[k]} for k in decayed
     ]
-    if config.optimiser == "sgd":
+    if getattr(config, "optimiser", "sgd") == "sgd":
         optimiser: torch.optim.Optimizer = torch.optim.SGD(groups, config.lr, momentum=0.9, nesterov=True)
     else:
         optimiser = torch.optim.AdamW(groups, config.lr)
-    climb, end = config.warmup * steps, config.epochs * steps
+    climb, end = int(config.warmup * steps), int(config.epochs * steps)
 
     def share(step: int) -> float:
         if step < climb:

@@ -12,13 +12,14 @@ from .config_file import read_file
 from .environment import commit, processor, versions
 from .files import WriteError, write_json, write_picture
 from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
-from .measure import Measures, accuracy, average
+from .measure import Confusion, Measures, accuracy, average
+from .pictures import confusion as confusion_picture
 from .processes import choose_device, unwrap
 from .progress import choose as choose_progress
 from .run import Run
 from .settings import Config, ConfigError, Machine, Settings, UserError, option, split, to_toml
 from .stop import Stopped
-from .trained import Trained, load
+from .trained import Trained, load, load_weights
 
 __all__ = [
     "CHECKPOINT",
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "Confusion",
     "Machine",
     "Measures",
     "Run",
@@ -41,9 +43,11 @@ __all__ = [
     "choose_device",
     "choose_progress",
     "commit",
+    "confusion_picture",
     "linear_baseline",
     "load",
     "load_checkpoint",
+    "load_weights",
     "option",
     "processor",
     "read_file",

@@ -70,12 +70,38 @@ def load(path: str | Path) -> Trained:
     config = recipe.Config(**settings)
     net: nn.Module = recipe.build(config)
     file = _weights_file(path, folder)
-    load_weights(net, file, _read(file, {"recipe": name, **asdict(config)}), f"the network of {folder / CONFIG}")
+    fill(net, file, _read(file, {"recipe": name, **asdict(config)}), f"the network of {folder / CONFIG}")
     try:
         result = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError):
         result = {}
     return Trained(net.eval(), config, recipe, folder, result)
+
+
+def load_weights(file: str | Path, model: str) -> Trained:
+    """The network of a weights file that is in no run folder, with the settings of a recipe.
+
+    Args:
+        file: a ``.safetensors`` file, a ``state_dict`` that ``torch.save`` wrote, or a checkpoint of a run.
+        model: the name of the recipe whose ``build`` makes the network, with its default settings, or a file of
+            settings (.toml, .yaml) that names its recipe.
+
+    Raises UserError if the weights do not fit.
+    """
+    file = Path(file)
+    if not _is_file(file):
+        raise UserError(f"{file} is a folder; give a weights file, or a run folder without a model")
+    recipes = importlib.import_module("spikeloom.recipes")
+    values: dict[str, Any] = {"recipe": model} if model in recipes.NAMES else {}
+    if not values and Path(model).suffix in (".toml", ".yaml", ".yml"):
+        values = read_file(Path(model))
+    recipe: ModuleType = recipes.get(str(values.pop("recipe", model)))
+    values.pop(INIT_FROM, None)
+    (settings,) = split(values, recipe.Config, where=model)
+    config = recipe.Config(**settings)
+    net: nn.Module = recipe.build(config)
+    fill(net, file, _read(file, None), f"the network of {model}")
+    return Trained(net.eval(), config, recipe, file.parent, {})
 
 
 def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
@@ -138,7 +164,7 @@ def must_be_of(recipe: str, net: nn.Module, file: Path, state: Mapping[str, Tens
         )
 
 
-def load_weights(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
+def fill(net: nn.Module, file: Path, state: dict[str, Tensor], who: str) -> None:
     """Loads a state into a network; raises UserError if it does not fit."""
     try:
         net.load_state_dict(state)
@@ -187,6 +213,8 @@ def _read(file: Path, settings: dict[str, Any] | None) -> dict[str, Tensor]:
         except SafetensorError as problem:
             raise UserError(f"{file}: damaged or no weights file: {problem}") from problem
     state = load_checkpoint(file)
+    if state and settings is None and all(isinstance(value, Tensor) for value in state.values()):
+        return state
     if "parts" not in state or "net" not in state["parts"]:
         raise UserError(f"{file}: no checkpoint of a run: it has no parts, net")
     if settings is not None:

@@ -1,0 +1,219 @@
+"""What :class:`Calibrated` does to a converted network: weights, biases and first voltages by what each layer lacks.
+
+With e = a - y, the activation of the model less the decoded output of the neuron after T steps, both by sample and
+place, and h the decoded input of the layer before the neuron:
+
+    weights    W, b += D, d, the least squares of ``|D h + d - e|^2`` with a small penalty of D
+    biases     b += mean of e by channel
+    voltages   v[0] += T mean of e by channel
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from ..neuron import Graded, HalfThreshold
+from .building import Builder, worth
+from .methods import Calibrated
+from .result import Result
+from .sites import Site
+from .statistics import by_channel
+from .temporal import AFFINE
+from .vocabulary import name_of
+from .working import Working
+
+RIDGE = 1e-3
+"""What is added to the diagonal of the sums of squares of h, as a part of their mean."""
+
+
+def layer_before(work: Working, site: Site) -> str:
+    """The path of a layer whose bias is added to a site's input, by itself or within sums; empty where there is none.
+
+    Nothing else may use what lies between; the layer must have one call, weights of its own, and the site's channels.
+    """
+    path = _layer(work, work.signals(site.node)[0])
+    return path if path and _channels(work.module.get_submodule(path)) == site.channels else ""
+
+
+def _channels(layer: Any) -> int:
+    found: int = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    return found
+
+
+def _layer(work: Working, source: fx.Node) -> str:
+    if len(source.users) > 1:
+        return ""
+    if source.op == "call_module" and type(work.at(source)) in AFFINE:
+        layer = work.at(source)
+        return str(source.target) if work.calls()[id(layer)] == 1 and work.owns(layer) else ""
+    operation = source.meta.get("operation")
+    if operation is None or operation.name != "addition" or name_of(source.meta["what"]) not in ("add", "add_", "iadd"):
+        return ""
+    if source.kwargs:
+        return ""  # which may scale an operand
+    found = (_layer(work, operand) for operand in work.signals(source) if operand.meta["shape"] == source.meta["shape"])
+    return next((path for path in found if path), "")
+
+
+class Reference:
+    """The model as it was captured, for its activations at sites: what is built of the graph takes them out.
+
+    Args:
+        work: the graph, of which a copy is kept.
+        batches: the calibration data.
+    """
+
+    def __init__(self, work: Working, batches: list[list[Tensor]]) -> None:
+        self.batches = batches
+        self._module = copy.deepcopy(work.module)
+
+    def at(self, site: Site, tensors: list[Tensor]) -> Tensor:
+        """The activation of a site for a batch."""
+        with torch.no_grad():
+            found: Tensor = _Until(self._module, site.node.name).run(*(x.clone() for x in tensors))
+        return found
+
+
+class _Until(fx.Interpreter):
+    """Runs to a node, whose value it gives."""
+
+    def __init__(self, module: fx.GraphModule, name: str) -> None:
+        super().__init__(module)
+        self._name = name
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """The value of the node."""
+        self.args_iter = iter(args)
+        for node in self.graph.nodes:
+            self.env[node] = self.run_node(node)
+            if node.name == self._name:
+                break
+        return self.env[node]
+
+
+class Correction:
+    """The corrections of one conversion.
+
+    Args:
+        result: the converted network, which is changed.
+        method: the method.
+        builder: what built it.
+        before: the layer before each site, by path; empty where there is none.
+        reference: the model, with the calibration data.
+    """
+
+    def __init__(
+        self, result: Result, method: Calibrated, builder: Builder, before: dict[str, str], reference: Reference
+    ) -> None:
+        self.result, self.method, self.builder, self.before = result, method, builder, before
+        self.reference = reference
+
+    def run(self, sites: list[Site]) -> list[str]:
+        """Corrects from front to back; says what there was nothing to move for."""
+        notes: dict[str, None] = {}
+        for _ in range(self.method.rounds):
+            for site in sites:
+                path = self.before[site.path]
+                layer: Any = self.result.network.get_submodule(f"body.{path}") if path else None
+                if layer is not None and self.method.weights and fits(layer):
+                    _move(layer, *least_squares(layer, self._rows(site, path)))
+                elif layer is not None:
+                    _move(layer, None, self._lacks(site))
+                    if self.method.weights:
+                        notes[f"weights of {path!r} stay: least squares are for nn.Linear and plain nn.Conv2d"] = None
+                if self.method.voltages:
+                    self._charge(site, self._lacks(site))
+                elif layer is None:
+                    notes[f"no bias before {site.path!r} to calibrate"] = None
+        return list(notes)
+
+    def _decoded(self, site: Site, tensors: list[Tensor], *others: str) -> list[Tensor]:
+        """The decoded output of a site for a batch, and the mean of what is recorded at other places."""
+        neuron, theta = self.builder.neurons[site.path], self.builder.thresholds[site.path]
+        found = self.result.recorded(tensors, self.method.T, (f"{site.path}.output", *others))
+        y, *rest = (v[self.method.delay :].double().cpu() for v in found)
+        return [(y * worth(neuron, site, theta)).mean(0), *(v.mean(0) for v in rest)]
+
+    def _lacks(self, site: Site) -> Tensor:
+        """The mean of e by channel."""
+        total, number = torch.zeros(site.channels, dtype=torch.float64), 0
+        for tensors in self.reference.batches:
+            rows = by_channel(self._decoded(site, tensors)[0], site.dim)
+            total, number = total + rows.sum(1), number + rows.shape[1]
+        return site.histogram.mean() - total / number
+
+    def _rows(self, site: Site, path: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The decoded inputs of a layer, and e, for each batch."""
+        for tensors in self.reference.batches:
+            y, h = self._decoded(site, tensors, f"{path}.input")
+            yield h, self.reference.at(site, tensors).double().cpu() - y
+
+    def _charge(self, site: Site, lacks: Tensor) -> None:
+        """Raises the first voltage, which is a part of the threshold, by what the neuron lacks in all steps."""
+        place = f"body.{site.path}"
+        found: Any = self.result.network.get_submodule(place)
+        if isinstance(found, Graded):
+            place, found = f"{place}.neuron", found.neuron
+        if not isinstance(found, HalfThreshold):
+            return
+        theta = self.builder.thresholds[site.path]
+        now = found.fraction.double().cpu().flatten()
+        steps = self.method.T - self.method.delay
+        fraction = site.number((now + steps * lacks / theta).clamp(0, 1))
+        made = HalfThreshold(found.neuron, fraction=fraction).eval().to(found.fraction.device)
+        self.result.network.set_submodule(place, made)
+        if place == f"body.{site.path}":
+            self.builder.neurons[site.path] = made
+
+
+def fits(layer: nn.Module) -> bool:
+    """Whether :func:`least_squares` knows the layer."""
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) is nn.Linear
+
+
+def least_squares(layer: Any, rows: Iterable[tuple[Tensor, Tensor]], ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """The changes D of a weight and d of a bias that bring the layer nearest to giving e more for its inputs h.
+
+    They make ``sum |D h + d - e|^2 + n ridge m |D|^2`` least, with n rows and m the mean of the squares of h.
+
+    Args:
+        layer: an ``nn.Linear``, or an ``nn.Conv2d`` without groups.
+        rows: pairs (h, e) of inputs and wanted changes of outputs; of them only sums of products are kept.
+        ridge: as above.
+    """
+    products: Any = 0.0
+    targets: Any = 0.0
+    for h, e in rows:
+        if isinstance(layer, nn.Conv2d):
+            options = {name: getattr(layer, name) for name in ("dilation", "padding", "stride")}
+            x = functional.unfold(h, layer.kernel_size, **options).transpose(1, 2).flatten(0, 1)
+            y = e.flatten(2).transpose(1, 2).flatten(0, 1)
+        else:
+            x, y = h.flatten(0, -2), e.flatten(0, -2)
+        x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+        products, targets = products + x.T @ x, targets + x.T @ y
+    size = products.diagonal()[:-1].mean()
+    penalty = torch.full_like(products.diagonal(), float(ridge * size))
+    penalty[-1] = 0.0  # the bias is free
+    found = torch.linalg.lstsq(products + penalty.diag(), targets, driver="gelsd").solution.T
+    return found[:, :-1].reshape(layer.weight.shape), found[:, -1]
+
+
+def _move(layer: Any, weight: Tensor | None, bias: Tensor) -> None:
+    """Adds to the weight and the bias of a layer, which has one from then on."""
+    old, needs = layer.weight, layer.weight.requires_grad
+    bias = bias.to(old.device)
+    if weight is not None:
+        moved = (old.detach().double() + weight.to(old.device)).to(old.dtype)
+        layer.weight = nn.Parameter(torch.empty_like(old).copy_(moved), requires_grad=needs)  # which keeps its layout
+    if layer.bias is not None:
+        bias = bias + layer.bias.detach().double()
+    layer.bias = nn.Parameter(bias.to(old.dtype), requires_grad=needs)

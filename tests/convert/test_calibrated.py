@@ -1,0 +1,105 @@
+"""Calibrated: biases, weights and first voltages of a layer against closed forms and numpy's least squares."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spikeloom.convert import Calibrated, Rate, convert
+from spikeloom.convert.calibrating import RIDGE, least_squares
+
+T, THETA = 5, 0.8713
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def two_layers():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
+
+
+def sent(x, v):
+    """What neurons give in T steps of a constant input, by the closed form of rate coding."""
+    return torch.floor(T * x / THETA + v).clamp(0, T) * THETA / T
+
+
+def solved(rows, targets, penalty):
+    """numpy's least squares, with rows of their own for the penalty; the last column is the bias."""
+    n = rows.shape[1]
+    rows = np.concatenate([rows, np.ones((len(rows), 1))], 1)
+    extra = np.concatenate([np.eye(n) * penalty**0.5, np.zeros((n, 1))], 1)
+    targets = np.concatenate([targets, np.zeros((n, targets.shape[1]))])
+    return np.linalg.lstsq(np.concatenate([rows, extra]), targets, rcond=None)[0].T
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@torch.no_grad()
+def test_one_layer_has_what_numpy_finds_and_then_the_voltages_of_the_closed_form(weights):
+    model, x = two_layers(), drawn(60, 6)
+    method = Calibrated(Rate(threshold={"1": THETA}, fold_scales=False), T=T, weights=weights)
+    result = convert(model, method, calibrate=x.split(20))
+    wanted = F.relu(model[0](x))
+    e = wanted - sent(model[0](x), 0.5)
+    layer = result.network.body[0]
+    if weights:
+        found = solved(x.numpy(), e.numpy(), RIDGE * float((x**2).sum(0).mean()))
+        torch.testing.assert_close(layer.weight - model[0].weight, torch.from_numpy(found[:, :-1]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(layer.bias - model[0].bias, torch.from_numpy(found[:, -1]), rtol=0, atol=1e-10)
+    else:
+        assert torch.equal(layer.weight, model[0].weight)
+        torch.testing.assert_close(layer.bias - model[0].bias, e.mean(0), rtol=0, atol=1e-12)
+    left = (wanted - sent(layer(x), 0.5)).mean(0)
+    v = (0.5 + T * left / THETA).clamp(0, 1)
+    assert (v != 0.5).any()
+    torch.testing.assert_close(result(x, T=T), model[2](sent(layer(x), v)), rtol=0, atol=1e-12)
+
+
+def test_least_squares_of_a_convolution_are_those_of_its_taps():
+    """A row for each place: what each tap of the kernel sees there, by a convolution with that tap alone."""
+    layer = nn.Conv2d(2, 3, (3, 2), stride=(1, 2), padding=(1, 0), dilation=(1, 2)).double()
+    h = drawn(7, 2, 5, 9)
+    taps = torch.eye(12, dtype=torch.float64).view(12, 2, 3, 2)
+    rows = F.conv2d(h, taps, stride=(1, 2), padding=(1, 0), dilation=(1, 2)).movedim(1, -1).flatten(0, 2)
+    e = drawn(*layer(h).shape, seed=1)
+    weight, bias = least_squares(layer, [(h[:3], e[:3]), (h[3:], e[3:])], ridge=0.25)
+    found = solved(rows.numpy(), e.movedim(1, -1).flatten(0, 2).numpy(), 0.25 * float((rows**2).sum(0).mean()))
+    torch.testing.assert_close(weight.flatten(1), torch.from_numpy(found[:, :-1]), rtol=0, atol=1e-10)
+    torch.testing.assert_close(bias, torch.from_numpy(found[:, -1]), rtol=0, atol=1e-10)
+    weight, bias = least_squares(layer, [(h, F.conv2d(h, layer.weight * 2, layer.bias, (1, 2), (1, 0), (1, 2)))], 0.0)
+    torch.testing.assert_close((weight, bias), (layer.weight.detach() * 2, layer.bias.detach()), rtol=0, atol=1e-9)
+
+
+class Skip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        y = F.relu(self.fc1(x))
+        return self.fc3(F.relu(self.fc2(y) + y))
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@torch.no_grad()
+def test_a_layer_in_a_sum_makes_up_for_the_error_of_the_sum(weights):
+    torch.manual_seed(0)
+    model, x = Skip().double(), drawn(80, 6)
+    rate = Rate(quantile=1.0, fold_scales=False)
+    method = Calibrated(rate, T=8, weights=weights, voltages=False, rounds=2)
+    result, plain = convert(model, method, example=x), convert(model, rate, example=x)
+    assert "no bias" not in str(result.report)
+    assert not torch.equal(result.network.state_dict()["body.fc2.bias"], model.fc2.bias)
+    wanted = F.relu(model.fc2(y := F.relu(model.fc1(x))) + y)
+    errors = [(r.sent([x], 8, ("relu_1",))["relu_1"].mean(0) - wanted).mean(0).abs().max() for r in (plain, result)]
+    assert errors[1] < 0.5 * errors[0]
+    total = [float((r(x, T=8) - model(x)).square().mean()) for r in (plain, result)]
+    assert total[1] < total[0]
+
+
+def test_weights_that_least_squares_do_not_know_are_named():
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+    report = convert(model, Calibrated(weights=True, T=4), example=torch.rand(5, 4, 5, 5)).report
+    assert "weights of '0' stay: least squares are for nn.Linear and plain nn.Conv2d" in str(report)
