@@ -181,6 +181,14 @@ def test_links_to_headings_lead_to_one(page):
         assert anchor in anchors(there.read_text()), f"{target}#{anchor}"
 
 
+def test_each_term_of_the_glossary_has_a_chinese_one():
+    english = re.findall(r"^\|[^|]+\|([^|]+)\|[^|]*\|[^|]*\|$", TERMS.read_text(), re.MULTILINE)
+    known = {word.strip() for words in english for word in words.split(",")}
+    terms = re.findall(r"^(\S.*)\n  \S", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 30
+    assert [term for term in terms if term not in known] == []
+
+
 def test_readmes_name_each_other():
     assert "](README.zh.md)" in (ROOT / "README.md").read_text()[:500]
     assert "](README.md)" in (ROOT / "README.zh.md").read_text()[:500]
