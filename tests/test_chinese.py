@@ -26,7 +26,7 @@ DOCS = ROOT / "docs"
 TERMS = DOCS / "zh" / "术语.md"
 OWN = {TERMS, DOCS / "zh" / "index.md"}
 """Pages that translate nothing."""
-PAGES = [page for page in sorted((DOCS / "zh").rglob("*.md")) if page not in OWN]
+PAGES = [ROOT / "README.zh.md", *(page for page in sorted((DOCS / "zh").rglob("*.md")) if page not in OWN)]
 
 FENCE = re.compile(r"^```(\w*).*?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^(#+) (.*)$", re.MULTILINE)
@@ -179,6 +179,19 @@ def test_links_to_headings_lead_to_one(page):
     for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]*)\)", prose(page.read_text())):
         there = page.parent / target if target else page
         assert anchor in anchors(there.read_text()), f"{target}#{anchor}"
+
+
+def test_each_term_of_the_glossary_has_a_chinese_one():
+    english = re.findall(r"^\|[^|]+\|([^|]+)\|[^|]*\|[^|]*\|$", TERMS.read_text(), re.MULTILINE)
+    known = {word.strip() for words in english for word in words.split(",")}
+    terms = re.findall(r"^(\S.*)\n  \S", (DOCS / "glossary.md").read_text(), re.MULTILINE)
+    assert len(terms) > 30
+    assert [term for term in terms if term not in known] == []
+
+
+def test_readmes_name_each_other():
+    assert "](README.zh.md)" in (ROOT / "README.md").read_text()[:500]
+    assert "](README.md)" in (ROOT / "README.zh.md").read_text()[:500]
 
 
 def test_what_is_compared_would_be_found():

@@ -17,7 +17,7 @@ sys.path.append(str(DOCS / "_ext"))
 site = pytest.importorskip("spikeloom_docs", reason="the extra 'docs' is not installed")
 pages, public = site.pages, site.public
 
-WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+WRITTEN = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 
 @pytest.fixture(scope="module")
