@@ -227,14 +227,14 @@ def test_the_pole_stands_longer_than_by_chance(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_values_hold_the_pole_longer_than_by_chance(tmp_path):
-    done = go("cartpole-dqn", tmp_path / "run", epochs=2, updates=1500, batch_size=64)
+    done = go("cartpole-dqn", tmp_path / "run", epochs=1, updates=2500, batch_size=64, T=4)
     assert done.result["test_return"] > 60
 
 
 @pytest.mark.slow
 def test_the_pendulum_swings_up(tmp_path):
     """Random torques cost 1,200 in the mean."""
-    done = go("pendulum-ilc", tmp_path / "run", epochs=3, batch_size=64)
+    done = go("pendulum-ilc", tmp_path / "run", epochs=1, updates=2500, batch_size=64, T=4)
     assert done.result["test_return"] > -600
 
 
