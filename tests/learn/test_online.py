@@ -317,6 +317,33 @@ def test_eprop_is_backpropagation_with_the_feedback_detached():
         assert closeness(gradients(net, x, loss, steps=T)[0], by_hand(net, x, loss, detached=False)) > 1e-3
 
 
+def test_full_influence_makes_pieces_of_a_recurrent_net_equal_to_backpropagation():
+    x, target, lengths = given(4), given(2), torch.tensor([13, 4, 9])
+    there = (torch.arange(T).view(-1, 1) < lengths).unsqueeze(-1)
+    for neuron in (sl.LIF(tau=3.0, v_threshold=0.3), sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4)):
+        torch.manual_seed(1)
+        net = sl.Network(nn.Linear(4, 5), sl.nn.Recurrent(neuron, nn.Linear(5, 5)), nn.Linear(5, 2)).double()
+        wanted = whole(net, x, squares(target))
+        for steps in (1, 5):
+            got, _ = gradients(net, x, squares(target), steps=steps, method="rtrl")
+            assert closeness(got, wanted) < 1e-12
+        assert closeness(gradients(net, x, squares(target), steps=5)[0], wanted) > 1e-3  # without it
+
+        def ragged(y, t0):
+            valid = there[t0 : t0 + len(y)]
+            return ((y - target[t0 : t0 + len(y)]).square() * valid).sum()
+
+        wanted = whole(net, x, ragged, lengths=lengths)
+        got, _ = gradients(net, x, ragged, steps=3, method="rtrl", lengths=lengths)
+        assert closeness(got, wanted) < 1e-12
+    loss = squares(target)
+    with pytest.raises(ValueError, match=r"'1' is a Recurrent, which is no neuron; method='rtrl' takes it"):
+        next(L.online(net, x, loss, method="eligibility"))
+    size = 3 * B * 5 * 5 * (4 + 5) * 8  # v, a and the output
+    with pytest.raises(ValueError, match=f"on all states takes {size} bytes, and limit= is 100"):
+        next(L.online(net, x, loss, method="rtrl", limit=100))
+
+
 def by_hand(net, x, loss, *, detached):
     """The recurrent net as a loop over steps."""
     first, layer, second, readout = net.body
@@ -569,7 +596,7 @@ def test_what_is_refused_is_named():
         run(nn.Linear(4, 2), steps=0)
     with pytest.raises(ValueError, match=r"backward= goes with truncated alone"):
         run(nn.Linear(4, 2), backward=2)
-    with pytest.raises(ValueError, match="method must be truncated or eligibility, got 'bptt'"):
+    with pytest.raises(ValueError, match="method must be truncated, eligibility or rtrl, got 'bptt'"):
         run(nn.Linear(4, 2), method="bptt")
     with pytest.raises(TypeError, match=r"takes an sl\.Network, got Linear"):
         L.online(nn.Linear(4, 2), x, loss)

@@ -24,10 +24,11 @@ from .._time import wide
 from ..core import Network, TemporalModule
 from ..core.layers import layers_of, runs_layers
 from ..neuron import Dynamics
-from ..spikes import SpikeTensor
+from ..nn import Recurrent
 from .decolle import DECOLLE
 from .eprop import EProp, RandomFeedback
-from .products import LINEAR, product
+from .influence import Influence, fed_back
+from .products import LINEAR, accumulate, dense_values, product
 
 _WHO = "learn.online"
 
@@ -35,15 +36,16 @@ _WHO = "learn.online"
 class Eligibility:
     """The eligibilities of all pairs of a network."""
 
-    def __init__(self, pairs: list[Pair], limit: int) -> None:
+    def __init__(self, pairs: list[Pair | Influence], limit: int) -> None:
         self.pairs, self.limit = pairs, limit
         self.names = tuple(name for pair in pairs for name in pair.names)
         self._leaves: list[dict[str, Tensor]] = []
 
     @staticmethod
-    def of(net: Network, limit: int) -> Eligibility:
-        """Finds pairs; raises ValueError where a network has something else between weights and states."""
-        return Eligibility(_pairs(net), limit)
+    def of(net: Network, limit: int, *, full: bool = False) -> Eligibility:
+        """Finds pairs, with ``full`` recurrent layers among them; raises ValueError where a network has something else
+        between weights and states."""
+        return Eligibility(_pairs(net, full), limit)
 
     def begin(self, state: Any, chosen: Callable[[Any], Any]) -> Any:
         """The state with the neurons' own as leaves of the graph, whose gradients are wanted."""
@@ -117,14 +119,11 @@ class Pair:
             if self.constant:
                 inputs, P = _of_samples(inputs, P, self.path)
             for part in self.parts:
-                pre = result.record[part.pre] if part.pre else self._fed_back(result)
-                part.run(gradients, inputs, P, _dense(pre, dtype), bool(self.constant), chosen, put, limit)
-
-    def _fed_back(self, result: Any) -> Tensor:
-        """What came back at each step: the outputs of the steps before."""
-        y = result.record[f"{self.path}.output"].detach()
-        first = torch.zeros_like(y[0]) if self.back is None else self.back
-        return torch.cat([first.detach().unsqueeze(0), y[:-1]])
+                if part.pre:
+                    pre = dense_values(result.record[part.pre], dtype)
+                else:
+                    pre = fed_back(dense_values(result.record[f"{self.path}.output"], dtype), self.back)
+                part.run(gradients, inputs, P, pre, bool(self.constant), chosen, put, limit)
 
 
 class Part:
@@ -174,10 +173,10 @@ class Part:
             else:
                 dw = torch.bmm(g.flatten(0, -2).t().unsqueeze(1), e.flatten(0, -3).transpose(0, 1)).squeeze(1)
             for weight in learned:
-                _accumulate(weight, dw)
+                accumulate(weight, dw)
         if layer.bias is not None and layer.bias.requires_grad:
             channel = g.ndim - 1 if layer.weight.ndim <= 2 else 1
-            _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
+            accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
 
     def _check(self, a: dict[str, Tensor], pre: Tensor, limit: int) -> None:
         if type(self.layer) not in (nn.Linear, RandomFeedback):
@@ -193,7 +192,7 @@ class Part:
             )
 
 
-def _pairs(net: Network) -> list[Pair]:
+def _pairs(net: Network, full: bool) -> list[Pair | Influence]:
     """The layers with weights, each with the neuron that comes directly after it."""
     bodies = list(net.body.blocks) if isinstance(net.body, DECOLLE) else [net.body]
     if not all(runs_layers(body) for body in bodies):
@@ -208,14 +207,17 @@ def _pairs(net: Network) -> list[Pair]:
     twice = [layer for i, layer in enumerate(layers) if layer in layers[:i]]
     if twice:
         raise ValueError(f"{_WHO}: method='eligibility': {paths[twice[0]]!r} is in the network more than once")
-    found, between = [], list[nn.Module]()
+    found, between = list[Pair | Influence](), list[nn.Module]()
     for layer in layers:
         if not isinstance(layer, TemporalModule):
             between.append(layer)
             continue
-        if not isinstance(layer, (Dynamics, EProp)):
+        recurrent = type(layer) is Recurrent and type(layer.feedback) is nn.Linear
+        if not isinstance(layer, (Dynamics, EProp)) and not (recurrent and full):
+            remedy = "; method='rtrl' takes it" if recurrent else ""
             raise ValueError(
-                f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no neuron"
+                f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no "
+                f"neuron{remedy}"
             )
         trained = [m for m in between if any(p.requires_grad for p in m.parameters())]
         if trained and not (trained == between[-1:] and type(trained[0]) in (*LINEAR, RandomFeedback)):
@@ -224,9 +226,11 @@ def _pairs(net: Network) -> list[Pair]:
                 f"{_WHO}: method='eligibility': before the neuron {paths[layer]!r} there must be one layer with "
                 f"parameters, linear in its weight and directly before it; there is {names}"
             )
-        if trained:
+        if trained and isinstance(layer, (Dynamics, EProp)):
             found.append(Pair(trained[0], paths[trained[0]], layer, paths[layer]))
-        elif isinstance(layer, EProp):
+        elif trained and isinstance(layer, Recurrent) and type(trained[0]) is nn.Linear:
+            found.append(Influence(trained[0], paths[trained[0]], layer, paths[layer]))
+        elif isinstance(layer, Recurrent):
             raise ValueError(f"{_WHO}: method='eligibility': {paths[layer]!r} needs a linear layer before it")
         between = []
     return found
@@ -320,18 +324,3 @@ def _add_outer(total: Tensor, a: Tensor, pre: Tensor) -> Tensor:
 
 def _wide(t: Tensor, ndim: int) -> Tensor:
     return t.reshape(*t.shape, *(1,) * (ndim - t.ndim))
-
-
-def _dense(x: Any, dtype: torch.dtype) -> Tensor:
-    values: Tensor = x.unpack() if isinstance(x, SpikeTensor) else x
-    return values.detach().to(dtype)
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    gradient = gradient.to(parameter.dtype)
-    if parameter.grad is None:
-        parameter.grad = gradient.clone()
-    elif parameter.grad.requires_grad:
-        parameter.grad = parameter.grad.detach() + gradient
-    else:
-        parameter.grad.add_(gradient)

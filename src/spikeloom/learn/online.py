@@ -38,7 +38,7 @@ def online(
     *,
     steps: int = 1,
     block: int = 1,
-    method: Literal["truncated", "eligibility"] = "truncated",
+    method: Literal["truncated", "eligibility", "rtrl"] = "truncated",
     state: State = None,
     lengths: Tensor | None = None,
     repeat: int | None = None,
@@ -61,6 +61,7 @@ def online(
             pieces take. The network must be one of plain layers and neurons, in order; with ``"truncated"`` alone.
         method: ``"truncated"``: no gradient passes from one piece to the next. ``"eligibility"``: what the weights of a
             layer did in earlier pieces to the state of the neurons directly after it is carried on, exactly; see below.
+            ``"rtrl"``: the same, and recurrent layers with all that their neurons do to each other.
         state: where to begin, as a network takes it; None is rest. Eligibilities begin at 0.
         lengths: valid steps of each sample. Outputs past them are 0, and samples that have ended are left out of the
             network; pieces end with the longest sample.
@@ -87,6 +88,11 @@ def online(
     leak alone, with ``reset="soft"`` or ``"none"`` and ``detach_reset=True``), e is a trace of the layer's input, ``[B,
     M]`` instead of ``[B, N, M]`` for each state, and convolutions are possible. Weights that change between pieces
     leave e as it was, as in real-time recurrent learning. Learnable numbers of neurons get truncated gradients.
+
+    **Full influence.** ``"rtrl"`` also takes :class:`spikeloom.nn.Recurrent` with ``nn.Linear`` before it and as
+    feedback, of ``[B, N]``: for each of its states and for its outputs it carries the derivative of N values by all
+    weights, ``[B, N, N, M + N]``, by N backward passes in each piece. One such layer has the gradient of
+    backpropagation through time. It is meant for some dozens of neurons.
 
     Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
@@ -140,15 +146,15 @@ def check_options(net: object, x: object, steps: int, method: str, backward: int
         raise TypeError(f"learn.online: x must be a tensor, got {type(x).__name__}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"learn.online: steps must be a number of steps of at least 1, got {steps!r}")
-    if method not in ("truncated", "eligibility"):
-        raise ValueError(f"learn.online: method must be truncated or eligibility, got {method!r}")
+    if method not in ("truncated", "eligibility", "rtrl"):
+        raise ValueError(f"learn.online: method must be truncated, eligibility or rtrl, got {method!r}")
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"learn.online: block must be a number of pieces of at least 1, got {block!r}")
-    if block > 1 and method == "eligibility":
+    if block > 1 and method != "truncated":
         raise ValueError(
             "learn.online: an eligibility is carried from piece to piece, so block= goes with truncated alone"
         )
-    if backward is not None and method == "eligibility":
+    if backward is not None and method != "truncated":
         raise ValueError("learn.online: an eligibility needs every piece, so backward= goes with truncated alone")
     if backward is not None and backward < 1:
         raise ValueError(f"learn.online: backward must be at least 1, got {backward}")
@@ -181,7 +187,7 @@ def _pieces(
     drawn: set[int],
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
-    carried = Eligibility.of(net, asked.limit) if method == "eligibility" else None
+    carried = None if method == "truncated" else Eligibility.of(net, asked.limit, full=method == "rtrl")
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
