@@ -259,6 +259,9 @@ def test_what_cannot_be_cut_inside_a_block_is_said():
     looked_at.body[1].register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="something hooks into '1'"):
         next(L.online(looked_at, x, loss, steps=2, block=3))
+    net = net_of(sl.LIF())
+    with sl.taps(net, "1.output"), pytest.raises(ValueError, match=r"sl\.taps look on; give block=1"):
+        next(L.online(net, x, loss, steps=2, block=3))
     body = L.DECOLLE([(nn.Sequential(nn.Linear(4, 3), sl.LIF()), 3)], classes=2)
     with pytest.raises(ValueError, match="the body is a DECOLLE"):
         next(L.online(sl.Network(body).double(), x, loss, steps=2, block=3))
