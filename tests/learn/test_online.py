@@ -347,6 +347,50 @@ def test_full_influence_makes_pieces_of_a_recurrent_net_equal_to_backpropagation
         next(L.online(net, x, loss, method="rtrl", limit=100))
 
 
+def test_outputs_filtered_by_a_leaky_readout_make_eprop_exact_in_any_pieces():
+    x, target = given(4), given(2)
+    li, synaptic = sl.LI(tau=4.0), sl.Synaptic(alpha=0.6, beta=0.8, reset="none")
+    for second, leak in ((nn.Linear(5, 2), li), (L.RandomFeedback(5, 2), li), (nn.Linear(5, 2), synaptic)):
+        torch.manual_seed(1)
+        neuron = sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4)
+        net = sl.Network(nn.Linear(4, 5), L.EProp(neuron, nn.Linear(5, 5)), second, leak).double()
+
+        def loss(y, t0, record):
+            return squares(target)(record["3.v"], t0)
+
+        options = {"method": "eligibility", "record": ("3.v",)}
+        wanted, _ = gradients(net, x, loss, steps=T, **options)
+        if type(second) is nn.Linear and leak is li:
+            assert closeness(wanted, by_hand(net, x, squares(target), detached=True)) < 1e-12
+        for steps in (1, 4):
+            got, _ = gradients(net, x, loss, steps=steps, leaky_readout=True, **options)
+            assert closeness(got, wanted) < 1e-12
+        assert closeness(gradients(net, x, loss, steps=4, **options)[0], wanted) > 1e-2  # without it
+
+
+def test_a_leaky_readout_in_a_ragged_batch_of_packed_spikes_and_what_is_none():
+    x, target, lengths = given(4), given(2), torch.tensor([13, 4, 9])
+    there = (torch.arange(T).view(-1, 1) < lengths).unsqueeze(-1)
+    net = sl.Network(nn.Linear(4, 5), sl.LIF(tau=3.0), nn.Linear(5, 2), sl.LI(tau=4.0), spikes="packed").double()
+    with torch.no_grad():
+        net.body[0].weight *= 2
+
+    def loss(y, t0):
+        return ((y - target[t0 : t0 + len(y)]).square() * there[t0 : t0 + len(y)]).sum()
+
+    wanted = whole(net, x, loss, lengths=lengths)
+    options = {"method": "eligibility", "steps": 3, "lengths": lengths}
+    assert closeness(gradients(net, x, loss, leaky_readout=True, **options)[0], wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, **options)[0], wanted) > 1e-3
+    body = list(net.body)
+    with pytest.raises(ValueError, match="it ends in Linear, LIF, Linear"):
+        list(L.online(sl.Network(*body[:3]), x, loss, leaky_readout=True, method="eligibility"))
+    with pytest.raises(ValueError, match="'3' must have a leak alone"):
+        list(L.online(sl.Network(*body[:3], sl.LIF()).double(), x, loss, leaky_readout=True, method="eligibility"))
+    with pytest.raises(ValueError, match="leaky_readout goes with eligibilities"):
+        L.online(net, x, loss, leaky_readout=True)
+
+
 def by_hand(net, x, loss, *, detached):
     """The recurrent net as a loop over steps."""
     first, layer, second, readout = net.body

@@ -45,6 +45,7 @@ def online(
     record: tuple[str, ...] = (),
     backward: int | None = None,
     generator: torch.Generator | None = None,
+    leaky_readout: bool = False,
     limit: int = 2**30,
 ) -> Iterator[Piece]:
     """Runs a network on a sequence piece by piece; after each piece its gradients are in ``.grad``.
@@ -71,6 +72,9 @@ def online(
         backward: of so many pieces, drawn at random, gradients are taken; the others only run. ``steps=1`` with it is
             SLTT-K. Gradients are not scaled. None is all. Not with ``"eligibility"``.
         generator: source of randomness of ``backward``.
+        leaky_readout: with eligibilities, for a network that ends in a neuron, ``nn.Linear`` and a neuron with a leak
+            alone, such as ``sl.LI``: what the weights before the former did to the read-out in earlier pieces is
+            carried as well, as the derivative of the former's outputs filtered by the leak (kappa in e-prop).
         limit: bytes that eligibilities may take, see below.
 
     Gradients are taken under ``torch.no_grad`` too, and added to ``.grad``, so that the loop chooses: a step of the
@@ -134,7 +138,9 @@ def online(
         lengths = check_lengths(lengths, T, B, device=x.device)
     drawn = _drawn(-(-T // (steps * block)), backward, generator)
     cut = Cut(net, steps) if block > 1 else None
-    asked = _Asked(loss, record, limit, cut)
+    if leaky_readout and method == "truncated":
+        raise ValueError("learn.online: leaky_readout goes with eligibilities, method='eligibility' or 'rtrl'")
+    asked = _Asked(loss, record, limit, cut, leaky_readout)
     return _pieces(net, x, asked, steps * block, method, state, lengths, drawn)
 
 
@@ -174,6 +180,7 @@ class _Asked(NamedTuple):
     record: tuple[str, ...]
     limit: int
     cut: Cut | None
+    filtered: bool
 
 
 def _pieces(
@@ -187,7 +194,9 @@ def _pieces(
     drawn: set[int],
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
-    carried = None if method == "truncated" else Eligibility.of(net, asked.limit, full=method == "rtrl")
+    carried = None
+    if method != "truncated":
+        carried = Eligibility.of(net, asked.limit, full=method == "rtrl", filtered=asked.filtered)
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)
