@@ -24,14 +24,27 @@ def test_local_rules():
     torch.testing.assert_close(other["eligibility"].cpu(), state["eligibility"], atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["truncated", "eligibility"])
-def test_pieces_and_spike_times(method):
-    first = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.3) if method == "truncated" else sl.LIF(tau=3.0)
-    net = sl.Network(nn.Linear(4, 6), first, nn.Linear(6, 2), sl.LI(tau=5.0)).double()
+def by_times():
+    neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.3, count_target=2.0, count_strength=0.1)
+    return nn.Sequential(neuron, L.EventPropDelay(6, max_delay=3))
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (by_times, {}),
+        (lambda: sl.LIF(tau=3.0), {"method": "eligibility"}),
+        (lambda: sl.LIF(tau=3.0), {"block": 2}),
+        (lambda: sl.nn.Recurrent(sl.LIF(tau=3.0), nn.Linear(6, 6)), {"method": "rtrl"}),
+    ],
+    ids=["times", "eligibility", "blocks", "influence"],
+)
+def test_pieces_and_spike_times(make, options):
+    net = sl.Network(nn.Linear(4, 6), make(), nn.Linear(6, 2), sl.LI(tau=5.0)).double()
     x, found = torch.rand(24, 3, 4, dtype=torch.float64).round(), []
     for device in ("cpu", "cuda"):
         net.to(device)
         net.zero_grad()
-        list(L.online(net, x.to(device), lambda y, t0: y.square().sum(), steps=8, method=method))
+        list(L.online(net, x.to(device), lambda y, t0: y.square().sum(), steps=8, **options))
         found.append([p.grad.cpu() for p in net.parameters()])
     torch.testing.assert_close(found[1], found[0], atol=1e-9, rtol=1e-6)

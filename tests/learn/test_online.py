@@ -259,6 +259,9 @@ def test_what_cannot_be_cut_inside_a_block_is_said():
     looked_at.body[1].register_forward_hook(lambda *_: None)
     with pytest.raises(ValueError, match="something hooks into '1'"):
         next(L.online(looked_at, x, loss, steps=2, block=3))
+    net = net_of(sl.LIF())
+    with sl.taps(net, "1.output"), pytest.raises(ValueError, match=r"sl\.taps look on; give block=1"):
+        next(L.online(net, x, loss, steps=2, block=3))
     body = L.DECOLLE([(nn.Sequential(nn.Linear(4, 3), sl.LIF()), 3)], classes=2)
     with pytest.raises(ValueError, match="the body is a DECOLLE"):
         next(L.online(sl.Network(body).double(), x, loss, steps=2, block=3))
@@ -315,6 +318,77 @@ def test_eprop_is_backpropagation_with_the_feedback_detached():
             reference = wanted if steps == T else leaky_in_pieces(net, x, loss, steps)
             assert closeness(exact, reference) < 1e-12
         assert closeness(gradients(net, x, loss, steps=T)[0], by_hand(net, x, loss, detached=False)) > 1e-3
+
+
+def test_full_influence_makes_pieces_of_a_recurrent_net_equal_to_backpropagation():
+    x, target, lengths = given(4), given(2), torch.tensor([13, 4, 9])
+    there = (torch.arange(T).view(-1, 1) < lengths).unsqueeze(-1)
+    for neuron in (sl.LIF(tau=3.0, v_threshold=0.3), sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4)):
+        torch.manual_seed(1)
+        net = sl.Network(nn.Linear(4, 5), sl.nn.Recurrent(neuron, nn.Linear(5, 5)), nn.Linear(5, 2)).double()
+        wanted = whole(net, x, squares(target))
+        for steps in (1, 5):
+            got, _ = gradients(net, x, squares(target), steps=steps, method="rtrl")
+            assert closeness(got, wanted) < 1e-12
+        assert closeness(gradients(net, x, squares(target), steps=5)[0], wanted) > 1e-3  # without it
+
+        def ragged(y, t0):
+            valid = there[t0 : t0 + len(y)]
+            return ((y - target[t0 : t0 + len(y)]).square() * valid).sum()
+
+        wanted = whole(net, x, ragged, lengths=lengths)
+        got, _ = gradients(net, x, ragged, steps=3, method="rtrl", lengths=lengths)
+        assert closeness(got, wanted) < 1e-12
+    loss = squares(target)
+    with pytest.raises(ValueError, match=r"'1' is a Recurrent, which is no neuron; method='rtrl' takes it"):
+        next(L.online(net, x, loss, method="eligibility"))
+    size = 3 * B * 5 * 5 * (4 + 5) * 8  # v, a and the output
+    with pytest.raises(ValueError, match=f"on all states takes {size} bytes, and limit= is 100"):
+        next(L.online(net, x, loss, method="rtrl", limit=100))
+
+
+def test_outputs_filtered_by_a_leaky_readout_make_eprop_exact_in_any_pieces():
+    x, target = given(4), given(2)
+    li, synaptic = sl.LI(tau=4.0), sl.Synaptic(alpha=0.6, beta=0.8, reset="none")
+    for second, leak in ((nn.Linear(5, 2), li), (L.RandomFeedback(5, 2), li), (nn.Linear(5, 2), synaptic)):
+        torch.manual_seed(1)
+        neuron = sl.options.Adaptive(sl.LIF(tau=3.0, v_threshold=0.3), beta=0.4)
+        net = sl.Network(nn.Linear(4, 5), L.EProp(neuron, nn.Linear(5, 5)), second, leak).double()
+
+        def loss(y, t0, record):
+            return squares(target)(record["3.v"], t0)
+
+        options = {"method": "eligibility", "record": ("3.v",)}
+        wanted, _ = gradients(net, x, loss, steps=T, **options)
+        if type(second) is nn.Linear and leak is li:
+            assert closeness(wanted, by_hand(net, x, squares(target), detached=True)) < 1e-12
+        for steps in (1, 4):
+            got, _ = gradients(net, x, loss, steps=steps, leaky_readout=True, **options)
+            assert closeness(got, wanted) < 1e-12
+        assert closeness(gradients(net, x, loss, steps=4, **options)[0], wanted) > 1e-2  # without it
+
+
+def test_a_leaky_readout_in_a_ragged_batch_of_packed_spikes_and_what_is_none():
+    x, target, lengths = given(4), given(2), torch.tensor([13, 4, 9])
+    there = (torch.arange(T).view(-1, 1) < lengths).unsqueeze(-1)
+    net = sl.Network(nn.Linear(4, 5), sl.LIF(tau=3.0), nn.Linear(5, 2), sl.LI(tau=4.0), spikes="packed").double()
+    with torch.no_grad():
+        net.body[0].weight *= 2
+
+    def loss(y, t0):
+        return ((y - target[t0 : t0 + len(y)]).square() * there[t0 : t0 + len(y)]).sum()
+
+    wanted = whole(net, x, loss, lengths=lengths)
+    options = {"method": "eligibility", "steps": 3, "lengths": lengths}
+    assert closeness(gradients(net, x, loss, leaky_readout=True, **options)[0], wanted) < 1e-12
+    assert closeness(gradients(net, x, loss, **options)[0], wanted) > 1e-3
+    body = list(net.body)
+    with pytest.raises(ValueError, match="it ends in Linear, LIF, Linear"):
+        list(L.online(sl.Network(*body[:3]), x, loss, leaky_readout=True, method="eligibility"))
+    with pytest.raises(ValueError, match="'3' must have a leak alone"):
+        list(L.online(sl.Network(*body[:3], sl.LIF()).double(), x, loss, leaky_readout=True, method="eligibility"))
+    with pytest.raises(ValueError, match="leaky_readout goes with eligibilities"):
+        L.online(net, x, loss, leaky_readout=True)
 
 
 def by_hand(net, x, loss, *, detached):
@@ -569,7 +643,7 @@ def test_what_is_refused_is_named():
         run(nn.Linear(4, 2), steps=0)
     with pytest.raises(ValueError, match=r"backward= goes with truncated alone"):
         run(nn.Linear(4, 2), backward=2)
-    with pytest.raises(ValueError, match="method must be truncated or eligibility, got 'bptt'"):
+    with pytest.raises(ValueError, match="method must be truncated, eligibility or rtrl, got 'bptt'"):
         run(nn.Linear(4, 2), method="bptt")
     with pytest.raises(TypeError, match=r"takes an sl\.Network, got Linear"):
         L.online(nn.Linear(4, 2), x, loss)

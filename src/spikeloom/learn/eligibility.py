@@ -9,13 +9,16 @@ gives, by one backward pass for each state, ``a_k[t] = ds_k(end)/dx[t]`` and ``P
 Full: e is ``[B, *, N, M]``, for nn.Linear. Factorised: where a and P are the same for all neurons of a sample, e is
 ``[B, *input]`` times an identity, and the first sum is the vector-Jacobian product J(e_k, dL/ds_k), of any layer that
 is linear in its weight. Whether they are is tried on random inputs first, and checked in each piece.
+
+A read-out r with a leak alone, ``r <- P r + sum_t a[t] W z[t]``, is told of earlier pieces by the outputs z filtered as
+it filters them: ``f <- P f + sum_t a[t] z[t]`` is one more state of the neurons before it, with ``dL/df = W^T dL/dr``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +27,12 @@ from .._time import wide
 from ..core import Network, TemporalModule
 from ..core.layers import layers_of, runs_layers
 from ..neuron import Dynamics
+from ..nn import Recurrent
 from ..spikes import SpikeTensor
 from .decolle import DECOLLE
 from .eprop import EProp, RandomFeedback
-from .products import LINEAR, product
+from .influence import Influence, fed_back
+from .products import LINEAR, accumulate, dense_values, product
 
 _WHO = "learn.online"
 
@@ -35,15 +40,19 @@ _WHO = "learn.online"
 class Eligibility:
     """The eligibilities of all pairs of a network."""
 
-    def __init__(self, pairs: list[Pair], limit: int) -> None:
+    def __init__(self, pairs: list[Pair | Influence], limit: int) -> None:
         self.pairs, self.limit = pairs, limit
         self.names = tuple(name for pair in pairs for name in pair.names)
         self._leaves: list[dict[str, Tensor]] = []
 
     @staticmethod
-    def of(net: Network, limit: int) -> Eligibility:
-        """Finds pairs; raises ValueError where a network has something else between weights and states."""
-        return Eligibility(_pairs(net), limit)
+    def of(net: Network, limit: int, *, full: bool = False, filtered: bool = False) -> Eligibility:
+        """Finds pairs, with ``full`` recurrent layers among them, and where ``filtered`` the last read-out's part in
+        them; raises ValueError where a network has something else between weights and states."""
+        pairs = _pairs(net, full)
+        if filtered:
+            _give_readout(pairs, net)
+        return Eligibility(pairs, limit)
 
     def begin(self, state: Any, chosen: Callable[[Any], Any]) -> Any:
         """The state with the neurons' own as leaves of the graph, whose gradients are wanted."""
@@ -63,14 +72,15 @@ class Eligibility:
 
     def end(self, result: Any, put: Callable[[Any, Any], Any]) -> None:
         """Adds what earlier pieces did to the gradients, and this piece to the eligibilities."""
-        for pair, leaves in zip(self.pairs, self._leaves, strict=True):
+        for pair, leaves in reversed(list(zip(self.pairs, self._leaves, strict=True))):  # a read-out comes first
             pair.run(result, leaves, self._chosen, put, self.limit)
 
 
 class Pair:
     """A layer, the neuron after it, and the eligibility of its weight and bias in each state.
 
-    ``back`` is the layer of a recurrent neuron whose output comes back through it.
+    Where ``readout`` is the pair after it, whose neuron has a leak alone, the outputs as that leak filters them are
+    among the states: what the weights did to the read-out's states, but for its weights.
     """
 
     def __init__(self, layer: nn.Module, before: str, neuron: Dynamics | EProp, path: str) -> None:
@@ -85,6 +95,8 @@ class Pair:
             self.names = (*self.names, f"{path}.output")
         self.constant: bool | None = None
         self.back: Tensor | None = None  # the last output before the piece
+        self.readout: Pair | None = None
+        self.last: _Leak | None = None  # what the last piece of this pair was for the one before it
 
     def run(
         self,
@@ -111,20 +123,61 @@ class Pair:
                 )
         if all(t is None for t in a.values()) and any(ends[k].requires_grad for k in self.states):
             raise RuntimeError(f"{_WHO}: {self.path!r} was not computed from the input that was recorded of it")
+        if self.readout is not None:
+            self._filter(self.readout, result.record[f"{self.path}.output"], x, leaves, gradients, a, P)
+        constant = bool(self.constant) and self.readout is None
         dtype = wide(x.dtype)
         inputs = {k: torch.zeros_like(x, dtype=dtype) if t is None else t.to(dtype) for k, t in a.items()}
         with torch.no_grad():
-            if self.constant:
+            if constant:
                 inputs, P = _of_samples(inputs, P, self.path)
+                self.last = _Leak(inputs, P, gradients)
             for part in self.parts:
-                pre = result.record[part.pre] if part.pre else self._fed_back(result)
-                part.run(gradients, inputs, P, _dense(pre, dtype), bool(self.constant), chosen, put, limit)
+                if part.pre:
+                    pre = dense_values(result.record[part.pre], dtype)
+                else:
+                    pre = fed_back(dense_values(result.record[f"{self.path}.output"], dtype), self.back)
+                part.run(gradients, inputs, P, pre, constant, chosen, put, limit)
 
-    def _fed_back(self, result: Any) -> Tensor:
-        """What came back at each step: the outputs of the steps before."""
-        y = result.record[f"{self.path}.output"].detach()
-        first = torch.zeros_like(y[0]) if self.back is None else self.back
-        return torch.cat([first.detach().unsqueeze(0), y[:-1]])
+    def _filter(
+        self,
+        readout: Pair,
+        z: Tensor,
+        x: Tensor,
+        leaves: dict[str, Tensor],
+        gradients: dict[str, Tensor | None],
+        a: dict[str, Tensor | None],
+        P: dict[str, dict[str, Tensor]],
+    ) -> None:
+        """Adds the filtered outputs to the states: their gradients, and derivatives by inputs and states."""
+        if readout.last is None:
+            raise ValueError(
+                f"{_WHO}: leaky_readout=True: the neuron {readout.path!r} must have a leak alone, as sl.LI has"
+            )
+        leak, layer = readout.last, readout.parts[0].layer
+        z = z.unpack() if isinstance(z, SpikeTensor) else z
+        back = layer.feedback if isinstance(layer, RandomFeedback) else layer.weight
+        for r, a_r in leak.a.items():
+            name = f"{readout.path}.{r}"
+            factor = _wide(a_r, z.ndim).expand_as(z).to(z.dtype)
+            found = torch.autograd.grad(z, [x, *leaves.values()], factor, retain_graph=True, allow_unused=True)
+            a[name] = found[0]
+            P[name] = {j: g for j, g in zip(leaves, found[1:], strict=True) if g is not None}
+            for q, P_rq in leak.P[r].items():
+                P[name][f"{readout.path}.{q}"] = _wide(P_rq, z.ndim - 1).expand(z.shape[1:])
+            g = leak.gradients.get(r)
+            gradients[name] = None if g is None else g @ back.detach().to(g.dtype)  # type: ignore[operator]
+
+
+class _Leak(NamedTuple):
+    """What a neuron with a leak alone made of its inputs in a piece, by state."""
+
+    a: dict[str, Tensor]
+    """``[T, B]``."""
+    P: dict[str, dict[str, Tensor]]
+    """``[B]``."""
+    gradients: dict[str, Tensor | None]
+    """Those of the states at the start."""
 
 
 class Part:
@@ -174,10 +227,10 @@ class Part:
             else:
                 dw = torch.bmm(g.flatten(0, -2).t().unsqueeze(1), e.flatten(0, -3).transpose(0, 1)).squeeze(1)
             for weight in learned:
-                _accumulate(weight, dw)
+                accumulate(weight, dw)
         if layer.bias is not None and layer.bias.requires_grad:
             channel = g.ndim - 1 if layer.weight.ndim <= 2 else 1
-            _accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
+            accumulate(layer.bias, (_wide(e_bias, g.ndim) * g).sum([d for d in range(g.ndim) if d != channel]))
 
     def _check(self, a: dict[str, Tensor], pre: Tensor, limit: int) -> None:
         if type(self.layer) not in (nn.Linear, RandomFeedback):
@@ -193,7 +246,7 @@ class Part:
             )
 
 
-def _pairs(net: Network) -> list[Pair]:
+def _pairs(net: Network, full: bool) -> list[Pair | Influence]:
     """The layers with weights, each with the neuron that comes directly after it."""
     bodies = list(net.body.blocks) if isinstance(net.body, DECOLLE) else [net.body]
     if not all(runs_layers(body) for body in bodies):
@@ -208,14 +261,17 @@ def _pairs(net: Network) -> list[Pair]:
     twice = [layer for i, layer in enumerate(layers) if layer in layers[:i]]
     if twice:
         raise ValueError(f"{_WHO}: method='eligibility': {paths[twice[0]]!r} is in the network more than once")
-    found, between = [], list[nn.Module]()
+    found, between = list[Pair | Influence](), list[nn.Module]()
     for layer in layers:
         if not isinstance(layer, TemporalModule):
             between.append(layer)
             continue
-        if not isinstance(layer, (Dynamics, EProp)):
+        recurrent = type(layer) is Recurrent and type(layer.feedback) is nn.Linear
+        if not isinstance(layer, (Dynamics, EProp)) and not (recurrent and full):
+            remedy = "; method='rtrl' takes it" if recurrent else ""
             raise ValueError(
-                f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no neuron"
+                f"{_WHO}: method='eligibility': {paths[layer]!r} is a {type(layer).__name__}, which is no "
+                f"neuron{remedy}"
             )
         trained = [m for m in between if any(p.requires_grad for p in m.parameters())]
         if trained and not (trained == between[-1:] and type(trained[0]) in (*LINEAR, RandomFeedback)):
@@ -224,12 +280,35 @@ def _pairs(net: Network) -> list[Pair]:
                 f"{_WHO}: method='eligibility': before the neuron {paths[layer]!r} there must be one layer with "
                 f"parameters, linear in its weight and directly before it; there is {names}"
             )
-        if trained:
+        if trained and isinstance(layer, (Dynamics, EProp)):
             found.append(Pair(trained[0], paths[trained[0]], layer, paths[layer]))
-        elif isinstance(layer, EProp):
+        elif trained and isinstance(layer, Recurrent) and type(trained[0]) is nn.Linear:
+            found.append(Influence(trained[0], paths[trained[0]], layer, paths[layer]))
+        elif isinstance(layer, Recurrent):
             raise ValueError(f"{_WHO}: method='eligibility': {paths[layer]!r} needs a linear layer before it")
         between = []
     return found
+
+
+def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:
+    """Tells the pair before the last that the last, with nothing between them, is its read-out."""
+    layers = list(layers_of(net.body)) if runs_layers(net.body) else []
+    paths = {m: path for path, m in net.body.named_modules()}
+    last = pairs[-1] if pairs else None
+    before = pairs[-2] if len(pairs) > 1 else None
+    if isinstance(last, Pair) and isinstance(before, Pair):
+        layer = last.parts[0].layer
+        order = [paths[m] for m in layers]
+        at = order.index(before.path)
+        if order[at : at + 3] == [before.path, paths[layer], last.path] and type(layer) in (nn.Linear, RandomFeedback):
+            before.readout = last
+            if f"{before.path}.output" not in before.names:
+                before.names = (*before.names, f"{before.path}.output")
+            return
+    raise ValueError(
+        f"{_WHO}: leaky_readout=True needs a network that ends in a neuron with weights before it, an nn.Linear and a "
+        f"neuron with a leak alone; it ends in {', '.join(type(m).__name__ for m in layers[-3:]) or 'a DECOLLE'}"
+    )
 
 
 def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
@@ -320,18 +399,3 @@ def _add_outer(total: Tensor, a: Tensor, pre: Tensor) -> Tensor:
 
 def _wide(t: Tensor, ndim: int) -> Tensor:
     return t.reshape(*t.shape, *(1,) * (ndim - t.ndim))
-
-
-def _dense(x: Any, dtype: torch.dtype) -> Tensor:
-    values: Tensor = x.unpack() if isinstance(x, SpikeTensor) else x
-    return values.detach().to(dtype)
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    gradient = gradient.to(parameter.dtype)
-    if parameter.grad is None:
-        parameter.grad = gradient.clone()
-    elif parameter.grad.requires_grad:
-        parameter.grad = parameter.grad.detach() + gradient
-    else:
-        parameter.grad.add_(gradient)

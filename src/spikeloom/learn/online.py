@@ -38,13 +38,14 @@ def online(
     *,
     steps: int = 1,
     block: int = 1,
-    method: Literal["truncated", "eligibility"] = "truncated",
+    method: Literal["truncated", "eligibility", "rtrl"] = "truncated",
     state: State = None,
     lengths: Tensor | None = None,
     repeat: int | None = None,
     record: tuple[str, ...] = (),
     backward: int | None = None,
     generator: torch.Generator | None = None,
+    leaky_readout: bool = False,
     limit: int = 2**30,
 ) -> Iterator[Piece]:
     """Runs a network on a sequence piece by piece; after each piece its gradients are in ``.grad``.
@@ -61,6 +62,7 @@ def online(
             pieces take. The network must be one of plain layers and neurons, in order; with ``"truncated"`` alone.
         method: ``"truncated"``: no gradient passes from one piece to the next. ``"eligibility"``: what the weights of a
             layer did in earlier pieces to the state of the neurons directly after it is carried on, exactly; see below.
+            ``"rtrl"``: the same, and recurrent layers with all that their neurons do to each other.
         state: where to begin, as a network takes it; None is rest. Eligibilities begin at 0.
         lengths: valid steps of each sample. Outputs past them are 0, and samples that have ended are left out of the
             network; pieces end with the longest sample.
@@ -70,6 +72,9 @@ def online(
         backward: of so many pieces, drawn at random, gradients are taken; the others only run. ``steps=1`` with it is
             SLTT-K. Gradients are not scaled. None is all. Not with ``"eligibility"``.
         generator: source of randomness of ``backward``.
+        leaky_readout: with eligibilities, for a network that ends in a neuron, ``nn.Linear`` and a neuron with a leak
+            alone, such as ``sl.LI``: what the weights before the former did to the read-out in earlier pieces is
+            carried as well, as the derivative of the former's outputs filtered by the leak (kappa in e-prop).
         limit: bytes that eligibilities may take, see below.
 
     Gradients are taken under ``torch.no_grad`` too, and added to ``.grad``, so that the loop chooses: a step of the
@@ -87,6 +92,11 @@ def online(
     leak alone, with ``reset="soft"`` or ``"none"`` and ``detach_reset=True``), e is a trace of the layer's input, ``[B,
     M]`` instead of ``[B, N, M]`` for each state, and convolutions are possible. Weights that change between pieces
     leave e as it was, as in real-time recurrent learning. Learnable numbers of neurons get truncated gradients.
+
+    **Full influence.** ``"rtrl"`` also takes :class:`spikeloom.nn.Recurrent` with ``nn.Linear`` before it and as
+    feedback, of ``[B, N]``: for each of its states and for its outputs it carries the derivative of N values by all
+    weights, ``[B, N, N, M + N]``, by N backward passes in each piece. One such layer has the gradient of
+    backpropagation through time. It is meant for some dozens of neurons.
 
     Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
@@ -128,7 +138,9 @@ def online(
         lengths = check_lengths(lengths, T, B, device=x.device)
     drawn = _drawn(-(-T // (steps * block)), backward, generator)
     cut = Cut(net, steps) if block > 1 else None
-    asked = _Asked(loss, record, limit, cut)
+    if leaky_readout and method == "truncated":
+        raise ValueError("learn.online: leaky_readout goes with eligibilities, method='eligibility' or 'rtrl'")
+    asked = _Asked(loss, record, limit, cut, leaky_readout)
     return _pieces(net, x, asked, steps * block, method, state, lengths, drawn)
 
 
@@ -140,15 +152,15 @@ def check_options(net: object, x: object, steps: int, method: str, backward: int
         raise TypeError(f"learn.online: x must be a tensor, got {type(x).__name__}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"learn.online: steps must be a number of steps of at least 1, got {steps!r}")
-    if method not in ("truncated", "eligibility"):
-        raise ValueError(f"learn.online: method must be truncated or eligibility, got {method!r}")
+    if method not in ("truncated", "eligibility", "rtrl"):
+        raise ValueError(f"learn.online: method must be truncated, eligibility or rtrl, got {method!r}")
     if isinstance(block, bool) or not isinstance(block, int) or block < 1:
         raise ValueError(f"learn.online: block must be a number of pieces of at least 1, got {block!r}")
-    if block > 1 and method == "eligibility":
+    if block > 1 and method != "truncated":
         raise ValueError(
             "learn.online: an eligibility is carried from piece to piece, so block= goes with truncated alone"
         )
-    if backward is not None and method == "eligibility":
+    if backward is not None and method != "truncated":
         raise ValueError("learn.online: an eligibility needs every piece, so backward= goes with truncated alone")
     if backward is not None and backward < 1:
         raise ValueError(f"learn.online: backward must be at least 1, got {backward}")
@@ -168,6 +180,7 @@ class _Asked(NamedTuple):
     record: tuple[str, ...]
     limit: int
     cut: Cut | None
+    filtered: bool
 
 
 def _pieces(
@@ -181,7 +194,9 @@ def _pieces(
     drawn: set[int],
 ) -> Iterator[Piece]:
     state = None if state is None else detach(state)
-    carried = Eligibility.of(net, asked.limit) if method == "eligibility" else None
+    carried = None
+    if method != "truncated":
+        carried = Eligibility.of(net, asked.limit, full=method == "rtrl", filtered=asked.filtered)
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
         rows = _Rows(x.shape[1], lengths, t0, steps)

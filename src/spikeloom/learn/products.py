@@ -216,3 +216,20 @@ def _checked(layer: nn.Module, dw: Tensor, who: str) -> nn.Parameter:
     if dw.shape != weight.shape:
         raise ValueError(f"{who}: the weight is {list(weight.shape)}, dw is {list(dw.shape)}")
     return weight
+
+
+def dense_values(x: Any, dtype: torch.dtype) -> Tensor:
+    """Spikes or values as an ordinary tensor of ``dtype``, without a graph."""
+    values: Tensor = x.unpack() if isinstance(x, SpikeTensor) else x
+    return values.detach().to(dtype)
+
+
+def accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    """Adds to the gradient of a parameter, in place where there is one."""
+    gradient = gradient.to(parameter.dtype)
+    if parameter.grad is None:
+        parameter.grad = gradient.clone()
+    elif parameter.grad.requires_grad:
+        parameter.grad = parameter.grad.detach() + gradient
+    else:
+        parameter.grad.add_(gradient)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._hooks import has_hooks
 from ..core import Network, State
 from ..core.layers import layers_of, runs_layers
+from ..core.places import opened
 from ..neuron import Dynamics, Option
 
 _AGE = "step_of_piece"
@@ -81,6 +82,8 @@ class Cut:
         if self._made is None or self._made[0] is not structure:
             self._made = structure, *_around(of, self._length)
         _, net, neurons = self._made
+        if opened():  # which would look for the neurons inside
+            raise ValueError("learn.online: sl.taps look on; give block=1, or name places by record=")
         for module in structure[1]:
             if has_hooks(module):
                 raise ValueError(f"learn.online: something hooks into {structure[1][module]!r}; give block=1")
