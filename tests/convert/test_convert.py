@@ -631,6 +631,7 @@ def test_models_that_are_not_ordinary_are_refused():
         (lambda: Rate(quantile=99.9), "quantile must be above 0 and at most 1, got 99.9"),
         (lambda: Rate(pool="max"), "pool must be gate or difference"),
         (lambda: Rate(delay=-1), "delay must be at least 0"),
+        (lambda: Rate(unit=True, fold_scales=False), "unit=True needs fold_scales=True"),
         (lambda: Delta(levels=0), "levels must be at least 1"),
         (lambda: Exact(threshold="mse"), "threshold must be channel, layer or a dict"),
         (lambda: Exact(mode="wait"), "mode must be settle or two_phase, got 'wait'"),

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
+from spikeloom import IF
 from spikeloom.convert import QCFS, Calibrated, ConversionError, Delta, Exact, Rate, Total, convert, inspect
 
 RATE = Rate(quantile=1.0)
@@ -303,3 +304,25 @@ def test_recurrent_layers_and_weights_by_hooks_are_refused_with_what_to_do():
     prune.random_unstructured(pruned[0], "weight", 0.5)
     with pytest.raises(ConversionError, match=r"Linear at '0' has hooks.*call torch\.nn\.utils\.prune\.remove with it"):
         convert(pruned, Delta(), example=x[:, 0])
+
+
+@pytest.mark.parametrize(
+    "method", [Rate(unit=True), Calibrated(Rate(unit=True), T=6, weights=True)], ids=["rate", "cal"]
+)
+@torch.no_grad()
+def test_thresholds_move_into_the_weights_before_and_change_nothing(method):
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AvgPool2d(2), nn.ConvTranspose2d(4, 6, 2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(96, 5), nn.ReLU(), nn.Linear(5, 3)),
+    )
+    model = model.double().eval()
+    x = drawn(30, 2, 8, 8)
+    plain = Rate() if isinstance(method, Rate) else Calibrated(Rate(), T=6, weights=True)
+    one, other = (convert(model, m, example=x) for m in (method, plain))
+    torch.testing.assert_close(one(x, T=6), other(x, T=6), rtol=0, atol=1e-9)
+    assert [float(m.v_threshold) for m in one.network.modules() if isinstance(m, IF)] == [1.0, 1.0, 1.0]
+    assert "its threshold in those before" in str(one.report)
+    for a, b in zip(one.report.layers, other.report.layers, strict=True):
+        assert torch.equal(a.threshold, b.threshold)
+        assert abs(a.error - b.error) < 1e-9

@@ -339,6 +339,29 @@ def test_residual_networks_are_trained_and_converted(tmp_path, monkeypatch, acti
     assert "7 sites: 7 converted" in (tmp_path / "run" / "conversion.txt").read_text()
 
 
+def test_a_transformer_is_trained_and_converted(tmp_path):
+    pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
+    settings = dict(dataset="digits", patch=4, width=16, heads=2, depth=1, batch_size=32, epochs=4, lr=2e-2)
+    done = run("ann2snn-vit", tmp_path / "run", **settings, calibration=100)
+    assert done.result["test_accuracy"] > 0.7
+    assert abs(done.result["delta_accuracy"] - done.result["test_accuracy"]) < 0.03
+    assert "5 sites: 1 converted, 4 by difference" in (tmp_path / "run" / "conversion.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST")
+def test_a_converted_network_is_trained_on(tmp_path):
+    settings = dict(subset=2000, channels=8, epochs=6, ann_epochs=4, lr=1e-2, calibration=100)
+    done = run("hybrid-mnist", tmp_path / "run", **settings)
+    assert done.result["ann_accuracy"] > 0.7
+    assert done.result["test_accuracy"] > done.result["converted_accuracy"] + 0.02
+    trained = runs.load(tmp_path / "run")
+    neurons = [m for m in trained.net.modules() if isinstance(m, sl.IF)]
+    assert [float(m.v_threshold) for m in neurons] == [1.0, 1.0, 1.0]
+    with pytest.raises(runs.ConfigError, match="ann_epochs must be less than epochs"):
+        run("hybrid-mnist", tmp_path / "other", epochs=2)
+
+
 @pytest.mark.skipif(not ROOT, reason="SPIKELOOM_DATA names no folder with MNIST and Fashion-MNIST")
 @pytest.mark.parametrize(
     ("name", "settings", "least"),

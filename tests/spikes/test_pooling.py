@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import spikeloom as sl
 from spikeloom.native import build
-from spikeloom.spikes import pooling
+from spikeloom.spikes import averaging, pooling
 
 try:
     build.ready()
@@ -91,3 +91,37 @@ def test_large_windows_and_three_dimensions_are_dense(called):
 def test_errors_are_those_of_torch():
     with pytest.raises(RuntimeError, match="pad should be at most half"):
         F.max_pool2d(sl.pack(torch.zeros(1, 1, 4, 4)), 2, padding=2)
+
+
+AVERAGES = {
+    "2": dict(kernel_size=2),
+    "3, stride 2": dict(kernel_size=3, stride=2),
+    "oblong": dict(kernel_size=(3, 1), stride=(1, 2)),
+    "divided by 5": dict(kernel_size=(2, 3), divisor_override=5),
+    "whole": dict(kernel_size=7),
+    "padded": dict(kernel_size=3, padding=1),
+    "ceil": dict(kernel_size=4, ceil_mode=True),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_averages_are_those_of_the_dense_pool(dtype, monkeypatch):
+    """Bit by bit, where channels come last counted from the bits, and the gradient torch's."""
+    calls, real = [], averaging.call
+    monkeypatch.setattr(averaging, "call", lambda function, *args: calls.append(1) or real(function, *args))
+    for name, options in AVERAGES.items():
+        for shape in [(2, 3, 8, 8), (9, 5, 7, 11), (1, 40, 9, 35), (5, 16, 8, 7)]:
+            for last in (False, True):
+                calls.clear()
+                g = torch.Generator().manual_seed(0)
+                d = (torch.rand(shape, generator=g) < 0.3).to(dtype)
+                d = d.contiguous(memory_format=torch.channels_last) if last else d
+                s, x = sl.pack(d).requires_grad_(), d.clone().requires_grad_()
+                y, wanted = F.avg_pool2d(s, **options), F.avg_pool2d(x, **options)
+                assert torch.equal(y, wanted)
+                assert y.stride() == wanted.stride()
+                assert len(calls) == (last and dtype != torch.bfloat16 and name not in ("padded", "ceil"))
+                upstream = torch.randn(y.shape, generator=g).to(dtype)
+                assert torch.equal(
+                    *(torch.autograd.grad((upstream * z).sum(), at)[0] for z, at in ((y, s), (wanted, x)))
+                )

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from ..neuron import Graded
 from .errors import ConversionError
-from .folding import by_input, consumers
+from .folding import by_input, by_output, consumers
 from .methods import Method
 from .rules import Rules
 from .sites import Site
@@ -115,6 +115,8 @@ class Builder:
         self.neurons: dict[str, nn.Module] = {}
         self.thresholds: dict[str, Tensor] = {}
         self.notes: dict[str, str] = {}
+        self.units: dict[str, Tensor] = {}
+        """What the layers before some sites were divided by."""
 
     def build(self, thresholds: dict[str, Tensor]) -> None:
         """Replaces all nodes; thresholds are by the path of the site."""
@@ -244,6 +246,29 @@ class Builder:
             self.work.module.set_submodule(path, neuron.neuron)
             self.neurons[path] = neuron.neuron
             self.notes[path] = "its scale is in the weights behind"
+            if self.method.unit:
+                self._make_unit(node, path)
+
+    def _make_unit(self, node: fx.Node, path: str) -> None:
+        """Moves the threshold of a neuron into the layer before it, if there is one that is its alone."""
+        source, site = self.work.signals(node)[0], next(s for s in self.sites.values() if s.path == path)
+        layer = self.work.at(source) if source.op == "call_module" else None
+        if type(layer) not in AFFINE or len(source.users) > 1 or site.dim != _features(layer, source):
+            self.notes[path] += "; its threshold stays, there is no layer directly before it"
+        elif self.work.calls()[id(layer)] > 1 or not self.work.owns(layer):  # type: ignore[arg-type]
+            self.notes[path] += f"; its threshold stays, {source.target!r} has other calls or shares its weights"
+        else:
+            theta = self.thresholds[path]
+            by_output(layer, 1 / theta.expand(site.channels))
+            made: Any = self.method.neuron(site, torch.ones(1, dtype=torch.float64))
+            self.work.module.set_submodule(path, made.neuron.to(next(self.work.module.parameters()).device).eval())
+            self.neurons[path], self.units[path] = made.neuron, theta
+            self.notes[path] += ", its threshold in those before"
+
+
+def _features(layer: Any, node: fx.Node) -> int:
+    """The dimension of a layer's output that holds its channels."""
+    return len(node.meta["shape"]) - 1 if isinstance(layer, nn.Linear) else 1
 
 
 def _use(node: fx.Node, made: fx.Node) -> None:

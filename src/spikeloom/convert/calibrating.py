@@ -121,10 +121,11 @@ class Correction:
             for site in sites:
                 path = self.before[site.path]
                 layer: Any = self.result.network.get_submodule(f"body.{path}") if path else None
+                unit = self.builder.units.get(site.path, torch.ones(1, dtype=torch.float64))
                 if layer is not None and self.method.weights and fits(layer):
-                    _move(layer, *least_squares(layer, self._rows(site, path)))
+                    _move(layer, *least_squares(layer, self._rows(site, path)), unit)
                 elif layer is not None:
-                    _move(layer, None, self._lacks(site))
+                    _move(layer, None, self._lacks(site), unit)
                     if self.method.weights:
                         notes[f"weights of {path!r} stay: least squares are for nn.Linear and plain nn.Conv2d"] = None
                 if self.method.voltages:
@@ -207,11 +208,12 @@ def least_squares(layer: Any, rows: Iterable[tuple[Tensor, Tensor]], ridge: floa
     return found[:, :-1].reshape(layer.weight.shape), found[:, -1]
 
 
-def _move(layer: Any, weight: Tensor | None, bias: Tensor) -> None:
-    """Adds to the weight and the bias of a layer, which has one from then on."""
+def _move(layer: Any, weight: Tensor | None, bias: Tensor, unit: Tensor) -> None:
+    """Adds to the weight and the bias of a layer, which has one from then on, in units of its output."""
     old, needs = layer.weight, layer.weight.requires_grad
-    bias = bias.to(old.device)
+    bias = (bias / unit).to(old.device)
     if weight is not None:
+        weight = weight / unit.view(-1, *(1,) * (weight.ndim - 1))
         moved = (old.detach().double() + weight.to(old.device)).to(old.dtype)
         layer.weight = nn.Parameter(torch.empty_like(old).copy_(moved), requires_grad=needs)  # which keeps its layout
     if layer.bias is not None:

@@ -86,6 +86,18 @@ def _by_output(layer: Any, weight: Tensor, factor: Tensor) -> Tensor:
     return scaled
 
 
+def by_output(layer: Any, factor: Tensor) -> None:
+    """Multiplies a layer's output by a factor for each of its channels."""
+    with torch.no_grad():
+        factor = factor.to(layer.weight.device, torch.float64)
+        scaled = {"weight": _by_output(layer, layer.weight.double(), factor)}
+        if layer.bias is not None:
+            scaled["bias"] = layer.bias.double() * factor
+        for name, value in scaled.items():
+            old = getattr(layer, name)
+            setattr(layer, name, nn.Parameter(value.to(old.dtype), requires_grad=old.requires_grad))
+
+
 def by_input(layer: Any, factor: Tensor) -> None:
     """Multiplies the columns of a layer's weight by a factor for each input channel, one value or one for each."""
     with torch.no_grad():

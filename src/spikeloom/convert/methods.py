@@ -40,6 +40,7 @@ class Method:
     clips: ClassVar[bool] = True
     delay: int = 0
     fold_scales: bool = False
+    unit: bool = False
     pool: Literal["gate", "difference"] = "difference"
 
     def check(self, site: Site) -> None:
@@ -83,6 +84,8 @@ class Rate(Method):
         T: the number of steps, for ``"mse"``.
         delay: steps at the beginning that the mean leaves out, since deep layers have their input only then.
         fold_scales: move thresholds into the weights behind, so that neurons send 0 and 1.
+        unit: move them into the weights before as well, so that neurons have the threshold 1: where a layer is
+            directly before a neuron that sends 0 and 1. Networks of one model then differ in weights alone.
         pool: what max pools become: ``"gate"`` lets the spikes of the largest input pass (:class:`Pool`);
             ``"difference"`` sends what the maximum of the means changes by.
 
@@ -97,6 +100,7 @@ class Rate(Method):
     T: int | None = None
     delay: int = 0
     fold_scales: bool = True
+    unit: bool = False
     pool: Literal["gate", "difference"] = "gate"
     coding: ClassVar[Coding] = "mean"
     alphabet: ClassVar[str] = "graded"
@@ -110,6 +114,8 @@ class Rate(Method):
             raise ValueError("Rate: threshold='mse' needs the number of steps, T=...")
         if self.pool not in ("gate", "difference"):
             raise ValueError(f"Rate: pool must be gate or difference, got {self.pool!r}")
+        if self.unit and not self.fold_scales:
+            raise ValueError("Rate: unit=True needs fold_scales=True: what a spike is worth has to move too")
         if self.delay < 0:
             raise ValueError(f"Rate: delay must be at least 0, got {self.delay}")
 
@@ -193,7 +199,7 @@ class Calibrated(Method):
             raise ValueError(f"Calibrated: T and rounds must be at least 1, got {self.T} and {self.rounds}")
         if self.base.delay >= self.T:
             raise ValueError(f"Calibrated: T must be more than the delay of its base, {self.base.delay}, got {self.T}")
-        for name in ("delay", "fold_scales", "pool"):
+        for name in ("delay", "fold_scales", "unit", "pool"):
             object.__setattr__(self, name, getattr(self.base, name))
 
     def threshold_of(self, site: Site) -> Tensor:

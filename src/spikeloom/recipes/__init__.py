@@ -32,6 +32,8 @@ NAMES = {
     "shd-eventprop": "spoken digits that came as spikes, by spike times: EventProp with delays",
     "ann2snn-mnist": "an ordinary CNN trained on MNIST, and converted into spiking ones",
     "ann2snn-cifar10": "an ordinary ResNet-20 trained on CIFAR-10, and converted into spiking ones",
+    "ann2snn-vit": "a small vision transformer trained on images, and converted by messages",
+    "hybrid-mnist": "an ordinary CNN trained, converted, and trained on as a spiking one at two steps",
     "population": "MNIST read out by populations of neurons, in a few steps",
     "diehl-cook": "MNIST without labels: neurons compete, learn by STDP, and are named afterwards",
     "mnist-tempotron": "MNIST by single spikes and ten tempotrons: the highest peak names the digit",

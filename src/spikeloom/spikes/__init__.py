@@ -1,6 +1,6 @@
 """Spikes of one bit each, through ordinary layers."""
 
-from . import arithmetic, convolution, pooling, products, views  # whose handlers register themselves
+from . import arithmetic, averaging, convolution, pooling, products, views  # whose handlers register themselves
 from .handlers import handles
 from .operators import is_whole, one_call
 from .tensor import SpikeTensor, from_bits, pack
@@ -8,6 +8,7 @@ from .tensor import SpikeTensor, from_bits, pack
 __all__ = [
     "SpikeTensor",
     "arithmetic",
+    "averaging",
     "convolution",
     "from_bits",
     "handles",

@@ -112,7 +112,7 @@ def _on_bits(call: str, tensors: list[Tensor], sizes: list[int]) -> list[Tensor]
 
 
 handles(
-    aten.bmm.default, aten.avg_pool2d.default, aten.avg_pool2d_backward.default, aten.avg_pool3d.default,
+    aten.bmm.default, aten.avg_pool2d_backward.default, aten.avg_pool3d.default,
     aten.avg_pool3d_backward.default, aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d_backward.default,
     aten._adaptive_avg_pool3d.default, aten._adaptive_avg_pool3d_backward.default, compiled=one_call,
 )(unpacked)  # fmt: skip
