@@ -75,7 +75,7 @@ def test_markdown_becomes_restructured_text():
     assert pages.rows("| there | equation there | here |\n|---|---|---|\n| `a\\|b` | x | `sl.LIF` |\n\n| c | d |") == [
         ("`a|b`", "`sl.LIF`")
     ]
-    assert pages.short("One: two. Three.") == "One"
+    assert pages.short("One: two. Three.") == "One: two"
 
 
 def test_every_page_is_in_a_menu(generated):

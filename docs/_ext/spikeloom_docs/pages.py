@@ -52,7 +52,7 @@ class Context:
     """What pages say of objects that the package itself does not."""
 
     peers: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    """(there, here) by the first name of ours: rows of the tables of docs/porting.md, and what errors tell."""
+    """(there, here) by our names: rows of the tables of docs/porting.md, and what errors tell."""
     mentions: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Pages that speak of a name, the one that does most often first."""
     kernels: dict[str, str] = field(default_factory=dict)
@@ -90,9 +90,8 @@ def gather() -> Context:
         text = file.read_text()
         if file.stem == "porting":
             for there, here in rows(text):
-                name = re.match(r"[^`]*`[^`]*?\bsl\.([A-Za-z_][\w.]*\w)", here)
-                if name:
-                    context.peers[name[1]].append((there, here))
+                for name in dict.fromkeys(re.findall(r"`sl\.([A-Za-z_][\w.]*\w)", here)):
+                    context.peers[name].append((there, here))
         elif file.stem not in ("reference", "gallery", "index", "findings", "support"):
             for name in re.findall(r"\bsl\.([A-Za-z_][\w.]*\w|\w+)", text):
                 counts[name][file.stem] = counts[name].get(file.stem, 0) + 1
@@ -272,10 +271,9 @@ def shelf_page(shelf: str, module: ModuleType, entries: dict[str, Entry]) -> str
 
 
 def short(text: str) -> str:
-    """The first sentence of a paragraph, as far as markup allows."""
-    end = re.search(r"(?<=[^.])[.:](?= |$)", text)
-    first = text[: end.start()] if end else text
-    return first if first.count("``") % 2 == 0 and first.count("`") % 2 == 0 else text
+    """The first sentence of a paragraph, unless that would cut markup."""
+    first = text.partition(". ")[0].removesuffix(".")
+    return first if first.count("`") % 2 == 0 and first.count("(") == first.count(")") else text
 
 
 def modules_list(modules: dict[str, ModuleType]) -> str:
