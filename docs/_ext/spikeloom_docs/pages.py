@@ -272,8 +272,11 @@ def shelf_page(shelf: str, module: ModuleType, entries: dict[str, Entry]) -> str
 
 def short(text: str) -> str:
     """The first sentence of a paragraph, unless that would cut markup."""
-    first = text.partition(". ")[0].removesuffix(".")
-    return first if first.count("`") % 2 == 0 and first.count("(") == first.count(")") else text
+    first = text.partition(". ")[0]
+    whole = first.replace("``", "").count("`") % 2 == 0 == first.count("``") % 2 and first.count("(") == first.count(
+        ")"
+    )
+    return (first if whole else text).rstrip(".:")
 
 
 def modules_list(modules: dict[str, ModuleType]) -> str:
