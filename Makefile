@@ -31,7 +31,7 @@ docs: $(VENV)/.dev  ## the documentation, warnings are errors
 check: lint types docs test  ## what CI runs
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build docs/reference .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
