@@ -37,7 +37,7 @@ tutorials: $(VENV)/.dev  ## run the tutorials (PAGES="01 04" for some), write th
 check: lint types docs test  ## what CI runs
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build docs/reference .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

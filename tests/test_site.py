@@ -69,13 +69,23 @@ def test_pages_say_what_others_call_it_and_how_it_runs(generated):
     assert "It runs as a loop: in all of it" in generated["reference/surrogate/sl.surrogate.PoissonPass.rst"]
 
 
+def test_pages_have_examples_that_run(generated):
+    """Of the docstring, of a page whose blocks the tests run, or, of a surrogate, how a neuron is given it."""
+    assert "From :doc:`/events`" in generated["reference/data.events/sl.data.events.Flip.rst"]
+    chosen = re.findall(r"neuron = (sl\.LIF\(surrogate=(sl\.surrogate\.\w+)\(\)\))", "\n".join(generated.values()))
+    assert len(chosen) > 20
+    for code, kind in chosen:
+        assert type(eval(code).surrogate) is eval(kind)
+
+
 def test_markdown_becomes_restructured_text():
     assert pages.restructured("snnTorch `Leaky(beta)` *") == "snnTorch ``Leaky(beta)``"
     assert pages.restructured("[spikes](spikes.md) of `a`s, 2 * b_") == r"spikes of ``a``\ s, 2 \* b\_"
     assert pages.rows("| there | equation there | here |\n|---|---|---|\n| `a\\|b` | x | `sl.LIF` |\n\n| c | d |") == [
         ("`a|b`", "`sl.LIF`")
     ]
-    assert pages.short("One: two. Three.") == "One"
+    assert pages.short("One: two. Three.") == "One: two"
+    assert pages.short("A ``b. c`` d::") == "A ``b. c`` d"
 
 
 def test_every_page_is_in_a_menu(generated):
@@ -122,6 +132,14 @@ def test_every_neuron_surrogate_and_encoder_has_a_picture():
     assert not drawn & responses.UNDRAWN.keys()
     assert sum(file.stat().st_size for file in responses.HERE.glob("*.png")) < 2_000_000
     assert [float(line.get_ydata().max()) for line in responses.picture("surrogate.ATan").axes[0].lines[1:2]] == [1.0]
+
+
+def test_the_glossary_has_a_line_for_each_term_in_order():
+    text = (DOCS / "glossary.md").read_text()
+    terms = re.findall(r"^(\S.*)\n  (\S.*)\n", text.partition("```{glossary}\n")[2], re.MULTILINE)
+    assert [term for term, _ in terms] == sorted((term for term, _ in terms), key=str.casefold)
+    assert len(terms) >= 40
+    assert text.count("\n  ") == len(terms)
 
 
 def test_types_of_pages():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -52,7 +52,9 @@ class Context:
     """What pages say of objects that the package itself does not."""
 
     peers: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
-    """(there, here) by the first name of ours: rows of the tables of docs/porting.md, and what errors tell."""
+    """(there, here) by our names: rows of the tables of docs/porting.md, and what errors tell."""
+    examples: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """The shortest block of a page that uses a name, and the page; the tests run all of them."""
     mentions: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Pages that speak of a name, the one that does most often first."""
     kernels: dict[str, str] = field(default_factory=dict)
@@ -90,9 +92,8 @@ def gather() -> Context:
         text = file.read_text()
         if file.stem == "porting":
             for there, here in rows(text):
-                name = re.match(r"[^`]*`[^`]*?\bsl\.([A-Za-z_][\w.]*\w)", here)
-                if name:
-                    context.peers[name[1]].append((there, here))
+                for name in dict.fromkeys(re.findall(r"`sl\.([A-Za-z_][\w.]*\w)", here)):
+                    context.peers[name].append((there, here))
         elif file.stem not in ("reference", "gallery", "index", "findings", "support"):
             for name in re.findall(r"\bsl\.([A-Za-z_][\w.]*\w|\w+)", text):
                 counts[name][file.stem] = counts[name].get(file.stem, 0) + 1
@@ -102,8 +103,30 @@ def gather() -> Context:
         name = re.match(r"sl\.([A-Za-z_][\w.]*\w)", here)
         if name and not any(there in row for row, _ in context.peers[name[1]]):
             context.peers[name[1]].append((f"`{there}`", re.sub(r"\bsl\.[\w.]+(\([^)]*\))?", r"`\g<0>`", here)))
+    context.examples = examples([f for folder in ("", "tutorials") for f in sorted((DOCS / folder).glob("*.md"))])
     context.kernels = kernels((DOCS / "support.md").read_text())
     return context
+
+
+def examples(files: list[Path]) -> dict[str, tuple[str, str]]:
+    """For each name the shortest python block that uses it, of at most twenty lines, and its page."""
+    blocks = [
+        (code, file.relative_to(DOCS).with_suffix("").as_posix())
+        for file in files
+        for code in re.findall(r"^```python\n(.*?)^```", file.read_text(), re.MULTILINE | re.DOTALL)
+        if code.count("\n") <= 20
+    ]
+    blocks.sort(key=lambda block: len(block[0]))
+    words = [{*re.findall(r"\w+(?:\.\w+)*", code), *re.findall(r"\w+", code)} for code, _ in blocks]
+    last = Counter(name.rpartition(".")[2] for name in public.entries())
+    found = {}
+    for name in public.entries():
+        module, _, short_name = name.rpartition(".")
+        written = {f"sl.{name}", f"{module.rpartition('.')[2]}.{short_name}" if module else f"sl.{name}"}
+        if last[short_name] == 1 and short_name[0].isupper():
+            written.add(short_name)  # imported by its name
+        found[name] = next((block for block, used in zip(blocks, words, strict=True) if used & written), None)
+    return {name: block for name, block in found.items() if block}
 
 
 def rows(text: str) -> list[tuple[str, str]]:
@@ -165,6 +188,7 @@ def page(entry: Entry, context: Context) -> str:
             picture(entry),
             directive(entry.path, entry),
             *(directive(f"{r.__module__}.{r.__qualname__}", None) for r in entry.results),
+            example(entry, context),
             source(entry),
             kernel_line(entry, context),
             elsewhere(entry, context),
@@ -204,6 +228,24 @@ def directive(path: str, entry: Entry | None) -> str:
     elif isinstance(entry.value, str):
         listing = f"   It is ``{entry.value!r}``.\n"
     return f".. py:data:: {path}\n\n{text}\n\n{listing}"
+
+
+def example(entry: Entry, context: Context) -> str:
+    """A block of another page that uses it, where its docstring has none; of a surrogate how it is chosen."""
+    if entry.kind == "data" or ">>>" in public.documentation(entry):
+        return ""
+    if entry.name in context.examples:
+        code, where = context.examples[entry.name]
+        return f".. rubric:: Example\n\nFrom :doc:`/{where}`:\n\n{block(code)}"
+    if entry.name.removeprefix("surrogate.") in sl.surrogates().keys() - {"Custom"}:
+        return f".. rubric:: Example\n\n{block(f'neuron = sl.LIF(surrogate=sl.{entry.name}())')}"
+    return ""
+
+
+def block(code: str) -> str:
+    """A block of code."""
+    lines = "\n".join(f"   {line}".rstrip() for line in code.splitlines())
+    return f".. code-block:: python\n\n{lines}\n"
 
 
 def restated(value: type, name: str, member: object) -> bool:
@@ -272,10 +314,12 @@ def shelf_page(shelf: str, module: ModuleType, entries: dict[str, Entry]) -> str
 
 
 def short(text: str) -> str:
-    """The first sentence of a paragraph, as far as markup allows."""
-    end = re.search(r"(?<=[^.])[.:](?= |$)", text)
-    first = text[: end.start()] if end else text
-    return first if first.count("``") % 2 == 0 and first.count("`") % 2 == 0 else text
+    """The first sentence of a paragraph, unless that would cut markup."""
+    first = text.partition(". ")[0]
+    whole = first.replace("``", "").count("`") % 2 == 0 == first.count("``") % 2 and first.count("(") == first.count(
+        ")"
+    )
+    return (first if whole else text).rstrip(".:")
 
 
 def modules_list(modules: dict[str, ModuleType]) -> str:
