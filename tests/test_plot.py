@@ -240,6 +240,13 @@ def test_curves_have_marks_and_say_whose_accuracy_it_is():
         assert [t for t in ax.get_xticks() if low < t < high] == [row["epoch"] for row in rows]
 
 
+def test_names_of_the_peers_are_told():
+    with pytest.raises(AttributeError, match=r"it is sl\.plot\.neuron\(v, s, v_threshold\) here"):
+        _ = plot.plot_one_neuron_v_s
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = plot.nothing
+
+
 def test_style_is_a_context():
     before = dict(mpl.rcParams)
     with plot.style({"font.size": 20.0}):
