@@ -50,7 +50,9 @@ def test_the_demo(tmp_path, capsys):
     text = capsys.readouterr().out
     assert done.result["test_accuracy"] > 0.9
     assert f"test accuracy {100 * done.result['test_accuracy']:.2f} %" in text
-    for name in ("curves", "raster", "membranes", "rates"):
+    assert done.confusion.sum(1).tolist() == torch.bincount(sl.data.load("digits", "test").labels).tolist()
+    assert int(done.confusion.diagonal().sum()) / 360 == done.result["test_accuracy"]
+    for name in ("curves", "confusion-test", "raster", "maps", "membranes", "rates"):
         assert (tmp_path / "run" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert name in text
     weights = pytest.importorskip("safetensors.torch").load_file(tmp_path / "run" / "weights.safetensors")

@@ -469,6 +469,16 @@ def test_average_counts_samples_and_not_steps():
     assert found == {"ones": 7 / 5}
 
 
+def test_which_class_is_taken_for_which():
+    counted = runs.Confusion(lambda net, x: x, 3)
+    scores = torch.eye(4)[[0, 2, 2, 1, 3, 2]]  # predicts 0, 2, 2, 1, 3, 2
+    right = counted(nn.Identity(), scores, torch.tensor([0, 0, 2, 1, 1, 7]))["accuracy"]
+    assert right.tolist() == [True, False, True, True, False, False]
+    assert counted.counts.tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]  # 3 and 7 are none of the three classes
+    counted(nn.Identity(), scores[:2], torch.tensor([0, 1]))
+    assert counted.counts.tolist() == [[2, 0, 1], [0, 1, 1], [0, 0, 1]]
+
+
 PROCESSES = """
 from spikeloom.recipes import regression
 import sys

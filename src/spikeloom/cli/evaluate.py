@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -16,11 +15,13 @@ from .. import data, runs
 from ..runs import (
     CONFIG,
     ConfigError,
+    Confusion,
     Trained,
     UserError,
     average,
     choose_device,
     choose_progress,
+    confusion_picture,
     write_json,
     write_picture,
 )
@@ -55,18 +56,15 @@ def _measured(
     loader, classes = _loader(trained, split, data_root, workers)
     net = trained.net.to(where)
     recipe, config = trained.recipe, trained.config
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
 
     def measures(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        if not classes:
-            found: dict[str, Tensor] = recipe.measures(net, x, y, config)
-            return found
-        predicted = recipe.scores(net, x, config).argmax(-1)
-        counts.index_put_((y.cpu(), predicted.cpu()), torch.tensor(1), accumulate=True)
-        return {"accuracy": predicted == y}
+        found: dict[str, Tensor] = recipe.measures(net, x, y, config)
+        return found
 
+    counted = Confusion(lambda net, x: recipe.scores(net, x, config), len(classes))
     progress = choose_progress(first=True)
-    figures = average(net, loader, measures, device=where, seed=config.seed, progress=progress, label=split)
+    counts, chosen = counted.counts, counted if classes else measures
+    figures = average(net, loader, chosen, device=where, seed=config.seed, progress=progress, label=split)
     result: dict[str, Any] = {"run": str(trained.folder), "split": split, "samples": len(loader.dataset), **figures}  # type: ignore[arg-type]
     if classes:
         result["classes"] = by_class(counts, classes)
@@ -78,7 +76,7 @@ def _measured(
     write_json(out / f"eval-{split}.json", result)
     _show(result, Console())
     if classes:
-        write_picture(out / f"confusion-{split}.png", partial(_picture, counts, classes, result))
+        write_picture(out / f"confusion-{split}.png", partial(confusion_picture, counts, classes, split))
     return result
 
 
@@ -117,10 +115,3 @@ def _show(result: dict[str, Any], console: Console) -> None:
         shares = (f"{100 * row[k]:.2f} %" for k in ("precision", "recall", "f1"))
         table.add_row(name, *shares, f"{row['samples']:,}")
     console.print(table)
-
-
-def _picture(counts: Tensor, classes: tuple[str, ...], result: dict[str, Any]) -> Any:
-    from .. import plot
-
-    title = f"{100 * result['accuracy']:.2f} % of {result['samples']:,} {result['split']} samples"
-    return plot.confusion(counts, classes, title=title).figure

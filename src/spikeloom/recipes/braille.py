@@ -104,5 +104,6 @@ def pictures(net: nn.Module, loaders: sl.data.Loaders, config: Config, device: t
         membranes = net(coded.to(device))
     raster, (first, second) = plot.figure(2)
     plot.raster(coded[:, 0], ax=first, title=f"taxels at {loaders.classes[int(labels[0])]}: ON lines, then OFF lines")
-    plot.traces(membranes[:, 0], highlight=int(labels[0]), ax=second, title="membranes of the classes")
+    title = "membranes of the classes"
+    plot.traces(membranes[:, 0], labels=loaders.classes, highlight=int(labels[0]), ax=second, title=title)
     return {"raster": raster}

@@ -131,9 +131,6 @@ def pictures(net: Any) -> dict[str, Any]:
     """The weights of the first hundred neurons as images."""
     from spikeloom import plot
 
-    figure, (ax,) = plot.figure(height=7.0)
-    n = min(100, len(net.layer.weight) // 10 * 10)
-    rows = net.layer.weight[:n].detach().cpu().view(-1, 10, 28, 28).permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
-    ax.imshow(rows.numpy(), cmap="viridis")
-    ax.set_axis_off()
-    return {"weights": figure}
+    weights = net.layer.weight[:100].view(-1, 28, 28)
+    ax = plot.feature_maps(weights, columns=10, max_channels=100, label="weight", title="weights of the first neurons")
+    return {"weights": ax.figure}

@@ -93,7 +93,7 @@ def train(config: Config, run: runs.Run) -> None:
 
 
 def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch.device) -> dict[str, Any]:
-    """Rasters and membranes of one test image, and firing rates on all test images."""
+    """Spikes of one test image and its class's membranes, and how often neurons fire on all test images."""
     from spikeloom import plot
 
     images, labels = next(iter(test))
@@ -101,15 +101,18 @@ def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch
     with torch.no_grad():
         wanted = tuple(f"{path}.output" for path in HIDDEN.values())
         membranes, result = net(images.to(device), repeat=config.T, record=wanted)
-    spikes = {layer: result.record[f"{path}.output"] for layer, path in HIDDEN.items()}
+    spikes = {layer: result.record[f"{path}.output"].float() for layer, path in HIDDEN.items()}
     digit = int(labels[0])
-    raster, axes = plot.figure(len(spikes))
-    for ax, (layer, s) in zip(axes, spikes.items(), strict=True):
-        plot.raster(s[:, 0], ax=ax, title=f"{layer}: spikes for one test image of a {digit}")
+    raster, (first, *others) = plot.figure(widths=(1.0, *(1.6 for _ in spikes)), width=9.0)
+    plot.feature_maps(images[0], label=None, ax=first, title=f"a test image of a {digit}")
+    maps, rows = plot.figure(len(spikes), height=2.6)
+    for ax, row, (layer, s) in zip(others, rows, spikes.items(), strict=True):
+        plot.raster(s[:, 0], ax=ax, title=layer)
+        title = f"{layer}: spikes in {config.T} steps at a {digit}, by channel"
+        plot.feature_maps(s[:, 0].sum(0), label="spikes", ax=row, title=title)
     traces, (ax,) = plot.figure()
-    title = f"membranes of the output neurons for one test image of a {digit}"
+    title = f"membranes of the output neurons at a test image of a {digit}"
     plot.traces(membranes[:, 0], highlight=digit, ax=ax, title=title)
-    rates, (ax,) = plot.figure(height=2.2)
-    shares = {layer: float(s.mean()) for layer, s in spikes.items()}
-    plot.firing_rates(shares, ax=ax, title="firing rates on test images")
-    return {"raster": raster, "membranes": traces, "rates": rates}
+    shares = {layer: s.mean((0, 1)) for layer, s in spikes.items()}
+    rates = plot.firing_rates(shares, title=f"firing rates on {len(labels)} test images").figure
+    return {"raster": raster, "maps": maps, "membranes": traces, "rates": rates}

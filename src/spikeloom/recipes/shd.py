@@ -131,5 +131,6 @@ def pictures(net: nn.Module, loaders: sl.data.Loaders, device: torch.device) -> 
         membranes = net(counts(lines[:, :1]).to(device))
     raster, (first, second) = plot.figure(2)
     plot.raster(counts(lines[:, 0]), ax=first, title=f"lines at {loaders.classes[int(labels[0])]}, low pitch below")
-    plot.traces(membranes[:, 0], highlight=int(labels[0]), ax=second, title="membranes of the classes")
+    title = "membranes of the classes"
+    plot.traces(membranes[:, 0], labels=loaders.classes, highlight=int(labels[0]), ax=second, title=title)
     return {"raster": raster}

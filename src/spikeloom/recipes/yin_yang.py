@@ -130,5 +130,8 @@ def pictures(net: nn.Module, test: sl.data.Loader, config: Config, device: torch
     figure, (first, second, third) = plot.figure(3)
     plot.raster(result.record["0.input"][:, 0], ax=first, title=f"input of a point of class {int(y[0])}")
     plot.raster(result.record["1.output"][:, 0], ax=second, title="hidden neurons")
-    plot.traces(result.record["3.v"][:, 0], highlight=int(y[0]), ax=third, title="membranes of the classes")
+    names = ("yang", "yin", "dot")
+    plot.traces(
+        result.record["3.v"][:, 0], labels=names, highlight=int(y[0]), ax=third, title="membranes of the classes"
+    )
     return {"raster": figure}

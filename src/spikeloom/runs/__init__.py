@@ -12,7 +12,8 @@ from .config_file import read_file
 from .environment import commit, processor, versions
 from .files import WriteError, write_json, write_picture
 from .folder import CHECKPOINT, CONFIG, RESULT, WEIGHTS
-from .measure import Measures, accuracy, average
+from .measure import Confusion, Measures, accuracy, average
+from .pictures import confusion as confusion_picture
 from .processes import choose_device, unwrap
 from .progress import choose as choose_progress
 from .run import Run
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "Config",
     "ConfigError",
+    "Confusion",
     "Machine",
     "Measures",
     "Run",
@@ -41,6 +43,7 @@ __all__ = [
     "choose_device",
     "choose_progress",
     "commit",
+    "confusion_picture",
     "linear_baseline",
     "load",
     "load_checkpoint",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,40 @@ C = TypeVar("C")
 Measures = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
 
 
-def accuracy(
-    scores: Callable[[nn.Module, Tensor, C], Tensor],
-) -> Callable[[nn.Module, Tensor, Tensor, C], dict[str, Tensor]]:
+class Accuracy(Generic[C]):
+    """What :func:`accuracy` makes: whether the highest of ``scores(net, x, config)`` is that of the label."""
+
+    def __init__(self, scores: Callable[[nn.Module, Tensor, C], Tensor]) -> None:
+        self.scores = scores
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor, config: C) -> dict[str, Tensor]:
+        return {"accuracy": self.scores(net, x, config).argmax(-1) == y}
+
+
+def accuracy(scores: Callable[[nn.Module, Tensor, C], Tensor]) -> Accuracy[C]:
     """Makes ``measures`` for a classifier from its ``scores(net, x, config)`` ``[B, classes]``: whether the highest
-    score is that of the label."""
+    score is that of the label. A :class:`Run` that measures it on test samples keeps which class was taken for which.
+    """
+    return Accuracy(scores)
 
-    def measures(net: nn.Module, x: Tensor, y: Tensor, config: C) -> dict[str, Tensor]:
-        return {"accuracy": scores(net, x, config).argmax(-1) == y}
 
-    return measures
+class Confusion:
+    """Measures of a classifier that count which class was taken for which, beside its accuracy.
+
+    ``counts`` ``[classes, classes]`` has a row for each true class and a column for each predicted one. Samples whose
+    label or prediction is none of the classes are not in it.
+    """
+
+    def __init__(self, scores: Callable[[nn.Module, Tensor], Tensor], classes: int) -> None:
+        self.scores, self.counts = scores, torch.zeros(classes, classes, dtype=torch.int64)
+
+    def __call__(self, net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Whether each sample of a batch is right."""
+        predicted = self.scores(net, x).argmax(-1)
+        pairs = torch.stack([y, predicted.to(y)], 1).long().cpu()
+        true, taken = pairs[((pairs >= 0) & (pairs < len(self.counts))).all(1)].T
+        self.counts.index_put_((true, taken), torch.tensor(1), accumulate=True)
+        return {"accuracy": predicted == y}
 
 
 def average(

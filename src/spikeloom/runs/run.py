@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from .. import data, native
-from .._extras import install
-from . import checkpoint, environment, files, folder, measure, progress, trained
+from . import checkpoint, environment, files, folder, measure, pictures, progress, trained
 from .computing import Computing
 from .folder import CHECKPOINT, INIT_FROM, RESULT, SPLIT, WEIGHTS
 from .parts import Stateful, load_parts
@@ -85,6 +83,8 @@ class Run:
         self.history: list[dict[str, float]] = []
         self.epoch = self.position = self.step = 0
         self.result: dict[str, Any] = {}
+        self.confusion: Tensor | None = None
+        self._classes: tuple[str, ...] = ()
         self._seconds = 0.0
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._reported: dict[str, float] = {}
@@ -151,6 +151,7 @@ class Run:
                 self.progress.line(note)
         if self.processes.first:
             files.write_json(self.out / SPLIT, found.split)
+        self._classes = found.classes
         return found
 
     def place(self, net: nn.Module) -> nn.Module:
@@ -242,14 +243,18 @@ class Run:
         prefix: str,
     ) -> dict[str, float]:
         """Averages of ``measures(net, x, y, config)`` over a loader (see :func:`average`), named ``prefix_*``; empty
-        without a loader.
+        without a loader. With the prefix "test", what :func:`accuracy` made counts ``run.confusion`` too.
         """
         if loader is None:
             return {}
+        counted = None
+        if prefix == "test" and self._classes and isinstance(measures, measure.Accuracy):
+            scores = measures.scores
+            counted = measure.Confusion(lambda net, x: scores(net, x, self.config), len(self._classes))
         found = measure.average(
             net,
             loader,
-            lambda net, x, y: measures(net, x, y, self.config),
+            counted or (lambda net, x, y: measures(net, x, y, self.config)),
             device=self.device,
             seed=self.config.seed,
             processes=self.processes,
@@ -257,6 +262,8 @@ class Run:
             label=f"measuring {prefix.replace('_', ' ')}",
             check=self._check,
         )
+        if counted is not None:
+            self.confusion = self.processes.sum(counted.counts)
         return {f"{prefix}_{name}": value for name, value in found.items()}
 
     def finish(self, net: nn.Module, **figures: float) -> None:
@@ -274,27 +281,14 @@ class Run:
             files.write_json(self.out / RESULT, self.result)
             self.progress.line(f"finished: {progress.text({**figures, 'seconds': self._clock()})}")
 
-    def draw(self, pictures: Callable[[], Mapping[str, Any]] | None = None) -> None:
-        """Writes the training curves and the figures of ``pictures()`` as PNG, where matplotlib is installed."""
-        if not self.processes.first:
-            return
-
-        def curves() -> Any:
-            from .. import plot
-
-            figure, (ax,) = plot.figure()
-            plot.curves(self.history, ax=ax)
-            return figure
-
-        try:
-            files.write_picture(self.out / "curves.png", curves)
-            figures = pictures() if pictures else {}
-            for name, figure in figures.items():
-                files.write_picture(self.out / f"{name}.png", partial(_same, figure))
-        except ModuleNotFoundError as missing:
-            self.progress.line(f"no pictures: they need {missing.name}; {install('plot')}")
-            return
-        self.progress.line(f"pictures in {self.out}/: {', '.join(f'{name}.png' for name in ('curves', *figures))}")
+    def draw(self, own: Callable[[], Mapping[str, Any]] | None = None) -> None:
+        """Writes pictures as PNG, where matplotlib is installed: the training curves, of a classifier that was measured
+        on test samples the confusion matrix, and the figures of ``own()`` by name.
+        """
+        if self.processes.first:
+            pictures.write(
+                self.out, self.history, self.confusion, self._classes, own or (lambda: {}), self.progress.line
+            )
 
     # -- saving and continuing -----------------------------------------------------------------------------------
 
@@ -446,7 +440,3 @@ class Run:
         for found in self.processes.gather(None if problem is None else (type(problem), str(problem))):
             if found is not None:
                 raise problem or found[0](found[1])
-
-
-def _same(figure: Any) -> Any:
-    return figure
