@@ -6,6 +6,9 @@ spikes), be on any device and require gradients; arrays, nested lists of numbers
 taken too.
 """
 
+import sys
+
+from .._peers import tell
 from .camera import events
 from .films import animate
 from .look import figure, style
@@ -35,3 +38,5 @@ __all__ = [
     "traces",
     "weights",
 ]
+
+tell(sys.modules[__name__])

@@ -45,7 +45,8 @@ def raster(
     t, n = marks.ne(0).nonzero(as_tuple=True)
     width, height = size_in_points(ax)
     dot = min(max(0.3 * math.sqrt(width / T * height / len(shown)), 2.0), 5.0)  # in points, by the room that each has
-    colours = [INK if above else RED for above in (marks[t, n] > 0).tolist()]
+    below = marks[t, n] < 0
+    colours = [RED if negative else INK for negative in below.tolist()] if bool(below.any()) else INK
     ax.scatter(t.numpy(), shown[n].numpy(), s=dot**2, c=colours, linewidths=0)
     steps_to_the_right(ax, T)
     ax.set(ylabel="neuron", ylim=_around(total))
