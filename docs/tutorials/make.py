@@ -5,10 +5,11 @@ stand its lines of output, as a `text` block, and the figures that it left open,
 
 - A `text` block has to be what is printed, to the letter. A `text roughly` block has the same words, and numbers within
   20 %; a number before ` %` may differ by 3 points. One that still agrees is left as it is.
-- The text in `![...](NN-name/1.png)` is the author's and is kept; a picture without one is told of.
+- The text in `![...](NN-name/1.png)` is the author's and is kept, in one line; a picture without one is told of.
 - `python no-run` is not run. A comment in the line above it says why, and a page has one at most.
 
-`docs/notebooks/NN-name.ipynb` is made of the page. What is inside `<details>` stays one cell there, so that it folds.
+`docs/notebooks/NN-name.ipynb` is made of the page. Its first cell installs, and fetches what the page names as
+`spikeloom data fetch NAME`. What is inside `<details>` stays one cell there, so that it folds.
 """
 
 from __future__ import annotations
@@ -86,21 +87,23 @@ class Page:
 
         namespace: dict[str, Any] = {"__name__": "__main__"}
         plt.close("all")
-        for block in self.blocks():
-            output = io.StringIO()
-            with contextlib.redirect_stdout(output):
-                exec(compile("\n" * block.line + block.code, str(self.file), "exec"), namespace)
-            yield block, output.getvalue().rstrip(), [plt.figure(number) for number in plt.get_fignums()]
-            plt.close("all")
+        with mpl.rc_context():
+            for block in self.blocks():
+                output = io.StringIO()
+                with contextlib.redirect_stdout(output):
+                    exec(compile("\n" * block.line + block.code, str(self.file), "exec"), namespace)
+                yield block, output.getvalue().rstrip(), [plt.figure(number) for number in plt.get_fignums()]
+                plt.close("all")
 
     def head(self) -> str:
         """The links below the title."""
-        links = [f"[Notebook](../notebooks/{self.name}.ipynb)", f"[source]({self.name}.md)"]
+        links = [f"[Notebook](../notebooks/{self.name}.ipynb)"]
         project = tomllib.loads((HERE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        address = project.get("urls", {}).get("Repository", "").removeprefix("https://github.com/")
-        if address:  # Colab opens files of a repository on GitHub
-            colab = "https://colab.research.google.com/github"
-            links.insert(0, f"[Colab]({colab}/{address}/blob/main/docs/notebooks/{self.name}.ipynb)")
+        address = project.get("urls", {}).get("Repository", "")
+        if address.startswith("https://github.com/"):  # Colab opens files of such a repository
+            colab = address.replace("https://github.com/", "https://colab.research.google.com/github/")
+            links.insert(0, f"[Colab]({colab}/blob/main/docs/notebooks/{self.name}.ipynb)")
+            links.append(f"[source]({address}/blob/main/docs/tutorials/{self.name}.md)")
         return " · ".join(links)
 
     def write(self) -> str:
@@ -122,14 +125,18 @@ class Page:
         rest = re.sub(r"\A\[(Colab|Notebook)\][^\n]*\n\n", "", rest)
         self.file.write_text(f"{title}\n\n{self.head()}\n\n{rest}", encoding="utf-8")
         problems += self.write_pictures(pictures)
-        NOTEBOOKS.mkdir(exist_ok=True)
-        (NOTEBOOKS / f"{self.name}.ipynb").write_text(notebook(Page(self.file)), encoding="utf-8")
+        Page(self.file).write_notebook()
         seconds, wall, size = time.process_time(), time.perf_counter() - began, sum(map(len, pictures)) / 1000
         if seconds > LIMIT:
             problems.append(f"it takes {seconds:.0f} s of CPU time, at most {LIMIT} are allowed")
         over = f"  over {BUDGET} s" if seconds > BUDGET else ""
         line = f"{self.name:<28}{len(pictures):>9}{size:>8.0f}{seconds:>8.1f}{wall:>8.1f}{over}"
         return "\n  ".join([line, *problems])
+
+    def write_notebook(self) -> None:
+        """Writes the notebook of the page as it stands."""
+        NOTEBOOKS.mkdir(exist_ok=True)
+        (NOTEBOOKS / f"{self.name}.ipynb").write_text(notebook(self), encoding="utf-8")
 
     def write_pictures(self, pictures: list[bytes]) -> list[str]:
         """Writes the pictures into the page's folder and nothing else; gives those that are too large."""
@@ -173,8 +180,14 @@ def png(figure: Any) -> bytes:
     figure.add_artist(card)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=192, facecolor="none", metadata={"Software": None})
-    small = io.BytesIO()
-    Image.open(drawn).quantize(256, method=Image.Quantize.FASTOCTREE).save(small, "png", optimize=True)
+    picture, small = Image.open(drawn), io.BytesIO()
+    picture.save(small, "png", optimize=True)
+    if small.tell() > 1000 * KILOBYTES:  # 255 colours do, and one for what is outside
+        small, outside = io.BytesIO(), picture.getchannel("A").point(lambda alpha: 255 * (alpha < 128))
+        few = picture.convert("RGB").quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.putpalette([*few.getpalette(), 255, 255, 255])
+        few.paste(255, mask=outside)
+        few.save(small, "png", compress_level=9, transparency=255)
     return small.getvalue()
 
 
@@ -195,7 +208,12 @@ def notebook(page: Page) -> str:
     text = re.sub(r"\]\((\d\d-[^/)]*)\.md", r"](\1.ipynb", text)
     text = re.sub(r"\]\((\d\d-[^/)]*/)", r"](../tutorials/\1", text)
     book = jupytext.reads(text, fmt="md")
-    book.cells.insert(0, nbformat.v4.new_code_cell('%pip install -q "spikeloom[plot,demo]"'))
+    fetched = re.findall(r"`spikeloom data fetch ([\w-]+)`", page.text)
+    first = [
+        '%pip install -q "spikeloom[plot,demo]"',
+        *(f"!spikeloom data fetch {name}" for name in dict.fromkeys(fetched)),
+    ]
+    book.cells.insert(0, nbformat.v4.new_code_cell("\n".join(first)))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     book.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     seen: Counter[str] = Counter()
@@ -232,10 +250,15 @@ def main() -> int:
         "pages", nargs="*", help="how the names of the pages begin, such as 01; all of them if not given"
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
+    parser.add_argument("--notebooks", action="store_true", help="run nothing, write the notebooks alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
         child(given.pages[0])
+        return 0
+    if given.notebooks:
+        for page in pages(given.pages):
+            page.write_notebook()
         return 0
     print(f"{'page':<28}{'pictures':>9}{'kB':>8}{'CPU s':>8}{'s':>8}", flush=True)
 
