@@ -46,6 +46,35 @@ def test_the_memory_forgets_the_oldest():
     assert sorted(other.state_dict()["seen"][:, 0].tolist()) == [3.0, 4.0, 5.0, 6.0, 8.0]
 
 
+def test_rewards_of_several_steps_by_hand():
+    """Two environments, three steps ahead; a memory of five steps that went round once."""
+    memory = rl.Replay(10, seen=torch.zeros(1), action=torch.zeros(()), after=torch.zeros(1), reward=torch.zeros(()),
+                       terminated=torch.tensor(False), ended=torch.tensor(False))  # fmt: skip
+    for t in range(7):
+        place = torch.tensor([[10.0 + t], [20.0 + t]])
+        over = torch.tensor([t == 4, False])  # the first falls at t = 4, the second is cut off at t = 5
+        memory.add(seen=place, action=place[:, 0], after=place + 1, reward=place[:, 0], terminated=over,
+                   ended=over | torch.tensor([False, t == 5]))  # fmt: skip
+    torch.manual_seed(0)
+    rows = memory.draw_rows(300, 3, 2)
+    assert torch.equal(rows["seen"][1:], rows["seen"][:-1] + 1)
+    found = rl.joined(rows, 0.5)
+    by_start = {float(k[0]): i for i, k in enumerate(found["seen"])}
+    assert sorted(by_start) == [12.0, 13.0, 14.0, 22.0, 23.0, 24.0]
+    three, two, one = (lambda s: s + (s + 1) / 2 + (s + 2) / 4), (lambda s: s + (s + 1) / 2), (lambda s: s)
+    hand = {  # reward, after, discount
+        12.0: (three(12.0), 15.0, 0.0), 13.0: (two(13.0), 15.0, 0.0), 14.0: (one(14.0), 15.0, 0.0),
+        22.0: (three(22.0), 25.0, 0.125), 23.0: (three(23.0), 26.0, 0.125), 24.0: (two(24.0), 26.0, 0.25),
+    }  # fmt: skip
+    for start, (reward, after, discount) in hand.items():
+        i = by_start[start]
+        assert (float(found["reward"][i]), float(found["after"][i]), float(found["discount"][i])) == (
+            reward,
+            after,
+            discount,
+        )
+
+
 def pushed(seen):
     """To where the pole leans."""
     return (seen[:, 2] + 0.5 * seen[:, 3] > 0).long()
@@ -124,24 +153,24 @@ class Table(torch.nn.Module):
         return (current @ self.weight).expand(repeat, -1, -1)
 
 
-def test_the_error_of_double_q_learning_by_hand():
-    scale = torch.tensor(cartpole_dqn.SCALE)
-    learner = Table([[1.5, 4.5, 5.5], *[[0.0] * 3] * 3])  # a value, and -1/2 or +1/2 for the actions: 1 and 2
-    slow = Table([[6.0, 3.0, -1.0], *[[0.0] * 3] * 3])  # 8 and 4
+def test_the_error_of_double_q_learning_by_hand(monkeypatch):
+    monkeypatch.setattr(cartpole_dqn, "values", lambda net, seen, config: net(seen, repeat=config.T)[-1])
+    learner = Table([[1.0, 2.0], *[[0.0, 0.0]] * 3])
+    slow = Table([[8.0, 4.0], *[[0.0, 0.0]] * 3])
     drawn = {
-        "seen": torch.tensor([[1.0, 0, 0, 0], [3.0, 0, 0, 0]]) * scale,
-        "after": torch.tensor([[0.5, 0, 0, 0], [2.0, 0, 0, 0]]) * scale,
+        "seen": torch.tensor([[1.0, 0, 0, 0], [3.0, 0, 0, 0]]),
+        "after": torch.tensor([[0.5, 0, 0, 0], [2.0, 0, 0, 0]]),
         "action": torch.tensor([0, 1]),
         "reward": torch.tensor([1.0, 1.0]),
-        "terminated": torch.tensor([False, True]),
+        "discount": torch.tensor([0.5, 0.0]),
     }
     loss = cartpole_dqn.error(learner, slow, drawn, cartpole_dqn.Config(gamma=0.5))
     # The learner prefers action 1 in what follows, the slow network gives it 2: (1 + 2)/2 is wanted, 1 found; Huber's
     # loss is 1/8. The second is over: 1/2 is wanted, 6 found: 5.5 - 1/2. The mean is 2.5625.
     assert loss.item() == pytest.approx(2.5625)
     loss.backward()
-    # (-1/2) / 2 times seen 1 for action 0, (+1) / 2 times seen 3 for action 1: their sum, and half of the difference
-    assert learner.weight.grad[0].tolist() == pytest.approx([1.25, -0.875, 0.875])
+    # (-1/2) / 2 times seen 1 for action 0, (+1) / 2 times seen 3 for action 1
+    assert learner.weight.grad[0].tolist() == pytest.approx([-0.25, 1.5])
     assert slow.weight.grad is None
 
 

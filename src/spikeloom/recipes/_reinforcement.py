@@ -165,6 +165,12 @@ class Replay:
         at = torch.randint(len(self), (count,))
         return {name: held[at].to(device) for name, held in self._held.items()}
 
+    def draw_rows(self, count: int, steps: int, apart: int, device: torch.device | None = None) -> dict[str, Tensor]:
+        """Values ``[steps, count, *]`` by name, of ``steps`` transitions that were added ``apart`` from each other."""
+        first = torch.randint(len(self) - (steps - 1) * apart, (count,))
+        at = (self._added - len(self) + first + apart * torch.arange(steps).unsqueeze(1)) % self._capacity
+        return {name: held[at].to(device) for name, held in self._held.items()}
+
     def state_dict(self) -> dict[str, Any]:
         """What is held, and how many transitions were added in all."""
         return {"added": self._added, **{name: held[: len(self)] for name, held in self._held.items()}}
@@ -212,6 +218,27 @@ def follow(slow: nn.Module, net: nn.Module, share: float) -> None:
     """Moves the weights of ``slow`` by ``share`` of the way to those of ``net``."""
     for behind, ahead in zip(slow.parameters(), net.parameters(), strict=True):
         behind.lerp_(ahead, share)
+
+
+def joined(rows: dict[str, Tensor], gamma: float) -> dict[str, Tensor]:
+    """Transitions of several steps, ``[B, *]``, from rows of single ones, ``[steps, B, *]``, cut where episodes end.
+
+    ``reward`` is ``sum_k gamma^k r[k]``, ``discount`` the factor ``gamma^n`` of what follows after the last of n steps,
+    or 0 where the task is over by then.
+    """
+    ended = rows["ended"].long()
+    alive = ended.cumsum(0) - ended == 0  # up to the end of the episode, with its last step
+    powers = gamma ** torch.arange(len(alive), device=alive.device).unsqueeze(1)
+    last = alive.sum(0) - 1
+    after, over = (rows[name][last, torch.arange(len(last))] for name in ("after", "terminated"))
+    reward, discount = (alive * powers * rows["reward"]).sum(0), gamma ** (last + 1) * ~over
+    return {
+        "seen": rows["seen"][0],
+        "action": rows["action"][0],
+        "reward": reward,
+        "after": after,
+        "discount": discount,
+    }
 
 
 def falling(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:

@@ -3,12 +3,13 @@
     spikeloom train cartpole-dqn
 
 The environment is gymnasium's CartPole-v1: a reward of 1 for each step until the pole falls or 500 are over. Each
-observation is a constant current for ``T`` steps into a network at rest; of membranes that never fire, one is the value
-of what is seen, and two are what the actions add to it or take away (Wang et al., Dueling Network Architectures for
-Deep Reinforcement Learning, ICML 2016). Their sum ``Q(seen, action)`` learns from transitions drawn from a memory (Mnih
-et al., Human-level Control through Deep Reinforcement Learning, Nature 518, 2015):
+observed value is coded by a population, whose activities are constant currents for ``T`` steps into a network at rest;
+membranes that never fire read out the value of each action, ``Q(seen, action)``, which learns from n = ``ahead`` steps
+in a row, drawn from a memory (Mnih et al., Human-level Control through Deep Reinforcement Learning, Nature 518, 2015):
 
-``wanted = (1 - gamma) reward + gamma Q_slow(after, argmax Q(after, .))``, without the second term where the pole fell.
+``wanted = (1 - gamma) sum_k gamma^k r[k] + gamma^n Q_slow(after, argmax Q(after, .))``,
+
+where ``after`` follows the n-th step or the last of the episode; the second term is left out where the pole fell.
 
 ``Q`` learns, and ``Q_slow`` follows it at every update. One chooses the next action and the other values it (van
 Hasselt, Guez and Silver, Deep Reinforcement Learning with Double Q-learning, AAAI 2016). The slow network is what is
@@ -31,23 +32,25 @@ from spikeloom import runs
 from . import _reinforcement as rl
 
 NAME = "CartPole-v1"
-SCALE = (2.4, 2.0, 0.21, 2.0)  # of position, speed, angle and angular speed
+SCALE = (2.4, 3.0, 0.21, 3.0)  # of position, speed, angle and angular speed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runs.Config):
     """Settings of network and learning."""
 
-    epochs: int = 20
-    batch_size: int = runs.option(128, "transitions of an update, drawn from the memory", minimum=1)
-    lr: float = runs.option(5e-4, "learning rate at the beginning; it falls to 0", above=0.0)
+    epochs: int = 10
+    batch_size: int = runs.option(64, "transitions of an update, drawn from the memory", minimum=1)
+    lr: float = runs.option(1e-3, "learning rate at the beginning; it falls to 0", above=0.0)
     T: int = runs.option(8, "steps of the network per observation", minimum=1)
-    hidden: int = runs.option(64, "neurons of each of two hidden layers", minimum=1)
+    fields: int = runs.option(12, "neurons that code an observed value", minimum=2)
+    hidden: int = runs.option(128, "neurons of each of two hidden layers", minimum=1)
     updates: int = runs.option(1000, "updates of an epoch, with a step of all environments each", minimum=1)
-    environments: int = runs.option(16, "environments that are stepped together", minimum=1)
+    environments: int = runs.option(4, "environments that are stepped together", minimum=1)
     memory: int = runs.option(100_000, "transitions that are remembered", minimum=1)
-    gamma: float = runs.option(0.99, "discount of rewards", minimum=0.0, maximum=1.0)
-    follow: float = runs.option(0.01, "how far the slow copy moves at an update", above=0.0, maximum=1.0)
+    gamma: float = runs.option(0.98, "discount of rewards", minimum=0.0, maximum=1.0)
+    ahead: int = runs.option(5, "steps whose rewards count before the slow network does", minimum=1)
+    follow: float = runs.option(0.05, "how far the slow copy moves at an update", above=0.0, maximum=1.0)
     explore: float = runs.option(0.04, "share of random actions in the end", minimum=0.0, maximum=1.0)
     exploring: float = runs.option(0.1, "part of the updates in which this share falls from 1", above=0.0, maximum=1.0)
 
@@ -58,23 +61,23 @@ def data(config: Config, **loading: Any) -> sl.data.Loaders:
 
 
 def build(config: Config) -> sl.Network:
-    """The network: currents ``[B, 4]`` to membranes ``[T, B, 3]``, of what is seen and of the two actions."""
+    """The network: currents ``[B, 4 fields]`` to membranes ``[T, B, 2]``."""
     return sl.Network(
-        nn.Linear(4, config.hidden),
+        nn.Linear(4 * config.fields, config.hidden),
         sl.LIF(tau=2.0, decay_input=False),
         nn.Linear(config.hidden, config.hidden),
         sl.LIF(tau=2.0, decay_input=False),
-        nn.Linear(config.hidden, 3),
+        nn.Linear(config.hidden, 2),
         sl.LI(tau=4.0),
     )
 
 
 def values(net: nn.Module, observation: Tensor, config: Config) -> Tensor:
-    """The values of the two actions, ``[B, 2]``, for observations ``[B, 4]``, of the membranes after ``T`` steps."""
-    current = observation / torch.tensor(SCALE, device=observation.device)
-    worth, action = net(current, repeat=config.T)[-1].split([1, 2], dim=1)
-    found: Tensor = worth + action - action.mean(1, keepdim=True)
-    return found
+    """The values of the two actions, ``[B, 2]``, for observations ``[B, 4]``: the membranes after ``T`` steps."""
+    seen = observation / torch.tensor(SCALE, device=observation.device)
+    current = sl.encode.population(seen, 1, neurons=config.fields, low=-1.0, high=1.0, code="current")[0]
+    membranes: Tensor = net(current, repeat=config.T)[-1]
+    return membranes
 
 
 def act(net: nn.Module, observation: Tensor, config: Config) -> Tensor:
@@ -94,7 +97,8 @@ def live(net: nn.Module, envs: rl.Environments, memory: rl.Replay, random: float
         best = act(net, seen.to(next(net.parameters()).device), config).cpu()
     action = torch.where(torch.rand(len(best)) < random, torch.randint(2, (len(best),)), best)
     done = envs.step(action)
-    memory.add(seen=seen, action=action, after=done.after, reward=done.reward, terminated=done.terminated)
+    kept = {name: getattr(done, name) for name in ("after", "reward", "terminated", "ended")}
+    memory.add(seen=seen, action=action, **kept)
     return done.returns
 
 
@@ -103,7 +107,7 @@ def error(learner: nn.Module, net: nn.Module, drawn: dict[str, Tensor], config: 
     with torch.no_grad():
         best = act(learner, drawn["after"], config).unsqueeze(1)
         later = values(net, drawn["after"], config).gather(1, best).squeeze(1)
-        wanted = (1 - config.gamma) * drawn["reward"] + config.gamma * later * ~drawn["terminated"]
+        wanted = (1 - config.gamma) * drawn["reward"] + drawn["discount"] * later
     found = values(learner, drawn["seen"], config).gather(1, drawn["action"].unsqueeze(1)).squeeze(1)
     return F.smooth_l1_loss(found, wanted)
 
@@ -115,9 +119,8 @@ def train(config: Config, run: runs.Run) -> None:
     learner = copy.deepcopy(net)
     envs = rl.training(NAME, config.environments, run)
     one = torch.zeros(())
-    memory = rl.Replay(
-        config.memory, seen=torch.zeros(4), action=one.long(), after=torch.zeros(4), reward=one, terminated=one.bool()
-    )
+    like = {"action": one.long(), "reward": one, "terminated": one.bool(), "ended": one.bool()}
+    memory = rl.Replay(config.memory, seen=torch.zeros(4), after=torch.zeros(4), **like)
     optimiser = torch.optim.Adam(learner.parameters(), lr=config.lr)
     updates = config.epochs * len(loaders.train)
     schedule = rl.falling(optimiser, updates)
@@ -129,7 +132,10 @@ def train(config: Config, run: runs.Run) -> None:
                 rl.follow(learner, net, 1.0)  # the run may have begun with given weights
             random = max(config.explore, 1 - (1 - config.explore) * run.step / (config.exploring * updates))
             ended.add(live(learner, envs, memory, random, config))
-            loss = error(learner, net, memory.draw(config.batch_size, run.device), config)
+            if len(memory) < config.environments * config.ahead:
+                continue
+            rows = memory.draw_rows(config.batch_size, config.ahead, config.environments, run.device)
+            loss = error(learner, net, rl.joined(rows, config.gamma), config)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learner.parameters(), 10.0)
