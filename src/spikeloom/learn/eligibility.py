@@ -296,6 +296,8 @@ def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:
     paths = {m: path for path, m in net.body.named_modules()}
     last = pairs[-1] if pairs else None
     before = pairs[-2] if len(pairs) > 1 else None
+    if isinstance(before, Influence):
+        raise ValueError(f"{_WHO}: leaky_readout=True goes with neurons and sl.learn.EProp, not with {before.path!r}")
     if isinstance(last, Pair) and isinstance(before, Pair):
         layer = last.parts[0].layer
         order = [paths[m] for m in layers]
