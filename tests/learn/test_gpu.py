@@ -26,7 +26,7 @@ def test_local_rules():
 
 def by_times():
     neuron = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0, v_threshold=0.3, count_target=2.0, count_strength=0.1)
-    return nn.Sequential(neuron, L.EventPropDelay(6, max_delay=3))
+    return nn.Sequential(neuron, sl.nn.LearnedDelay(6, 3, kernel="times"))
 
 
 @pytest.mark.parametrize(

@@ -387,6 +387,9 @@ def test_a_leaky_readout_in_a_ragged_batch_of_packed_spikes_and_what_is_none():
         list(L.online(sl.Network(*body[:3]), x, loss, leaky_readout=True, method="eligibility"))
     with pytest.raises(ValueError, match="'3' must have a leak alone"):
         list(L.online(sl.Network(*body[:3], sl.LIF()).double(), x, loss, leaky_readout=True, method="eligibility"))
+    recurrent = sl.Network(body[0], sl.nn.Recurrent(sl.LIF(), nn.Linear(5, 5)), *body[2:]).double()
+    with pytest.raises(ValueError, match=r"goes with neurons and sl\.learn\.EProp, not with '1'"):
+        next(L.online(recurrent, x, loss, leaky_readout=True, method="rtrl"))
     with pytest.raises(ValueError, match="leaky_readout goes with eligibilities"):
         L.online(net, x, loss, leaky_readout=True)
 

@@ -31,8 +31,10 @@ def net_of(seed):
 
 
 def on_a_grid(weights, inputs, steps, neuron=None, between=None):
-    """Gradients of all weights with ``steps`` per tau_syn, and how many spikes the last layer has; ``between`` is after
-    the first layer."""
+    """Gradients of all weights with ``steps`` per tau_syn, and how many spikes the last layer has.
+
+    ``between`` is a layer with delays, after the first one or in place of the second.
+    """
     dt = TAU_SYN / steps
     T = round(END / dt)
     x = torch.zeros(T, 1, 5, **DOUBLE)
@@ -43,10 +45,11 @@ def on_a_grid(weights, inputs, steps, neuron=None, between=None):
         layers += [nn.Linear(w.shape[1], w.shape[0], bias=False).double()]
         layers[-1].weight.data = torch.tensor(w)
         layers += [L.EventPropLIF(tau_mem=TAU_MEM / dt, tau_syn=TAU_SYN / dt) if neuron is None else neuron(dt)]
-    s = sl.Network(*layers[:2], *([] if between is None else [between]), *layers[2:])(x)
+    after = layers[3:] if isinstance(between, sl.nn.DelayLinear) else layers[2:]
+    s = sl.Network(*layers[:2], *([] if between is None else [between]), *after)(x)
     t = torch.arange(T, **DOUBLE).view(-1, 1) * dt
     (s[:, 0] * torch.tensor(SIGNS) * torch.cos(0.7 * t + torch.arange(3))).sum().backward()
-    return [m.weight.grad.numpy() for m in layers[::2]], int(s.sum())
+    return [m.weight.grad.numpy() for m in layers[::2] if m.weight.grad is not None], int(s.sum())
 
 
 def errors(got, wanted):
@@ -166,31 +169,41 @@ def test_a_number_of_spikes_pulls():
     assert more.sum() > s.sum()
 
 
-def test_delays_between_layers_move_with_the_gradient_of_continuous_time():
+def of_delays(weights, inputs, delays):
+    """Spikes of two layers with delays ``[5]`` of the first layer's neurons, or ``[3, 5]`` of the synapses."""
+    first, found = event_driven.layer(inputs, weights[0], TAU_MEM, TAU_SYN, END), []
+    for j, row in enumerate(np.broadcast_to(delays, (3, 5))):
+        events = [(t + row[k], k) for t, k in first if t + row[k] < END]
+        found += [(t, j) for t, _ in event_driven.layer(events, weights[1][j : j + 1], TAU_MEM, TAU_SYN, END)]
+    return found
+
+
+@pytest.mark.parametrize("synapses", [False, True])
+def test_delays_between_layers_move_with_the_gradient_of_continuous_time(synapses):
     weights, inputs = net_of(9)
-    delays = np.array([0.2, 0.0, 0.6, 0.4, 0.2])  # on the grid
-
-    def spikes_of(delays):
-        events = event_driven.layer(inputs, weights[0], TAU_MEM, TAU_SYN, END)
-        events = [(t + delays[k], k) for t, k in events]
-        return event_driven.layer([e for e in events if e[0] < END], weights[1], TAU_MEM, TAU_SYN, END)
-
-    count, wanted = len(spikes_of(delays)), np.zeros(5)
-    for k in range(5):
+    delays = np.array([0.2, 0.0, 0.6, 0.4, 0.2]) + 0.2  # on the grid, and none at the end
+    delays = np.stack([delays, delays[::-1] + 0.2, delays]) if synapses else delays
+    count, wanted = len(of_delays(weights, inputs, delays)), np.zeros(delays.shape)
+    for place in np.ndindex(*delays.shape):
         both = []
         for sign in (1, -1):
             moved = delays.copy()
-            moved[k] += sign * 1e-6
-            found = spikes_of(moved)
+            moved[place] += sign * 1e-6
+            found = of_delays(weights, inputs, moved)
             assert len(found) == count
             both.append(of_times(found))
-        wanted[k] = (both[0] - both[1]) / 2e-6
+        wanted[place] = (both[0] - both[1]) / 2e-6
     steps = 250
-    delay = L.EventPropDelay(5, max_delay=steps).double()
-    delay.delay.data = torch.tensor(delays * steps)
-    _, spikes = on_a_grid(weights, inputs, steps, between=delay)
+    if synapses:
+        layer = sl.nn.DelayLinear(5, 3, 2 * steps, kernel="times").double()
+        layer.weight.data = torch.tensor(weights[1]).unsqueeze(-1)
+        layer.delay.data = torch.tensor(delays * steps).unsqueeze(-1)
+    else:
+        layer = sl.nn.LearnedDelay(5, 2 * steps, kernel="times").double()
+        layer.delay.data = torch.tensor(delays * steps)
+    _, spikes = on_a_grid(weights, inputs, steps, between=layer)
     assert spikes == count
-    got = delay.delay.grad.numpy() * steps  # of steps, which are 1 / 250
+    got = layer.delay.grad.reshape(delays.shape).numpy() * steps  # of steps, which are 1 / 250
     assert np.abs(wanted).max() > 0.1
     assert max(errors([got], [wanted])) < 0.05
     assert min(errors([-got], [wanted])) > 1
@@ -198,23 +211,25 @@ def test_delays_between_layers_move_with_the_gradient_of_continuous_time():
 
 def test_a_delay_that_is_learned_by_times_step_by_step():
     torch.manual_seed(0)
-    layer, lengths = L.EventPropDelay(3, max_delay=4).double(), torch.tensor([12, 7])
+    layer, lengths = sl.nn.LearnedDelay(3, 4, kernel="times").double(), torch.tensor([12, 7])
     layer.delay.data = torch.tensor([0.3, 2.6, 4.0], **DOUBLE)
     x = (torch.rand(12, 2, 3, **DOUBLE) < 0.5).double().requires_grad_()
     y, _ = layer.sequence(x, lengths=lengths)
     g = torch.randn(12, 2, 3, **DOUBLE)
     (y * g).sum().backward()
-    found = torch.zeros(3, **DOUBLE)
+
+    def met(c, k):
+        """What the gradient would be of an input that comes k steps later."""
+        pairs = [(b, t) for b, n in enumerate(lengths.tolist()) for t in range(k, n)]
+        return sum(g[t, b, c] * x.detach()[t - k, b, c] for b, t in pairs)
+
     for b, n in enumerate(lengths.tolist()):
         for c, d in enumerate((0, 3, 4)):
             for t in range(n):
-                spike = x[t - d, b, c].item() if t >= d else 0.0
-                assert y[t, b, c] == spike
-                low, high = max(t - 1, 0), min(t + 1, n - 1)
-                found[c] += spike * (g[high, b, c] - g[low, b, c]) / (high - low)
-                if t + d < n:
-                    assert x.grad[t, b, c] == g[t + d, b, c]
-    torch.testing.assert_close(layer.delay.grad, found)
+                assert y[t, b, c] == (x[t - d, b, c] if t >= d else 0)
+                assert x.grad[t, b, c] == (g[t + d, b, c] if t + d < n else 0)
+    wanted = torch.stack([met(0, 1) - met(0, 0), (met(1, 4) - met(1, 2)) / 2, met(2, 4) - met(2, 3)])
+    torch.testing.assert_close(layer.delay.grad, wanted)
     assert torch.equal(layer.eval().sequence(x, lengths=lengths)[0], y)
 
 

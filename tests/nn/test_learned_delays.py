@@ -290,7 +290,7 @@ def test_beginnings_and_wrong_use():
     assert float(w.abs().max()) == pytest.approx(1 / 8, rel=0.01)
     for make, message in (
         (lambda: N.LearnedDelay(3, -1), r"LearnedDelay: expected sizes of at least 1 and max_delay from 0, got \(3,\)"),
-        (lambda: N.LearnedDelay(3, 2, kernel="box"), "kernel must be gauss or triangle, got 'box'"),
+        (lambda: N.LearnedDelay(3, 2, kernel="box"), "kernel must be gauss, triangle or times, got 'box'"),
         (lambda: N.LearnedDelay(3, 2, sigma=-1.0), "LearnedDelay.sigma: expected a number of at least 0, got -1"),
         (lambda: N.LearnedDelay(3, 2).sequence(torch.rand(2, 1, 4)), r"expected \[T, B, 3, \*\], got \[2, 1, 4\]"),
         (lambda: N.DelayLinear(3, 2, 2).sequence(torch.rand(2, 1, 4)), r"expected \[T, B, 3\], got \[2, 1, 4\]"),

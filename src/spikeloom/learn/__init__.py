@@ -17,7 +17,6 @@ recurrent layers.
 
 from .decolle import DECOLLE, decolle_activity
 from .eprop import EProp, RandomFeedback
-from .event_delay import EventPropDelay
 from .eventprop import EventPropLIF, first_spike_time
 from .fptt import FPTT
 from .homeostasis import Homeostasis
@@ -36,7 +35,6 @@ __all__ = [
     "FPTT",
     "STDP",
     "EProp",
-    "EventPropDelay",
     "EventPropLIF",
     "FirstSpike",
     "Hebb",

@@ -16,7 +16,6 @@ it filters them: ``f <- P f + sum_t a[t] z[t]`` is one more state of the neurons
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from ..neuron import Dynamics
 from ..nn import Recurrent
 from ..spikes import SpikeTensor
 from .decolle import DECOLLE
+from .derivatives import is_constant, is_elementwise, jacobian, of_samples
 from .eprop import EProp, RandomFeedback
 from .influence import Influence, fed_back
 from .products import LINEAR, accumulate, dense_values, product
@@ -110,13 +110,13 @@ class Pair:
         x, ends = result.record[f"{self.path}.input"], result.state[self.path]
         first = self.constant is None
         if first:
-            self.constant = _is_constant(self.inner, x.shape)
+            self.constant = is_constant(self.inner, x.shape)
         gradients = {k: leaf.grad for k, leaf in leaves.items()}
         a: dict[str, Tensor | None] = {}
         P: dict[str, dict[str, Tensor]] = {}
         for k in self.states:
-            a[k], P[k] = _jacobian(ends[k], x, leaves)
-            if first and (t := a[k]) is not None and not _is_elementwise(ends[k], x, t):
+            a[k], P[k] = jacobian(ends[k], x, leaves)
+            if first and (t := a[k]) is not None and not is_elementwise(ends[k], x, t):
                 raise ValueError(
                     f"{_WHO}: the neurons of {self.path!r} depend on each other, so that their eligibility has no "
                     "place in memory; give method='truncated'"
@@ -130,7 +130,7 @@ class Pair:
         inputs = {k: torch.zeros_like(x, dtype=dtype) if t is None else t.to(dtype) for k, t in a.items()}
         with torch.no_grad():
             if constant:
-                inputs, P = _of_samples(inputs, P, self.path)
+                inputs, P = of_samples(inputs, P, self.path)
                 self.last = _Leak(inputs, P, gradients)
             for part in self.parts:
                 if part.pre:
@@ -296,6 +296,8 @@ def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:
     paths = {m: path for path, m in net.body.named_modules()}
     last = pairs[-1] if pairs else None
     before = pairs[-2] if len(pairs) > 1 else None
+    if isinstance(before, Influence):
+        raise ValueError(f"{_WHO}: leaky_readout=True goes with neurons and sl.learn.EProp, not with {before.path!r}")
     if isinstance(last, Pair) and isinstance(before, Pair):
         layer = last.parts[0].layer
         order = [paths[m] for m in layers]
@@ -308,62 +310,6 @@ def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:
     raise ValueError(
         f"{_WHO}: leaky_readout=True needs a network that ends in a neuron with weights before it, an nn.Linear and a "
         f"neuron with a leak alone; it ends in {', '.join(type(m).__name__ for m in layers[-3:]) or 'a DECOLLE'}"
-    )
-
-
-def _jacobian(end: Tensor, x: Tensor, leaves: dict[str, Tensor]) -> tuple[Tensor | None, dict[str, Tensor]]:
-    """``a[t]`` and ``P_j`` of one end state: derivatives of each element by its own inputs (None where it has nothing
-    of them) and states (those that it depends on)."""
-    if not end.requires_grad:
-        return None, {}
-    found = torch.autograd.grad(end, [x, *leaves.values()], torch.ones_like(end), retain_graph=True, allow_unused=True)
-    return found[0], {j: g for j, g in zip(leaves, found[1:], strict=True) if g is not None}
-
-
-def _is_elementwise(end: Tensor, x: Tensor, a: Tensor) -> bool:
-    """Whether each element of a state depends on inputs of its own alone: random signs pass through to the inputs."""
-    g = torch.Generator().manual_seed(0)
-    signs = (2 * torch.randint(2, end.shape, generator=g) - 1).to(end)
-    (found,) = torch.autograd.grad(end, x, signs, retain_graph=True)
-    return bool((found - a * signs).abs().max() <= 1e-3 * a.abs().max())
-
-
-def _is_constant(neuron: Dynamics, shape: torch.Size) -> bool:
-    """Whether derivatives of states by inputs and states are one number for all neurons, tried on large inputs."""
-    probe = copy.deepcopy(neuron)
-    g = torch.Generator().manual_seed(0)
-    x = (40 * torch.rand(6, 2, *shape[2:], generator=g, dtype=torch.float64) - 20).requires_grad_()
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        probe = probe.to("cpu")
-        start = {k: s.detach().requires_grad_() for k, s in probe.initial_state(x[0]).items()}
-        _, ends = probe.sequence(x, state=start)
-        return all(_same(t) for end in ends.values() for t in _flat(*_jacobian(end, x, start)))
-
-
-def _flat(a: Tensor | None, P: dict[str, Tensor]) -> list[Tensor]:
-    return [*([] if a is None else [a]), *(p.unsqueeze(0) for p in P.values())]
-
-
-def _same(t: Tensor) -> bool:
-    """Whether ``t`` ``[T, B, *]`` is one number for each step and sample."""
-    flat = t.flatten(2)
-    scale = 1e-10 if t.dtype == torch.float64 else 1e-5
-    return bool((flat.amax(-1) - flat.amin(-1) <= scale * flat.abs().amax(-1)).all())
-
-
-def _of_samples(
-    a: dict[str, Tensor], P: dict[str, dict[str, Tensor]], path: str
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:
-    """a ``[T, B]`` and P ``[B]`` of neurons that have them all in common."""
-    for k in a:
-        if not all(_same(t) for t in _flat(a[k], P[k])):
-            raise RuntimeError(
-                f"{_WHO}: the neurons of {path!r} were taken for ones with a leak alone, but their states do not all "
-                "depend on the input alike in this piece; give method='truncated'"
-            )
-    return (
-        {k: t.flatten(2)[..., 0] for k, t in a.items()},
-        {k: {j: p.flatten(1)[..., 0] for j, p in row.items()} for k, row in P.items()},
     )
 
 

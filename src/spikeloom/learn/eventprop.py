@@ -182,7 +182,7 @@ class _ByTimes(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         s, slopes, lengths = ctx.saved_tensors
         neuron: EventPropLIF = ctx.neuron
-        found = difference(g, None if lengths is None else duration(s, lengths))
+        found = _difference(g, None if lengths is None else duration(s, lengths))
         if not _any(found) and len(g) > 2 and bool((g * s).any()):
             raise RuntimeError(
                 "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do "
@@ -194,7 +194,7 @@ class _ByTimes(torch.autograd.Function):
         return found, None, None, None
 
 
-def difference(g: Tensor, steps: Tensor | None) -> Tensor:
+def _difference(g: Tensor, steps: Tensor | None) -> Tensor:
     """Twice the time derivative of g by central differences, one-sided at the ends of each sample."""
     if steps is not None:
         t, last = torch.arange(len(g), device=g.device).unsqueeze(1), (steps - 1).unsqueeze(0)

@@ -8,6 +8,11 @@ is 1 at that step and 0 elsewhere.
     gauss:     g(k - d) ~ exp(-(k - d)^2 / (2 sigma^2))
     triangle:  g(k - d) ~ max(0, 1 + sigma - |k - d|)
 
+Between neurons that learn by spike times (:class:`spikeloom.learn.EventPropLIF`) no bump is needed: a spike that comes
+later by dt changes the loss by the time derivative of its gradient. As ``G(k) = dL/dg(k) = sum_t dL/dy[t] x[t - k]``,
+
+    times:     g = 1 at the rounded delay, in training too;  dL/dd = (G(d + 1) - G(d - 1)) / 2
+
 Hammouamri, Khalfaoui-Hassani and Masquelier, Learning Delays in Spiking Neural Networks using Dilated Convolutions with
 Learnable Spacings, ICLR 2024.
 """
@@ -31,8 +36,9 @@ from ..core.call import autocasts
 from ..kernel import full_precision, output_dtype, state_dtype
 from ..spikes import SpikeTensor, pack
 from .delay import Delay, dense, last_inputs, repacked
+from .delay_gradients import by_times, inward, whole
 
-Kernel = Literal["gauss", "triangle"]
+Kernel = Literal["gauss", "triangle", "times"]
 _NARROWEST = 1e-3  # a gauss of width 0 has no value between two steps
 
 
@@ -53,8 +59,8 @@ class _Delayed(Declared, TemporalModule):
         who = type(self).__name__
         if not isinstance(max_delay, int) or max_delay < 0 or min(shape) < 1:
             raise ValueError(f"{who}: expected sizes of at least 1 and max_delay from 0, got {shape} and {max_delay}")
-        if kernel not in ("gauss", "triangle"):
-            raise ValueError(f"{who}: kernel must be gauss or triangle, got {kernel!r}")
+        if kernel not in ("gauss", "triangle", "times"):
+            raise ValueError(f"{who}: kernel must be gauss, triangle or times, got {kernel!r}")
         self.max_delay, self.kernel = max_delay, kernel
         self.numbers(sigma=sigma)
         self.delay = nn.Parameter(torch.rand(shape) * max_delay)
@@ -66,7 +72,8 @@ class _Delayed(Declared, TemporalModule):
     def spread(self) -> Tensor:
         """How much of the input of k steps ago is taken, ``[*, max_delay + 1]``, where ``delay`` is ``[*]``.
 
-        In training it is the bump g around the delay, in evaluation 1 at the rounded delay and 0 elsewhere.
+        In training it is the bump g around the delay, in evaluation 1 at the rounded delay and 0 elsewhere, as it is
+        in training where delays learn by spike times.
         """
         with full_precision(self.delay.device):
             d = self.delay.to(state_dtype(self.delay.dtype)).unsqueeze(-1)
@@ -74,6 +81,8 @@ class _Delayed(Declared, TemporalModule):
             if not self.training:
                 return (k == whole(d, self.max_delay)).to(d.dtype)
             d = inward(d, self.max_delay)
+            if self.kernel == "times":
+                return by_times(d, self.max_delay)
             sigma = self.sigma.to(d.device, d.dtype)
             if self.kernel == "gauss":
                 return torch.softmax(-((k - d) / sigma.clamp(min=_NARROWEST)).square() / 2, -1)
@@ -133,7 +142,8 @@ class LearnedDelay(_Delayed):
     Args:
         features: channels C, dimension 1 of the step.
         max_delay: the largest delay, in steps.
-        kernel: the bump g, ``"gauss"`` or ``"triangle"``, with the sum 1 over all k.
+        kernel: the bump g, ``"gauss"`` or ``"triangle"``, with the sum 1 over all k; or ``"times"``, for delays between
+            neurons that learn by spike times.
         sigma: its width: a float, which a :class:`DelaySchedule` may drive, or an ``nn.Parameter``. At 0 a triangle
             takes the two steps beside d.
 
@@ -178,7 +188,9 @@ class LearnedDelay(_Delayed):
         T = seen.shape[0] - self.max_delay
         seen = dense(seen)
         if not self.training:
-            return self.by_whole_steps(seen)
+            first = self.max_delay - whole(self.delay.detach(), self.max_delay)
+            index = (first + torch.arange(T, device=seen.device).unsqueeze(1)).unsqueeze(1)  # [T, 1, C]
+            return seen.gather(0, index.reshape(*index.shape, *(1,) * (seen.ndim - 3)).expand(T, *seen.shape[1:]))
         dtype = state_dtype(seen.dtype)
         with full_precision(seen.device):
             rows = seen.to(dtype).flatten(3) if seen.ndim > 3 else seen.to(dtype).unsqueeze(3)
@@ -187,13 +199,6 @@ class LearnedDelay(_Delayed):
             y = F.conv1d(lines, self.spread().to(dtype).flip(1).unsqueeze(1), groups=C)
         y = y.view(B, R, C, T).permute(3, 0, 2, 1).reshape(T, *seen.shape[1:])
         return y.to(output_dtype(seen.dtype))
-
-    def by_whole_steps(self, seen: Tensor) -> Tensor:
-        """:meth:`delayed` with rounded delays, which have no gradient."""
-        first = self.max_delay - whole(self.delay.detach(), self.max_delay)
-        T = seen.shape[0] - self.max_delay
-        index = (first + torch.arange(T, device=seen.device).unsqueeze(1)).unsqueeze(1)  # [T, 1, C]
-        return seen.gather(0, index.reshape(*index.shape, *(1,) * (seen.ndim - 3)).expand(T, *seen.shape[1:]))
 
     def extra_repr(self) -> str:
         return f"{self.features}, {self._bump()}"
@@ -345,33 +350,3 @@ class DelayConv2d(_Weighted):
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
-
-
-def whole(d: Tensor, most: int) -> Tensor:
-    """Delays as whole steps from 0 to ``most``, int64."""
-    return d.round().clamp(0, most).long()
-
-
-def inward(d: Tensor, most: int) -> Tensor:
-    """``clamp(d, 0, most)``, whose gradient is kept where descent leads inward, and 0 where it would lead on out."""
-    limited: Tensor = _Inward.apply(d, most)  # type: ignore[no-untyped-call]
-    return limited
-
-
-class _Inward(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(d: Tensor, most: int) -> Tensor:
-        return d.clamp(0, most)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.most = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (d,) = ctx.saved_tensors
-        outward = ((d <= 0) & (grad > 0)) | ((d >= ctx.most) & (grad < 0))
-        return torch.where(outward, 0, grad), None

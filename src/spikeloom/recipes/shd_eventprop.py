@@ -76,7 +76,7 @@ def build(config: Config) -> sl.Network:
     net.add_module("in", linear(LINES, h, config.first, 2 * config.first))
     net.add_module("neurons1", neuron())
     if config.max_delay:
-        net.add_module("delay", sl.learn.EventPropDelay(h, config.max_delay))
+        net.add_module("delay", sl.nn.LearnedDelay(h, config.max_delay, kernel="times"))
     net.add_module("between", linear(h, h, config.second, 2 * config.second))
     net.add_module("neurons2", neuron())
     net.add_module("out", linear(h, CLASSES, 0.0, h**-0.5))
