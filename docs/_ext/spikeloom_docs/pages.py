@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -87,7 +88,8 @@ def index(shelf: str) -> str:
 
 def gather() -> Context:
     """Reads docs/*.md."""
-    context, counts = Context(), defaultdict(dict)
+    context = Context()
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
     for file in sorted(DOCS.glob("*.md")):
         text = file.read_text()
         if file.stem == "porting":
@@ -170,7 +172,7 @@ def title(text: str, mark: str = "=") -> str:
     return f"{text}\n{mark * len(text)}\n"
 
 
-def table(lines: list[tuple[str, ...]], head: tuple[str, ...], widths: str) -> str:
+def table(lines: Sequence[tuple[str, ...]], head: tuple[str, ...], widths: str) -> str:
     """A list-table."""
     out = ["", ".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", "   :class: names", ""]
     for row in [head, *lines]:

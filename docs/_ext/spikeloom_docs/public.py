@@ -90,8 +90,8 @@ def entries() -> dict[str, Entry]:
         for name in listed(module):
             named.append((f"{shelf}.{name}".lstrip("."), shelf, getattr(module, name)))
     for name, shelf in ALSO.items():
-        module, _, last = name.rpartition(".")
-        named.append((name, shelf, getattr(importlib.import_module(f"spikeloom.{module}"), last)))
+        home, _, last = name.rpartition(".")
+        named.append((name, shelf, getattr(importlib.import_module(f"spikeloom.{home}"), last)))
     found: dict[str, Entry] = {}
     known: dict[int, Entry] = {}
     for name, shelf, value in sorted(named, key=lambda n: (n[0].count("."), n[0])):
