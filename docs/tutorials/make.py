@@ -121,11 +121,9 @@ class Page:
                 if not alt:
                     problems.append(f"picture {len(pictures)} has no text that says what is seen")
             pos = block.end
-        title, rest = ("".join(text) + self.text[pos:]).split("\n\n", 1)
-        rest = re.sub(r"\A\[(Colab|Notebook)\][^\n]*\n\n", "", rest)
-        self.file.write_text(f"{title}\n\n{self.head()}\n\n{rest}", encoding="utf-8")
+        self.text = "".join(text) + self.text[pos:]
+        self.write_notebook()
         problems += self.write_pictures(pictures)
-        Page(self.file).write_notebook()
         seconds, wall, size = time.process_time(), time.perf_counter() - began, sum(map(len, pictures)) / 1000
         if seconds > LIMIT:
             problems.append(f"it takes {seconds:.0f} s of CPU time, at most {LIMIT} are allowed")
@@ -134,7 +132,11 @@ class Page:
         return "\n  ".join([line, *problems])
 
     def write_notebook(self) -> None:
-        """Writes the notebook of the page as it stands."""
+        """Writes the links below the title, and the notebook of the page as it stands."""
+        title, rest = self.text.split("\n\n", 1)
+        rest = re.sub(r"\A\[(Colab|Notebook)\][^\n]*\n\n", "", rest)
+        self.text = f"{title}\n\n{self.head()}\n\n{rest}"
+        self.file.write_text(self.text, encoding="utf-8")
         NOTEBOOKS.mkdir(exist_ok=True)
         (NOTEBOOKS / f"{self.name}.ipynb").write_text(notebook(self), encoding="utf-8")
 
@@ -250,7 +252,7 @@ def main() -> int:
         "pages", nargs="*", help="how the names of the pages begin, such as 01; all of them if not given"
     )
     parser.add_argument("--jobs", type=int, default=2, help="how many run at a time")
-    parser.add_argument("--notebooks", action="store_true", help="run nothing, write the notebooks alone")
+    parser.add_argument("--notebooks", action="store_true", help="run nothing, write links and notebooks alone")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
