@@ -58,8 +58,9 @@ class EventPropLIF(Neuron):
 
     It does not see spikes that appear or vanish, so that layers have to fire from the start. What comes after it has to
     filter: another EventPropLIF, :class:`spikeloom.LI`, :class:`spikeloom.Synaptic`, or :func:`first_spike_time`. A
-    loss of rates or counts does not change with spike times: where no gradient does, RuntimeError is raised. A
-    :class:`spikeloom.LIF` after it would be wrong, because it sees its spikes in the same step and by a surrogate.
+    loss of rates or counts does not change with spike times: where no gradient does, RuntimeError is raised (but under
+    ``torch.compile``). A :class:`spikeloom.LIF` after it would be wrong, because it sees its spikes in the same step
+    and by a surrogate.
 
     Single steps give no gradient (RuntimeError), spikes are handed on dense, recorded states have no gradient, and no
     option stands around it.
@@ -183,7 +184,8 @@ class _ByTimes(torch.autograd.Function):
         s, slopes, lengths = ctx.saved_tensors
         neuron: EventPropLIF = ctx.neuron
         found = _difference(g, None if lengths is None else duration(s, lengths))
-        if not _any(found) and len(g) > 2 and bool((g * s).any()):
+        looks = len(g) > 2 and not torch.compiler.is_compiling()  # whose graph would break at a question
+        if looks and not _any(found) and bool((g * s).any()):
             raise RuntimeError(
                 "EventPropLIF: the gradient that came for its spikes is the same at all steps, so that spike times do "
                 "not change the loss: a loss of rates or counts has no gradient here. Let LI, Synaptic or "
