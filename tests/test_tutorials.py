@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 )
 def test_a_page_does_what_it_says(page, folder):
     pytest.importorskip("sklearn", reason="the extra 'demo' is not installed")
-    began, pictures = time.process_time(), 0
+    pictures = 0
     try:
         for block, printed, figures in page.run():
             where = f"{page.file}:{block.line}"
@@ -50,7 +49,6 @@ def test_a_page_does_what_it_says(page, folder):
             raise
         pytest.skip(str(missing))
     assert pictures >= 2
-    assert time.process_time() - began < make.LIMIT
 
 
 @pytest.mark.parametrize("page", PAGES)
