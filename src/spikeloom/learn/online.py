@@ -101,9 +101,10 @@ def online(
     Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
     Raises ValueError for ``block`` above 1 where a temporal module is no neuron alone, or has hooks; for
-    ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch norm between), where a
-    temporal module is no neuron, where a convolution meets a neuron whose eligibility is no trace, where the neurons of
-    a layer depend on each other (MPBN in training), or where eligibilities would take more than ``limit`` bytes.
+    ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch norm between), where
+    one of both has hooks, or the weight comes of other parameters (pruning, weight norm), where a temporal module is no
+    neuron, where a convolution meets a neuron whose eligibility is no trace, where the neurons of a layer depend on
+    each other (MPBN in training), or where eligibilities would take more than ``limit`` bytes.
 
     Meng et al., ICCV 2023 (SLTT, SLTT-K); Xiao et al., NeurIPS 2022 (OTTT); Williams and Zipser, Neural Computation 1,
     1989 (real-time recurrent learning).
@@ -136,7 +137,8 @@ def online(
         )
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, device=x.device)
-    drawn = _drawn(-(-T // (steps * block)), backward, generator)
+    longest = T if lengths is None or not B else int(lengths.max())
+    drawn = _drawn(-(-longest // (steps * block)), backward, generator)
     cut = Cut(net, steps) if block > 1 else None
     if leaky_readout and method == "truncated":
         raise ValueError("learn.online: leaky_readout goes with eligibilities, method='eligibility' or 'rtrl'")
