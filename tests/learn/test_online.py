@@ -591,6 +591,9 @@ def test_gradients_are_taken_where_none_are_recorded():
     with pytest.raises(ValueError, match=r"x comes out of a computation with gradient.*give x\.detach\(\)"):
         L.online(net, encoded, squares(target), steps=5)
     assert len(list(L.online(net, encoded, squares(target), steps=T))) == 1
+    for options in ({}, {"block": 2}, {"method": "eligibility"}):
+        with torch.inference_mode(), pytest.raises(RuntimeError, match=r"no gradients in torch\.inference_mode"):
+            next(L.online(net_of(sl.LIF()), given(4), squares(given(2)), steps=2, **options))
 
 
 def test_fptt_takes_the_layout_of_the_network():

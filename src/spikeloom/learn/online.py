@@ -130,7 +130,7 @@ def online(
     elif net.batch_first:
         x = x.transpose(0, 1)
     T, B = x.shape[:2]
-    if x.grad_fn is not None and steps < T and torch.is_grad_enabled():
+    if x.grad_fn is not None and steps * block < T and torch.is_grad_enabled():
         raise ValueError(
             "learn.online: x comes out of a computation with gradient, which one piece would go back through and free "
             "for the next; give x.detach(), or let that computation be a part of the network"
@@ -201,6 +201,8 @@ def _pieces(
         carried = Eligibility.of(net, asked.limit, full=method == "rtrl", filtered=asked.filtered)
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("learn.online: there are no gradients in torch.inference_mode; leave it")
         rows = _Rows(x.shape[1], lengths, t0, steps)
         with torch.enable_grad() if n in drawn else torch.no_grad():
             given = rows.chosen(state)

@@ -118,6 +118,12 @@ def training(name: str, count: int, run: runs.Run) -> Environments:
     return Environments(name, count, lambda episode: sl.data.mix(run.config.seed, episode))
 
 
+def enough(setting: str, given: int, least: int, why: str) -> None:
+    """Raises ConfigError for a setting from which, with the others as they are, nothing could be learned."""
+    if given < least:
+        raise runs.ConfigError(f"{setting} must be at least {least}, {why}, got {given}", setting=setting)
+
+
 def play(name: str, seeds: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
     """The returns, float64 ``[B]``, of an episode for each of ``seeds`` ``[B]``, with actions ``act(observation)``."""
     envs = Environments(name, len(seeds), lambda episode: int(seeds[episode % len(seeds)]))

@@ -150,6 +150,8 @@ def improve(
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs of ``config.updates`` rollouts."""
+    if config.batch_size == 1:
+        rl.enough("rollout", config.rollout, 2, "for a deviation of the advantages of one environment")
     loaders = run.load(data)
     net: Any = run.place(build(config))
     envs = rl.training(NAME, config.batch_size, run)
