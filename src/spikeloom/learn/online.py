@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .._time import check_lengths
 from ..core import Network, Result, State, detach
 from .eligibility import Eligibility
+from .eventprop import EventPropLIF
 from .truncated import Cut
 
 Loss = Callable[..., Tensor]
@@ -98,6 +99,9 @@ def online(
     weights, ``[B, N, N, M + N]``, by N backward passes in each piece. One such layer has the gradient of
     backpropagation through time. It is meant for some dozens of neurons.
 
+    :class:`EventPropLIF` takes differences of gradients between the steps of a piece, one-sided at both ends: with it
+    every method only comes near to the gradient of whole sequences, the nearer the longer its pieces.
+
     Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
     Raises ValueError for ``block`` above 1 where a temporal module is no neuron alone, or has hooks; for
@@ -161,6 +165,11 @@ def check_options(net: object, x: object, steps: int, method: str, backward: int
     if block > 1 and method != "truncated":
         raise ValueError(
             "learn.online: an eligibility is carried from piece to piece, so block= goes with truncated alone"
+        )
+    if steps < 3 and any(isinstance(m, EventPropLIF) for m in net.modules()):
+        raise ValueError(
+            "learn.online: EventPropLIF learns by how gradients change from step to step of a piece, which fewer than "
+            f"3 steps do not tell; got steps={steps}"
         )
     if backward is not None and method != "truncated":
         raise ValueError("learn.online: an eligibility needs every piece, so backward= goes with truncated alone")
