@@ -243,6 +243,24 @@ def test_pieces_that_run_in_one_call_have_the_gradients_of_pieces():
         assert closeness(gradients(net, x, loss, steps=4, block=3, **options)[0], wanted) < 1e-12
 
 
+class Memoryless(sl.Neuron):
+    def __init__(self):
+        super().__init__(reset="none")
+        self.numbers(v_threshold=0.2)
+
+    def dynamics(self, x):
+        return self.fire(x - self.v_threshold)
+
+
+def test_a_neuron_without_states_has_nothing_to_cut():
+    net = sl.Network(nn.Linear(4, 5), Memoryless(), nn.Linear(5, 2), sl.LI(tau=3.0)).double()
+    x, loss = given(4), squares(given(2))
+    wanted, pieces = gradients(net, x, loss, steps=2)
+    for options in ({}, {"state": pieces[3].state}):
+        wanted, _ = gradients(net, x, loss, steps=2, **options)
+        assert closeness(gradients(net, x, loss, steps=2, block=2, **options)[0], wanted) < 1e-12
+
+
 def test_blocks_see_what_is_done_to_a_network_between_them():
     x, target, net = given(4), given(2), net_of(sl.LIF(tau=3.0))
     other, loss = sl.LIF(tau=2.0, v_threshold=0.2).double(), squares(target)
