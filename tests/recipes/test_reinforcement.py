@@ -286,7 +286,7 @@ def test_what_is_refused(monkeypatch, tmp_path):
         go("cartpole-dqn", tmp_path / "run", memory=19)
     with pytest.raises(runs.ConfigError, match="memory must be at least 8, for a step of all environments, got 7"):
         go("pendulum-ilc", tmp_path / "run", memory=7)
-    with pytest.raises(runs.ConfigError, match=r"rollout must be at least 2, for a deviation .* got 1"):
+    with pytest.raises(runs.ConfigError, match=r"rollout must be at least 2, in all environments.* got 1"):
         go("cartpole-a2c", tmp_path / "run", rollout=1, batch_size=1)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(

@@ -136,7 +136,6 @@ class Learner:
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs of ``config.updates`` updates."""
-    rl.enough("memory", config.memory, config.environments, "for a step of all environments")
     loaders = run.load(data)
     net: Any = run.place(build(config))
     envs = rl.training(NAME, config.environments, run)
