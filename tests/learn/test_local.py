@@ -165,6 +165,7 @@ def test_pairings_with_a_memory_for_each_synapse(pairing, coincident):
                 up, down = paired(*sides, math.exp(-1 / 3), math.exp(-1 / 5), reduced=pairing == "reduced", own=own)
                 wanted[n, m] += 1.3 * (1 - w[n, m]) * up - 0.7 * down
     dw, _ = rule.sequence(layer, pre, post, lengths=lengths)
+    assert torch.equal(dw, rule.sequence(layer, pre, post, lengths=lengths.tolist())[0])
     torch.testing.assert_close(dw, wanted)
     assert not torch.allclose(dataclasses.replace(rule, pairing="nearest").sequence(layer, pre, post)[0], dw)
     whole, _ = rule.sequence(layer, pre, post, modulator=r)

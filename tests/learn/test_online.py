@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import spikeloom as sl
 
@@ -209,6 +210,17 @@ def test_of_a_number_of_pieces_some_are_differentiated():
     wanted, _ = gradients(net, x, lambda y, t0: loss(y, t0) * (t0 in drawn), steps=1)
     assert closeness(some, wanted) < 1e-12
     assert len(pieces) == T
+    for seed in range(5):  # of pieces that run, where the longest sample is shorter than T
+        taken, options = [], {"lengths": torch.tensor([4, 6, 2]), "generator": torch.Generator().manual_seed(seed)}
+        gradients(
+            net,
+            x,
+            lambda y, t0, taken=taken: (taken.append(y.requires_grad), loss(y, t0))[1],
+            steps=1,
+            backward=4,
+            **options,
+        )
+        assert (sum(taken), len(taken)) == (4, 6)
 
 
 def test_pieces_that_run_in_one_call_have_the_gradients_of_pieces():
@@ -229,6 +241,24 @@ def test_pieces_that_run_in_one_call_have_the_gradients_of_pieces():
     for options in ({"lengths": torch.tensor([5, 13, 8])}, {"state": pieces[2].state}):
         wanted, _ = gradients(net, x, loss, steps=4, **options)
         assert closeness(gradients(net, x, loss, steps=4, block=3, **options)[0], wanted) < 1e-12
+
+
+class Memoryless(sl.Neuron):
+    def __init__(self):
+        super().__init__(reset="none")
+        self.numbers(v_threshold=0.2)
+
+    def dynamics(self, x):
+        return self.fire(x - self.v_threshold)
+
+
+def test_a_neuron_without_states_has_nothing_to_cut():
+    net = sl.Network(nn.Linear(4, 5), Memoryless(), nn.Linear(5, 2), sl.LI(tau=3.0)).double()
+    x, loss = given(4), squares(given(2))
+    wanted, pieces = gradients(net, x, loss, steps=2)
+    for options in ({}, {"state": pieces[3].state}):
+        wanted, _ = gradients(net, x, loss, steps=2, **options)
+        assert closeness(gradients(net, x, loss, steps=2, block=2, **options)[0], wanted) < 1e-12
 
 
 def test_blocks_see_what_is_done_to_a_network_between_them():
@@ -579,6 +609,9 @@ def test_gradients_are_taken_where_none_are_recorded():
     with pytest.raises(ValueError, match=r"x comes out of a computation with gradient.*give x\.detach\(\)"):
         L.online(net, encoded, squares(target), steps=5)
     assert len(list(L.online(net, encoded, squares(target), steps=T))) == 1
+    for options in ({}, {"block": 2}, {"method": "eligibility"}):
+        with torch.inference_mode(), pytest.raises(RuntimeError, match=r"no gradients in torch\.inference_mode"):
+            next(L.online(net_of(sl.LIF()), given(4), squares(given(2)), steps=2, **options))
 
 
 def test_fptt_takes_the_layout_of_the_network():
@@ -619,6 +652,31 @@ def test_fptt_is_its_equations_over_a_linear_net(alpha):
     torch.testing.assert_close(again.gradients[1], last[:, 4])
     with pytest.raises(ValueError, match="belong to parameters of other shapes"):
         L.FPTT(nn.Linear(3, 3).parameters()).load_state_dict(fptt.state_dict())
+
+
+def pruned(layer):
+    return prune.random_unstructured(layer, "weight", amount=0.5)
+
+
+def hooked(layer):
+    layer.register_forward_hook(lambda module, x, y: 2 * y)
+    return layer
+
+
+@pytest.mark.parametrize("method", ["eligibility", "rtrl"])
+def test_what_changes_a_layer_from_outside_has_no_eligibility(method):
+    recurrent = sl.nn.Recurrent if method == "rtrl" else L.EProp
+    for change, reason in ((pruned, "is no parameter of its own"), (hooked, "something hooks into")):
+        for changed in range(3 if change is hooked else 2):
+            parts = [nn.Linear(4, 3), nn.Linear(3, 3), sl.LIF()]
+            change(parts[changed])
+            first, back, neuron = parts
+            layers = [first, neuron] if changed == 2 else [first, recurrent(neuron, back)]
+            net = sl.Network(*layers, nn.Linear(3, 2)).double()
+            where = ("'0'", "'1.feedback'", "'1'")[changed]
+            with pytest.raises(ValueError, match=reason) as raised:
+                next(L.online(net, given(4), squares(given(2)), steps=2, method=method))
+            assert where in str(raised.value)
 
 
 def test_what_is_refused_is_named():

@@ -282,6 +282,15 @@ def test_a_spike_in_the_step_after_the_first_has_no_part_in_its_time():
             assert not given.grad[t:last, b].any()
 
 
+def test_eventprop_takes_pieces_of_three_steps_or_more():
+    net = sl.Network(nn.Linear(2, 4), L.EventPropLIF(tau_mem=20.0, tau_syn=10.0), nn.Linear(4, 1), sl.LI(tau=9.0))
+    x = torch.ones(6, 2, 2)
+    for method, steps in (("truncated", 1), ("eligibility", 2)):
+        with pytest.raises(ValueError, match=f"fewer than 3 steps do not tell; got steps={steps}"):
+            L.online(net, x, lambda y, t0: y.sum(), steps=steps, method=method)
+    assert len(list(L.online(net, x, lambda y, t0: y.square().sum(), steps=3))) == 2
+
+
 def test_what_eventprop_cannot_do_is_said():
     neuron, x = L.EventPropLIF(tau_mem=20.0, tau_syn=10.0), torch.full((30, 1, 2), 2.0, requires_grad=True)
     s, _ = neuron.sequence(x)

@@ -503,6 +503,28 @@ def test_the_regression_beats_persistence(tmp_path):
         regression.data(regression.Config(samples=1000, window=890), batch_size=4)
 
 
+@pytest.mark.parametrize("name", ["braille-eprop", "fashion-online", "diehl-cook"])
+def test_what_exchanges_no_gradients_runs_in_one_process(tmp_path, name):
+    recipe = recipes.get(name)
+    with runs.Run(name, recipe.Config(), runs.Machine(), out=tmp_path / "run") as run:
+        run.processes.world = 2
+        try:
+            with pytest.raises(runs.ConfigError, match=f"{name} runs in one process, got 2"):
+                recipe.train(run.config, run)
+        finally:
+            run.processes.world = 1
+
+
+@pytest.mark.parametrize(
+    "name", ["braille-eprop", "fashion-online", "diehl-cook", "shd-eventprop", "yin-yang", "mnist-tempotron"]
+)
+def test_what_knows_no_mixed_precision_says_so(tmp_path, name):
+    recipe = recipes.get(name)
+    given = runs.Run(name, recipe.Config(amp="bfloat16"), runs.Machine(), out=tmp_path / "run")
+    with given as run, pytest.raises(runs.ConfigError, match=f"amp must be off for {name}, got bfloat16"):
+        recipe.train(run.config, run)
+
+
 def test_mixed_precision_trains(tmp_path):
     done = run("regression", tmp_path / "run", epochs=3, samples=1500, hidden=16, lr=1e-2, amp="bfloat16")
     assert done.history[-1]["loss"] < done.history[0]["loss"]

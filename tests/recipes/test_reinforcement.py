@@ -282,6 +282,12 @@ def test_torques_are_bounded_and_the_population_is_connected():
 def test_what_is_refused(monkeypatch, tmp_path):
     with pytest.raises(runs.ConfigError, match="amp must be off for cartpole-dqn, got bfloat16"):
         go("cartpole-dqn", tmp_path / "run", amp="bfloat16")
+    with pytest.raises(runs.ConfigError, match="memory must be at least 20, for 5 steps of 4 environments, got 19"):
+        go("cartpole-dqn", tmp_path / "run", memory=19)
+    with pytest.raises(runs.ConfigError, match="memory must be at least 8, for a step of all environments, got 7"):
+        go("pendulum-ilc", tmp_path / "run", memory=7)
+    with pytest.raises(runs.ConfigError, match=r"rollout must be at least 2, in all environments.* got 1"):
+        go("cartpole-a2c", tmp_path / "run", rollout=1, batch_size=1)
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(
         ModuleNotFoundError, match=r"environments need gymnasium; install the extra: pip install .*\[rl\]"

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .._hooks import has_hooks
 from .._time import wide
 from ..core import Network, TemporalModule
 from ..core.layers import layers_of, runs_layers
@@ -280,6 +281,10 @@ def _pairs(net: Network, full: bool) -> list[Pair | Influence]:
                 f"{_WHO}: method='eligibility': before the neuron {paths[layer]!r} there must be one layer with "
                 f"parameters, linear in its weight and directly before it; there is {names}"
             )
+        if trained:
+            feedback = {f"{paths[layer]}.feedback": layer.feedback} if isinstance(layer, (EProp, Recurrent)) else {}
+            for path, module in {paths[trained[0]]: trained[0], paths[layer]: layer, **feedback}.items():
+                _check_plain(module, path)
         if trained and isinstance(layer, (Dynamics, EProp)):
             found.append(Pair(trained[0], paths[trained[0]], layer, paths[layer]))
         elif trained and isinstance(layer, Recurrent) and type(trained[0]) is nn.Linear:
@@ -288,6 +293,20 @@ def _pairs(net: Network, full: bool) -> list[Pair | Influence]:
             raise ValueError(f"{_WHO}: method='eligibility': {paths[layer]!r} needs a linear layer before it")
         between = []
     return found
+
+
+def _check_plain(module: nn.Module, path: str) -> None:
+    """Raises ValueError where a module is more than its equation: hooks, or a weight that comes of other parameters."""
+    if not isinstance(module, TemporalModule) and not isinstance(module._parameters.get("weight"), nn.Parameter):
+        raise ValueError(
+            f"{_WHO}: the weight of {path!r} is no parameter of its own, so that it has no eligibility; remove "
+            "weight_norm, spectral_norm or pruning, or give method='truncated'"
+        )
+    if has_hooks(module):
+        raise ValueError(
+            f"{_WHO}: something hooks into {path!r}, and what it does there has no eligibility; remove the hook, or "
+            "give method='truncated'"
+        )
 
 
 def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from .._time import check_lengths
 from ..core import Network, Result, State, detach
 from .eligibility import Eligibility
+from .eventprop import EventPropLIF
 from .truncated import Cut
 
 Loss = Callable[..., Tensor]
@@ -98,12 +99,16 @@ def online(
     weights, ``[B, N, N, M + N]``, by N backward passes in each piece. One such layer has the gradient of
     backpropagation through time. It is meant for some dozens of neurons.
 
+    :class:`EventPropLIF` takes differences of gradients between the steps of a piece, one-sided at both ends: with it
+    every method only comes near to the gradient of whole sequences, the nearer the longer its pieces.
+
     Batch norm in training mode takes the statistics of each piece (of each block), and dropout draws a mask for each.
 
     Raises ValueError for ``block`` above 1 where a temporal module is no neuron alone, or has hooks; for
-    ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch norm between), where a
-    temporal module is no neuron, where a convolution meets a neuron whose eligibility is no trace, where the neurons of
-    a layer depend on each other (MPBN in training), or where eligibilities would take more than ``limit`` bytes.
+    ``"eligibility"`` where a layer with parameters before a neuron is not alone with it (a batch norm between), where
+    one of both has hooks, or the weight comes of other parameters (pruning, weight norm), where a temporal module is no
+    neuron, where a convolution meets a neuron whose eligibility is no trace, where the neurons of a layer depend on
+    each other (MPBN in training), or where eligibilities would take more than ``limit`` bytes.
 
     Meng et al., ICCV 2023 (SLTT, SLTT-K); Xiao et al., NeurIPS 2022 (OTTT); Williams and Zipser, Neural Computation 1,
     1989 (real-time recurrent learning).
@@ -129,14 +134,15 @@ def online(
     elif net.batch_first:
         x = x.transpose(0, 1)
     T, B = x.shape[:2]
-    if x.grad_fn is not None and steps < T and torch.is_grad_enabled():
+    if x.grad_fn is not None and steps * block < T and torch.is_grad_enabled():
         raise ValueError(
             "learn.online: x comes out of a computation with gradient, which one piece would go back through and free "
             "for the next; give x.detach(), or let that computation be a part of the network"
         )
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, device=x.device)
-    drawn = _drawn(-(-T // (steps * block)), backward, generator)
+    longest = T if lengths is None or not B else int(lengths.max())
+    drawn = _drawn(-(-longest // (steps * block)), backward, generator)
     cut = Cut(net, steps) if block > 1 else None
     if leaky_readout and method == "truncated":
         raise ValueError("learn.online: leaky_readout goes with eligibilities, method='eligibility' or 'rtrl'")
@@ -159,6 +165,11 @@ def check_options(net: object, x: object, steps: int, method: str, backward: int
     if block > 1 and method != "truncated":
         raise ValueError(
             "learn.online: an eligibility is carried from piece to piece, so block= goes with truncated alone"
+        )
+    if steps < 3 and any(isinstance(m, EventPropLIF) for m in net.modules()):
+        raise ValueError(
+            "learn.online: EventPropLIF learns by how gradients change from step to step of a piece, which fewer than "
+            f"3 steps do not tell; got steps={steps}"
         )
     if backward is not None and method != "truncated":
         raise ValueError("learn.online: an eligibility needs every piece, so backward= goes with truncated alone")
@@ -199,6 +210,8 @@ def _pieces(
         carried = Eligibility.of(net, asked.limit, full=method == "rtrl", filtered=asked.filtered)
     T = len(x) if lengths is None else int(lengths.max())
     for n, t0 in enumerate(range(0, T, steps)):
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("learn.online: there are no gradients in torch.inference_mode; leave it")
         rows = _Rows(x.shape[1], lengths, t0, steps)
         with torch.enable_grad() if n in drawn else torch.no_grad():
             given = rows.chosen(state)

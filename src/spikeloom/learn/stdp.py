@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._time import check_lengths
 from .local import LocalRule, OfWeight, State, Term, factor_of, of_weight, prepared
 from .pairings import BY_SYNAPSE, BySynapse, Pairs, as_linear, both_sides
 from .products import check_linear_shapes, weight_of
@@ -109,6 +110,8 @@ class STDP(LocalRule):
             return super().sequence(layer, pre, post, state=state, modulator=modulator, lengths=lengths)
         linear = as_linear(layer, "learn.STDP")
         weight, pre, post = prepared(layer, pre, post, lengths, "learn.STDP")
+        if lengths is not None:
+            lengths = check_lengths(lengths, *post.shape[:2], device=post.device)
         check_linear_shapes(linear, pre, post, "learn.STDP")
         keeps = kept(self.tau_pre, self.decay), kept(self.tau_post, self.decay)
         pairs = Pairs(self.pairing == "reduced", *keeps, *own_step(self.coincident))

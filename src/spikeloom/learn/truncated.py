@@ -106,7 +106,11 @@ def _around(net: Network, length: int) -> tuple[Network, list[str]]:
                 f"learn.online: gradients cannot be cut inside a block at {path!r} ({type(module).__name__}), which is "
                 "no neuron alone; give block=1"
             )
-    made: dict[nn.Module, nn.Module] = {m: Truncated(m, length=length) for m in paths if isinstance(m, Dynamics)}
+    made: dict[nn.Module, nn.Module] = {
+        m: Truncated(m, length=length)
+        for m in paths
+        if isinstance(m, Dynamics) and m._rest  # what has no state hands no gradient on
+    }
 
     def copied(module: nn.Module) -> nn.Module:
         if module in layers:

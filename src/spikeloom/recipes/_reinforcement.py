@@ -16,6 +16,8 @@ import spikeloom as sl
 from spikeloom import runs
 from spikeloom._extras import install
 
+from ._limits import one_process, whole_precision
+
 EPISODES = 100
 FIRST_TEST = 10**9
 """The seed of the first of the episodes of a test."""
@@ -111,11 +113,15 @@ def _made(name: str, count: int) -> Any:
 def training(name: str, count: int, run: runs.Run) -> Environments:
     """Environments whose episodes have seeds of their own, by the seed of the run; a run in several processes, or in
     another precision, raises ConfigError."""
-    if run.processes.world > 1:
-        raise runs.ConfigError(f"{run.recipe} runs in one process, got {run.processes.world}")
-    if run.config.amp != "off":
-        raise runs.ConfigError(f"amp must be off for {run.recipe}, got {run.config.amp}", setting="amp")
+    one_process(run)
+    whole_precision(run)
     return Environments(name, count, lambda episode: sl.data.mix(run.config.seed, episode))
+
+
+def enough(setting: str, given: int, least: int, why: str) -> None:
+    """Raises ConfigError for a setting from which, with the others as they are, nothing could be learned."""
+    if given < least:
+        raise runs.ConfigError(f"{setting} must be at least {least}, {why}, got {given}", setting=setting)
 
 
 def play(name: str, seeds: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
@@ -155,6 +161,7 @@ class Replay:
     def add(self, **values: Tensor) -> None:
         """Adds ``B`` transitions, values ``[B, *]`` by name, in place of the oldest."""
         count = len(next(iter(values.values())))
+        enough("memory", self._capacity, count, "for a step of all environments")
         at = (self._added + torch.arange(count)) % self._capacity
         for name, held in self._held.items():
             held[at] = values[name].to(held.dtype)

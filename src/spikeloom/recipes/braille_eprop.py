@@ -23,6 +23,7 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import one_process, whole_precision
 from .braille import spikes as crossings
 
 GAIN = 10.0
@@ -102,6 +103,8 @@ def learn(net: Any, taxels: Tensor, labels: Tensor, config: Config) -> tuple[Ten
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs; the learning rate falls to zero along a cosine."""
+    one_process(run)
+    whole_precision(run)
     loaders = run.load(data)
     net = run.place(build(config))
     decay = 1e-2 if config.feedback == "adaptive" else 0.0  # by which feedback goes to the weights

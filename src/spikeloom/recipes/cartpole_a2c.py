@@ -124,8 +124,7 @@ def targets(net: Any, seen: Tensor, done: rl.Step, config: Config) -> tuple[Tens
         reward = done.reward * (1 - config.gamma)
         found = rl.advantages(reward, value, after, done.terminated, done.ended, gamma=config.gamma, decay=config.decay)
         wanted = (found + value).flatten()
-        found = found.flatten()
-        return (found - found.mean()) / (found.std() + 1e-8), wanted
+        return ((found - found.mean()) / (found.std() + 1e-8)).flatten(), wanted
 
 
 def improve(
@@ -150,6 +149,7 @@ def improve(
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs of ``config.updates`` rollouts."""
+    rl.enough("rollout", config.rollout * config.batch_size, 2, "in all environments, for advantages to deviate")
     loaders = run.load(data)
     net: Any = run.place(build(config))
     envs = rl.training(NAME, config.batch_size, run)

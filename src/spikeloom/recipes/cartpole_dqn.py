@@ -114,6 +114,8 @@ def error(learner: nn.Module, net: nn.Module, drawn: dict[str, Tensor], config: 
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs of ``config.updates`` updates."""
+    needed = config.environments * config.ahead
+    rl.enough("memory", config.memory, needed, f"for {config.ahead} steps of {config.environments} environments")
     loaders = run.load(data)
     net: Any = run.place(build(config))
     learner = copy.deepcopy(net)

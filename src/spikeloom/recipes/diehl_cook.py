@@ -24,6 +24,8 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import one_process, whole_precision
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runs.Config):
@@ -105,6 +107,8 @@ def name(net: Competing, train: Any, config: Config, device: torch.device) -> No
 @torch.no_grad()
 def train(config: Config, run: runs.Run) -> None:
     """Shows the images for ``config.epochs`` epochs, then names the neurons."""
+    one_process(run)
+    whole_precision(run)
     loaders = run.load(data)
     net: Any = run.place(build(config))
     run.keep(net=net)

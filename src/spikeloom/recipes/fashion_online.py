@@ -22,6 +22,8 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import one_process, whole_precision
+
 TAU = 2.0
 
 
@@ -85,6 +87,8 @@ def learn(net: Any, images: Tensor, labels: Tensor, config: Config) -> tuple[Ten
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs; the learning rate falls to zero along a cosine."""
+    one_process(run)
+    whole_precision(run)
     loaders = run.load(data)
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)

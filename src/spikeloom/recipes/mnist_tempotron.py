@@ -18,6 +18,8 @@ from torch import Tensor, nn
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import whole_precision
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(runs.Config):
@@ -52,6 +54,7 @@ measures = runs.accuracy(scores)
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs."""
+    whole_precision(run)
     loaders = run.load(data)
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)

@@ -27,6 +27,8 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import whole_precision
+
 LINES, CLASSES = 700, 20
 TAU_MEM, TAU_SYN = 20.0, 5.0  # ms
 
@@ -98,6 +100,7 @@ measures = runs.accuracy(scores)
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs; learning rates fall to zero along a cosine."""
+    whole_precision(run)
     loaders = run.load(data)
     net = run.place(build(config))
     named = [(name.endswith("delay.delay"), p) for name, p in net.named_parameters()]

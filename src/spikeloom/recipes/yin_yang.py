@@ -23,6 +23,8 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 
+from ._limits import whole_precision
+
 RADIUS, DOT = 0.5, 0.1  # of the disc and of a dot
 TAU_SYN, TAU_MEM, FIRST, LAST, END = 5.0, 20.0, 2.0, 30.0, 60.0  # ms
 
@@ -100,6 +102,7 @@ measures = runs.accuracy(scores)
 
 def train(config: Config, run: runs.Run) -> None:
     """Trains for ``config.epochs`` epochs."""
+    whole_precision(run)
     loaders = run.load(data)
     net = run.place(build(config))
     optimiser = torch.optim.Adam(net.parameters(), lr=config.lr)
