@@ -360,3 +360,9 @@ def test_thresholds_move_into_the_weights_before_and_change_nothing(method):
     for a, b in zip(one.report.layers, other.report.layers, strict=True):
         assert torch.equal(a.threshold, b.threshold)
         assert abs(a.error - b.error) < 1e-9
+
+
+def test_a_single_layer_has_to_be_in_a_model():
+    for f in (inspect, lambda model, x: convert(model, Rate(), example=x)):
+        with pytest.raises(ConversionError, match=r"the model is one layer, Linear, .* nn.Sequential\(model\)"):
+            f(nn.Linear(4, 3), torch.rand(2, 4))

@@ -43,6 +43,10 @@ class Working:
         self.name = type(model).__name__
         owner = _plain(copy.deepcopy(model).eval())
         captured = capture(owner, args, leaves=leaves)
+        if any(node.kind == "module" and not node.path for node in captured):
+            raise ConversionError(
+                f"the model is one layer, {self.name}, with no place for another: nn.Sequential(model)"
+            )
         self.takes, self.gives, self.fallback = captured.takes, captured.gives, captured.fallback
         self.module = _emitted(owner, captured, self.name)
         self.graph: fx.Graph = self.module.graph
