@@ -220,6 +220,19 @@ def test_bars_of_firing_rates():
     assert silent.get_y() == ax.patches[1].get_y()  # beside the layer that it belongs to
 
 
+def test_losses_below_zero_are_in_the_picture():
+    ax = plot.curves([{"epoch": 1, "loss": -1.0}, {"epoch": 2, "loss": -3.0}])
+    low, high = ax.get_ylim()
+    assert low < -3.0 < -1.0 < high
+    assert plot.curves([{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 3.0}]).get_ylim()[0] == 0.0
+
+
+def test_counts_of_unsigned_numbers_are_drawn():
+    x = np.array([[0, 3, 1], [40000, 0, 2]], dtype=np.uint16)
+    assert plot.heatmap(x).images[0].get_array().tolist() == x.T.tolist()
+    assert len(plot.raster(x).collections[0].get_offsets()) == 4
+
+
 def test_curves_have_marks_and_say_whose_accuracy_it_is():
     history = [
         {"epoch": 1, "loss": 2.0, "accuracy": 0.25, "test_accuracy": 0.5},

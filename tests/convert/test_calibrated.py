@@ -103,3 +103,24 @@ def test_weights_that_least_squares_do_not_know_are_named():
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
     report = convert(model, Calibrated(weights=True, T=4), example=torch.rand(5, 4, 5, 5)).report
     assert "weights of '0' stay: least squares are for nn.Linear and plain nn.Conv2d" in str(report)
+
+
+class _Doubled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(F.relu(h + h))
+
+
+def test_a_layer_that_is_added_to_itself_keeps_its_bias():
+    """It would move what comes of it twice as far."""
+    torch.manual_seed(3)
+    model, x = _Doubled().double(), drawn(60, 6)
+    for weights in (False, True):
+        result = convert(model, Calibrated(T=T, weights=weights, voltages=False), calibrate=[x])
+        assert torch.equal(result.network.body.first.bias, model.first.bias)
+        assert torch.equal(result.network.body.first.weight, model.first.weight)
+        assert any("no bias before" in note for note in result.report.notes)

@@ -113,6 +113,7 @@ def test_a_weights_file_is_converted_and_evaluated(tmp_path, capsys):
     torch.manual_seed(5)
     torch.save(recipe.build(recipe.Config(channels=3)).state_dict(), tmp_path / "net.pt")
     (tmp_path / "net.toml").write_text('recipe = "ann2snn-mnist"\nchannels = 3\n')
+    (tmp_path / "config.toml").write_text('recipe = "ann2snn-mnist"\nchannels = 5\n')  # of something else
     options = ["--method", "exact", "--mode", "two_phase", "--levels", 2, "--T", 2, "--calibration", 50]
     status, text, _ = spikeloom(capsys, "convert", tmp_path / "net.pt", "--model", tmp_path / "net.toml", *options)
     assert status == 0
@@ -122,3 +123,4 @@ def test_a_weights_file_is_converted_and_evaluated(tmp_path, capsys):
     assert spikeloom(capsys, "eval", tmp_path / "net-exact")[0] == 0
     evaluated = json.loads((tmp_path / "net-exact" / "eval-test.json").read_text())
     assert evaluated["accuracy"] == told["accuracy"]["2"]
+    assert runs.load(tmp_path / "net-exact").config.channels == 3

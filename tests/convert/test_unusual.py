@@ -199,6 +199,40 @@ def test_a_curve_of_networks_that_wait_is_that_of_single_runs():
     steps = (1, 2, 3, 5, 8)
     wanted = {T: (result(x, T=T).argmax(1) == labels).double().mean().item() for T in steps}
     assert result.curve(x, labels, steps=steps, batch_size=20) == pytest.approx(wanted)
+    found = result.after(x, steps=(8, 2))
+    assert list(found) == [2, 8]
+    assert all(torch.equal(y, result(x, T=T)) for T, y in found.items())
+
+
+@torch.no_grad()
+def test_volumes_are_converted():
+    torch.manual_seed(0)
+    layers = [nn.Conv3d(2, 4, 3), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 3, 2), nn.ReLU(), nn.Flatten()]
+    model, x = nn.Sequential(*layers, nn.Linear(3, 2)), torch.rand(5, 2, 6, 6, 6)
+    for method in (Rate(quantile=1.0), Rate(quantile=1.0, unit=True)):
+        result = convert(model, method, example=x)
+        assert float((result(x, T=512) - model(x)).norm() / model(x).norm()) < 0.02
+
+
+class _Rows(nn.Module):
+    """A view that joins channels and rows, as convolutions that give channels first allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(7, 3)
+
+    def forward(self, x):
+        y = F.relu(self.conv(x))
+        return self.linear(y.view(y.shape[0], -1, y.shape[3])).mean(1)
+
+
+@torch.no_grad()
+def test_views_of_images_are_of_their_values_whatever_lies_last_in_memory():
+    torch.manual_seed(0)
+    model, x = _Rows(), torch.rand(3, 2, 6, 7)
+    for method, T in ((Rate(quantile=1.0), 512), (Delta(levels=16), 16)):
+        result = convert(model, method, example=x)
+        assert float((result(x, T=T) - model(x)).norm() / model(x).norm()) < 0.01
 
 
 def test_channels_of_a_pooled_convolution_are_its_channels():
@@ -326,3 +360,9 @@ def test_thresholds_move_into_the_weights_before_and_change_nothing(method):
     for a, b in zip(one.report.layers, other.report.layers, strict=True):
         assert torch.equal(a.threshold, b.threshold)
         assert abs(a.error - b.error) < 1e-9
+
+
+def test_a_single_layer_has_to_be_in_a_model():
+    for f in (inspect, lambda model, x: convert(model, Rate(), example=x)):
+        with pytest.raises(ConversionError, match=r"the model is one layer, Linear, .* nn.Sequential\(model\)"):
+            f(nn.Linear(4, 3), torch.rand(2, 4))

@@ -104,6 +104,13 @@ AVERAGES = {
 }
 
 
+def test_averages_by_nothing_are_refused_as_torch_does():
+    s = sl.pack(torch.ones(1, 2, 4, 4).contiguous(memory_format=torch.channels_last))
+    for wrong in (dict(divisor_override=0), dict(stride=0)):
+        with pytest.raises(RuntimeError, match="zero"):
+            F.avg_pool2d(s, 2, **wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_averages_are_those_of_the_dense_pool(dtype, monkeypatch):
     """Bit by bit, where channels come last counted from the bits, and the gradient torch's."""

@@ -86,14 +86,13 @@ def convert(
     steps = [t for t in _STEPS if result.method.delay < t < T] + [T]
 
     def measures(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        y_t = result.outputs(x, T=T)
-        return {str(t): result.decode(y_t[:t]).argmax(1) == y for t in steps}
+        return {str(t): scores.argmax(1) == y for t, scores in result.after(x, steps=steps).items()}
 
     progress, where = choose_progress(first=True), choose_device(device)
     seed = trained.config.seed
     found = average(trained.net, loader, measures, device=where, seed=seed, progress=progress, label="test")
     told["accuracy"] = {t: found[str(t)] for t in steps}
-    _write(out, trained, told, result, source=trained.folder if model is None else path)
+    _write(out, trained, told, result, source=None if model is None else path)
     console = Console(soft_wrap=True, highlight=False)
     console.print(str(result.report), markup=False)
     for t, share in told["accuracy"].items():
@@ -156,15 +155,20 @@ def method_of(name: str, options: Mapping[str, Any], T: int) -> conversion.Metho
         raise ConfigError(str(problem)) from problem
 
 
-def _write(out: Path, trained: Trained, told: Mapping[str, Any], result: conversion.Result, *, source: Path) -> None:
-    """The files of a conversion, and those of the run that say what was converted."""
+def _write(
+    out: Path, trained: Trained, told: Mapping[str, Any], result: conversion.Result, *, source: Path | None
+) -> None:
+    """The files of a conversion, and those of the run that say what was converted.
+
+    A file of weights has its settings from ``--model``, whatever else lies in its folder.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise UserError(f"--out {out}: no folder can be made there: {problem.strerror}") from problem
     from safetensors.torch import save_file
 
-    if (trained.folder / CONFIG).exists():
+    if source is None:
         for name in (CONFIG, "environment.json"):
             if (trained.folder / name).exists() and out.resolve() != trained.folder.resolve():
                 shutil.copyfile(trained.folder / name, out / name)
@@ -174,4 +178,4 @@ def _write(out: Path, trained: Trained, told: Mapping[str, Any], result: convers
     state = {name: t.detach().cpu().contiguous() for name, t in trained.net.state_dict().items()}
     save_file(state, out / "weights.safetensors")
     (out / REPORT).write_text(f"{result.report}\n")
-    write_json(out / FILE, {"run": str(source), **told})
+    write_json(out / FILE, {"run": str(source or trained.folder), **told})

@@ -55,8 +55,8 @@ def _layer(work: Working, source: fx.Node) -> str:
     operation = source.meta.get("operation")
     if operation is None or operation.name != "addition" or name_of(source.meta["what"]) not in ("add", "add_", "iadd"):
         return ""
-    if source.kwargs:
-        return ""  # which may scale an operand
+    if source.kwargs or len(source.all_input_nodes) < sum(isinstance(a, fx.Node) for a in source.args):
+        return ""  # which may scale an operand, or add it to itself
     found = (_layer(work, operand) for operand in work.signals(source) if operand.meta["shape"] == source.meta["shape"])
     return next((path for path in found if path), "")
 

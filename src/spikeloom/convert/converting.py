@@ -183,7 +183,7 @@ class _Conversion:
         self.builder.build(found)
         network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
         if _device_of(network).type == "cpu":
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pools and kernels are faster
+            _channels_last(network)
         result = Result(network, self.method, self.work.takes, self.work.gives, self.work.fixed)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
         if isinstance(self.method, Calibrated) and reference is not None:
@@ -280,6 +280,13 @@ def _check(method: object, on_unknown: str, readout: str) -> None:
 def _device_of(model: nn.Module) -> torch.device:
     found = next((t for t in [*model.parameters(), *model.buffers()]), None)
     return torch.device("cpu") if found is None else found.device
+
+
+def _channels_last(network: nn.Module) -> None:
+    """Lays the weights of convolutions of images with channels last, by which pools and kernels are faster."""
+    for weight in network.parameters():
+        if weight.ndim == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
 
 
 def _first_of(batch: Any, model: nn.Module) -> Any:

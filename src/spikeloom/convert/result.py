@@ -128,18 +128,25 @@ class Result:
             steps: numbers of steps.
             batch_size: images that run at once.
         """
-        wanted, right = sorted(set(steps)), dict.fromkeys(sorted(set(steps)), 0)
-        if wanted:
-            self._check_steps(wanted[0])
-        causal = self._causal()
+        right = dict.fromkeys(sorted(set(steps)), 0)
         with torch.no_grad():
             for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-                out: Any = self.outputs(x, T=wanted[-1]) if causal else None
-                for T in wanted:
-                    prefix = out[:T] if causal else self.outputs(x, T=T)
-                    scores = self.decode(prefix)
+                for T, scores in self.after(x, steps=list(right)).items():
                     right[T] += int((scores.argmax(-1) == y.to(scores.device)).sum())
         return {T: n / len(labels) for T, n in right.items()}
+
+    def after(self, *args: Any, steps: Sequence[int]) -> dict[int, Any]:
+        """The decoded output after each number of steps, ``{T: output}``, of a model with one output.
+
+        It is from one run of the largest number, but for networks that wait for all of their input, which run for each.
+        """
+        wanted = sorted(set(steps))
+        if wanted:
+            self._check_steps(wanted[0])
+        if not self._causal():
+            return {T: self(*args, T=T) for T in wanted}
+        out: Any = self.outputs(*args, T=wanted[-1]) if wanted else None
+        return {T: self.decode(out[:T]) for T in wanted}
 
     def recorded(self, tensors: list[Tensor], T: int, places: tuple[str, ...]) -> list[Tensor]:
         """What there is at some places, ``<path>.input`` or ``<path>.output``, at each step, ``[T, B, *]``."""

@@ -43,6 +43,10 @@ class Working:
         self.name = type(model).__name__
         owner = _plain(copy.deepcopy(model).eval())
         captured = capture(owner, args, leaves=leaves)
+        if any(node.kind == "module" and not node.path for node in captured):
+            raise ConversionError(
+                f"the model is one layer, {self.name}, with no place for another: nn.Sequential(model)"
+            )
         self.takes, self.gives, self.fallback = captured.takes, captured.gives, captured.fallback
         self.module = _emitted(owner, captured, self.name)
         self.graph: fx.Graph = self.module.graph
@@ -56,10 +60,15 @@ class Working:
         self.classify()
 
     def _flatten(self) -> None:
-        """Views and reshapes that make rows of samples become ``torch.flatten(x, 1)``, which says so."""
+        """Views and reshapes that make rows of samples become ``torch.flatten(x, 1)``, which says so.
+
+        Other views become reshapes: in the spiking network values may lie in another order in memory.
+        """
         for node in list(self.graph.nodes):
             if node.op not in ("call_method", "call_function") or name_of(node.meta["what"]) not in ("view", "reshape"):
                 continue
+            if not node.kwargs and not isinstance(node.args[1], torch.dtype):
+                node.op, node.target = "call_method", "reshape"
             old, new = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
             if old is not None and len(old) > 1 and new == (old[0], old[1:].numel()):
                 with self.graph.inserting_before(node):

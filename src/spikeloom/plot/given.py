@@ -24,6 +24,8 @@ def values_of(x: Any, who: str) -> Tensor:
         raise TypeError(f"{who}: expected a tensor with values, got {kind(x)}: {wrong}") from wrong
     if values.is_complex():
         raise TypeError(f"{who}: expected real numbers, got {values.dtype}; take .abs() or .real of them")
+    if values.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        values = values.long()  # for which torch has few operations
     whole = not values.dtype.is_floating_point and values.dtype != torch.bool
     return values if whole or values.dtype == torch.float64 else values.float()
 

@@ -39,8 +39,11 @@ def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None, ti
 
     epochs = course("epoch")
     dense = {"markersize": 4.5, "markevery": max(len(epochs) // 40, 1)}
-    ax.plot(epochs, course("loss"), color=INK, label="training loss", marker="o", **dense)  # type: ignore[arg-type]
-    ax.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    loss = course("loss")
+    ax.plot(epochs, loss, color=INK, label="training loss", marker="o", **dense)  # type: ignore[arg-type]
+    ax.set(xlabel="epoch", ylabel="loss")
+    if not any(value < 0 for value in loss):
+        ax.set_ylim(0, None)
     first, last = min(epochs), max(epochs)
     ax.set_xlim(first - max(0.02 * (last - first), 0.25), last + max(0.02 * (last - first), 0.25))
     round_ticks(ax.xaxis, 10)

@@ -68,6 +68,8 @@ def _average(
     fits = s.ndim == 4 and s.has_bits and s.is_cpu and is_last(s) and s.dtype in (torch.float32, torch.float64)
     if not fits or any(several(padding, 2)) or ceil_mode or s.numel() == 0:
         return NotImplemented
+    if divisor_override == 0 or min(*kernel, *steps) < 1:
+        return NotImplemented  # which is an error
     library = build.compiled(_SOURCE)
     N, C, *size = s.shape
     places = [(n - k) // step + 1 for n, k, step in zip(size, kernel, steps, strict=True)]
