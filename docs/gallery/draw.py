@@ -1,6 +1,6 @@
 """Draws the gallery: python docs/gallery/draw.py
 
-A network that reads a digit; each neuron's first state and spikes for a step, a ramp and noise; each surrogate's
+A network that reads a digit; each neuron's voltage and spikes for a step, a ramp and noise; each surrogate's
 derivative and primitive; codes; what each function of sl.plot draws.
 """
 
@@ -66,6 +66,11 @@ def gain(name: str, neuron: sl.TemporalModule) -> float:
     return strongest
 
 
+def shown(neuron: sl.TemporalModule) -> tuple[str, ...]:
+    """The voltage, else the first state, or nothing of a neuron without a state."""
+    return ("v",) if "v" in neuron.recordable else neuron.recordable[:1]
+
+
 def neurons() -> None:
     """A row for each neuron."""
     names = sorted((n for n in sl.neurons() if n not in NETWORKS), key=lambda n: n.removeprefix("options."))
@@ -79,7 +84,7 @@ def neurons() -> None:
         for ax, x in zip(row, inputs().values(), strict=True):
             with torch.no_grad():
                 x = strength * x
-                y, _, *recorded = neuron.sequence(x, record=neuron.recordable[:1])
+                y, _, *recorded = neuron.sequence(x, record=shown(neuron))
             for values in recorded[0].values() if recorded else [x]:  # without a state, the input
                 ax.plot(values.flatten(), color=BLUE, lw=1)
             if name in ("LI", "LIAF", "FewSpike", "SigmaDelta"):  # whose output is no spike

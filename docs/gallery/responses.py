@@ -51,12 +51,12 @@ def picture(name: str) -> Figure:
 
 
 def neuron(name: str) -> Figure:
-    """The first state and the output, for a step, a ramp and noise; spikes of -1 are blue."""
+    """The voltage (or first state) and the output, for a step, a ramp and noise; spikes of -1 are blue."""
     torch.manual_seed(1)
     made = draw.SAMPLES[name].make()
     made.train(name == "options.Noisy")
     fig, axes = plt.subplots(1, 3, figsize=(7.2, 1.7), layout="constrained", sharey=True)
-    steps, states = range(1, draw.T + 1), made.recordable[:1]
+    steps, states = range(1, draw.T + 1), draw.shown(made)
     outputs, levels = [], []
     with torch.no_grad():
         strength = draw.gain(name, made)
