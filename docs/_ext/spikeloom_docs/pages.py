@@ -233,7 +233,7 @@ def directive(path: str, entry: Entry | None) -> str:
 
 
 def example(entry: Entry, context: Context) -> str:
-    """A block of another page that uses it, where its docstring has none; of a surrogate, in any case, how it is chosen."""
+    """A block of another page that uses it, where its docstring has none; of a surrogate always, how it is chosen."""
     chosen = entry.name.removeprefix("surrogate.") in sl.surrogates().keys() - {"Custom"}
     if entry.kind == "data" or (">>>" in public.documentation(entry) and not chosen):
         return ""
