@@ -1,7 +1,9 @@
 """The site: every public name has one page, every page is in a menu, headings are in order, pictures are described."""
 
 import ast
+import doctest
 import importlib
+import inspect
 import itertools
 import re
 import sys
@@ -76,6 +78,32 @@ def test_pages_have_examples_that_run(generated):
     assert len(chosen) > 20
     for code, kind in chosen:
         assert type(eval(code).surrogate) is eval(kind)
+
+
+WITHOUT_EXAMPLE: dict[str, str] = {}
+"""Public classes and functions whose docstring cannot have an example that runs, with the reason."""
+
+
+def runs(text):
+    """Whether a text has a doctest of which some line is run and gives something to compare."""
+    return any(e.want and not e.options.get(doctest.SKIP) for e in doctest.DocTestParser().get_examples(text))
+
+
+def test_every_public_class_and_function_has_an_example_that_runs():
+    """A doctest of its own docstring with a result, or a block of at most twenty lines of a page that names it, which
+    test_docs.py runs. Exceptions and data have none: what raises them, or takes them, does."""
+    found = pages.gather().examples
+    entries = [entry for entry in public.entries().values() if entry.kind in ("class", "function")]
+    assert len(entries) > 300
+    without = {e.name for e in entries if e.name not in found and not runs(inspect.cleandoc(e.value.__doc__ or ""))}
+    assert without == WITHOUT_EXAMPLE.keys()
+
+
+def test_what_counts_as_an_example():
+    assert runs(">>> 1 + 1\n2")
+    assert not runs("Text, and ``>>>`` in it.")
+    assert not runs(">>> x = 1")
+    assert not runs(">>> f()  # doctest: +SKIP\n2")
 
 
 def test_markdown_becomes_restructured_text():

@@ -34,7 +34,15 @@ def check_lengths(lengths: Tensor, T: int, B: int, *, device: torch.device | Non
 
 
 def valid_steps(lengths: Tensor, T: int) -> Tensor:
-    """Boolean mask ``[T, B]``: True where step t belongs to sample b."""
+    """Boolean mask ``[T, B]``: True where step t belongs to sample b.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.data.valid_steps(torch.tensor([1, 3]), 3).int()
+    tensor([[1, 1],
+            [0, 1],
+            [0, 1]], dtype=torch.int32)
+    """
     return torch.arange(T, device=lengths.device).unsqueeze(1) < lengths
 
 

@@ -106,6 +106,12 @@ def membrane(v: Tensor, how: Readout = "max", *, lengths: Tensor | None = None, 
     """Reads a membrane ``[T, B, *]`` out: its ``max``, ``max_abs`` (the signed value), ``mean`` or ``last`` value.
 
     A single value keeps the membrane's dtype; a mean is float32 or float64.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> v = torch.tensor([1.0, -3.0, 0.5]).view(3, 1, 1)
+    >>> {how: sl.decode.membrane(v, how).item() for how in ("max", "max_abs", "mean", "last")}
+    {'max': 1.0, 'max_abs': -3.0, 'mean': -0.5, 'last': 0.5}
     """
     v = sequence(v, "decode.membrane", batch_first=batch_first)
     if how == "max":

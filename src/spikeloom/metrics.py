@@ -51,7 +51,14 @@ def accuracy_first_spike(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """Share of samples whose first output to fire is the target. A sample without any spike is wrong."""
+    """Share of samples whose first output to fire is the target. A sample without any spike is wrong.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> spikes = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]])  # the second sample never fires
+    >>> sl.metrics.accuracy_first_spike(spikes, torch.tensor([0, 0]))
+    tensor(0.5000)
+    """
     who = "metrics.accuracy_first_spike"
     x = _trains(spikes, who, batch_first).detach()
     times = decode.first_spike(x, silent=float("inf"), lengths=lengths)
@@ -69,7 +76,14 @@ def accuracy_population(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """Share of samples whose most active population (:func:`decode.population`) is the target."""
+    """Share of samples whose most active population (:func:`decode.population`) is the target.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> spikes = torch.tensor([[[1.0, 0.0, 1.0, 1.0]]])  # neurons 0 and 1 stand for class 0, 2 and 3 for class 1
+    >>> sl.metrics.accuracy_population(spikes, torch.tensor([1]), 2)
+    tensor(1.)
+    """
     who = "metrics.accuracy_population"
     counts = decode.population(_trains(spikes, who, batch_first), num_classes, lengths=lengths)
     return _accuracy(counts, target, ignore_index, who)

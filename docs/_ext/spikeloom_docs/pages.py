@@ -233,13 +233,14 @@ def directive(path: str, entry: Entry | None) -> str:
 
 
 def example(entry: Entry, context: Context) -> str:
-    """A block of another page that uses it, where its docstring has none; of a surrogate how it is chosen."""
-    if entry.kind == "data" or ">>>" in public.documentation(entry):
+    """A block of another page that uses it, where its docstring has none; of a surrogate always, how it is chosen."""
+    chosen = entry.name.removeprefix("surrogate.") in sl.surrogates().keys() - {"Custom"}
+    if entry.kind == "data" or (">>>" in public.documentation(entry) and not chosen):
         return ""
     if entry.name in context.examples:
         code, where = context.examples[entry.name]
         return f".. rubric:: Example\n\nFrom :doc:`/{where}`:\n\n{block(code)}"
-    if entry.name.removeprefix("surrogate.") in sl.surrogates().keys() - {"Custom"}:
+    if chosen:
         return f".. rubric:: Example\n\n{block(f'neuron = sl.LIF(surrogate=sl.{entry.name}())')}"
     return ""
 

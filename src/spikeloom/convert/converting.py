@@ -34,6 +34,13 @@ class Inspection:
         entries: all operations in the order in which they run.
         fallback: why the model had to be taken apart by ``torch.export``; empty where it was not.
         warnings: what is wrong with the model itself.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+    >>> found = sl.convert.inspect(model, torch.zeros(1, 2))
+    >>> [(entry.path, entry.was, entry.fate) for entry in found.entries]
+    [('0', 'affine', 'exact'), ('1', 'relu', 'converted'), ('2', 'affine', 'exact')]
     """
 
     entries: tuple[Entry, ...]

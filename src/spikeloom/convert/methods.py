@@ -32,6 +32,14 @@ class Method:
     ``coding`` says what a value is: the mean over the steps of an input that is there at each of them (``"mean"``), the
     sum over the steps of an input that is there once (``"sum"``), or each step by itself (``"step"``). ``accepts``
     names the activations for which there is a neuron, and ``clips`` says whether outputs end at the threshold.
+
+    >>> import spikeloom as sl
+    >>> for method in (sl.convert.Rate(), sl.convert.Delta(), sl.convert.FewSpikes(), sl.convert.Exact()):
+    ...     print(type(method).__name__, method.coding, method.alphabet, method.steps(), method.clips)
+    Rate mean graded 32 True
+    Delta sum power of two 4 False
+    FewSpikes step K bits 1 False
+    Exact sum ternary 60 True
     """
 
     coding: ClassVar[Coding]
@@ -153,6 +161,14 @@ class Balanced(Rate):
 
     The mean is over a batch of activations of a channel; theta begins at 0, and layers behind see activations that are
     clipped at theta. Bu et al., Inference-scale complexity in ANN-SNN conversion, CVPR 2025.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.tensor([[1.0], [3.0]])
+    >>> model, method = torch.nn.Sequential(torch.nn.ReLU()), sl.convert.Balanced(updates=1)
+    >>> found = sl.convert.convert(model, method, example=x, readout="spikes")
+    >>> found.report.layers[0].threshold.tolist()  # 0 + 2 (1 + 3) / 2
+    [4.0]
     """
 
     updates: int = 200
@@ -272,6 +288,14 @@ class Exact(Method):
 
     Values are multiples of ``theta / levels``, so that ties are common: compare in float64, with thresholds that are no
     simple fractions. You et al., SpikeZIP-TF, ICML 2024.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.tensor([[0.7], [2.3], [4.0], [-1.0]])
+    >>> model, method = torch.nn.Sequential(torch.nn.ReLU()), sl.convert.Exact(levels=4, quantile=1.0)
+    >>> found = sl.convert.convert(model, method, example=x, readout="spikes")
+    >>> found(x, T=16).flatten()  # rounded to a whole number: 4 levels up to the largest value, 4
+    tensor([1., 2., 4., 0.])
     """
 
     levels: int = 15
@@ -323,6 +347,14 @@ class FewSpikes(Method):
 
     Every step is computed by itself, so T = 1 suffices, and everything else stays as it is. Stoeckl and Maass, Nature
     Machine Intelligence 3, 2021.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.tensor([[0.6], [1.6], [3.0], [4.0], [-1.0]])
+    >>> model, method = torch.nn.Sequential(torch.nn.ReLU()), sl.convert.FewSpikes(K=4, tables=1)
+    >>> found = sl.convert.convert(model, method, example=x, readout="spikes")
+    >>> found(x, T=1).flatten()  # in one step: three bits, worth 2, 1 and 1/2
+    tensor([0.5000, 1.5000, 3.0000, 3.5000, 0.0000])
     """
 
     K: int = 8

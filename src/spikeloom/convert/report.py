@@ -31,6 +31,15 @@ class Layer:
         silent: the share of neurons that sent nothing.
         events: what a neuron sent in T steps, on average.
         doubles: whether the error is more than twice that of the site before it, and no site before doubled it.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.tensor([[1.0], [2.0], [4.0], [-1.0]])
+    >>> model, method = torch.nn.Sequential(torch.nn.ReLU()), sl.convert.Rate(quantile=0.5)
+    >>> found = sl.convert.convert(model, method, example=x, readout="spikes")
+    >>> layer = found.report.layers[0]
+    >>> layer.was, layer.rate, layer.clipped, layer.silent
+    ('relu', '1.5', 0.5, 0.25)
     """
 
     path: str
@@ -70,6 +79,14 @@ class Report:
         not_folded: those that did not, with the reason.
         notes: what else there is to say.
         output: the relative error of the decoded output.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> layers = torch.nn.Linear(1, 1), torch.nn.BatchNorm1d(1), torch.nn.ReLU(), torch.nn.Linear(1, 1)
+    >>> model = torch.nn.Sequential(*layers).eval()
+    >>> report = sl.convert.convert(model, sl.convert.Delta(), example=torch.ones(1, 1)).report
+    >>> report.method, len(report.layers), report.folded, [(entry.path, entry.fate) for entry in report.others]
+    ('Delta', 1, ('1',), [('0', 'exact'), ('3', 'exact')])
     """
 
     method: str

@@ -28,6 +28,16 @@ class Result:
         method: the method.
         takes, gives: the structures of the model's arguments and output.
         fixed: the leaves of the arguments that are no tensors, with None for tensors.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x = torch.tensor([[0.25], [1.0], [-1.0]])
+    >>> model, method = torch.nn.Sequential(torch.nn.ReLU()), sl.convert.Rate(quantile=1.0)
+    >>> result = sl.convert.convert(model, method, example=x, readout="spikes")
+    >>> result(x, T=8).flatten()
+    tensor([0.2500, 1.0000, 0.0000])
+    >>> result.outputs(x[:1], T=8).flatten()  # 2 spikes in 8 steps, worth the threshold, 1
+    tensor([0., 1., 0., 0., 0., 1., 0., 0.])
     """
 
     report: Report

@@ -16,7 +16,14 @@ Verdict = nn.Module | Literal["keep", "difference"]
 
 @dataclass(frozen=True)
 class Rule:
-    """What becomes of one kind of operation; :func:`rule` makes it."""
+    """What becomes of one kind of operation; :func:`rule` makes it.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> found = sl.convert.rule(torch.nn.Softmax)(lambda site, method: "difference")
+    >>> type(found).__name__, found.key.__name__, found.function(None, None)
+    ('Rule', 'Softmax', 'difference')
+    """
 
     key: str | type[nn.Module]
     function: Callable[[Site, Method], Verdict]

@@ -50,7 +50,14 @@ def activate(call: Call) -> Iterator[Call]:
 
 
 class Repeated(NamedTuple):
-    """A sequence of T equal steps, kept as the one step ``x`` ``[B, *]``."""
+    """A sequence of T equal steps, kept as the one step ``x`` ``[B, *]``.
+
+    >>> import torch
+    >>> from spikeloom.core import Repeated
+    >>> image = Repeated(torch.ones(2, 3), T=4)  # stands for ones [4, 2, 3], in a quarter of the memory
+    >>> (image.T * image.x.sum()).item()
+    24.0
+    """
 
     x: Tensor
     T: int
@@ -64,6 +71,15 @@ class Result(NamedTuple):
     Gradients of a loss of them flow on. Inputs and outputs that have the rows of the call are what the rest was
     computed from, so that ``torch.autograd.grad`` with regard to them works; with regard to states and ``u`` it works
     in the PyTorch loop (``sl.backend("eager")``), and raises RuntimeError where a kernel recorded them.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(sl.IF(v_threshold=10.0))
+    >>> y, result = net(torch.ones(3, 1, 1), return_state=True, record=("0.v",))
+    >>> result.state, result.record["0.v"].flatten()
+    ({'0': {'v': tensor([[3.]])}}, tensor([1., 2., 3.]))
+    >>> net(torch.ones(1, 1, 1), state=result.state, return_state=True)[1].state
+    {'0': {'v': tensor([[4.]])}}
     """
 
     state: dict[str, State]

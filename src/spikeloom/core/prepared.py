@@ -31,6 +31,18 @@ class Prepared:
 
     What all modules inside a stream have in common (tensors, numbers, hooks, classes, methods, modes, children) is
     looked at by :class:`spikeloom.core.watch.Watch`, and needs no facts.
+
+    >>> import torch
+    >>> from spikeloom.core import Prepared, UnfitError
+    >>> def step(x, state):
+    ...     if x.shape != (2,):
+    ...         raise UnfitError
+    ...     v = x if state is None else state + x
+    ...     return v, v
+    >>> prepared = Prepared(step)
+    >>> y, state = prepared.step(torch.ones(2), None)
+    >>> prepared.step(torch.ones(2), state)[0]
+    tensor([2., 2.])
     """
 
     def __init__(

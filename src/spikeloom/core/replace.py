@@ -26,6 +26,13 @@ class Replacement:
     ``functional`` lists what looks like ``what`` but was left alone: calls such as ``F.relu`` in methods of a model, as
     ``"path (Class.forward, line n): code"``, and names of functions or modules that are no submodules, as ``"path
     (Class.attribute): value"``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.ReLU())
+    >>> found = sl.replace(net, torch.nn.ReLU, sl.IF)
+    >>> list(found.replaced), found.functional
+    (['1', '2'], [])
     """
 
     replaced: dict[str, nn.Module] = field(default_factory=dict)

@@ -26,6 +26,15 @@ def read_idx(path: Path, *, ndim: int | None = None) -> NDArray[Any]:
 
     IDX: two zero bytes, a type byte, the number of dimensions, each size as a big-endian int32, then the values
     (Y. LeCun, the MNIST database).
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "labels"
+    ...     _ = file.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1]))  # uint8, one dimension, three values
+    ...     sl.data.read_idx(file).tolist()
+    [7, 2, 1]
     """
     raw = contents(path)
     if len(raw) < 4 or raw[:2] != b"\0\0" or raw[2] not in _IDX_TYPES:
@@ -56,6 +65,16 @@ def read_cifar_binary(path: Path, *, label_bytes: int = 1) -> tuple[NDArray[np.u
 
     A record is ``label_bytes`` labels (CIFAR-100: coarse, then fine; the last one counts) and 3,072 bytes: red, green
     and blue planes of 32 rows. A batch may have any number of records (A. Krizhevsky, 2009).
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "batch.bin"
+    ...     _ = file.write_bytes(bytes([6]) + bytes([255]) * 1024 + bytes(2048))  # label 6, a red picture
+    ...     images, labels = sl.data.read_cifar_binary(file)
+    >>> labels.tolist(), images[0, :, 0, 0].tolist()
+    ([6], [255, 0, 0])
     """
     raw, record = contents(path), label_bytes + _PIXELS
     if not raw or len(raw) % record:
@@ -71,6 +90,18 @@ def read_cifar_python(path: Path, *, labels: str = "labels") -> tuple[NDArray[np
     """Images ``[N, 3, 32, 32]`` and labels of a CIFAR batch in the Python form, a pickled dictionary.
 
     Only plain arrays are unpickled: a file that asks for anything else raises, and nothing of it runs.
+
+    >>> import pickle, tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import spikeloom as sl
+    >>> red = np.repeat(np.array([[255, 0, 0]], np.uint8), 1024, axis=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "batch"
+    ...     _ = file.write_bytes(pickle.dumps({"data": red, "labels": [6]}))
+    ...     images, labels = sl.data.read_cifar_python(file)
+    >>> labels.tolist(), images[0, :, 0, 0].tolist()
+    ([6], [255, 0, 0])
     """
     batch = unpickle_arrays(contents(path), str(path))
     if not isinstance(batch, dict) or not {"data", labels} <= set(batch):

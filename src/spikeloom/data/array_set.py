@@ -61,6 +61,11 @@ class ArraySet:
         train_transform, test_transform: functions that make the default transform of a split.
         test_size: None where a test split is published, else the number of samples that a seed holds out.
         timed: whether the first dimension of a sample is time.
+
+    >>> import spikeloom as sl
+    >>> mnist = sl.data.describe("mnist")
+    >>> type(mnist).__name__, mnist.sample, mnist.counts["train"], mnist.rule
+    ('ArraySet', '[1, 28, 28]', 60000, 'published test split')
     """
 
     name: str

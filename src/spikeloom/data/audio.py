@@ -28,7 +28,19 @@ from .events import Recording, make_events
 
 def read_wav(source: str | Path | bytes, *, name: str = "") -> tuple[NDArray[np.float32], int]:
     """Samples from -1 to 1, ``[L]`` (the mean of several channels), and their rate in Hz, of a PCM WAV file of 8, 16,
-    24 or 32 bits, by path or by its bytes."""
+    24 or 32 bits, by path or by its bytes.
+
+    >>> import io, wave
+    >>> import numpy as np
+    >>> import spikeloom as sl
+    >>> content = io.BytesIO()
+    >>> with wave.open(content, "wb") as file:
+    ...     file.setparams((1, 2, 8000, 0, "NONE", ""))  # one channel, two bytes a sample
+    ...     file.writeframes(np.array([16384, -32768], "<i2").tobytes())
+    >>> samples, rate = sl.data.read_wav(content.getvalue())
+    >>> samples.tolist(), rate
+    ([0.5, -1.0], 8000)
+    """
     where = name or (str(source) if not isinstance(source, bytes) else "WAV data")
     try:
         raw = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -57,7 +69,12 @@ def read_wav(source: str | Path | bytes, *, name: str = "") -> tuple[NDArray[np.
 
 def erb(f: ArrayLike) -> NDArray[np.float64]:
     """Equivalent rectangular bandwidth of the ear at ``f`` Hz, in Hz: ``24.7 (4.37 f / 1000 + 1)`` (B. R. Glasberg and
-    B. C. J. Moore, 1990)."""
+    B. C. J. Moore, 1990).
+
+    >>> from spikeloom.data.audio import erb
+    >>> round(float(erb(1000)), 1)  # 24.7 times 5.37
+    132.6
+    """
     return 24.7 * (4.37e-3 * np.asarray(f, np.float64) + 1)
 
 

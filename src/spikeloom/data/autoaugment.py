@@ -30,6 +30,15 @@ class AutoAugment(nn.Module):
     Strengths, from 0 to 9: shear up to 0.3, translation up to 45 % of a side, rotation up to 30 degrees, brightness,
     colour, contrast and sharpness by a factor of up to 1 +- 0.9 (the sign is drawn), posterising down to 4 bits,
     solarising above 255 to 0. What comes from outside the picture is ``fill``. Put it before ``ToFloat``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> _ = torch.manual_seed(0)
+    >>> augment = sl.data.transforms.AutoAugment()
+    >>> picture = torch.full((3, 8, 8), 250, dtype=torch.uint8)
+    >>> seen = {int(augment(picture).max()) for _ in range(200)}
+    >>> 5 in seen  # 255 - 250, by Invert or Solarize
+    True
     """
 
     def __init__(self, fill: int = 128) -> None:

@@ -19,6 +19,11 @@ class DataSet(Protocol):
     ``sample`` is the shape of a sample, ``counts`` the number of samples of each published split (None where it is not
     known for sure). ``rule`` says how train and test are told apart, ``timed`` whether a sample has a dimension of
     time, ``recorded`` whether samples are recordings, of which ``frames`` makes tensors.
+
+    >>> import spikeloom as sl
+    >>> cifar: sl.data.DataSet = sl.data.describe("cifar10")
+    >>> cifar.sample, cifar.counts["train"], cifar.timed, cifar.recorded
+    ('[3, 32, 32]', 50000, False, False)
     """
 
     @property

@@ -32,6 +32,17 @@ class Download:
         urls: the mirrors, in the order in which to try them; empty if the file must be put there by hand.
         md5, sha256: the published checksums, if there are any.
         size: the number of bytes, if known.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "labels.txt"
+    ...     _ = file.write_bytes(b"abc")
+    ...     sl.data.Download("labels.txt", size=4).problem(file)
+    ...     sl.data.Download("labels.txt", md5="900150983cd24fb0d6963f7d28e17f72").problem(file) is None
+    '3 bytes instead of 4'
+    True
     """
 
     name: str
@@ -56,7 +67,17 @@ class Download:
 
 
 def checksum(file: Path, kind: str = "sha256", *, progress: Progress | None = None) -> str:
-    """Hexadecimal digest of a file."""
+    """Hexadecimal digest of a file.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "abc.txt"
+    ...     _ = file.write_bytes(b"abc")
+    ...     sl.data.checksum(file, "md5")  # the one in RFC 1321
+    '900150983cd24fb0d6963f7d28e17f72'
+    """
     digest, done, total = hashlib.new(kind, usedforsecurity=False), 0, file.stat().st_size
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK):

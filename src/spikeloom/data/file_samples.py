@@ -26,6 +26,13 @@ class Frames:
 
     ``length`` is the number of frames that each sample of a fixed duration or count is cut to, or filled up to with
     frames of zeros.
+
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [0, 10, 100], "x": [0, 0, 0], "y": [0, 0, 0]}, (1, 1))
+    >>> sl.data.Frames(steps=2)(recording)[:, 1].flatten().tolist()  # channel 1 has the ON events
+    [2.0, 1.0]
+    >>> sl.data.Frames(steps=2, values="binary")(recording)[:, 1].flatten().tolist()
+    [1.0, 1.0]
     """
 
     steps: int | None = None
@@ -72,6 +79,15 @@ class FileSamples(Indexed):
 
     A batch is data ``[B, *]`` and labels ``[B]``. Where frames or waveforms differ in length, the data are padded with
     zeros and ``lengths [B]`` are the third part of the batch.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> store = [sl.data.events.as_recording({"t": [0, 10], "x": [k, k], "y": [0, 0]}, (1, 2)) for k in (0, 1)]
+    >>> labels, frames = torch.tensor([0, 1]), sl.data.Frames(steps=1)
+    >>> samples = sl.data.FileSamples(store, labels, classes=("left", "right"), frames=frames)
+    >>> x, label = samples[1]
+    >>> x[0, 1].tolist(), samples.classes[label]
+    ([[0.0, 2.0]], 'right')
     """
 
     def __init__(
@@ -121,6 +137,14 @@ class Waveforms:
     """Gives sounds as waveforms ``[L]`` from -1 to 1 where :class:`Frames` would give frames of their spikes.
 
     A batch is padded with zeros and has lengths.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sounds = [torch.ones(2), torch.ones(3)]
+    >>> samples = sl.data.FileSamples(sounds, torch.tensor([0, 1]), classes=("a", "b"), frames=sl.data.Waveforms())
+    >>> x, labels, lengths = samples.batch([(0, 0), (0, 1)])
+    >>> x.tolist(), lengths.tolist()
+    ([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], [2, 3])
     """
 
     ragged = True

@@ -42,6 +42,11 @@ class FileSet:
         cochlea: what makes spikes of its sounds, if it holds sounds.
         fixed: the name of what ``read`` does to the recordings, so that caches tell versions apart.
         transform: the functions that make the transforms of train and test; None is no transform.
+
+    >>> import spikeloom as sl
+    >>> gestures = sl.data.describe("dvs128-gesture")
+    >>> type(gestures).__name__, gestures.size, gestures.counts["test"], gestures.recorded
+    ('FileSet', (128, 128), 288, True)
     """
 
     name: str

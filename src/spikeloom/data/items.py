@@ -15,7 +15,13 @@ from .events import Recording, read_events
 
 class Item(NamedTuple):
     """A sample: its file below the set's folder, and its label. If the file holds more than the sample, the item also
-    says where the sample begins and ends (microseconds), or which of several recordings it is."""
+    says where the sample begins and ends (microseconds), or which of several recordings it is.
+
+    >>> import spikeloom as sl
+    >>> item = sl.data.Item("user01.aedat", 3, start=80_000_000, stop=85_000_000)
+    >>> (item.stop - item.start) / 1e6  # seconds
+    5.0
+    """
 
     file: str
     label: int
@@ -31,7 +37,18 @@ Index = Callable[[Path, str], tuple[Sequence[Item], Sequence[str]]]
 
 
 def read_item(folder: Path, item: Item, *, size: tuple[int, ...] | None = None, format: str | None = None) -> Recording:  # noqa: A002
-    """The recording of an item. Items of one file that are read after each other share one decoding of it."""
+    """The recording of an item. Items of one file that are read after each other share one decoding of it.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [0, 100, 199, 200], "x": [0, 1, 2, 3], "y": [0] * 4}, (1, 4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sl.data.write_events(Path(folder) / "a.npz", recording)
+    ...     part = sl.data.items.read_item(Path(folder), sl.data.Item("a.npz", 0, start=100, stop=200))
+    >>> part.events["x"].tolist()
+    [1, 2]
+    """
     if item.start is None or item.stop is None:
         return read_events(folder / item.file, index=item.number, size=size, format=format)
     path = folder / item.file

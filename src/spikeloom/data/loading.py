@@ -27,7 +27,16 @@ GIVEN = "given as samples"
 
 @dataclass(frozen=True)
 class Loaders:
-    """What :func:`loaders` returns. ``split`` has the number of samples of each part and a SHA-256 of their indices."""
+    """What :func:`loaders` returns. ``split`` has the number of samples of each part and a SHA-256 of their indices.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> x, y = torch.arange(12.0).view(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])
+    >>> train, test = (sl.data.Samples(x, y, classes=("even", "odd")) for _ in range(2))
+    >>> found = sl.data.loaders((train, test), batch_size=2, validation=1 / 3)
+    >>> found.split["train"]["samples"], found.split["validation"]["samples"], len(found.train)
+    (4, 2, 2)
+    """
 
     train: Loader
     validation: Loader | None

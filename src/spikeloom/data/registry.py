@@ -24,7 +24,13 @@ SETS: dict[str, DataSet] = {**ARRAY_SETS, **FILE_SETS}
 
 
 def describe(name: str) -> DataSet:
-    """The data set of a name; an unknown name raises an error that lists the known ones."""
+    """The data set of a name; an unknown name raises an error that lists the known ones.
+
+    >>> import spikeloom as sl
+    >>> shd = sl.data.describe("shd")
+    >>> shd.title, shd.counts["train"], shd.splits
+    ('Spiking Heidelberg Digits: spoken digits in English and German', 8156, ('train', 'test'))
+    """
     if name not in SETS:
         raise DataError(f"there is no data set {name!r}; there are {', '.join(SETS)}")
     return SETS[name]
@@ -32,7 +38,12 @@ def describe(name: str) -> DataSet:
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of all data sets: ``root``, or ``SPIKELOOM_DATA``, or ``data`` in the current folder. It need not
-    exist; a path that cannot be a folder raises :class:`DataError`."""
+    exist; a path that cannot be a folder raises :class:`DataError`.
+
+    >>> import spikeloom as sl
+    >>> str(sl.data.data_root("sets"))
+    'sets'
+    """
     named = root or os.environ.get("SPIKELOOM_DATA") or "data"
     problem = "it has a byte 0" if "\0" in str(named) else ""
     try:
@@ -100,7 +111,19 @@ def load(
 @_told
 def files(name: str, root: str | Path | None = None) -> dict[str, str]:
     """SHA-256 of each file of a data set, by its path below the root; empty for data that come with a package. For
-    sets of many files it is one digest of their names and sizes."""
+    sets of many files it is one digest of their names and sizes.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     place = Path(root) / "cifar10"
+    ...     place.mkdir()
+    ...     for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+    ...         (place / name).touch()
+    ...     {checksum[:8] for checksum in sl.data.files("cifar10", root).values()}  # that of no bytes at all
+    {'e3b0c442'}
+    """
     return describe(name).files(data_root(root))
 
 
@@ -110,19 +133,51 @@ def fetch(name: str, root: str | Path | None = None, *, progress: Progress | Non
 
     Interrupted downloads go on where they stopped, and checksums are verified. Where a licence forbids downloading, or
     the files are not on the network, :class:`DataError` says which files to put where.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     place = Path(root) / "cifar10"
+    ...     place.mkdir()
+    ...     for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+    ...         (place / name).touch()
+    ...     sl.data.fetch("cifar10", root).name  # nothing is missing, so that nothing is downloaded
+    'cifar10'
     """
     return describe(name).fetch(data_root(root), progress=progress)
 
 
 @_told
 def verify(name: str, root: str | Path | None = None, *, progress: Progress | None = None) -> list[str]:
-    """The problems of the files of a data set, a line for each; the list is empty if there are none."""
+    """The problems of the files of a data set, a line for each; the list is empty if there are none.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     place = Path(root) / "cifar10"
+    ...     place.mkdir()
+    ...     for name in (*(f"data_batch_{k}.bin" for k in range(1, 6)), "test_batch.bin"):
+    ...         _ = (place / name).write_bytes(bytes(100))
+    ...     for problem in sl.data.verify("cifar10", root):
+    ...         print(problem.partition(": ")[2])
+    100 bytes are no whole number of records of 3,073 bytes; the last whole one ends at byte 0
+    100 bytes are no whole number of records of 3,073 bytes; the last whole one ends at byte 0
+    """
     return describe(name).verify(data_root(root), progress=progress)
 
 
 @_told
 def available(name: str, root: str | Path | None = None) -> bool:
-    """Whether all files of a data set are below the root, unpacked."""
+    """Whether all files of a data set are below the root, unpacked.
+
+    >>> import tempfile
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     sl.data.available("mnist", root)  # an empty folder
+    False
+    """
     d = describe(name)
     try:
         return d.here(data_root(root))

@@ -30,6 +30,18 @@ class Indexed(Dataset[tuple[Any, ...]]):
         seed: the seed of random transforms. A sample's draws depend on (seed, epoch, index), not on the worker.
         indices: the places of the samples in the set that they were taken from.
         per_step: whether targets ``[N, T, *]`` have a value for each step; None where it was not given.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Squares(sl.data.Indexed):
+    ...     def batch(self, keys):
+    ...         at = torch.tensor([index for epoch, index in keys])
+    ...         return at.square(), self.labels[at]
+    >>> samples = Squares(torch.tensor([0, 1, 0, 1]), classes=("even", "odd"))
+    >>> samples.batch([(0, 2), (0, 3)])
+    (tensor([4, 9]), tensor([0, 1]))
+    >>> samples.subset(torch.tensor([1, 3])).labels
+    tensor([1, 1])
     """
 
     per_step: bool | None = None
@@ -150,6 +162,13 @@ class Batches(Sampler[list[Key]]):
             have equally many (training needs that; with one process nothing is lost).
 
     An iteration goes through one epoch, and the next one through the next epoch. :meth:`seek` sets where it begins.
+
+    >>> import spikeloom as sl
+    >>> batches = sl.data.Batches(5, 2, shuffle=False)
+    >>> list(batches)
+    [[(0, 0), (0, 1)], [(0, 2), (0, 3)], [(0, 4)]]
+    >>> list(batches)[-1]  # the next epoch
+    [(1, 4)]
     """
 
     def __init__(
@@ -234,7 +253,12 @@ def stratified(labels: Tensor, held_out: int | float, *, seed: int) -> tuple[Ten
 
 
 def mix(*numbers: int) -> int:
-    """A seed below 2^63 from several numbers; neighbours give unrelated ones."""
+    """A seed below 2^63 from several numbers; neighbours give unrelated ones.
+
+    >>> import spikeloom as sl
+    >>> sl.data.mix(1, 2) == sl.data.mix(1, 2), sl.data.mix(1, 2) == sl.data.mix(2, 1)
+    (True, False)
+    """
     text = ",".join(map(str, numbers))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 

@@ -28,6 +28,15 @@ class Storage:
         downloads: the files that are fetched; archives are unpacked into the folder ``files`` of the set's own folder.
         licence: the reason why the files must be fetched by hand, if so.
         source: where they come from, as shown to people.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from spikeloom.data.storage import Storage
+    >>> storage = Storage(name="toy", forms=(("train*.npz", "test.npz"),), source="nowhere")
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     _ = (Path(root) / "train0.npz").write_bytes(b"")
+    ...     storage.missing(Path(root), storage.forms[0])
+    ['test.npz']
     """
 
     name: str

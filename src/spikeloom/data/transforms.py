@@ -39,7 +39,14 @@ class ToFloat(HasConstants):
 
 
 class Normalize(nn.Module):
-    """``(x - mean) / std`` for each channel of ``[*, C, H, W]``."""
+    """``(x - mean) / std`` for each channel of ``[*, C, H, W]``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> normalize = sl.data.transforms.Normalize([0.5, 0.25], [0.25, 0.25])
+    >>> normalize(torch.full((2, 1, 1), 0.75)).flatten()
+    tensor([1., 2.])
+    """
 
     batched = True
     mean: Tensor
@@ -59,7 +66,14 @@ class Normalize(nn.Module):
 
 
 class RandomCrop(nn.Module):
-    """Pads ``[C, H, W]`` with ``padding`` zeros on each side, and cuts out a random window of the old size."""
+    """Pads ``[C, H, W]`` with ``padding`` zeros on each side, and cuts out a random window of the old size.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> picture = sl.data.transforms.RandomCrop(1)(torch.ones(1, 3, 3))
+    >>> picture.shape, picture.sum().item() in (4, 6, 9)  # rows and columns of zeros come in, one each at most
+    (torch.Size([1, 3, 3]), True)
+    """
 
     def __init__(self, padding: int) -> None:
         super().__init__()
@@ -83,7 +97,13 @@ class RandomFlip(nn.Module):
 
 
 class Cutout(nn.Module):
-    """Sets a square of ``size`` pixels a side around a random pixel to 0 (DeVries, Taylor, 2017, arXiv:1708.04552)."""
+    """Sets a square of ``size`` pixels a side around a random pixel to 0 (DeVries, Taylor, 2017, arXiv:1708.04552).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> sl.data.transforms.Cutout(1)(torch.ones(1, 4, 4)).sum()
+    tensor(15.)
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -100,7 +120,14 @@ class Cutout(nn.Module):
 
 class CropResized(nn.Module):
     """A window of ``[C, H, W]``, scaled to ``size x size``: a random one of 8 to 100 % of the area and of sides 3:4 to
-    4:3 (C. Szegedy et al., 2015), or, if not ``random``, the middle 224/256 of the shorter side."""
+    4:3 (C. Szegedy et al., 2015), or, if not ``random``, the middle 224/256 of the shorter side.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> columns = torch.arange(16.0).expand(1, 16, 16)
+    >>> sl.data.transforms.CropResized(14, random=False)(columns)[0, 0]  # 16 * 224 / 256 is 14
+    tensor([ 1.,  2.,  3.,  4.,  5.,  6.,  7.,  8.,  9., 10., 11., 12., 13., 14.])
+    """
 
     def __init__(self, size: int = 224, *, random: bool = True) -> None:
         super().__init__()

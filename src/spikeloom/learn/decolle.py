@@ -71,6 +71,8 @@ def decolle_activity(u: Tensor, *, high: float = 1e-2, low: float = 6e-5) -> Ten
 
     >>> import torch
     >>> import spikeloom as sl
+    >>> sl.learn.decolle_activity(torch.full((2, 1, 1), 0.99))  # two steps of 0.01 (0.99 + 0.01)
+    tensor(0.0200)
     >>> first = torch.nn.Sequential(torch.nn.Linear(4, 8), sl.LIF())
     >>> net = sl.Network(sl.learn.DECOLLE([(first, 8)], classes=3))
     >>> def loss(y, t0, record):

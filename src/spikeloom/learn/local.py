@@ -21,7 +21,14 @@ OfWeight = Callable[[Tensor], Tensor]
 
 
 class Term(NamedTuple):
-    """``factor(w) J(a, c)``, the factor elementwise."""
+    """``factor(w) J(a, c)``, the factor elementwise.
+
+    >>> import torch
+    >>> from spikeloom.learn.local import Term
+    >>> term = Term(0.5, torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[2.0]]]))  # [T, B, in] and [T, B, out]
+    >>> term.factor * torch.einsum("tbi,tbo->oi", term.a, term.c)
+    tensor([[1., 0.]])
+    """
 
     factor: Tensor | float
     a: Tensor
@@ -30,7 +37,22 @@ class Term(NamedTuple):
 
 @dataclass(frozen=True)
 class LocalRule:
-    """Base of rules whose change of the weight is a sum of terms ``f(w) J(a, c)``, see :class:`Term`."""
+    """Base of rules whose change of the weight is a sum of terms ``f(w) J(a, c)``, see :class:`Term`.
+
+    >>> from dataclasses import dataclass
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> from spikeloom.learn.local import Term
+    >>> @dataclass(frozen=True)
+    ... class Hebb(sl.learn.LocalRule):
+    ...     rate: float = 0.1
+    ...     def terms(self, weight, pre, post, state, lengths):
+    ...         return [Term(self.rate, pre, post)], {}
+    >>> pre, post = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[1.0]], [[1.0]]])
+    >>> dw, state = Hebb().sequence(torch.nn.Linear(2, 1), pre, post)
+    >>> dw  # the first pair fired together twice, the second once
+    tensor([[0.2000, 0.1000]])
+    """
 
     def terms(
         self, weight: Tensor, pre: Tensor, post: Tensor, state: State | None, lengths: Tensor | None

@@ -20,7 +20,16 @@ Loss = Callable[..., Tensor]
 
 
 class Piece(NamedTuple):
-    """What :func:`online` gives after each piece; nothing of it has a graph."""
+    """What :func:`online` gives after each piece; nothing of it has a graph.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(1, 1), sl.LI())
+    >>> _ = [torch.nn.init.zeros_(p) for p in net.parameters()]  # so that the output is 0
+    >>> loss = lambda y, t0: (y - 1).square().sum()
+    >>> [(piece.start, piece.loss.item()) for piece in sl.learn.online(net, torch.ones(4, 1, 1), loss, steps=2)]
+    [(0, 2.0), (2, 2.0)]
+    """
 
     start: int
     """The first step of the piece."""

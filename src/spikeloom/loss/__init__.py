@@ -104,7 +104,14 @@ def count_cross_entropy(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """``CE(sum_t s[t], y)``; with ``num_classes`` the counts are those of populations (:func:`decode.population`)."""
+    """``CE(sum_t s[t], y)``; with ``num_classes`` the counts are those of populations (:func:`decode.population`).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> spikes = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])  # counts 2 and 1
+    >>> sl.loss.count_cross_entropy(spikes, torch.tensor([0]))  # log(1 + exp(1 - 2))
+    tensor(0.3133)
+    """
     who = "loss.count_cross_entropy"
     counts = _counts(_outputs(spikes, who, batch_first), num_classes, lengths)
     y = _targets.read(target, counts, who, weight=weight, ignore_index=ignore_index)
@@ -123,7 +130,14 @@ def max_membrane_cross_entropy(
     lengths: Tensor | None = None,
     batch_first: bool = False,
 ) -> Tensor:
-    """``CE(max_t v[t], y)``. Record the membrane of the last layer (``record=("4.v",)``) or end with ``sl.LI``."""
+    """``CE(max_t v[t], y)``. Record the membrane of the last layer (``record=("4.v",)``) or end with ``sl.LI``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> v = torch.tensor([[[0.0, 1.0]], [[1.0, 0.5]]])  # both reach 1
+    >>> sl.loss.max_membrane_cross_entropy(v, torch.tensor([0]))  # log 2
+    tensor(0.6931)
+    """
     who = "loss.max_membrane_cross_entropy"
     x = _outputs(v, who, batch_first)
     y = _targets.read(target, x[0], who, weight=weight, ignore_index=ignore_index)
@@ -180,6 +194,12 @@ def membrane_mse(
         target: class indices ``[B]`` or ``[T, B]`` (v* is ``on_target`` for the class, ``off_target`` for the others)
             or, for regression, the values v* themselves as floats ``[B, C]`` or ``[T, B, C]`` (then ``weight``,
             ``on_target`` and ``off_target`` do not apply).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> v = torch.tensor([[[0.5, 0.5]], [[1.0, 0.0]]])
+    >>> sl.loss.membrane_mse(v, torch.tensor([0]))  # 1/4 in the first step, 0 in the second
+    tensor(0.1250)
     """
     who = "loss.membrane_mse"
     x = _outputs(v, who, batch_first)
@@ -211,6 +231,12 @@ def first_spike_cross_entropy(
     """``CE(-t, y)`` (negate) or ``CE(1 / (t + 1), y)`` (reciprocal) of first spike times t, in steps.
 
     For ``silent`` see :func:`decode.first_spike`; snnTorch's ``ce_temporal_loss`` has ``silent=T-1``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> spikes = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])  # times 0 and 1
+    >>> sl.loss.first_spike_cross_entropy(spikes, torch.tensor([0]))  # log(1 + exp(-1))
+    tensor(0.3133)
     """
     who = "loss.first_spike_cross_entropy"
     t = decode.first_spike(_outputs(spikes, who, batch_first), silent=silent, lengths=lengths)
@@ -247,6 +273,12 @@ def first_spike_mse(
             not apply).
         tolerance: spikes at most this many steps away from t* count as exact.
         silent: see :func:`decode.first_spike`.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> spikes = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]])  # both fire at step 1 of 2
+    >>> sl.loss.first_spike_mse(spikes, torch.tensor([0]))  # wanted 0 and 1: ((1 / 2)^2 + 0) / 2
+    tensor(0.1250)
     """
     who = "loss.first_spike_mse"
     x = _outputs(spikes, who, batch_first)
@@ -289,6 +321,12 @@ def tet(
         phi: level towards which the paper's R pulls the outputs.
 
     Deng et al., Temporal Efficient Training of SNNs via Gradient Re-weighting, ICLR 2022.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> outputs = torch.tensor([[[0.0, 0.0]], [[1.0, 1.0]]])  # CE is log 2 at each step; (o - 1)^2 is 1, then 0
+    >>> sl.loss.tet(outputs, torch.tensor([0]), lamb=0.5)  # 0.5 log 2 + 0.5 * 0.5
+    tensor(0.5966)
     """
     who = "loss.tet"
     x = _outputs(outputs, who, batch_first)

@@ -32,7 +32,16 @@ _ATTENTION = re.compile(r"(?:^|[._])([qkv])(?=[._]|$)")
 
 
 class Converted(NamedTuple):
-    """The model with the weights, in ``eval`` mode; the authors' key of each of its own; the keys left out."""
+    """The model with the weights, in ``eval`` mode; the authors' key of each of its own; the keys left out.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> theirs = {k: v for k, v in sl.models.create("csnn_8x8").state_dict().items() if "_extra_state" not in k}
+    >>> theirs = {f"module.{k}": v for k, v in theirs.items()} | {"teacher.weight": torch.ones(2)}
+    >>> found = sl.models.convert("csnn_8x8", theirs, drop=["teacher.*"])
+    >>> found.keys["stage1.0.weight"], found.dropped
+    ('module.stage1.0.weight', ('teacher.weight',))
+    """
 
     model: Model
     keys: dict[str, str]
@@ -73,6 +82,13 @@ def convert(name: str, weights: Mapping[str, Tensor], *, drop: Sequence[str] = (
 
         found = sl.models.convert("sew_resnet18", torch.load("sew18_checkpoint_319.pth", weights_only=True)["model"])
         found.model, found.keys["head.2.weight"], found.dropped  # ..., "fc.weight", ()
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> theirs = {k: v for k, v in sl.models.create("csnn_8x8").state_dict().items() if "_extra_state" not in k}
+    >>> mine = sl.models.convert("csnn_8x8", {f"module.{k}": v for k, v in theirs.items()}).model
+    >>> all(torch.equal(p, theirs[k]) for k, p in mine.named_parameters())
+    True
     """
     wrong = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
     if wrong is not None:

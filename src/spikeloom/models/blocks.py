@@ -15,7 +15,12 @@ from ..nn.factory import checked, neuron_by
 
 
 class Stage(NamedTuple):
-    """A part of a model that ends in a feature map: the module, its channels, and input pixels per pixel of the map."""
+    """A part of a model that ends in a feature map: the module, its channels, and input pixels per pixel of the map.
+
+    >>> import spikeloom as sl
+    >>> [(stage.channels, stage.stride) for stage in sl.models.create("csnn_8x8").stages]
+    [(16, 2), (32, 4)]
+    """
 
     module: nn.Module
     channels: int
@@ -68,6 +73,13 @@ class Model(nn.Sequential):
             layer ``images``, which is the first, raises ValueError for others: a convolution would round their size
             up, a pool would leave out their last rows and columns, and a decoder would not find their size again. 1
             is for models that see to it otherwise.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> stem, flat, head = torch.nn.Conv2d(1, 4, 2, stride=2), torch.nn.Flatten(), torch.nn.Linear(64, 10)
+    >>> model = sl.models.Model({"stem": stem, "flat": flat, "head": head}, maps={"stem": (4, 2)})
+    >>> sum(p.numel() for p in model.parameters()), model.stages[0].stride  # 4 * 4 + 4, and 640 + 10
+    (670, 2)
     """
 
     in_order: ClassVar[bool] = True

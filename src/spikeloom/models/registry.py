@@ -52,7 +52,14 @@ FILES: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A published top-1 accuracy in percent, and who says so."""
+    """A published top-1 accuracy in percent, and who says so.
+
+    >>> import spikeloom as sl
+    >>> for figure in sl.models.info("max_resnet18").figures:
+    ...     print(figure)
+    CIFAR10 97.17 (paper, T = 4)
+    CIFAR100 83.06 (paper, T = 4)
+    """
 
     task: str
     accuracy: float
@@ -66,7 +73,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Info:
-    """What is known of a model as it is built by default."""
+    """What is known of a model as it is built by default.
+
+    >>> import spikeloom as sl
+    >>> info = sl.models.info("csnn_8x8")
+    >>> info.parameters, info.input, info.classes, sum(p.numel() for p in sl.models.create("csnn_8x8").parameters())
+    (13690, (1, 8, 8), 10, 13690)
+    """
 
     paper: str
     parameters: int

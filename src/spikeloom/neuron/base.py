@@ -54,6 +54,11 @@ class Dynamics(Declared, TemporalModule):
     The state is float64 for float64 input and float32 for any other; spikes have the dtype of the input.
     Numbers that are not learnable travel in checkpoints, and so do public attributes that are plain values, functions
     by name, and the surrogate: loading weights that were saved with others raises.
+
+    >>> import spikeloom as sl
+    >>> neuron = sl.options.Noisy(sl.LIF(tau=4.0), input=0.1)
+    >>> isinstance(neuron, sl.Dynamics), type(neuron.core()).__name__, neuron.core().tau.item()
+    (True, 'LIF', 4.0)
     """
 
     causal = True

@@ -113,6 +113,12 @@ class FewSpikeTable:
 
     Args:
         theta: thresholds; h: what a spike takes from the voltage; d: what it adds to the output. K floats each.
+
+    >>> import spikeloom as sl
+    >>> sl.FewSpikeTable.relu(3, most=8.0).theta
+    (4.0, 2.0, 1.0)
+    >>> sl.FewSpikeTable.line(0.0, 1.0, 10.0, 20.0, K=3).d  # 10 and the bits of the rest
+    (10.0, 5.0, 2.5)
     """
 
     theta: tuple[float, ...]

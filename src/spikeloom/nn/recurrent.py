@@ -25,6 +25,12 @@ class OneToOne(nn.Module):
     Args:
         features: number of channels; with 1 all share one weight.
         weight: initial value.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> feedback = sl.nn.OneToOne(2, weight=-0.5)
+    >>> feedback(torch.tensor([[1.0, 4.0]])).tolist()
+    [[-0.5, -2.0]]
     """
 
     def __init__(self, features: int = 1, *, weight: float = 1.0) -> None:
@@ -46,6 +52,13 @@ class ILC(nn.Module):
         size: number of neurons in a group; the step is ``[B, groups size]``.
 
     ``Recurrent(neuron, ILC(act_dim, dec_pop_dim))`` is SpikingJelly's ``ILCIFNode`` and its kin.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> feedback = sl.nn.ILC(2, 2).requires_grad_(False)
+    >>> _ = feedback.weight.fill_(1.0), feedback.bias.zero_()
+    >>> feedback(torch.tensor([[1.0, 2.0, 10.0, 20.0]])).tolist()  # sums of each group of two
+    [[3.0, 3.0, 30.0, 30.0]]
     """
 
     paper = "Chen et al., Fully Spiking Actor Network with Intralayer Connections for RL, IEEE TNNLS 2024"

@@ -23,7 +23,15 @@ __all__ = ["Checkpoint", "Report", "Row", "checkpoint", "release_memory", "repor
 
 @dataclass(frozen=True)
 class Row:
-    """What one module keeps: its path and class, bytes, and how many of them are spikes of one bit each."""
+    """What one module keeps: its path and class, bytes, and how many of them are spikes of one bit each.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(100, 1000), sl.LIF(), torch.nn.Linear(1000, 10), spikes="packed")
+    >>> row = sl.memory.report(net, torch.rand(8, 4, 100)).rows[-1]
+    >>> row.path, row.module, row.saved, row.bits  # 32,000 spikes in 4,000 bytes
+    ('2', 'Linear', 4000, 4000)
+    """
 
     path: str
     module: str
@@ -33,7 +41,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`report` found; ``str()`` is a table."""
+    """What :func:`report` found; ``str()`` is a table.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(2, 4), sl.LIF())
+    >>> report = sl.memory.report(net, torch.ones(10, 1, 2))
+    >>> report.parameters, report.saved == sum(row.saved for row in report.rows)  # (2 * 4 + 4) * 4 bytes
+    (48, True)
+    """
 
     rows: tuple[Row, ...]
     parameters: int

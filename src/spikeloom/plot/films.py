@@ -47,6 +47,18 @@ def animate(
         highlight: the number of one of the N neurons of spikes ``[T, N]``, which is drawn blue, the others pale.
 
     Keep the result until it is saved or shown: matplotlib draws nothing for a film that is gone.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from PIL import Image
+    >>> import spikeloom as sl
+    >>> film = sl.plot.animate(torch.eye(3).view(3, 1, 3), seconds=3.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     film.save(Path(folder) / "film.gif", writer="pillow", dpi=20)
+    ...     with Image.open(Path(folder) / "film.gif") as saved:
+    ...         saved.n_frames, saved.info["duration"]  # milliseconds
+    (3, 1000)
     """
     who = "plot.animate"
     if frames is not None:

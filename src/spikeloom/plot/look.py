@@ -68,6 +68,12 @@ def style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
     One ink, one blue, one red, told apart with any colour vision; titles at the left. The functions here draw in it
     by themselves; it is there for axes of your own beside theirs, and for ``changes``, settings of matplotlib that
     pictures within the context have instead: ``with plot.style({"font.size": 14}): ...``. Contexts may be nested.
+
+    >>> import matplotlib as mpl
+    >>> import spikeloom as sl
+    >>> with sl.plot.style({"font.size": 14}):
+    ...     mpl.rcParams["font.size"], mpl.rcParams["axes.spines.top"]
+    (14.0, False)
     """
     merged: dict[Any, Any] = {**(_changes.get() or {}), **(changes or {})}
     token = _changes.set(merged)

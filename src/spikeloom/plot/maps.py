@@ -16,7 +16,14 @@ from .look import axes_or_new, colours_of, styled
 
 @styled
 def images(pictures: Tensor, *, columns: int, title: str = "") -> Figure:
-    """Images ``[N, H, W]`` from 0 to 1 in rows of ``columns``, on a figure of their own."""
+    """Images ``[N, H, W]`` from 0 to 1 in rows of ``columns``, on a figure of their own.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> figure = sl.plot.images(torch.rand(5, 8, 8), columns=3)
+    >>> len(figure.axes)  # two rows of three
+    6
+    """
     values = shaped(pictures, "plot.images", "images", ["N", "H", "W"])
     check_whole("plot.images", columns=columns)
     rows = -(-len(values) // columns)
@@ -46,6 +53,12 @@ def feature_maps(
     red above 0. Of spikes ``[T, C, H, W]`` take a sum or mean over the steps. More than ``max_channels`` are thinned
     evenly, and the title says so. ``label`` is what the colours mean; None leaves their bar
     out.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.feature_maps(torch.rand(6, 4, 4), columns=3)
+    >>> ax.images[0].get_array().shape  # two rows of three, with lines of one pixel between
+    (9, 14)
     """
     who = "plot.feature_maps"
     values = shaped(x, who, "the channels of one sample", ["C", "H", "W"])

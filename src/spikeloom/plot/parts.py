@@ -21,6 +21,11 @@ def surrogate(surrogate: Surrogate, *, span: float = 2.0, ax: Axes | None = None
     """A surrogate over the voltage less the threshold, from ``-span`` to ``span``: the step of the forward pass, the
     derivative that stands in for that of the step, and its primitive if the surrogate has one. None as the title is the
     surrogate's name.
+
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.surrogate(sl.surrogate.ATan(2.0))
+    >>> {line.get_label(): float(line.get_ydata().max()) for line in ax.lines[1:]}  # the largest slope is a / 2
+    {'step': 1.0, 'derivative': 1.0}
     """
     who = "plot.surrogate"
     if not isinstance(surrogate, Surrogate):
@@ -60,6 +65,12 @@ def neuron_response(
 
     The voltage goes up to what it was before the reset where the neuron records that, and the threshold is drawn where
     it is one number that does not move (see :func:`neuron`); of a neuron without ``v`` its first state is drawn.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.neuron_response(sl.IF(), torch.full((5,), 0.5))
+    >>> ax.lines[0].get_ydata().tolist(), ax.get_title(loc="left")
+    ([0.5, 0.5, 1.0, 0.0, 0.5, 0.5, 1.0, 0.0, 0.5, 0.5], 'IF')
     """
     who = "plot.neuron_response"
     if not isinstance(module, TemporalModule):
@@ -130,6 +141,12 @@ def weights(w: Tensor | nn.Module, *, max_channels: int = 64, ax: Axes | None = 
 
     ``w`` may be a module with a ``weight``. Of more outputs or inputs than ``max_channels``, kernels are thinned
     evenly, and the title says so.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.weights(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+    >>> ax.images[0].get_clim()  # equally far to both sides, so that white is 0
+    (-2.0, 2.0)
     """
     who = "plot.weights"
     values = values_of(getattr(w, "weight", w) if isinstance(w, nn.Module) else w, who)

@@ -173,6 +173,12 @@ def heatmap(
 
     White is 0 and blue the largest value; where both signs occur, blue is below and red above 0. ``label`` is what the
     colours mean. More than ``max_neurons`` are thinned evenly, and the title says so.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.heatmap(torch.tensor([[0.0, 1.0], [0.5, 2.0], [0.0, 0.0]]))
+    >>> ax.images[0].get_array().tolist()  # a row for each neuron
+    [[0.0, 0.5, 0.0], [1.0, 2.0, 0.0]]
     """
     found = shaped(values, "plot.heatmap", "the values of one sample", ["T", "N"])
     check_whole("plot.heatmap", max_neurons=max_neurons)
@@ -204,6 +210,12 @@ def bars3d(
 
     More steps or neurons than the most that are drawn are thinned evenly, and the title says so. ``ax`` must be of
     matplotlib's projection "3d"; so are the axes that are returned. (A :func:`heatmap` hides no bar behind another.)
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.bars3d(torch.tensor([[0.0, 1.0], [4.0, 2.0]]))
+    >>> ax.name, bool(ax.get_zlim()[1] >= 4.0)
+    ('3d', True)
     """
     found = shaped(values, "plot.bars3d", "the values of one sample", ["T", "N"])
     check_whole("plot.bars3d", max_neurons=max_neurons, max_steps=max_steps)

@@ -21,6 +21,12 @@ def curves(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None, ti
     number of ``*accuracy``, of which ``accuracy`` alone is that on training samples.
 
     Where a row lacks an accuracy, its curve has a gap.
+
+    >>> import spikeloom as sl
+    >>> history = [{"epoch": 1, "loss": 0.5, "test_accuracy": 0.9}, {"epoch": 2, "loss": 0.25, "test_accuracy": 0.95}]
+    >>> ax = sl.plot.curves(history)
+    >>> ax.lines[0].get_ydata().tolist(), [text.get_text() for text in ax.get_legend().get_texts()]
+    ([0.5, 0.25], ['training loss', 'test accuracy'])
     """
     if not isinstance(history, Sequence) or not all(isinstance(row, Mapping) for row in history):
         raise TypeError(f"plot.curves: expected a list of rows, figures by name, got {kind(history)}")

@@ -87,6 +87,12 @@ def spike_count(
 
     ``labels`` names the neurons, which are classes most of the time; ``highlight`` is the number of one that is drawn
     bold. As a film, with a bar for each neuron, it is :func:`animate` of the same spikes.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> ax = sl.plot.spike_count(torch.tensor([[1, 0], [1, 1], [0, 0], [1, 0]]), ["cat", "dog"])
+    >>> {line.get_label(): line.get_ydata().tolist() for line in ax.lines[:2]}
+    {'cat': [1.0, 2.0, 2.0, 3.0], 'dog': [0.0, 1.0, 1.0, 1.0]}
     """
     values = shaped(spikes, "plot.spike_count", "the spikes of one sample", ["T", "N"])
     T, N = values.shape

@@ -46,7 +46,13 @@ NAMES = {
 
 
 def get(name: str) -> ModuleType:
-    """The module of a recipe."""
+    """The module of a recipe.
+
+    >>> import spikeloom as sl
+    >>> recipe = sl.recipes.get("digits")
+    >>> recipe.Config(epochs=2).epochs, recipe.__name__
+    (2, 'spikeloom.recipes.digits')
+    """
     if name not in NAMES:
         raise runs.ConfigError(f"there is no recipe {runs.settings.shown(name)}; there are {', '.join(NAMES)}")
     return importlib.import_module(f".{name.replace('-', '_')}", __name__)

@@ -20,6 +20,16 @@ def linear_baseline(
 
     It minimises ``sum_n CE(W z_n + b, y_n) + |W|^2 / 2``, where ``z`` is standardised by the training features. The
     minimum is unique, so that nothing depends on a seed.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> y = torch.tensor([0, 1] * 8)
+    >>> samples = sl.data.Samples(y.view(-1, 1) + torch.linspace(0, 0.4, 16).view(-1, 1), y, classes=("low", "high"))
+    >>> found = sl.data.loaders((samples, samples), batch_size=4)
+    >>> sl.runs.linear_baseline(found.train, found.test, lambda x: x)  # one number tells these classes apart
+    1.0
+    >>> sl.runs.linear_baseline(found.train, found.test, lambda x: 0 * x)
+    0.5
     """
     (x, y), (x_test, y_test) = (_gathered(loader, features) for loader in (train, test))
     mean, std = x.mean(0), x.std(0, correction=0)

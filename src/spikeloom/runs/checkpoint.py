@@ -40,7 +40,18 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint on the CPU, after checking that every byte is as it was written."""
+    """Reads a checkpoint on the CPU, after checking that every byte is as it was written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "checkpoint.pt"
+    ...     torch.save({"step": 3, "weight": torch.ones(2)}, file)
+    ...     sl.runs.load_checkpoint(file)
+    {'step': 3, 'weight': tensor([1., 1.])}
+    """
     try:
         with zipfile.ZipFile(path) as records:
             broken = records.testzip()

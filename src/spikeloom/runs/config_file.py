@@ -33,6 +33,15 @@ def read_file(path: Path) -> dict[str, Any]:
     """The settings in a TOML or YAML file, by name. Hyphens in names are read as underscores.
 
     Raises ConfigError for a file that cannot be read, and for anything in it that is no plain setting.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "settings.toml"
+    ...     _ = file.write_text('recipe = "digits"\\nbatch-size = 128\\nlr = 2e-3\\n')
+    ...     sl.runs.read_file(file)
+    {'recipe': 'digits', 'batch_size': 128, 'lr': 0.002}
     """
     if path.suffix not in (".toml", ".yaml", ".yml"):
         raise ConfigError(f"{path}: a config file ends in .toml, .yaml or .yml")

@@ -17,7 +17,12 @@ _PACKAGES = ("spikeloom", "torch", "numpy", "triton", "scikit-learn", "safetenso
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that are installed."""
+    """The versions of Python and of the packages that are installed.
+
+    >>> import spikeloom as sl
+    >>> sl.runs.versions()["spikeloom"] == sl.__version__
+    True
+    """
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -28,7 +33,12 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The name of the processor."""
+    """The name of the processor.
+
+    >>> import spikeloom as sl
+    >>> bool(sl.runs.processor())  # such as "AMD EPYC 9V74 80-Core Processor"
+    True
+    """
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -67,7 +77,13 @@ def git(folder: Path) -> dict[str, Any] | None:
 
 
 def commit() -> str:
-    """The commit of the code that runs, with ``+`` where the code was changed since, or else the version."""
+    """The commit of the code that runs, with ``+`` where the code was changed since, or else the version.
+
+    >>> import spikeloom as sl
+    >>> found = sl.runs.commit()
+    >>> len(found.rstrip("+")) == 40 or found.startswith("version")
+    True
+    """
     found = git(Path(__file__).parent)
     return f"version {versions().get('spikeloom')}" if found is None else found["commit"] + "+" * bool(found["changed"])
 

@@ -35,7 +35,19 @@ def write(path: Path, payload: bytes | memoryview | str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON."""
+    """Writes a value as indented JSON.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sl.runs.write_json(Path(folder) / "result.json", {"accuracy": 0.97, "epochs": 4})
+    ...     print((Path(folder) / "result.json").read_text().strip())
+    {
+      "accuracy": 0.97,
+      "epochs": 4
+    }
+    """
     write(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -51,7 +63,17 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_picture(path: Path, draw: Callable[[], Any]) -> None:
-    """Writes the matplotlib figure that ``draw`` makes as PNG; nothing is shown, and the figure is freed."""
+    """Writes the matplotlib figure that ``draw`` makes as PNG; nothing is shown, and the figure is freed.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import spikeloom as sl
+    >>> history = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sl.runs.write_picture(Path(folder) / "curves.png", lambda: sl.plot.curves(history).figure)
+    ...     (Path(folder) / "curves.png").read_bytes()[1:4]
+    b'PNG'
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")

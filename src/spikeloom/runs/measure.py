@@ -31,6 +31,13 @@ class Accuracy(Generic[C]):
 def accuracy(scores: Callable[[nn.Module, Tensor, C], Tensor]) -> Accuracy[C]:
     """Makes ``measures`` for a classifier from its ``scores(net, x, config)`` ``[B, classes]``: whether the highest
     score is that of the label. A :class:`Run` that measures it on test samples keeps which class was taken for which.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> measures = sl.runs.accuracy(lambda net, x, config: net(x))
+    >>> x, y = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), torch.tensor([0, 1, 1])
+    >>> measures(torch.nn.Identity(), x, y, None)
+    {'accuracy': tensor([ True,  True, False])}
     """
     return Accuracy(scores)
 
@@ -40,6 +47,16 @@ class Confusion:
 
     ``counts`` ``[classes, classes]`` has a row for each true class and a column for each predicted one. Samples whose
     label or prediction is none of the classes are not in it.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> measures = sl.runs.Confusion(lambda net, x: net(x), classes=2)
+    >>> x, y = torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), torch.tensor([0, 1, 1])
+    >>> measures(torch.nn.Identity(), x, y)
+    {'accuracy': tensor([ True,  True, False])}
+    >>> measures.counts  # the third one is of class 1 and was taken for class 0
+    tensor([[1, 0],
+            [1, 1]])
     """
 
     def __init__(self, scores: Callable[[nn.Module, Tensor], Tensor], classes: int) -> None:
@@ -75,6 +92,14 @@ def average(
         check: a function that is called after each batch; it may raise.
 
     The network is in eval mode meanwhile, and then back in the mode that it had.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> samples = sl.data.Samples(torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([0, 0, 0]), classes=("a",))
+    >>> loader = sl.data.loaders((samples, samples), batch_size=2).test
+    >>> measures = lambda net, x, y: {"mean": net(x).flatten()}
+    >>> sl.runs.average(torch.nn.Identity(), loader, measures, device=torch.device("cpu"), seed=0)
+    {'mean': 3.0}
     """
     net = unwrap(net)
     training = net.training

@@ -40,7 +40,14 @@ def write(
 
 
 def confusion(counts: Tensor, classes: Sequence[str], split: str) -> Any:
-    """A figure of which class was taken for which in a split, with the share that is right."""
+    """A figure of which class was taken for which in a split, with the share that is right.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> figure = sl.runs.confusion_picture(torch.tensor([[3, 1], [0, 4]]), ["a", "b"], "test")
+    >>> figure.axes[0].get_title(loc="left")
+    '87.50 % of 8 test samples'
+    """
     from .. import plot
 
     total = int(counts.sum())

@@ -17,7 +17,12 @@ _T = TypeVar("_T")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of a name. ``auto`` is the first GPU (under torchrun the one of this process), or the CPU."""
+    """The device of a name. ``auto`` is the first GPU (under torchrun the one of this process), or the CPU.
+
+    >>> import spikeloom as sl
+    >>> sl.runs.choose_device("cpu")
+    device(type='cpu')
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if name == "auto":
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
@@ -92,5 +97,12 @@ class Processes:
 
 
 def unwrap(net: nn.Module) -> nn.Module:
-    """The network inside DistributedDataParallel."""
+    """The network inside DistributedDataParallel.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> net = sl.Network(torch.nn.Linear(2, 3), sl.LIF())
+    >>> sl.runs.unwrap(net) is net  # one process has nothing around it
+    True
+    """
     return net.module if isinstance(net, nn.parallel.DistributedDataParallel) else net

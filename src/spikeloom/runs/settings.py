@@ -59,6 +59,18 @@ def option(
     """A dataclass field with its help text; ``minimum`` and ``maximum`` are allowed values, ``above`` is not.
 
     ``choices`` are few, and help and errors list them; ``names()`` are many, of which errors list the nearest.
+
+    >>> from dataclasses import dataclass
+    >>> import spikeloom as sl
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Mine(sl.runs.Settings):
+    ...     leak: float = sl.runs.option(0.5, "share of the voltage that stays", minimum=0.0, maximum=1.0)
+    >>> Mine(leak=1)
+    Mine(leak=1.0)
+    >>> Mine(leak=2.0)
+    Traceback (most recent call last):
+        ...
+    spikeloom.runs.settings.ConfigError: leak must be at most 1.0, got 2.0
     """
     limits = {"minimum": minimum, "maximum": maximum, "above": above, "choices": choices, "names": names}
     return field(default=default, metadata={"help": text, **{k: v for k, v in limits.items() if v is not None}})
@@ -66,7 +78,21 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A frozen dataclass that checks its values."""
+    """A frozen dataclass that checks its values.
+
+    >>> from dataclasses import dataclass
+    >>> import spikeloom as sl
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Mine(sl.runs.Settings):
+    ...     T: int = 8
+    ...     encoding: str = sl.runs.option("rate", "how pixels become spikes", choices=("rate", "latency"))
+    >>> Mine(T=4)
+    Mine(T=4, encoding='rate')
+    >>> Mine(encoding="latencies")
+    Traceback (most recent call last):
+        ...
+    spikeloom.runs.settings.ConfigError: encoding must be one of rate, latency, got 'latencies'; did you mean 'latency'?
+    """
 
     def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
@@ -95,7 +121,16 @@ class Config(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Machine(Settings):
-    """The settings of where and how a run is computed; its numbers do not depend on them beyond rounding."""
+    """The settings of where and how a run is computed; its numbers do not depend on them beyond rounding.
+
+    >>> import spikeloom as sl
+    >>> sl.runs.Machine(device="cpu", workers=2).save_every
+    1000
+    >>> sl.runs.Machine(workers=-1)
+    Traceback (most recent call last):
+        ...
+    spikeloom.runs.settings.ConfigError: workers must be at least 0, got -1
+    """
 
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto is the first GPU, or the CPU")
     backend: str = option("auto", "kernels of neurons", choices=("auto", "eager", "c", "triton"))
@@ -106,7 +141,17 @@ class Machine(Settings):
 
 
 def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list[dict[str, Any]]:
-    """Splits named values between the settings classes that have them; a name that none has raises."""
+    """Splits named values between the settings classes that have them; a name that none has raises.
+
+    >>> import spikeloom as sl
+    >>> values = {"lr": 0.1, "workers": 2}
+    >>> sl.runs.split(values, sl.runs.Config, sl.runs.Machine, where="settings.toml")
+    [{'lr': 0.1}, {'workers': 2}]
+    >>> sl.runs.split({"epoch": 3}, sl.runs.Config, where="settings.toml")
+    Traceback (most recent call last):
+        ...
+    spikeloom.runs.settings.ConfigError: settings.toml: there is no setting 'epoch'; did you mean 'epochs'?
+    """
     known = [{f.name for f in fields(kind)} for kind in kinds]
     everything = sorted(set().union(*known))
     for name in values:
@@ -118,7 +163,14 @@ def split(values: Mapping[str, Any], *kinds: type[Settings], where: str) -> list
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Values as TOML, one name a line. None is left out, because TOML does not have it; the default then applies."""
+    """Values as TOML, one name a line. None is left out, because TOML does not have it; the default then applies.
+
+    >>> import spikeloom as sl
+    >>> print(sl.runs.to_toml({"recipe": "digits", "lr": 0.1, "amp": "off", "subset": None}), end="")
+    recipe = "digits"
+    lr = 0.1
+    amp = "off"
+    """
     lines = [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
     return "\n".join(lines) + "\n"
 

@@ -31,6 +31,19 @@ class Trained:
         recipe: the module of its recipe, with ``scores(net, x, config)`` if it classifies.
         folder: the folder of the run.
         result: the figures that the run ended with; empty if it was stopped.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> recipe = sl.recipes.get("digits")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(recipe.build(recipe.Config()).state_dict(), Path(folder) / "digits.pt")
+    ...     trained = sl.runs.load_weights(Path(folder) / "digits.pt", "digits")
+    >>> trained.config == recipe.Config(), trained.net.training, trained.result
+    (True, False, {})
+    >>> trained.recipe.scores(trained.net, torch.rand(5, 1, 8, 8), trained.config).shape
+    torch.Size([5, 10])
     """
 
     net: nn.Module
@@ -59,6 +72,20 @@ def load(path: str | Path) -> Trained:
         trained = sl.runs.load("runs/digits")
         images, labels = next(iter(trained.loaders().test))
         trained.recipe.scores(trained.net, images, trained.config).argmax(-1)
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> from safetensors.torch import save_file
+    >>> import spikeloom as sl
+    >>> recipe = sl.recipes.get("digits")
+    >>> with tempfile.TemporaryDirectory() as folder:  # as a run leaves it
+    ...     _ = (Path(folder) / sl.runs.CONFIG).write_text('recipe = "digits"\\nseed = 7\\n')
+    ...     save_file(recipe.build(recipe.Config()).state_dict(), Path(folder) / sl.runs.WEIGHTS)
+    ...     sl.runs.write_json(Path(folder) / sl.runs.RESULT, {"test_accuracy": 0.97})
+    ...     trained = sl.runs.load(folder)
+    >>> trained.config.seed, trained.result["test_accuracy"]
+    (7, 0.97)
     """
     path = Path(path)
     folder = _folder_of(path)
@@ -87,6 +114,18 @@ def load_weights(file: str | Path, model: str) -> Trained:
             settings (.toml, .yaml) that names its recipe.
 
     Raises UserError if the weights do not fit.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> recipe = sl.recipes.get("digits")
+    >>> state = recipe.build(recipe.Config()).state_dict()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save(state, Path(folder) / "digits.pt")
+    ...     trained = sl.runs.load_weights(Path(folder) / "digits.pt", "digits")
+    >>> all(torch.equal(p, state[name]) for name, p in trained.net.named_parameters())
+    True
     """
     file = Path(file)
     if not _is_file(file):

@@ -26,6 +26,13 @@ def one_call(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Makes a call with spikes one operator of a graph, which takes their bits: the ``compiled`` of most handlers.
 
     Returns NotImplemented where a layout of spikes is neither of torch's two.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> from spikeloom.spikes import one_call
+    >>> spikes = sl.pack(torch.tensor([[1.0, 0.0, 1.0]]))
+    >>> one_call(torch.ops.aten.sum.default, spikes)  # the sum of three bits
+    tensor(2.)
     """
     tensors: list[Tensor] = []
     sizes: list[Any] = []

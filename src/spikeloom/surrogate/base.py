@@ -28,6 +28,16 @@ class Surrogate(Declared, HasConstants):
     ``state_dict()`` holds the curve and its options; loading weights into another curve raises. A scale that is no
     parameter is loaded like a buffer where both surrogates were constructed with the same one; where a
     :class:`Schedule` drives it, loading leaves it alone.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> class Tent(sl.surrogate.Surrogate):
+    ...     def derivative(self, u, scale):
+    ...         return scale * torch.relu(1 - scale * u.abs())
+    >>> u = torch.tensor([-0.25, 0.0, 1.0], requires_grad=True)
+    >>> spikes = Tent(2.0)(u)
+    >>> spikes.tolist(), torch.autograd.grad(spikes.sum(), u)[0].tolist()
+    ([0.0, 1.0, 1.0], [1.0, 2.0, 0.0])
     """
 
     limits: ClassVar = {"scale": POSITIVE}

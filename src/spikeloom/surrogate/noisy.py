@@ -13,6 +13,13 @@ class StochasticSpikeOperator(Surrogate):
     """``g(u) = 1`` where the neuron fired, else ``a (r - 1/2 + mean)`` with r uniform from 0 to 1.
 
     It has no primitive. This is snnTorch's ``SSO``, whose ``variance`` is the scale here.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.5, -0.5], requires_grad=True)
+    >>> sl.surrogate.StochasticSpikeOperator(0.2)(u).sum().backward()
+    >>> u.grad[0].item(), bool(u.grad[1].abs() <= 0.1)  # 1 where it fired, else from -0.1 to 0.1
+    (1.0, True)
     """
 
     def __init__(self, scale: Number = 0.2, *, mean: float = 0.0) -> None:
@@ -30,6 +37,13 @@ class PoissonPass(Surrogate):
     """A spike with probability ``u``, clipped to [0, 1]; the derivative is 1, as if the rate passed through.
 
     Primitive: ``u``. It has no scale. Its argument is a rate: use it in a neuron whose v_threshold is 0, or alone.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> rates = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
+    >>> spikes = sl.surrogate.PoissonPass()(rates)
+    >>> spikes.tolist(), torch.autograd.grad(spikes.sum(), rates)[0].tolist()
+    ([0.0, 1.0, 1.0], [1.0, 1.0, 1.0])
     """
 
     scaled = False

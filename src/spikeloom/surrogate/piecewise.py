@@ -33,7 +33,15 @@ class PiecewiseQuadratic(Surrogate):
 
 
 class StraightThrough(Surrogate):
-    """``g(u) = 1`` everywhere, primitive ``u``. Bengio et al., arXiv:1308.3432. It has no scale."""
+    """``g(u) = 1`` everywhere, primitive ``u``. Bengio et al., arXiv:1308.3432. It has no scale.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-3.0, 0.0, 2.0], requires_grad=True)
+    >>> sl.surrogate.StraightThrough()(u).sum().backward()
+    >>> u.grad
+    tensor([1., 1., 1.])
+    """
 
     paper = "Bengio, Leonard and Courville, Estimating or Propagating Gradients, arXiv:1308.3432, 2013"
     scaled = False
@@ -55,6 +63,13 @@ class Rect(Surrogate):
     """``g(u) = a`` where ``|u| < 1/(2a)``, else 0: a rectangle of area 1. Primitive ``clamp(a u + 1/2, 0, 1)``.
 
     Wu et al., Spatio-temporal backpropagation, Frontiers in Neuroscience 2018.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-0.3, -0.2, 0.0, 0.2, 0.3], requires_grad=True)
+    >>> sl.surrogate.Rect(2.0)(u).sum().backward()
+    >>> u.grad  # 2 within 1/4 of the threshold
+    tensor([0., 2., 2., 2., 0.])
     """
 
     paper = "Wu et al., Spatio-Temporal Backpropagation for Training High-Performance SNNs, Front. Neurosci. 2018"
@@ -74,6 +89,13 @@ class PiecewiseLeakyReLU(Surrogate):
     """``g(u) = a/2`` where ``|u| <= 1/a``, else ``leak``. SpikingJelly's width ``w`` is 1/a, its ``c`` the leak.
 
     Primitive: ``leak (u + 1/a)`` below, ``a u / 2 + 1/2`` within, ``leak (u - 1/a) + 1`` above.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-1.0, 0.0, 0.5, 1.0], requires_grad=True)
+    >>> sl.surrogate.PiecewiseLeakyReLU(2.0, leak=0.25)(u).sum().backward()
+    >>> u.grad  # 1 within 1/2 of the threshold
+    tensor([0.2500, 1.0000, 1.0000, 0.2500])
     """
 
     def __init__(self, scale: Number = 1.0, *, leak: float = 0.01, spiking: bool = True) -> None:
@@ -94,7 +116,15 @@ class PiecewiseLeakyReLU(Surrogate):
 
 
 class LeakyKReLU(Surrogate):
-    """``g(u) = k`` above 0 and ``leak`` below; k is the scale. Primitive: ``k u`` and ``leak u``."""
+    """``g(u) = k`` above 0 and ``leak`` below; k is the scale. Primitive: ``k u`` and ``leak u``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.LeakyKReLU(2.0, leak=0.25)(u).sum().backward()
+    >>> u.grad
+    tensor([0.2500, 2.0000, 2.0000])
+    """
 
     def __init__(self, scale: Number = 1.0, *, leak: float = 0.0, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -114,6 +144,13 @@ class LeakySpikeOperator(Surrogate):
     """``g(u) = 1`` where the neuron fired and ``a`` where it did not. Primitive: ``u`` and ``a u``.
 
     This is snnTorch's ``LSO``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.LeakySpikeOperator(0.25)(u).sum().backward()
+    >>> u.grad
+    tensor([0.2500, 1.0000, 1.0000])
     """
 
     def __init__(self, scale: Number = 0.1, *, spiking: bool = True) -> None:
@@ -130,7 +167,15 @@ class LeakySpikeOperator(Surrogate):
 
 
 class Heaviside(Surrogate):
-    """``g(u) = 1`` where the neuron fired, else 0; primitive ``max(u, 0)``. It is snnTorch's, and has no scale."""
+    """``g(u) = 1`` where the neuron fired, else 0; primitive ``max(u, 0)``. It is snnTorch's, and has no scale.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-1.0, 0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.Heaviside()(u).sum().backward()
+    >>> u.grad
+    tensor([0., 1., 1.])
+    """
 
     scaled = False
 
@@ -151,6 +196,13 @@ class S2NN(Surrogate):
     """``g(u) = a S(a u) (1 - S(a u))`` below 0 and ``beta / (1 + u)`` above: its tail is long for high potentials.
 
     Primitive: ``S(a u)`` and ``beta ln(1 + u) + 1/2``. Suetake et al., S2NN, Neural Networks 2023, arXiv:2201.10879.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0, 3.0], requires_grad=True)
+    >>> sl.surrogate.S2NN(4.0)(u).sum().backward()
+    >>> u.grad  # 1 / (1 + u)
+    tensor([1.0000, 0.5000, 0.2500])
     """
 
     paper = "Suetake et al., S2NN: Time step reduction of spiking surrogate gradients, Neural Networks 2023"
@@ -176,6 +228,13 @@ class LogTailedReLU(Surrogate):
     """``g(u) = a`` at or below 0, 1 up to 1, ``1/u`` above 1. Primitive: ``a u``, ``u``, ``1 + ln u``.
 
     Cai et al., Deep learning with low precision by half-wave Gaussian quantization, CVPR 2017.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([-1.0, 0.5, 2.0, 4.0], requires_grad=True)
+    >>> sl.surrogate.LogTailedReLU(0.25)(u).sum().backward()
+    >>> u.grad
+    tensor([0.2500, 1.0000, 0.5000, 0.2500])
     """
 
     paper = "Cai et al., Deep Learning with Low Precision by Half-wave Gaussian Quantization, CVPR 2017"
@@ -199,6 +258,13 @@ class FakeNumericalGradient(Surrogate):
     """``g(u) = min(1 / |u|, a)``; g(0) = a. Primitive: ``a u`` where ``|u| <= 1/a``, else ``sign(u) (1 + ln(a |u|))``.
 
     SpikingJelly's is NaN at u = 0.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 0.25, 1.0, -4.0], requires_grad=True)
+    >>> sl.surrogate.FakeNumericalGradient(2.0)(u).sum().backward()
+    >>> u.grad  # at most 2
+    tensor([2.0000, 2.0000, 1.0000, 0.2500])
     """
 
     def __init__(self, scale: Number = 0.3, *, spiking: bool = True) -> None:
@@ -217,6 +283,13 @@ class SparseFastSigmoid(Surrogate):
 
     Primitive: that of FastSigmoid, constant beyond the width. Perez-Nieves and Goodman, Sparse spiking gradient
     descent, NeurIPS 2021. snnTorch's ``SFS`` keeps the gradient where ``u > B`` instead.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0, 2.0], requires_grad=True)
+    >>> sl.surrogate.SparseFastSigmoid(1.0, width=1.5)(u).sum().backward()
+    >>> u.grad  # 1 / (1 + 1)^2 at 1, nothing beyond 1.5
+    tensor([1.0000, 0.2500, 0.0000])
     """
 
     paper = "Perez-Nieves and Goodman, Sparse Spiking Gradient Descent, NeurIPS 2021"

@@ -22,6 +22,17 @@ class Schedule(Epochs):
         target: a module (all surrogates inside it are driven) or an iterable of surrogates.
 
     A target without surrogates, or one with a learnable scale, raises ValueError.
+
+    >>> import spikeloom as sl
+    >>> class Doubling(sl.surrogate.Schedule):
+    ...     def value(self, epoch):
+    ...         return 2.0**epoch
+    >>> neuron = sl.LIF(surrogate=sl.surrogate.ATan())
+    >>> schedule = Doubling(neuron)
+    >>> for _ in range(3):
+    ...     schedule.step()
+    >>> neuron.surrogate.scale.item()
+    8.0
     """
 
     def __init__(self, target: nn.Module | Iterable[Surrogate]) -> None:
@@ -63,7 +74,13 @@ class LinearSchedule(Schedule):
 
 
 class PolynomialSchedule(Schedule):
-    """``start + (end - start) min(1, epoch / epochs)^power``."""
+    """``start + (end - start) min(1, epoch / epochs)^power``.
+
+    >>> import spikeloom as sl
+    >>> schedule = sl.surrogate.PolynomialSchedule(sl.LIF(surrogate=sl.surrogate.ATan()), start=1.0, end=5.0, epochs=4)
+    >>> [schedule.value(epoch) for epoch in (0, 1, 2, 4, 9)]
+    [1.0, 1.25, 2.0, 5.0, 5.0]
+    """
 
     def __init__(
         self,
@@ -83,7 +100,13 @@ class PolynomialSchedule(Schedule):
 
 
 class ExponentialSchedule(Schedule):
-    """``start gamma^epoch``."""
+    """``start gamma^epoch``.
+
+    >>> import spikeloom as sl
+    >>> schedule = sl.surrogate.ExponentialSchedule(sl.LIF(surrogate=sl.surrogate.ATan()), gamma=1.5)
+    >>> [schedule.value(epoch) for epoch in range(4)]
+    [1.0, 1.5, 2.25, 3.375]
+    """
 
     def __init__(self, target: nn.Module | Iterable[Surrogate], *, start: float = 1.0, gamma: float = 1.05) -> None:
         self.start, self.gamma = _positive(start, "start"), _positive(gamma, "gamma")
@@ -94,7 +117,13 @@ class ExponentialSchedule(Schedule):
 
 
 class StepSchedule(Schedule):
-    """``start gamma^floor(epoch / step_size)``."""
+    """``start gamma^floor(epoch / step_size)``.
+
+    >>> import spikeloom as sl
+    >>> schedule = sl.surrogate.StepSchedule(sl.LIF(surrogate=sl.surrogate.ATan()), step_size=2)
+    >>> [schedule.value(epoch) for epoch in range(6)]
+    [1.0, 1.0, 2.0, 2.0, 4.0, 4.0]
+    """
 
     def __init__(
         self, target: nn.Module | Iterable[Surrogate], *, start: float = 1.0, gamma: float = 2.0, step_size: int
@@ -109,7 +138,13 @@ class StepSchedule(Schedule):
 
 class CosineSchedule(Schedule):
     """``end + (start - end) (1 + cos(pi e / epochs)) / 2`` with ``e = epoch mod epochs`` (warm restarts)
-    or, with ``restart=False``, ``e = min(epoch, epochs)``."""
+    or, with ``restart=False``, ``e = min(epoch, epochs)``.
+
+    >>> import spikeloom as sl
+    >>> schedule = sl.surrogate.CosineSchedule(sl.LIF(surrogate=sl.surrogate.ATan()), start=1.0, end=5.0, epochs=4)
+    >>> [round(schedule.value(epoch), 2) for epoch in range(6)]
+    [1.0, 1.59, 3.0, 4.41, 5.0, 5.0]
+    """
 
     def __init__(
         self,
@@ -130,7 +165,13 @@ class CosineSchedule(Schedule):
 
 
 class EvolvedAlpha(Schedule):
-    """snetx's rule: ``base (1 + e_max epoch / epochs)``, held after the last epoch."""
+    """snetx's rule: ``base (1 + e_max epoch / epochs)``, held after the last epoch.
+
+    >>> import spikeloom as sl
+    >>> schedule = sl.surrogate.EvolvedAlpha(sl.LIF(surrogate=sl.surrogate.ATan()), base=2.0, e_max=3.0, epochs=4)
+    >>> [schedule.value(epoch) for epoch in (0, 1, 4, 9)]
+    [2.0, 3.5, 8.0, 8.0]
+    """
 
     def __init__(
         self, target: nn.Module | Iterable[Surrogate], *, base: float = 1.0, e_max: float = 3.0, epochs: int

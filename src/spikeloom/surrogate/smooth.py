@@ -65,7 +65,15 @@ class FastSigmoid(Surrogate):
 
 
 class Erf(Surrogate):
-    """``g(u) = a / sqrt(pi) exp(-(a u)^2)``, primitive ``erfc(-a u) / 2``; g(0) = a / sqrt(pi)."""
+    """``g(u) = a / sqrt(pi) exp(-(a u)^2)``, primitive ``erfc(-a u) / 2``; g(0) = a / sqrt(pi).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.Erf(1.0)(u).sum().backward()
+    >>> u.grad  # 1 / sqrt(pi), and that times exp(-1)
+    tensor([0.5642, 0.2076])
+    """
 
     def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -82,6 +90,13 @@ class SuperSpike(Surrogate):
 
     This is the curve of SpikingJelly's ``SuperSpike``. That of Zenke and Ganguli, 2018, is FastSigmoid, whose scale is
     the width.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0, -3.0], requires_grad=True)
+    >>> sl.surrogate.SuperSpike(2.0)(u).sum().backward()
+    >>> u.grad  # 2, 2 / 4 and 2 / 16
+    tensor([2.0000, 0.5000, 0.1250])
     """
 
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
@@ -98,7 +113,15 @@ class SuperSpike(Surrogate):
 
 
 class SoftSign(Surrogate):
-    """``g(u) = (a/2) / (1 + a |u|)^2``, primitive ``(a u / (1 + a |u|) + 1) / 2``; g(0) = a/2."""
+    """``g(u) = (a/2) / (1 + a |u|)^2``, primitive ``(a u / (1 + a |u|) + 1) / 2``; g(0) = a/2.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 0.5, -1.5], requires_grad=True)
+    >>> sl.surrogate.SoftSign(2.0)(u).sum().backward()
+    >>> u.grad  # 1, 1 / 4 and 1 / 16
+    tensor([1.0000, 0.2500, 0.0625])
+    """
 
     def __init__(self, scale: Number = 2.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -114,6 +137,13 @@ class PiecewiseExp(Surrogate):
     """``g(u) = (a/2) exp(-a |u|)``, primitive ``exp(-a |u|) / 2`` below 0 and 1 minus that above; g(0) = a/2.
 
     Neftci, Mostafa and Zenke, IEEE Signal Processing Magazine, 2019.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 0.5], requires_grad=True)
+    >>> sl.surrogate.PiecewiseExp(2.0)(u).sum().backward()
+    >>> u.grad  # 1 and exp(-1)
+    tensor([1.0000, 0.3679])
     """
 
     paper = "Neftci, Mostafa and Zenke, Surrogate Gradient Learning in SNNs, IEEE Signal Processing Magazine 2019"
@@ -130,7 +160,15 @@ class PiecewiseExp(Surrogate):
 
 
 class Gaussian(Surrogate):
-    """``g(u) = a / sqrt(2 pi) exp(-(a u)^2 / 2)``, primitive the normal distribution function of ``a u``."""
+    """``g(u) = a / sqrt(2 pi) exp(-(a u)^2 / 2)``, primitive the normal distribution function of ``a u``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.Gaussian(1.0)(u).sum().backward()
+    >>> u.grad  # the normal density at 0 and at 1
+    tensor([0.3989, 0.2420])
+    """
 
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -148,6 +186,13 @@ class MultiGaussian(Surrogate):
 
     Yin, Corradi and Bohte, Accurate and efficient time-domain classification..., Nature Machine Intelligence 2021
     (there a = 2, h = 0.15, s = 6, gain = 0.5).
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 2.0], requires_grad=True)
+    >>> sl.surrogate.MultiGaussian(2.0)(u).sum().backward()
+    >>> u.grad  # positive at the threshold, negative beside
+    tensor([ 0.4391, -0.0157])
     """
 
     paper = "Yin, Corradi and Bohte, Accurate and efficient time-domain classification, Nat. Mach. Intell. 2021"
@@ -173,6 +218,13 @@ class QPseudoSpike(Surrogate):
     """``g(u) = w^-a`` with ``w = 1 + 2 |u| / (a - 1)``; g(0) = 1. The smaller a > 1 is, the heavier its tail.
 
     Primitive: ``w^(1-a) / 2`` below 0 and 1 minus that above. Herranz-Celotti and Rouat, arXiv:2202.00282.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 0.5, 1.5], requires_grad=True)
+    >>> sl.surrogate.QPseudoSpike(2.0)(u).sum().backward()
+    >>> u.grad  # 1, 1 / 4 and 1 / 16
+    tensor([1.0000, 0.2500, 0.0625])
     """
 
     paper = "Herranz-Celotti and Rouat, Surrogate Gradients Design, arXiv:2202.00282, 2022"
@@ -196,7 +248,15 @@ class QPseudoSpike(Surrogate):
 
 
 class NonzeroSignLogAbs(Surrogate):
-    """``g(u) = a / (1 + a |u|)``, primitive ``sign(u) ln(1 + a |u|)``; g(0) = a."""
+    """``g(u) = a / (1 + a |u|)``, primitive ``sign(u) ln(1 + a |u|)``; g(0) = a.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0, -3.0], requires_grad=True)
+    >>> sl.surrogate.NonzeroSignLogAbs(1.0)(u).sum().backward()
+    >>> u.grad
+    tensor([1.0000, 0.5000, 0.2500])
+    """
 
     def __init__(self, scale: Number = 1.0, *, spiking: bool = True) -> None:
         super().__init__(scale, spiking=spiking)
@@ -214,6 +274,13 @@ class SquarewaveFourierSeries(Surrogate):
 
     Primitive: ``1/2 + 2/pi sum_k sin((2k-1) 2 pi a u) / (2k-1)``. SpikingJelly's ``n`` is one more than its number
     of terms, and its ``T_period`` is 1/a.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 2.0], requires_grad=True)
+    >>> sl.surrogate.SquarewaveFourierSeries(0.25, terms=2)(u).sum().backward()
+    >>> u.grad  # the sum of two cosines: 2 in phase, then -2
+    tensor([ 2., -2.])
     """
 
     def __init__(self, scale: Number = 0.125, *, terms: int = 2, spiking: bool = True) -> None:
@@ -243,6 +310,13 @@ class SpikeRateEscape(Surrogate):
     Primitive: ``(k/a) exp(-a |u|)`` below 0, ``(k/a) (2 - exp(-a |u|))`` above. Wozniak et al., Nature Machine
     Intelligence 2020; Gerstner et al., Neuronal Dynamics, chapter 9. snnTorch's has its peak at u = 1, one unit above
     the threshold, because it subtracts the threshold twice.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 1.0], requires_grad=True)
+    >>> sl.surrogate.SpikeRateEscape(1.0, slope=2.0)(u).sum().backward()
+    >>> u.grad  # 2, and 2 exp(-1)
+    tensor([2.0000, 0.7358])
     """
 
     paper = "Wozniak et al., Deep learning incorporating biologically inspired neural dynamics, Nat. Mach. Intell. 2020"
@@ -270,6 +344,13 @@ class Dspike(Surrogate):
 
     Primitive: ``tanh(a u) / (2 tanh(a/2)) + 1/2`` there, 0 below and 1 above. Li et al., Differentiable Spike,
     NeurIPS 2021.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> u = torch.tensor([0.0, 0.5, 0.75], requires_grad=True)
+    >>> sl.surrogate.Dspike(2.0)(u).sum().backward()
+    >>> u.grad  # 1 / tanh 1 at the threshold, nothing beyond 1/2
+    tensor([1.3130, 0.5514, 0.0000])
     """
 
     paper = "Li et al., Differentiable Spike: Rethinking Gradient-Descent for Training SNNs, NeurIPS 2021"

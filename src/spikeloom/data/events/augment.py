@@ -78,7 +78,15 @@ class Roll:
 
 @dataclass(frozen=True)
 class Crop:
-    """Keeps a window of ``size`` (H, W), a random one or the middle one; it becomes the size of the sensor."""
+    """Keeps a window of ``size`` (H, W), a random one or the middle one; it becomes the size of the sensor.
+
+    >>> import spikeloom as sl
+    >>> events = {"t": [0, 5], "x": [0, 2], "y": [0, 1], "p": [1, 1]}
+    >>> recording = sl.data.events.as_recording(events, (4, 4))
+    >>> cut = sl.data.events.Crop((2, 2), where="centre")(recording)  # rows and columns 1 and 2
+    >>> cut.size, cut.events["x"].tolist(), cut.events["y"].tolist()
+    ((2, 2), [1], [0])
+    """
 
     size: tuple[int, int]
     where: Literal["random", "centre"] = "random"
@@ -101,7 +109,14 @@ class Crop:
 
 @dataclass(frozen=True)
 class Resize:
-    """Scales the sensor to ``size`` (H, W); events of pixels that fall together are all kept."""
+    """Scales the sensor to ``size`` (H, W); events of pixels that fall together are all kept.
+
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [0, 5, 9], "x": [0, 1, 3], "y": [0, 3, 2]}, (4, 4))
+    >>> small = sl.data.events.Resize((2, 2))(recording)
+    >>> small.events["x"].tolist(), small.events["y"].tolist()
+    ([0, 0, 1], [0, 1, 1])
+    """
 
     size: tuple[int, int]
 
@@ -115,7 +130,13 @@ class Resize:
 
 @dataclass(frozen=True)
 class CropTime:
-    """Keeps the events of the first ``duration`` microseconds, or of a random window of that length."""
+    """Keeps the events of the first ``duration`` microseconds, or of a random window of that length.
+
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [100, 150, 199, 200], "x": [0, 1, 2, 3], "y": [0] * 4}, (1, 4))
+    >>> sl.data.events.CropTime(100, where="start")(recording).events["t"].tolist()
+    [100, 150, 199]
+    """
 
     duration: float
     where: Literal["random", "start"] = "random"
@@ -146,7 +167,16 @@ class Drop:
 
 @dataclass(frozen=True)
 class DropTime:
-    """Loses the events of one random window of ``share`` of the recording's time (F. Gu et al., 2021, EventDrop)."""
+    """Loses the events of one random window of ``share`` of the recording's time (F. Gu et al., 2021, EventDrop).
+
+    >>> import numpy as np
+    >>> import spikeloom as sl
+    >>> t = np.arange(101)
+    >>> recording = sl.data.events.as_recording({"t": t, "x": 0 * t, "y": 0 * t}, (1, 1))  # an event each microsecond
+    >>> left = sl.data.events.DropTime(0.5)(recording)
+    >>> len(recording) - len(left)
+    50
+    """
 
     share: float
 
@@ -230,6 +260,14 @@ class NDA:
 
     Args:
         roll, turn, cut, shear: the limits, in pixels, degrees, pixels a side, and columns per row.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> _ = torch.manual_seed(0)
+    >>> recording = sl.data.events.as_recording({"t": [0], "x": [16], "y": [16]}, (33, 33))  # an event in the middle
+    >>> augment = sl.data.events.NDA(roll=2)
+    >>> max(abs(int(x) - 16) for _ in range(100) for x in augment(recording).events["x"])  # no turn or shear moves it
+    2
     """
 
     roll: int = 5
@@ -262,6 +300,15 @@ def event_mix(a: Recording, b: Recording, *, beta: float = 1.0) -> tuple[Recordi
     The volume of the box is drawn from Beta(beta, beta), its place uniformly. (G. Shen et al., 2023, "EventMix", draw
     masks of mixed Gaussians; the box is simpler.) Both recordings are shifted to begin at time 0. Their sizes must
     agree.
+
+    >>> import numpy as np
+    >>> import spikeloom as sl
+    >>> t = np.arange(64)
+    >>> a, b = ({"t": t, "x": t % 8, "y": t // 8, "p": 0 * t + p} for p in (1, 0))  # all ON, all OFF
+    >>> on, off = (sl.data.events.as_recording(events, (8, 8)) for events in (a, b))
+    >>> mixed, share = sl.data.events.event_mix(on, off)
+    >>> bool(share == mixed.events["p"].mean())
+    True
     """
     if a.size != b.size:
         raise ValueError(f"event_mix: recordings of one sensor size are needed, got {a.size} and {b.size}")
@@ -298,6 +345,13 @@ def cut_mix(
     ``batch_first=False`` frames are ``[T, B, *, H, W]``.
 
     The loss is ``share * loss(y, labels) + (1 - share) * loss(y, others)``.
+
+    >>> import torch
+    >>> import spikeloom as sl
+    >>> frames = torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)])
+    >>> mixed, others, share = sl.data.events.cut_mix(frames, torch.tensor([0, 1]))
+    >>> torch.allclose(mixed.mean((1, 2, 3)), share * torch.tensor([0, 1]) + (1 - share) * others)
+    True
     """
     if not batch_first:
         mixed, others, share = cut_mix(frames.transpose(0, 1), labels, beta=beta)

@@ -11,7 +11,13 @@ from .recording import Recording
 
 @dataclass(frozen=True)
 class Refractory:
-    """Loses events that come less than ``time`` microseconds after the last event kept at the same pixel."""
+    """Loses events that come less than ``time`` microseconds after the last event kept at the same pixel.
+
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [0, 50, 120, 130], "x": [0, 0, 0, 1], "y": [0, 0, 0, 0]}, (1, 2))
+    >>> sl.data.events.Refractory(100)(recording).events["t"].tolist()
+    [0, 120, 130]
+    """
 
     time: float
 

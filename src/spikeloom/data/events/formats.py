@@ -35,6 +35,11 @@ class Format:
         suffixes: the suffixes of files that :func:`write_events` writes in this format.
         dims: the numbers of dimensions of the sensors that it can hold.
         options: those of ``columns`` and ``unit`` that its reader takes.
+
+    >>> import spikeloom as sl
+    >>> aedat = sl.data.events.FORMATS["aedat4"]
+    >>> aedat.fits(b"#!AER-DAT4.0", 12), aedat.fits(b"% evt 3.0", 9), aedat.dims
+    (True, False, (2,))
     """
 
     name: str

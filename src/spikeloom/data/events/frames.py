@@ -72,7 +72,15 @@ def segments(
     count: int | None = None,
     by: By = "time",
 ) -> NDArray[np.int64]:
-    """The indices of events at which frames begin and end, ``[T, 2]``; see :func:`to_frames`."""
+    """The indices of events at which frames begin and end, ``[T, 2]``; see :func:`to_frames`.
+
+    >>> import spikeloom as sl
+    >>> recording = sl.data.events.as_recording({"t": [0, 10, 20, 90, 100], "x": [0] * 5, "y": [0] * 5}, (1, 1))
+    >>> sl.data.events.segments(recording, steps=2).tolist()  # events 0 to 2 in the first half, 3 and 4 in the second
+    [[0, 3], [3, 5]]
+    >>> sl.data.events.segments(recording, count=2).tolist()
+    [[0, 2], [2, 5]]
+    """
     given = {n: v for n, v in (("steps", steps), ("duration", duration), ("count", count)) if v is not None}
     if len(given) != 1:
         raise ValueError(f"to_frames: give one of steps, duration and count, got {given or 'none of them'}")
@@ -197,6 +205,11 @@ def voxel_grid(events: Any, bins: int, *, size: tuple[int, ...] | None = None) -
 
     With ``s = (bins - 1) (t - t_first) / (t_last - t_first)``, an event adds ``p max(0, 1 - |b - s|)`` to bin ``b``
     (A. Z. Zhu et al., 2019, "Unsupervised event-based learning of optical flow, depth, and egomotion").
+
+    >>> import spikeloom as sl
+    >>> events = {"t": [0, 25, 100], "x": [0, 0, 0], "y": [0, 0, 0], "p": [1, 1, 0]}
+    >>> sl.data.voxel_grid(events, 3, size=(1, 1)).flatten().tolist()  # the second event lies between bins 0 and 1
+    [1.5, 0.5, -1.0]
     """
     recording = as_recording(events, size)
     recording.need_camera("voxel_grid")
@@ -251,7 +264,14 @@ def to_sparse(
     by: By = "time",
     size: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """:func:`to_frames` as a coalesced sparse COO tensor, which takes memory for the events only."""
+    """:func:`to_frames` as a coalesced sparse COO tensor, which takes memory for the events only.
+
+    >>> import spikeloom as sl
+    >>> events = {"t": [0, 1, 100], "x": [2, 2, 0], "y": [0, 0, 0], "p": [1, 1, 1]}
+    >>> frames = sl.data.to_sparse(events, steps=2, size=(1, 4))
+    >>> frames.values().tolist(), frames.indices()[0].tolist()  # two events in step 0, one in step 1
+    ([2.0, 1.0], [0, 1])
+    """
     recording = as_recording(events, size)
     edges = segments(recording, steps=steps, duration=duration, count=count, by=by)
     area = math.prod(recording.shape)

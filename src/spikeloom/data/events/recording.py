@@ -91,7 +91,13 @@ class Recording:
 
 
 def make_events(t: ArrayLike, x: ArrayLike, y: ArrayLike | None, p: ArrayLike) -> Events:
-    """A structured array from columns; ``y=None`` makes events of a sensor in one dimension."""
+    """A structured array from columns; ``y=None`` makes events of a sensor in one dimension.
+
+    >>> import spikeloom as sl
+    >>> events = sl.data.events.make_events(t=[0, 10], x=[1, 2], y=[0, 3], p=[1, 0])
+    >>> events[1].tolist()
+    (10, 2, 3, False)
+    """
     t = np.asarray(t)
     events = np.empty(t.shape, EVENT_1D if y is None else EVENT)
     events["t"], events["x"], events["p"] = t, x, np.asarray(p).astype(bool, copy=False)
@@ -106,6 +112,11 @@ def as_events(source: Any) -> Events:
 
     ``p`` is ON where it is above 0, so that -1 and 0 are both OFF; without it every event is ON. Times that are not
     whole, or numbers that do not fit, raise :class:`DataError`.
+
+    >>> import spikeloom as sl
+    >>> events = sl.data.events.as_events({"t": [5, 7], "x": [1, 2], "y": [0, 3], "p": [1, -1]})
+    >>> events["p"].tolist(), events["y"].tolist()
+    ([True, False], [0, 3])
     """
     if isinstance(source, Recording):
         return source.events
@@ -125,7 +136,15 @@ def as_events(source: Any) -> Events:
 
 
 def as_recording(source: Any, size: tuple[int, ...] | None = None) -> Recording:
-    """A :class:`Recording`; its size is ``size``, or the extent of the events. Events outside a given size raise."""
+    """A :class:`Recording`; its size is ``size``, or the extent of the events. Events outside a given size raise.
+
+    >>> import spikeloom as sl
+    >>> events = {"t": [0, 30], "x": [1, 2], "y": [0, 3], "p": [1, 0]}
+    >>> sl.data.events.as_recording(events, (128, 128))
+    Recording(2 events, 128 x 128, 30 us)
+    >>> sl.data.events.as_recording(events).size  # no larger than the events need
+    (4, 3)
+    """
     if isinstance(source, Recording) and size in (None, source.size):
         return source
     events = as_events(source)
