@@ -328,7 +328,8 @@ def _give_readout(pairs: list[Pair | Influence], net: Network) -> None:
             return
     raise ValueError(
         f"{_WHO}: leaky_readout=True needs a network that ends in a neuron with weights before it, an nn.Linear and a "
-        f"neuron with a leak alone; it ends in {', '.join(type(m).__name__ for m in layers[-3:]) or 'a DECOLLE'}"
+        "neuron with a leak alone, where the weights of both learn; it ends in "
+        f"{', '.join(type(m).__name__ for m in layers[-3:]) or 'a DECOLLE'}"
     )
 
 
