@@ -12,6 +12,7 @@ import PIL.Image  # noqa: E402  # comes with matplotlib
 import spikeloom as sl  # noqa: E402  # after the backend is chosen
 from spikeloom import plot  # noqa: E402
 from spikeloom.plot import look  # noqa: E402
+from spikeloom.runs import confusion_picture  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +219,11 @@ def test_bars_of_firing_rates():
     assert (silent.get_width(), saturated.get_width(), saturated.get_x()) == (40.0, 20.0, 80.0)
     assert [text.get_text() for text in beside.texts] == ["40.0 %", "20.0 %"]
     assert silent.get_y() == ax.patches[1].get_y()  # beside the layer that it belongs to
+
+
+def test_a_confusion_of_no_samples_is_drawn():
+    ax = confusion_picture(torch.zeros(2, 2, dtype=torch.int64), ("a", "b"), "test").axes[0]
+    assert ax.get_title(loc="left") == "0.00 % of 0 test samples"
 
 
 def test_losses_below_zero_are_in_the_picture():
