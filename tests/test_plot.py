@@ -121,6 +121,11 @@ def test_the_response_of_a_neuron():
     behind = next(a for a in ax.figure.axes if a is not ax)
     assert behind.get_lines()[0].get_ydata().tolist() == [1.0, 2.0, 1.0]
     assert neuron.training
+    mixed = sl.nn.Recurrent(sl.LIF(), torch.nn.Linear(1, 1)).train()
+    mixed.neuron.eval()
+    modes = [part.training for part in mixed.modules()]
+    plot.neuron_response(mixed, T=5)
+    assert [part.training for part in mixed.modules()] == modes
     (moving,) = plot.neuron_response(sl.ALIF(), T=30).get_lines()  # whose threshold is no line
     assert len(moving.get_ydata()) == 30
     (voltage,) = plot.neuron_response(sl.LI(tau=2.0), [1.0, 1.0]).get_lines()
