@@ -12,6 +12,7 @@ import PIL.Image  # noqa: E402  # comes with matplotlib
 import spikeloom as sl  # noqa: E402  # after the backend is chosen
 from spikeloom import plot  # noqa: E402
 from spikeloom.plot import look  # noqa: E402
+from spikeloom.runs import confusion_picture  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +121,11 @@ def test_the_response_of_a_neuron():
     behind = next(a for a in ax.figure.axes if a is not ax)
     assert behind.get_lines()[0].get_ydata().tolist() == [1.0, 2.0, 1.0]
     assert neuron.training
+    mixed = sl.nn.Recurrent(sl.LIF(), torch.nn.Linear(1, 1)).train()
+    mixed.neuron.eval()
+    modes = [part.training for part in mixed.modules()]
+    plot.neuron_response(mixed, T=5)
+    assert [part.training for part in mixed.modules()] == modes
     (moving,) = plot.neuron_response(sl.ALIF(), T=30).get_lines()  # whose threshold is no line
     assert len(moving.get_ydata()) == 30
     (voltage,) = plot.neuron_response(sl.LI(tau=2.0), [1.0, 1.0]).get_lines()
@@ -218,6 +224,11 @@ def test_bars_of_firing_rates():
     assert (silent.get_width(), saturated.get_width(), saturated.get_x()) == (40.0, 20.0, 80.0)
     assert [text.get_text() for text in beside.texts] == ["40.0 %", "20.0 %"]
     assert silent.get_y() == ax.patches[1].get_y()  # beside the layer that it belongs to
+
+
+def test_a_confusion_of_no_samples_is_drawn():
+    ax = confusion_picture(torch.zeros(2, 2, dtype=torch.int64), ("a", "b"), "test").axes[0]
+    assert ax.get_title(loc="left") == "0.00 % of 0 test samples"
 
 
 def test_losses_below_zero_are_in_the_picture():

@@ -217,20 +217,23 @@ def test_volumes_are_converted():
 class _Rows(nn.Module):
     """A view that joins channels and rows, as convolutions that give channels first allow."""
 
-    def __init__(self):
+    def __init__(self, named):
         super().__init__()
         self.conv, self.linear = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(7, 3)
+        self.named = named
 
     def forward(self, x):
         y = F.relu(self.conv(x))
-        return self.linear(y.view(y.shape[0], -1, y.shape[3])).mean(1)
+        shape = (y.shape[0], -1, y.shape[3])
+        return self.linear(y.view(size=shape) if self.named else y.view(*shape)).mean(1)
 
 
 @torch.no_grad()
 def test_views_of_images_are_of_their_values_whatever_lies_last_in_memory():
     torch.manual_seed(0)
-    model, x = _Rows(), torch.rand(3, 2, 6, 7)
-    for method, T in ((Rate(quantile=1.0), 512), (Delta(levels=16), 16)):
+    x = torch.rand(3, 2, 6, 7)
+    for method, T, named in ((Rate(quantile=1.0), 512, False), (Delta(levels=16), 16, True)):
+        model = _Rows(named)
         result = convert(model, method, example=x)
         assert float((result(x, T=T) - model(x)).norm() / model(x).norm()) < 0.01
 

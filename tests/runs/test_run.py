@@ -439,7 +439,7 @@ def test_average_is_over_samples_and_leaves_the_generators_alone():
     y = torch.tensor([0, 1, 1, 1, 0, 1, 1])
     samples = data.Samples(torch.arange(7.0).unsqueeze(1), y, classes=("a", "b"))
     loader = data.loaders((samples, samples), batch_size=3, distributed=False).test  # batches of 3, 3 and 1
-    net = nn.Sequential(nn.Dropout(0.5)).train()
+    net = nn.Sequential(nn.Dropout(0.5), nn.Identity().eval())
     state = torch.get_rng_state()
     drawn = []
 
@@ -450,7 +450,7 @@ def test_average_is_over_samples_and_leaves_the_generators_alone():
     for _ in range(2):
         found = runs.average(net, loader, measures, device=torch.device("cpu"), seed=3)
         assert found == {"share": 5 / 7, "x": 3.0}
-    assert net.training
+    assert [part.training for part in net.modules()] == [True, True, False]
     assert torch.equal(torch.get_rng_state(), state)
     assert drawn[:3] == drawn[3:]
     with pytest.raises(ValueError, match=r"measures: x must have a value for each sample, \[B\], got \[3, 1\]"):

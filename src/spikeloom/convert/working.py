@@ -67,8 +67,9 @@ class Working:
         for node in list(self.graph.nodes):
             if node.op not in ("call_method", "call_function") or name_of(node.meta["what"]) not in ("view", "reshape"):
                 continue
-            if not node.kwargs and not isinstance(node.args[1], torch.dtype):
+            if not any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values())):
                 node.op, node.target = "call_method", "reshape"
+                node.kwargs = {"shape" if name == "size" else name: value for name, value in node.kwargs.items()}
             old, new = node.all_input_nodes[0].meta["shape"], node.meta["shape"]
             if old is not None and len(old) > 1 and new == (old[0], old[1:].numel()):
                 with self.graph.inserting_before(node):

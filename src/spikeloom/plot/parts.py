@@ -125,12 +125,14 @@ def _run(module: TemporalModule, course: Tensor) -> tuple[Tensor, dict[str, Tens
     state = next((name for name in module.recordable if name == "v"), next(iter(module.recordable), None))
     wanted = [name for name in (state, "u") if name in (*module.recordable, *module.recordable_by_name)]
     wanted = wanted if state == "v" and "u" not in module.recordable else wanted[:1]
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             y, _, *recorded = module.eval().sequence(course.to(device).view(-1, 1, 1), record=tuple(wanted))
     finally:
-        module.train(training)
+        module.train(modes[0][1])
+        for part, training in modes:
+            part.training = training
     return y, recorded[0] if recorded else {}
 
 

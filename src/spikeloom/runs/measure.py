@@ -91,7 +91,7 @@ def average(
             before. Afterwards the generators are as they were.
         check: a function that is called after each batch; it may raise.
 
-    The network is in eval mode meanwhile, and then back in the mode that it had.
+    The network is in eval mode meanwhile, and then back in the mode that it had, and each of its parts.
 
     >>> import torch
     >>> import spikeloom as sl
@@ -102,7 +102,7 @@ def average(
     {'mean': 3.0}
     """
     net = unwrap(net)
-    training = net.training
+    modes = [(part, part.training) for part in net.modules()]
     net.eval()
     progress = progress or Silent()
     sums: dict[str, Tensor] = {}
@@ -111,7 +111,7 @@ def average(
     progress.open(label, len(loader), 0)
     with ExitStack() as stack:
         stack.callback(progress.close)
-        stack.callback(net.train, training)
+        stack.callback(_back, modes)
         stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         stack.enter_context(torch.no_grad())
         torch.manual_seed(seed)
@@ -132,3 +132,11 @@ def average(
     if processes is not None:
         totals = processes.sum(totals)
     return {name: float(total / totals[-1]) for name, total in zip(names, totals[:-1], strict=True)}
+
+
+def _back(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Puts a network, the first, and its parts into modes that they had; some may be in eval mode throughout."""
+    net, training = modes[0]
+    net.train(training)
+    for part, training in modes:
+        part.training = training

@@ -51,7 +51,8 @@ def confusion(counts: Tensor, classes: Sequence[str], split: str) -> Any:
     from .. import plot
 
     total = int(counts.sum())
-    title = f"{100 * int(counts.diagonal().sum()) / total:.2f} % of {total:,} {split} samples"
+    right = int(counts.diagonal().sum())
+    title = f"{100 * right / max(total, 1):.2f} % of {total:,} {split} samples"
     return plot.confusion(counts, classes, title=title).figure
 
 
