@@ -112,6 +112,8 @@ ELSEWHERE = [
     ("", "MultiStepLIFNode", "sl.LIF"),
     ("", "CUBALIFNode", "sl.Synaptic(alpha=c_decay, beta=v_decay"),
     ("", "StateLeaky", 'sl.Leaky(beta=..., reset="none")'),
+    ("", "LIFCell", 'sl.Synaptic(alpha=..., beta=..., reset="hard", reset_delay=False)'),
+    ("", "LICell", 'sl.Synaptic(alpha=..., beta=..., reset="none")'),
     ("", "Conv2d", "torch.nn.Conv2d"),
     ("", "ATan", "sl.surrogate.ATan"),
     ("", "functional", "sl.loss, sl.metrics and sl.decode, and reset_net, set_step_mode and detach_net are nothing"),
