@@ -12,12 +12,6 @@ from spikeloom import plot  # noqa: E402
 SPIKES = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]])  # [T, N]
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    mpl.pyplot.close("all")
-
-
 def recording():
     return sl.data.events.as_recording({"t": [0, 1], "x": [0, 1], "y": [0, 0], "p": [0, 1]})
 
