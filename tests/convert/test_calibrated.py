@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from spikeloom.convert import Calibrated, Rate, convert
 from spikeloom.convert.calibrating import RIDGE, least_squares
+from spikeloom.options import Graded
 
 T, THETA = 5, 0.8713
 
@@ -124,3 +125,61 @@ def test_a_layer_that_is_added_to_itself_keeps_its_bias():
         assert torch.equal(result.network.body.first.bias, model.first.bias)
         assert torch.equal(result.network.body.first.weight, model.first.weight)
         assert any("no bias before" in note for note in result.report.notes)
+
+
+class Deep(nn.Module):
+    """Skips of both kinds, a pool, and a sum that is used beyond the next activation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2, self.skip = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.conv3, self.conv4 = nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.fc1, self.fc2 = nn.Linear(24, 8), nn.Linear(8, 3)
+        self.act, self.pool = nn.ModuleList(nn.ReLU() for _ in range(5)), nn.MaxPool2d(2)
+
+    def forward(self, x):
+        x = self.act[0](self.conv1(x))
+        y = self.act[1](self.skip(x) + self.conv2(x))
+        y = self.conv3(y) + y
+        y = self.pool(self.act[3](self.conv4(y + self.act[2](y))))
+        return self.fc2(self.act[4](self.fc1(y.flatten(1))))
+
+
+LAYERS = {"act.0": "conv1", "act.1": "skip", "act.2": "", "act.3": "conv4", "act.4": "fc1"}
+
+
+@pytest.mark.parametrize("rate", [Rate(fold_scales=False), Rate(pool="difference"), Rate(delay=2)], ids=["a", "b", "c"])
+@torch.no_grad()
+def test_layers_that_are_computed_one_by_one_have_what_the_whole_network_gives(rate):
+    """Two rounds by hand, in which the whole network runs again for each mean error."""
+    torch.manual_seed(2)
+    model, batches = Deep().double(), drawn(24, 2, 6, 6).split(9)
+    found = convert(model, Calibrated(rate, T=T, rounds=2), calibrate=batches)
+    hand = convert(model, rate, calibrate=batches, T=T)
+    theta = {layer.path: layer.threshold for layer in hand.report.layers}
+    wanted = {}
+    for path in LAYERS:
+        model.get_submodule(path).register_forward_hook(
+            lambda _, __, y, path=path: wanted.update({path: by_channel(y)})
+        )
+    model(torch.cat(batches))
+
+    def lacks(path, neuron):
+        sent = torch.cat([hand.sent([x], T, (path,))[path][rate.delay :].mean(0) for x in batches])
+        return wanted[path] - by_channel(sent) * (1.0 if isinstance(neuron, Graded) else theta[path])
+
+    for path, layer in 2 * list(LAYERS.items()):
+        neuron = hand.network.body.get_submodule(path)
+        if layer:
+            hand.network.body.get_submodule(layer).bias += lacks(path, neuron)
+        half = neuron.neuron if isinstance(neuron, Graded) else neuron
+        fraction = half.fraction + (T - rate.delay) * lacks(path, neuron) / theta[path]
+        half.fraction = fraction.clamp(0, 1)
+    for name, value in hand.network.state_dict().items():
+        torch.testing.assert_close(found.network.state_dict()[name], value, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found(batches[0], T=T), hand(batches[0], T=T), rtol=0, atol=1e-9)
+
+
+def by_channel(y):
+    """The mean of each channel."""
+    return y.movedim(1, 0).flatten(1).mean(1)

@@ -10,7 +10,6 @@ place, and h the decoded input of the layer before the neuron:
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,11 +20,11 @@ from torch.nn import functional
 from ..neuron import Graded, HalfThreshold
 from .building import Builder, worth
 from .methods import Calibrated
-from .result import Result
 from .sites import Site
 from .statistics import by_channel
 from .temporal import AFFINE
 from .vocabulary import name_of
+from .walking import Walk
 from .working import Working
 
 RIDGE = 1e-3
@@ -61,104 +60,83 @@ def _layer(work: Working, source: fx.Node) -> str:
     return next((path for path in found if path), "")
 
 
-class Reference:
-    """The model as it was captured, for its activations at sites: what is built of the graph takes them out.
+class Correction:
+    """The corrections of one conversion, before its network is made.
 
     Args:
-        work: the graph, of which a copy is kept.
+        method: the method.
+        builder: what has built it, on whose graph it works.
+        before: the layer before each site, by path; empty where there is none.
+        model: the graph as it was captured, which has the nodes of the sites by their names.
         batches: the calibration data.
     """
 
-    def __init__(self, work: Working, batches: list[list[Tensor]]) -> None:
-        self.batches = batches
-        self._module = copy.deepcopy(work.module)
-
-    def at(self, site: Site, tensors: list[Tensor]) -> Tensor:
-        """The activation of a site for a batch."""
-        with torch.no_grad():
-            found: Tensor = _Until(self._module, site.node.name).run(*(x.clone() for x in tensors))
-        return found
-
-
-class _Until(fx.Interpreter):
-    """Runs to a node, whose value it gives."""
-
-    def __init__(self, module: fx.GraphModule, name: str) -> None:
-        super().__init__(module)
-        self._name = name
-
-    def run(self, *args: Any, **options: Any) -> Any:
-        """The value of the node."""
-        self.args_iter = iter(args)
-        for node in self.graph.nodes:
-            self.env[node] = self.run_node(node)
-            if node.name == self._name:
-                break
-        return self.env[node]
-
-
-class Correction:
-    """The corrections of one conversion.
-
-    Args:
-        result: the converted network, which is changed.
-        method: the method.
-        builder: what built it.
-        before: the layer before each site, by path; empty where there is none.
-        reference: the model, with the calibration data.
-    """
-
     def __init__(
-        self, result: Result, method: Calibrated, builder: Builder, before: dict[str, str], reference: Reference
+        self,
+        method: Calibrated,
+        builder: Builder,
+        before: dict[str, str],
+        model: fx.GraphModule,
+        batches: list[list[Tensor]],
     ) -> None:
-        self.result, self.method, self.builder, self.before = result, method, builder, before
-        self.reference = reference
+        self.method, self.builder, self.before = method, builder, before
+        self.model, self.batches = model, batches
+        self.module = builder.work.module
 
     def run(self, sites: list[Site]) -> list[str]:
         """Corrects from front to back; says what there was nothing to move for."""
         notes: dict[str, None] = {}
         for _ in range(self.method.rounds):
+            self._wanted = Walk(self.model, self.batches)
+            self._steps = Walk(self.module, self.batches, T=self.method.T)
             for site in sites:
-                path = self.before[site.path]
-                layer: Any = self.result.network.get_submodule(f"body.{path}") if path else None
-                unit = self.builder.units.get(site.path, torch.ones(1, dtype=torch.float64))
-                if layer is not None and self.method.weights and fits(layer):
-                    _move(layer, *least_squares(layer, self._rows(site, path)), unit)
-                elif layer is not None:
-                    _move(layer, None, self._lacks(site), unit)
-                    if self.method.weights:
-                        notes[f"weights of {path!r} stay: least squares are for nn.Linear and plain nn.Conv2d"] = None
-                if self.method.voltages:
-                    self._charge(site, self._lacks(site))
-                elif layer is None:
-                    notes[f"no bias before {site.path!r} to calibrate"] = None
+                self._correct(site, notes)
+                self._steps.settle(_calls(self.module, site.path))
         return list(notes)
 
-    def _decoded(self, site: Site, tensors: list[Tensor], *others: str) -> list[Tensor]:
-        """The decoded output of a site for a batch, and the mean of what is recorded at other places."""
-        neuron, theta = self.builder.neurons[site.path], self.builder.thresholds[site.path]
-        found = self.result.recorded(tensors, self.method.T, (f"{site.path}.output", *others))
-        y, *rest = (v[self.method.delay :].double().cpu() for v in found)
-        return [(y * worth(neuron, site, theta)).mean(0), *(v.mean(0) for v in rest)]
+    def _correct(self, site: Site, notes: dict[str, None]) -> None:
+        path = self.before[site.path]
+        layer: Any = self.module.get_submodule(path) if path else None
+        unit = self.builder.units.get(site.path, torch.ones(1, dtype=torch.float64))
+        if layer is not None and self.method.weights and fits(layer):
+            _move(layer, *least_squares(layer, self._rows(site, path)), unit)
+        elif layer is not None:
+            _move(layer, None, self._lacks(site), unit)
+            if self.method.weights:
+                notes[f"weights of {path!r} stay: least squares are for nn.Linear and plain nn.Conv2d"] = None
+        if self.method.voltages:
+            self._charge(site, self._lacks(site))
+        elif layer is None:
+            notes[f"no bias before {site.path!r} to calibrate"] = None
+
+    def _decoded(self, site: Site, *others: fx.Node) -> Iterator[list[Tensor]]:
+        """The decoded output of a site for each batch, and the means over steps of other nodes."""
+        T, delay = self.method.T, self.method.delay
+        factor = worth(self.builder.neurons[site.path], site, self.builder.thresholds[site.path])
+        for found in self._steps.values(_calls(self.module, site.path), *others):
+            y, *rest = (v.unflatten(0, (T, -1))[delay:].double().cpu() for v in found)
+            yield [(y * factor).mean(0), *(v.mean(0) for v in rest)]
 
     def _lacks(self, site: Site) -> Tensor:
         """The mean of e by channel."""
         total, number = torch.zeros(site.channels, dtype=torch.float64), 0
-        for tensors in self.reference.batches:
-            rows = by_channel(self._decoded(site, tensors)[0], site.dim)
+        for (y,) in self._decoded(site):
+            rows = by_channel(y, site.dim)
             total, number = total + rows.sum(1), number + rows.shape[1]
         return site.histogram.mean() - total / number
 
     def _rows(self, site: Site, path: str) -> Iterator[tuple[Tensor, Tensor]]:
         """The decoded inputs of a layer, and e, for each batch."""
-        for tensors in self.reference.batches:
-            y, h = self._decoded(site, tensors, f"{path}.input")
-            yield h, self.reference.at(site, tensors).double().cpu() - y
+        wanted = next(node for node in self.model.graph.nodes if node.name == site.node.name)
+        source = _calls(self.module, path).all_input_nodes[0]
+        for (a,), (y, h) in zip(self._wanted.values(wanted), self._decoded(site, source), strict=True):
+            yield h, a.double().cpu() - y
+        self._wanted.settle(wanted)
 
     def _charge(self, site: Site, lacks: Tensor) -> None:
         """Raises the first voltage, which is a part of the threshold, by what the neuron lacks in all steps."""
-        place = f"body.{site.path}"
-        found: Any = self.result.network.get_submodule(place)
+        place = site.path
+        found: Any = self.module.get_submodule(place)
         if isinstance(found, Graded):
             place, found = f"{place}.neuron", found.neuron
         if not isinstance(found, HalfThreshold):
@@ -168,9 +146,15 @@ class Correction:
         steps = self.method.T - self.method.delay
         fraction = site.number((now + steps * lacks / theta).clamp(0, 1))
         made = HalfThreshold(found.neuron, fraction=fraction).eval().to(found.fraction.device)
-        self.result.network.set_submodule(place, made)
-        if place == f"body.{site.path}":
+        self.module.set_submodule(place, made)
+        if place == site.path:
             self.builder.neurons[site.path] = made
+
+
+def _calls(module: fx.GraphModule, path: str) -> fx.Node:
+    """The node that calls the module at a path, of which there is one."""
+    found: fx.Node = next(n for n in module.graph.nodes if n.op == "call_module" and n.target == path)
+    return found
 
 
 def fits(layer: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -13,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..core import Network
 from .building import Builder, Entry, as_sequential, plan
-from .calibrating import Correction, Reference, layer_before
+from .calibrating import Correction, layer_before
 from .errors import ConversionError
 from .folding import fold_norms
 from .methods import Balanced, Calibrated, Method, positive
@@ -186,15 +187,15 @@ class _Conversion:
             found = {site.path: self.method.threshold_of(site) for site in self.sites}
         values, wanted = ann_values(self.work, self.sites, self.batches[0])
         before = {site.path: layer_before(self.work, site) for site in self.sites}
-        reference = Reference(self.work, self.batches) if isinstance(self.method, Calibrated) else None
+        model = copy.deepcopy(self.work.module) if isinstance(self.method, Calibrated) else None
         self.builder.build(found)
-        network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
-        if _device_of(network).type == "cpu":
-            _channels_last(network)
-        result = Result(network, self.method, self.work.takes, self.work.gives, self.work.fixed)
+        if _device_of(self.work.module).type == "cpu":
+            _channels_last(self.work.module)
         notes = ["calibrated on the example alone; give some hundred samples by calibrate="] if few else []
-        if isinstance(self.method, Calibrated) and reference is not None:
-            notes += Correction(result, self.method, self.builder, before, reference).run(self.sites)
+        if isinstance(self.method, Calibrated) and model is not None:
+            notes += Correction(self.method, self.builder, before, model, self.batches).run(self.sites)
+        network = Network(as_sequential(self.work.module), spikes=self.spikes).eval()
+        result = Result(network, self.method, self.work.takes, self.work.gives, self.work.fixed)
         T = max(self.method.steps(), 2 * self.method.delay) if T is None else T
         result.report = self._report(result, entries, folded, left, T, values, wanted, notes)
         return result

@@ -158,13 +158,6 @@ class Result:
         out: Any = self.outputs(*args, T=wanted[-1]) if wanted else None
         return {T: self.decode(out[:T]) for T in wanted}
 
-    def recorded(self, tensors: list[Tensor], T: int, places: tuple[str, ...]) -> list[Tensor]:
-        """What there is at some places, ``<path>.input`` or ``<path>.output``, at each step, ``[T, B, *]``."""
-        self._check_steps(T)
-        with torch.no_grad():
-            _, found = self.network(*(self._sequence(x, T) for x in tensors), record=places)
-        return [found.record[place] for place in places]
-
     def sent(self, tensors: list[Tensor], T: int, paths: tuple[str, ...]) -> dict[str, Tensor]:
         """What the modules at some paths give at each step, ``[T, B, *]``, for the leaves of an input."""
         return self.sent_and_output(tensors, T, paths)[0]
