@@ -12,7 +12,7 @@ author = "The spikeloom developers"
 copyright = "2026, The spikeloom developers"  # noqa: A001  # Sphinx's name
 release = version = spikeloom.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "spikeloom_docs"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "spikeloom_docs"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]  # links to files outside docs/; a test checks that they exist
@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
 exclude_patterns = ["_build", "_ext", "notebooks"]
 outside_menu = ["findings"]  # linked from explanation
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "spikeloom"
 html_short_title = "Spiking neural networks in PyTorch: write one time step, train at kernel speed"
