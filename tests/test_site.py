@@ -176,3 +176,35 @@ def test_types_of_pages():
     assert {name for name in sl.neurons() if "." not in name} <= entries.keys()
     assert {f"surrogate.{name}" for name in sl.surrogates()} <= entries.keys()
     assert all(public.documentation(entry) for entry in entries.values())
+
+
+def test_arguments_are_said_where_a_docstring_refers_to_another_class():
+    """Through two classes; what the other class does not name, and what no class is, stays."""
+
+    class Base:
+        """Base.
+
+        Args:
+            reset: hard
+                or soft.
+            strict: which.
+        """
+
+    class Middle:
+        """Middle.
+
+        Args:
+            v: a float.
+            reset, strict: see :class:`Base`.
+        """
+
+    lines = ["Last.", "", "Args:", "    v, w: see :class:`Middle`. Rests at 0.", "    strict: see :class:`Middle`.",
+             "    x: see :class:`Other`.", "", "More."]  # fmt: skip
+    found = site.arguments.spelled_out(lines, {"Base": Base, "Middle": Middle}.get)
+    assert found == ["Last.", "", "Args:", "    v: a float. Rests at 0.", "    w: see :class:`Middle`. Rests at 0.",
+                     "    strict: which.", "    x: see :class:`Other`.", "", "More."]  # fmt: skip
+    assert site.arguments.spelled_out(["    reset, strict: see :class:`Base`."], {"Base": Base}.get) == [
+        "    reset, strict: see :class:`Base`."
+    ]
+    lines = ["Args:", "    reset: see :class:`Middle`."]
+    assert site.arguments.spelled_out(lines, {"Base": Base, "Middle": Middle}.get)[1] == "    reset: hard or soft."

@@ -14,7 +14,7 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.inspect import stringify_signature
 from sphinx.util.matching import patfilter
 
-from . import pages, public
+from . import arguments, pages, public
 
 CHINESE = "zh/"
 
@@ -93,6 +93,16 @@ def found_elsewhere(app: Sphinx, env: BuildEnvironment, node: Element, contnode:
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", entry.path, node, contnode)
 
 
+def say_arguments(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Says of each argument what another class, which the docstring refers to, says of it."""
+
+    def find(target: str) -> Any:
+        entry = public.named(target, getattr(obj, "__module__", ""))
+        return entry and entry.value
+
+    lines[:] = arguments.spelled_out(lines, find)
+
+
 def words_first(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
     """Puts "The shape: [T, B]" together again, of which napoleon makes a type "The shape"."""
     found = next((i for i, line in enumerate(lines) if line.startswith(":type: ")), None)
@@ -143,6 +153,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("env-updated", set_apart)
     app.connect("autodoc-process-bases", public_bases)
     app.connect("autodoc-process-signature", own_signature)
+    app.connect("autodoc-process-docstring", say_arguments, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", words_first, priority=600)  # after napoleon
     app.connect("missing-reference", found_elsewhere)
     app.connect("html-page-context", around, priority=400)  # before the theme draws its menu

@@ -59,7 +59,9 @@ class IF(Neuron):
     """Integrate-and-fire neuron: ``h = v + x; s = [h >= v_threshold]; v = reset(h, s)``.
 
     Args:
-        v_threshold, v_reset: floats, tensors or parameters; one value, one per channel or one per neuron.
+        v_threshold: the voltage from which on it fires: a float, tensor or parameter of one value, one per channel or
+            one per neuron.
+        v_reset: the voltage at rest, and after a hard reset; of the same kinds.
         reset, detach_reset, strict, surrogate: see :class:`Neuron`.
 
     Input and output are ``[T, B, *]``; the state ``v`` is recorded after the reset and rests at ``v_reset``.
