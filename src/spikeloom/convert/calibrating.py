@@ -28,7 +28,7 @@ from .vocabulary import name_of
 from .walking import Walk
 from .working import Working
 
-RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, math.inf)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, math.inf)
 """What may be added to the diagonal of the sums of squares of h, as a part of their mean."""
 
 
