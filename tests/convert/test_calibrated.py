@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spikeloom.convert import Calibrated, Rate, convert
-from spikeloom.convert.calibrating import RIDGE, least_squares
+from spikeloom.convert.calibrating import RIDGES, least_squares
 from spikeloom.options import Graded
 
 T, THETA = 5, 0.8713
@@ -36,6 +36,21 @@ def solved(rows, targets, penalty):
     return np.linalg.lstsq(np.concatenate([rows, extra]), targets, rcond=None)[0].T
 
 
+def chosen(x, e):
+    """With the penalty that does best for the half of the samples that it was not made of, or none but for a bias."""
+
+    def of(rows, targets, ridge):
+        if np.isinf(ridge):
+            return np.concatenate([np.zeros((targets.shape[1], rows.shape[1])), targets.mean(0)[:, None]], 1)
+        return solved(rows, targets, ridge * (rows**2).sum(0).mean())
+
+    def loss(ridge, half):
+        found = of(x[half::2], e[half::2], ridge)
+        return ((x[1 - half :: 2] @ found[:, :-1].T + found[:, -1] - e[1 - half :: 2]) ** 2).sum()
+
+    return of(x, e, min(RIDGES, key=lambda ridge: loss(ridge, 0) + loss(ridge, 1)))
+
+
 @pytest.mark.parametrize("weights", [False, True])
 @torch.no_grad()
 def test_one_layer_has_what_numpy_finds_and_then_the_voltages_of_the_closed_form(weights):
@@ -46,7 +61,7 @@ def test_one_layer_has_what_numpy_finds_and_then_the_voltages_of_the_closed_form
     e = wanted - sent(model[0](x), 0.5)
     layer = result.network.body[0]
     if weights:
-        found = solved(x.numpy(), e.numpy(), RIDGE * float((x**2).sum(0).mean()))
+        found = chosen(x.numpy(), e.numpy())
         torch.testing.assert_close(layer.weight - model[0].weight, torch.from_numpy(found[:, :-1]), rtol=0, atol=1e-10)
         torch.testing.assert_close(layer.bias - model[0].bias, torch.from_numpy(found[:, -1]), rtol=0, atol=1e-10)
     else:
@@ -65,12 +80,29 @@ def test_least_squares_of_a_convolution_are_those_of_its_taps():
     taps = torch.eye(12, dtype=torch.float64).view(12, 2, 3, 2)
     rows = F.conv2d(h, taps, stride=(1, 2), padding=(1, 0), dilation=(1, 2)).movedim(1, -1).flatten(0, 2)
     e = drawn(*layer(h).shape, seed=1)
-    weight, bias = least_squares(layer, [(h[:3], e[:3]), (h[3:], e[3:])], ridge=0.25)
+    weight, bias = least_squares(layer, [(h[:3], e[:3]), (h[3:], e[3:])], (0.25,))
     found = solved(rows.numpy(), e.movedim(1, -1).flatten(0, 2).numpy(), 0.25 * float((rows**2).sum(0).mean()))
     torch.testing.assert_close(weight.flatten(1), torch.from_numpy(found[:, :-1]), rtol=0, atol=1e-10)
     torch.testing.assert_close(bias, torch.from_numpy(found[:, -1]), rtol=0, atol=1e-10)
-    weight, bias = least_squares(layer, [(h, F.conv2d(h, layer.weight * 2, layer.bias, (1, 2), (1, 0), (1, 2)))], 0.0)
+    weight, bias = least_squares(
+        layer, [(h, F.conv2d(h, layer.weight * 2, layer.bias, (1, 2), (1, 0), (1, 2)))], (0.0,)
+    )
     torch.testing.assert_close((weight, bias), (layer.weight.detach() * 2, layer.bias.detach()), rtol=0, atol=1e-9)
+
+
+def test_weights_stay_where_there_are_too_few_samples_to_know_them():
+    """Noise that no input explains, with more inputs than samples: without the choice, it would be fitted exactly."""
+    layer, h, e = nn.Linear(40, 2).double(), drawn(30, 40), drawn(30, 2, seed=1)
+    weight, bias = least_squares(layer, [(h[:11], e[:11]), (h[11:], e[11:])])
+    assert not weight.any()
+    torch.testing.assert_close(bias, e.mean(0), rtol=0, atol=1e-12)
+    weight, bias = least_squares(layer, [(h[:1], e[:1])])
+    assert not weight.any()
+    torch.testing.assert_close(bias, e[0], rtol=0, atol=1e-12)
+    h = drawn(100, 40)
+    weight, _ = least_squares(layer, [(h, h[:, :2])])
+    least = solved(h.numpy(), h[:, :2].numpy(), min(RIDGES) * float((h**2).sum(0).mean()))
+    torch.testing.assert_close(weight, torch.from_numpy(least[:, :-1]), rtol=0, atol=1e-10)
 
 
 class Skip(nn.Module):
@@ -127,6 +159,14 @@ def test_a_layer_that_is_added_to_itself_keeps_its_bias():
         assert any("no bias before" in note for note in result.report.notes)
 
 
+def test_thresholds_are_those_that_lose_least_in_its_steps_unless_there_is_a_base():
+    model, x = two_layers(), drawn(60, 6)
+    mse, quantile = Rate(threshold="mse", T=T), Rate(quantile=0.9)
+    for method, rate in ((Calibrated(T=T), mse), (Calibrated(quantile, T=T), quantile)):
+        found, wanted = (convert(model, m, calibrate=[x]).report.layers[0].threshold for m in (method, rate))
+        assert torch.equal(found, wanted)
+
+
 class Deep(nn.Module):
     """Skips of both kinds, a pool, and a sum that is used beyond the next activation."""
 
@@ -154,7 +194,7 @@ def test_layers_that_are_computed_one_by_one_have_what_the_whole_network_gives(r
     """Two rounds by hand, in which the whole network runs again for each mean error."""
     torch.manual_seed(2)
     model, batches = Deep().double(), drawn(24, 2, 6, 6).split(9)
-    found = convert(model, Calibrated(rate, T=T, rounds=2), calibrate=batches)
+    found = convert(model, Calibrated(rate, T=T, rounds=2, weights=False), calibrate=batches)
     hand = convert(model, rate, calibrate=batches, T=T)
     theta = {layer.path: layer.threshold for layer in hand.report.layers}
     wanted = {}

@@ -65,7 +65,8 @@ def test_options_are_those_of_the_method():
     assert convert.method_of("exact", {"mode": "two_phase", "levels": 7}, 7) == Exact(mode="two_phase", levels=7)
     assert convert.method_of("few-spikes", {"K": 5}, 1) == FewSpikes(K=5)
     calibrated = convert.method_of("calibrated", {"v_init": 0.25, "weights": True, "voltages": False, "rounds": 2}, 6)
-    assert calibrated == Calibrated(Rate(v_init=0.25), T=6, weights=True, voltages=False, rounds=2)
+    mse = Rate(threshold="mse", T=6, v_init=0.25)
+    assert calibrated == Calibrated(mse, T=6, weights=True, voltages=False, rounds=2)
     for name, options, message in [
         ("rate", {"weights": True}, "--weights is no option of the method rate"),
         ("exact", {"v_init": 0.0}, "--v-init is no option of the method exact"),

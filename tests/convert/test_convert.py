@@ -281,7 +281,8 @@ def test_calibration_takes_the_mean_error_out():
     x = X.repeat(3, 1, 1, 1) + 0.05 * torch.randn(72, 1, 6, 6, dtype=torch.float64)
     rate = Rate(threshold="layer", quantile=0.97, fold_scales=False)
     plain, better = (
-        convert(model, m, calibrate=[x], T=6) for m in (rate, Calibrated(rate, T=6, rounds=3, voltages=False))
+        convert(model, m, calibrate=[x], T=6)
+        for m in (rate, Calibrated(rate, T=6, rounds=3, weights=False, voltages=False))
     )
     with torch.no_grad():
         h = F.relu(model.bn1(model.conv1(x)))

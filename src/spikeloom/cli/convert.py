@@ -145,6 +145,8 @@ def method_of(name: str, options: Mapping[str, Any], T: int) -> conversion.Metho
     for key in given:
         if key not in known:
             raise ConfigError(f"--{key.replace('_', '-')} is no option of the method {name}")
+    if kind is conversion.Calibrated and "quantile" not in given:
+        given.setdefault("threshold", "mse")
     if given.get("threshold") == "mse":
         given["T"] = T
     try:

@@ -3,13 +3,14 @@
 With e = a - y, the activation of the model less the decoded output of the neuron after T steps, both by sample and
 place, and h the decoded input of the layer before the neuron:
 
-    weights    W, b += D, d, the least squares of ``|D h + d - e|^2`` with a small penalty of D
+    weights    W, b += D, d, the least squares of ``|D h + d - e|^2`` with a penalty of D
     biases     b += mean of e by channel
     voltages   v[0] += T mean of e by channel
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,8 +28,8 @@ from .vocabulary import name_of
 from .walking import Walk
 from .working import Working
 
-RIDGE = 1e-3
-"""What is added to the diagonal of the sums of squares of h, as a part of their mean."""
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, math.inf)
+"""What may be added to the diagonal of the sums of squares of h, as a part of their mean."""
 
 
 def layer_before(work: Working, site: Site) -> str:
@@ -164,32 +165,70 @@ def fits(layer: nn.Module) -> bool:
     return type(layer) is nn.Linear
 
 
-def least_squares(layer: Any, rows: Iterable[tuple[Tensor, Tensor]], ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+def least_squares(
+    layer: Any, rows: Iterable[tuple[Tensor, Tensor]], ridges: tuple[float, ...] = RIDGES
+) -> tuple[Tensor, Tensor]:
     """The changes D of a weight and d of a bias that bring the layer nearest to giving e more for its inputs h.
 
-    They make ``sum |D h + d - e|^2 + n ridge m |D|^2`` least, with n rows and m the mean of the squares of h.
+    They make ``sum |D h + d - e|^2 + n ridge m |D|^2`` least, with n rows and m the mean of the squares of h. Where
+    there are several ridges, it is the one with which what one half of the samples gives is best for the other half;
+    among them is one without end, with which the weight stays.
 
     Args:
         layer: an ``nn.Linear``, or an ``nn.Conv2d`` without groups.
         rows: pairs (h, e) of inputs and wanted changes of outputs; of them only sums of products are kept.
-        ridge: as above.
+        ridges: as above.
     """
-    products: Any = 0.0
-    targets: Any = 0.0
+    halves: list[Any] = [(0.0, 0.0), (0.0, 0.0)]
+    count = 0
     for h, e in rows:
-        if isinstance(layer, nn.Conv2d):
-            options = {name: getattr(layer, name) for name in ("dilation", "padding", "stride")}
-            x = functional.unfold(h, layer.kernel_size, **options).transpose(1, 2).flatten(0, 1)
-            y = e.flatten(2).transpose(1, 2).flatten(0, 1)
-        else:
-            x, y = h.flatten(0, -2), e.flatten(0, -2)
-        x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        products, targets = products + x.T @ x, targets + x.T @ y
-    size = products.diagonal()[:-1].mean()
+        for half in (0, 1):
+            mine = slice((half + count) % 2, None, 2)
+            if len(h[mine]):
+                x, y = _as_rows(layer, h[mine], e[mine])
+                halves[half] = halves[half][0] + x.T @ x, halves[half][1] + x.T @ y
+        count += len(h)
+    ridge = ridges[0]
+    if len(ridges) > 1:
+        known = all(isinstance(products, Tensor) for products, _ in halves)
+        losses = {r: _loss(halves, r) for r in ridges} if known else {}
+        ridge = min(losses, key=losses.__getitem__, default=math.inf)
+    products, targets = (one + other for one, other in zip(*halves, strict=True))
+    found = _solved(products, targets, ridge).T
+    return found[:, :-1].reshape(layer.weight.shape), found[:, -1]
+
+
+def _as_rows(layer: Any, h: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    """What the weight is multiplied by, with a 1 for the bias, and what is to come of it, in rows."""
+    if isinstance(layer, nn.Conv2d):
+        options = {name: getattr(layer, name) for name in ("dilation", "padding", "stride")}
+        x = functional.unfold(h, layer.kernel_size, **options).transpose(1, 2).flatten(0, 1)
+        y = e.flatten(2).transpose(1, 2).flatten(0, 1)
+    else:
+        x, y = h.flatten(0, -2), e.flatten(0, -2)
+    return torch.cat([x, x.new_ones(len(x), 1)], 1), y
+
+
+def _solved(products: Tensor, targets: Tensor, ridge: float) -> Tensor:
+    """The least squares ``[inputs + 1, outputs]``, of sums of products."""
+    if math.isinf(ridge):
+        found = torch.zeros_like(targets)
+        found[-1] = targets[-1] / products[-1, -1]
+        return found
+    size = products.diagonal()[:-1].mean().clamp(min=1e-30)  # there may be no spike at all
     penalty = torch.full_like(products.diagonal(), float(ridge * size))
     penalty[-1] = 0.0  # the bias is free
-    found = torch.linalg.lstsq(products + penalty.diag(), targets, driver="gelsd").solution.T
-    return found[:, :-1].reshape(layer.weight.shape), found[:, -1]
+    solution: Tensor = torch.linalg.solve(products + penalty.diag(), targets)
+    return solution
+
+
+def _loss(halves: list[tuple[Tensor, Tensor]], ridge: float) -> float:
+    """The sum of squares that each half's solution leaves of the other half, but for what no solution changes."""
+    total = 0.0
+    for one, other in (halves, halves[::-1]):
+        found = _solved(*one, ridge)
+        total += float(((other[0] @ found - 2 * other[1]) * found).sum())
+    return total
 
 
 def _move(layer: Any, weight: Tensor | None, bias: Tensor, unit: Tensor) -> None:

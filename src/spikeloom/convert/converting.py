@@ -180,7 +180,7 @@ class _Conversion:
     def run(self, entries: list[Entry], folded: list[str], left: dict[str, str], T: int | None, *, few: bool) -> Result:
         """The result, with its report."""
         calibrate(self.work, list(self.builder.sites.values()), self.batches)
-        base = self.method.base if isinstance(self.method, Calibrated) else self.method
+        base = self.method.rate if isinstance(self.method, Calibrated) else self.method
         if isinstance(base, Balanced):
             found = balance(self.work, self.sites, self.batches, base.updates)
         else:

@@ -184,51 +184,58 @@ class Calibrated(Method):
     """A :class:`Rate` that is corrected, for T steps, by what each layer lacks of the model's activation.
 
     Args:
-        base: the method that gives thresholds.
+        base: the method that gives thresholds; None: ``Rate(threshold="mse", T=T)``.
         T: the number of steps for which it is calibrated.
         rounds: how often all layers are gone through.
         weights: whether weights are corrected too, by least squares of each layer; else biases alone.
         voltages: whether then voltages at the beginning are, within 0 and the threshold.
 
-    It goes from front to back. With e what the decoded output of a neuron lacks on the calibration data, the bias of
-    the convolution or linear layer whose output it gets, by itself or in a sum, rises by the mean of e of each
-    channel; or its weights and its bias change by the linear function of its decoded input that is nearest to e. Then
-    the first voltage rises by T times the mean of e that is left. Neurons without such a layer have the last alone;
-    where that is not asked for they keep their error, and the report says so.
+    It goes from front to back. With e what the decoded output of a neuron lacks on the calibration data, the weights
+    and the bias of the convolution or linear layer whose output it gets, by itself or in a sum, change by the linear
+    function of the layer's decoded input that is nearest to e, with a penalty that is chosen on halves of the data: the
+    fewer there are, the less do weights change. Without ``weights``, the bias rises by the mean of e of each channel.
+    Then the first voltage rises by T times the mean of e that is left. Neurons without such a layer have the last
+    alone; where that is not asked for they keep their error, and the report says so.
 
-    Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks calibration, ICML 2021: the
-    first and the last are its light pipeline; the second is in place of the descents of its advanced one.
+    Li et al., A free lunch from ANN: towards efficient, accurate spiking neural networks calibration, ICML 2021:
+    biases and voltages are its light pipeline; least squares are in place of the descents of its advanced one.
     """
 
-    base: Rate = Rate()
+    base: Rate | None = None
     T: int = 16
     rounds: int = 1
-    weights: bool = False
+    weights: bool = True
     voltages: bool = True
     coding: ClassVar[Coding] = "mean"
     alphabet: ClassVar[str] = "graded"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Rate):
+        if not isinstance(self.base, Rate | None):
             raise TypeError(f"Calibrated: the base must be Rate or Balanced, got {type(self.base).__name__}")
         if self.T < 1 or self.rounds < 1:
             raise ValueError(f"Calibrated: T and rounds must be at least 1, got {self.T} and {self.rounds}")
-        if self.base.delay >= self.T:
-            raise ValueError(f"Calibrated: T must be more than the delay of its base, {self.base.delay}, got {self.T}")
+        rate = self.rate
+        if rate.delay >= self.T:
+            raise ValueError(f"Calibrated: T must be more than the delay of its base, {rate.delay}, got {self.T}")
         for name in ("delay", "fold_scales", "unit", "pool"):
-            object.__setattr__(self, name, getattr(self.base, name))
+            object.__setattr__(self, name, getattr(rate, name))
+
+    @property
+    def rate(self) -> Rate:
+        """The base, given or not."""
+        return Rate(threshold="mse", T=self.T) if self.base is None else self.base
 
     def threshold_of(self, site: Site) -> Tensor:
         """That of the base."""
-        return self.base.threshold_of(site)
+        return self.rate.threshold_of(site)
 
     def neuron(self, site: Site, threshold: Tensor) -> nn.Module:
         """That of the base."""
-        return self.base.neuron(site, threshold)
+        return self.rate.neuron(site, threshold)
 
     def ideal(self, a: Tensor, theta: Tensor, T: int) -> Tensor | None:
         """That of the base."""
-        return self.base.ideal(a, theta, T)
+        return self.rate.ideal(a, theta, T)
 
     def steps(self) -> int:
         """``T``."""
