@@ -5,11 +5,15 @@
 
 import sys
 import textwrap
+from pathlib import Path
 
-import spec
 import torch
 
 import spikeloom as sl
+
+sys.path.append(str(Path(__file__).parents[1]))  # as a script; pytest has it there
+
+from kernel import spec
 
 COLUMNS = {
     "float32": {},
