@@ -262,11 +262,14 @@ def main() -> int:
         for page in pages(given.pages):
             page.write_notebook()
         return 0
+    # threads that wait for each other's cores would count as time of the pages
+    threads = str(max(1, (os.cpu_count() or 1) // given.jobs))
     print(f"{'page':<28}{'pictures':>9}{'kB':>8}{'CPU s':>8}{'s':>8}", flush=True)
 
     def run(page: Page) -> bool:
         command = [sys.executable, str(Path(__file__).resolve()), "--child", page.name]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        env = {"OMP_NUM_THREADS": threads, **os.environ}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         print(done.stdout.rstrip() or f"{page.name}\n{done.stderr.rstrip()}", flush=True)
         return done.returncode == 0 and "\n  " not in done.stdout
 
