@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
 
 def as_linear(layer: nn.Module, who: str) -> nn.Linear:
     """The layer; raises TypeError unless it is a Linear, in which each weight is that of one synapse."""
-    if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
+    if type(layer) is not nn.Linear:
         raise TypeError(
             f"{who}: a pairing with a memory for each synapse takes nn.Linear, got {type(layer).__name__}; pairing "
             "'all' or 'nearest' takes others"

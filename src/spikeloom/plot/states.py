@@ -24,7 +24,7 @@ from .look import (
     styled,
     upright,
 )
-from .trains import line_colours, line_width
+from .trains import lines
 
 
 @styled
@@ -52,17 +52,7 @@ def traces(
     check_highlight(highlight, N, who)
     fired = None if spikes is None else _of_shape(spikes, values, who, "spikes")
     ax = axes_or_new(ax)
-    colours = line_colours(N, highlight)
-    for n in range(N):
-        bold = highlight == n
-        ax.plot(
-            values[:, n].numpy(),
-            color=colours[n],
-            lw=line_width(n, highlight),
-            marker="o" if T == 1 else "",
-            label=names[n],
-            zorder=3 if bold else 2,
-        )
+    colours = lines(ax, values, names, highlight)
     if v_threshold is not None:
         ax.axhline(number(v_threshold, who, "v_threshold"), color=INK, lw=0.8, ls="--")
     steps_to_the_right(ax, T)

@@ -100,24 +100,32 @@ def spike_count(
     check_highlight(highlight, N, "plot.spike_count")
     ax = axes_or_new(ax)
     counts = values.double().cumsum(0)
-    colours = line_colours(N, highlight)
-    for n in range(N):
-        bold = highlight == n
-        ax.plot(
-            counts[:, n].numpy(),
-            color=colours[n],
-            lw=line_width(n, highlight),
-            drawstyle="steps-post",
-            marker="o" if T == 1 else "",
-            label=names[n],
-            zorder=3 if bold else 2,
-        )
+    colours = lines(ax, counts, names, highlight, drawstyle="steps-post")
     steps_to_the_right(ax, T)
     ax.set_ylabel("spikes so far")
     round_ticks(ax.yaxis)
     ax.set_title(title)
     name_ends(ax, T, counts[-1], names, colours, highlight, 20)
     return ax
+
+
+def lines(
+    ax: Axes, values: Tensor, names: list[str], highlight: int | None, *, drawstyle: str = "default"
+) -> list[str]:
+    """Draws a line for each neuron of ``[T, N]``, dots where there is one step; returns their colours."""
+    T, N = values.shape
+    colours = line_colours(N, highlight)
+    for n in range(N):
+        ax.plot(
+            values[:, n].numpy(),
+            color=colours[n],
+            lw=line_width(n, highlight),
+            drawstyle=drawstyle,
+            marker="o" if T == 1 else "",
+            label=names[n],
+            zorder=3 if highlight == n else 2,
+        )
+    return colours
 
 
 def line_colours(N: int, highlight: int | None) -> list[str]:

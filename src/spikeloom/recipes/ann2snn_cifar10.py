@@ -25,8 +25,7 @@ from torch.nn.functional import cross_entropy
 import spikeloom as sl
 from spikeloom import runs
 from spikeloom.data import transforms as t
-from spikeloom.recipes import cifar10
-from spikeloom.recipes.ann2snn_mnist import conversions
+from spikeloom.recipes import ann2snn_mnist, cifar10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +90,7 @@ def build(config: Config) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # faster on a CPU
 
 
-def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """Class scores of the ordinary network, ``[B, 10]``."""
-    y: Tensor = net(images)
-    return y
-
-
-measures = runs.accuracy(scores)
+scores, measures = ann2snn_mnist.scores, ann2snn_mnist.measures
 
 
 def train(config: Config, run: runs.Run) -> None:
@@ -123,4 +116,4 @@ def train(config: Config, run: runs.Run) -> None:
         "calibrated": (sl.convert.Calibrated(T=config.T), config.T),
         "delta": (sl.convert.Delta(), config.delta_steps),
     }
-    run.finish(net, **figures, **conversions(net, run, loaders, methods, config.calibration))
+    run.finish(net, **figures, **ann2snn_mnist.conversions(net, run, loaders, methods, config.calibration))

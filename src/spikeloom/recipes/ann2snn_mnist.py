@@ -56,8 +56,8 @@ def build(config: Config) -> nn.Module:
     )
 
 
-def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """Class scores of the ordinary network, ``[B, 10]``."""
+def scores(net: nn.Module, images: Tensor, config: runs.Config) -> Tensor:
+    """Class scores of the ordinary network, ``[B, classes]``."""
     y: Tensor = net(images)
     return y
 
@@ -100,8 +100,7 @@ def conversions(
         methods: the methods, each with its number of steps, by names of one's own.
         calibration: how many training images thresholds are found by.
     """
-    images = torch.cat([x for x, _ in islice(loaders.train, -(-calibration // run.config.batch_size))])
-    batches = images[:calibration].to(run.device).split(100)
+    batches = calibrating(run, loaders, calibration)
     figures, texts, curves = {}, [], {}
     for name, (method, T) in methods.items():
         result = sl.convert.convert(runs.unwrap(net), method, calibrate=batches, spikes="packed", T=T)
@@ -116,11 +115,17 @@ def conversions(
     return figures
 
 
+def calibrating(run: runs.Run, loaders: sl.data.Loaders, number: int) -> tuple[Tensor, ...]:
+    """The first training images, by which thresholds are found, in batches of 100."""
+    images = torch.cat([x for x, _ in islice(loaders.train, -(-number // run.config.batch_size))])
+    batches: tuple[Tensor, ...] = images[:number].to(run.device).split(100)
+    return batches
+
+
 def after(result: Any, times: list[int]) -> Callable[[nn.Module, Tensor, Tensor, Config], dict[str, Tensor]]:
     """What is measured of a spiking network: whether it is right after each number of steps, from one run."""
 
     def measures(net: nn.Module, x: Tensor, y: Tensor, config: Config) -> dict[str, Tensor]:
-        out = result.outputs(x, T=times[-1])
-        return {str(t): result.decode(out[:t]).argmax(1) == y for t in times}
+        return {str(t): scores.argmax(1) == y for t, scores in result.after(x, steps=times).items()}
 
     return measures

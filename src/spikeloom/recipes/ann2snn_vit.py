@@ -24,8 +24,7 @@ from torch.nn import functional as F
 import spikeloom as sl
 from spikeloom import runs
 from spikeloom.data import transforms as t
-from spikeloom.recipes import cifar10
-from spikeloom.recipes.ann2snn_mnist import conversions
+from spikeloom.recipes import ann2snn_mnist, cifar10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +102,7 @@ def build(config: Config) -> nn.Module:
     return ViT((channels, height, width), len(described.classes), config)
 
 
-def scores(net: nn.Module, images: Tensor, config: Config) -> Tensor:
-    """Class scores of the ordinary network, ``[B, classes]``."""
-    y: Tensor = net(images)
-    return y
-
-
-measures = runs.accuracy(scores)
+scores, measures = ann2snn_mnist.scores, ann2snn_mnist.measures
 
 
 def train(config: Config, run: runs.Run) -> None:
@@ -132,4 +125,4 @@ def train(config: Config, run: runs.Run) -> None:
         run.report(**run.measure(net, loaders.validation, measures, "validation"))
     figures = run.measure(net, loaders.test, measures, "test")
     methods = {"delta": (sl.convert.Delta(levels=config.levels), config.delta_steps)}
-    run.finish(net, **figures, **conversions(net, run, loaders, methods, config.calibration))
+    run.finish(net, **figures, **ann2snn_mnist.conversions(net, run, loaders, methods, config.calibration))

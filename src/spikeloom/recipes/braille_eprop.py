@@ -14,15 +14,15 @@ Communications 11, 2020; the letters are coded as in the recipe ``braille``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import spikeloom as sl
 from spikeloom import runs
 
+from . import _online as online
 from ._limits import one_process, whole_precision
 from .braille import spikes as crossings
 
@@ -86,19 +86,9 @@ measures = runs.accuracy(scores)
 def learn(net: Any, taxels: Tensor, labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Adds the gradients of the cross entropy of all steps to ``.grad``; returns its mean, and the scores."""
     x = spikes(taxels, config)
-    T, B = x.shape[:2]
-
-    def loss(y: Tensor, t0: int) -> Tensor:
-        classes = labels.expand(len(y), B).flatten()
-        return F.cross_entropy(GAIN * y.flatten(0, 1), classes, reduction="sum") / (T * B)
-
-    method: Literal["truncated", "eligibility"] = "truncated" if config.method == "bptt" else "eligibility"
-    steps = T if config.method == "bptt" else config.piece
-    total, summed = torch.zeros((), device=x.device), torch.zeros(B, 27, device=x.device)
-    for piece in sl.learn.online(net, x, loss, steps=steps, method=method):
-        total += piece.loss
-        summed += piece.output.sum(0)
-    return total, summed
+    method = "truncated" if config.method == "bptt" else "eligibility"
+    steps = len(x) if config.method == "bptt" else config.piece
+    return online.learn(net, x, labels, T=len(x), gain=GAIN, steps=steps, method=method)
 
 
 def train(config: Config, run: runs.Run) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import spikeloom as sl
 from spikeloom import runs
 
+from . import _online as online
 from ._limits import one_process, whole_precision
 
 TAU = 2.0
@@ -72,17 +72,8 @@ measures = runs.accuracy(scores)
 
 def learn(net: Any, images: Tensor, labels: Tensor, config: Config) -> tuple[Tensor, Tensor]:
     """Adds the gradients of the mean cross entropy of the steps to ``.grad``; returns it, and the scores."""
-
-    def loss(y: Tensor, t0: int) -> Tensor:
-        classes = labels.expand(len(y), len(labels)).flatten()
-        return F.cross_entropy(y.flatten(0, 1), classes, reduction="sum") / (config.T * len(labels))
-
-    total, summed = torch.zeros((), device=images.device), torch.zeros(len(labels), 10, device=images.device)
     steps = config.T if config.method == "bptt" else 1
-    for piece in sl.learn.online(net, images, loss, steps=steps, repeat=config.T):
-        total += piece.loss
-        summed += piece.output.sum(0)
-    return total, summed
+    return online.learn(net, images, labels, T=config.T, steps=steps, repeat=config.T)
 
 
 def train(config: Config, run: runs.Run) -> None:

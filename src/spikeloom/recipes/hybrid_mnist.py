@@ -14,7 +14,6 @@ ICLR 2020.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -66,8 +65,7 @@ def train(config: Config, run: runs.Run) -> None:
             "ann_epochs must be less than epochs, so that there is something left", setting="ann_epochs"
         )
     loaders = run.load(data)
-    n = -(-config.calibration // config.batch_size)
-    images = torch.cat([x for x, _ in islice(loaders.train, n)])[: config.calibration].to(run.device)
+    batches = ann2snn_mnist.calibrating(run, loaders, config.calibration)
     ann, net = run.place(ann2snn_mnist.build(config)), run.place(build(config))
     steps = len(loaders.train)
     first = torch.optim.Adam(ann.parameters(), lr=config.lr, weight_decay=5e-4)
@@ -90,10 +88,10 @@ def train(config: Config, run: runs.Run) -> None:
             schedule.step()
             run.log(len(labels), loss=loss, accuracy=(y.argmax(1) == labels).double().mean())
         if epoch == config.ann_epochs:
-            begun = converted(runs.unwrap(ann), images.split(100), config)
+            begun = converted(runs.unwrap(ann), batches, config)
             runs.unwrap(net).load_state_dict(begun.state_dict())
         run.report(**run.measure(model, loaders.validation, runs.accuracy(of), "validation"))
-    before = converted(runs.unwrap(ann), images.split(100), config)
+    before = converted(runs.unwrap(ann), batches, config)
     run.finish(
         net,
         **run.measure(ann, loaders.test, ann2snn_mnist.measures, "ann"),

@@ -91,11 +91,7 @@ def load(path: str | Path) -> Trained:
     folder = _folder_of(path)
     values = read_file(folder / CONFIG)
     name = str(values.pop("recipe", ""))
-    recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # the config gives the name
-    values.pop(INIT_FROM, None)
-    (settings,) = split(values, recipe.Config, where=str(folder / CONFIG))
-    config = recipe.Config(**settings)
-    net: nn.Module = recipe.build(config)
+    recipe, config, net = _built(name, values, str(folder / CONFIG))
     file = _weights_file(path, folder)
     fill(net, file, _read(file, {"recipe": name, **asdict(config)}), f"the network of {folder / CONFIG}")
     try:
@@ -134,13 +130,18 @@ def load_weights(file: str | Path, model: str) -> Trained:
     values: dict[str, Any] = {"recipe": model} if model in recipes.NAMES else {}
     if not values and Path(model).suffix in (".toml", ".yaml", ".yml"):
         values = read_file(Path(model))
-    recipe: ModuleType = recipes.get(str(values.pop("recipe", model)))
-    values.pop(INIT_FROM, None)
-    (settings,) = split(values, recipe.Config, where=model)
-    config = recipe.Config(**settings)
-    net: nn.Module = recipe.build(config)
+    recipe, config, net = _built(str(values.pop("recipe", model)), values, model)
     fill(net, file, _read(file, None), f"the network of {model}")
     return Trained(net.eval(), config, recipe, file.parent, {})
+
+
+def _built(name: str, values: dict[str, Any], where: str) -> tuple[ModuleType, Any, nn.Module]:
+    """A recipe, its settings and its network, of settings by name; ``where`` says where they stand."""
+    recipe: ModuleType = importlib.import_module("spikeloom.recipes").get(name)  # the config gives the name
+    values.pop(INIT_FROM, None)
+    (settings,) = split(values, recipe.Config, where=where)
+    config = recipe.Config(**settings)
+    return recipe, config, recipe.build(config)
 
 
 def weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
